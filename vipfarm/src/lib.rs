@@ -1,0 +1,15 @@
+//! vipfarm: several servers hold the same virtual IP at the same time.
+//!
+//! Data flows one way: YAML → [`config`] → [`model`] → [`membership`] → [`assign`] → [`plan`] →
+//! [`datapath`] → kernel → counters → [`status`] → [`commands`].
+
+pub mod agent;
+pub mod assign;
+pub mod commands;
+pub mod config;
+pub mod datapath;
+pub mod membership;
+pub mod model;
+pub mod net;
+pub mod plan;
+pub mod status;
