@@ -58,6 +58,10 @@ pub trait Tables {
 
     /// The interface's own MAC.
     fn own_mac(&self) -> [u8; 6];
+
+    /// Told the kernel group and the bucket that decide: for `explain`. Nothing in the kernel.
+    #[inline(always)]
+    fn observe(&self, _group: u32, _bucket: u8) {}
 }
 
 /// A frame in a host's buffer. Cells, because the decision may rewrite MACs.

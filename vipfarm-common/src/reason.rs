@@ -35,7 +35,7 @@ macro_rules! reasons {
         /// The two low bits of the code are the XDP action, and [`Reason::NotMine`] and
         /// [`Reason::Mine`] are neighbours: the hot path computes both from the bitmap's bit
         /// without a branch.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Reason {
             $($(#[doc = $doc])+ $name = $number << 2 | $action,)+

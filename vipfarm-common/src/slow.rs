@@ -4,7 +4,9 @@
 
 use crate::{
     hash,
-    layout::{Generation, MAX_PEERS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO, mac_word},
+    layout::{
+        Generation, MAX_PEERS, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO, mac_word,
+    },
     packet::{Head, Packet, Tables},
     reason::Reason,
     vip::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, FRAGMENT, ICMP, TCP, UDP},
@@ -191,7 +193,9 @@ fn arp<P: Packet, T: Tables>(
     let sender = arp.get::<14, 4>();
     let target = u32::from_ne_bytes(arp.get::<24, 4>());
     let claimed = vip::find(now, u32::from_ne_bytes(sender));
-    if claimed != 0 && !is_farm(now, claimed, sender_mac) {
+    let from_peer = is_peer(now, sender_mac);
+    let from_vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)] == mac_word(sender_mac);
+    if claimed != 0 && !from_vmac && !from_peer {
         return Reason::ArpConflict;
     }
     let vip = vip::find(now, target);
@@ -203,7 +207,7 @@ fn arp<P: Packet, T: Tables>(
         vip::claim(ethernet, tables, now, vip);
         return Reason::ArpReply;
     }
-    if claimed != 0 || is_peer(now, sender_mac) {
+    if claimed != 0 || from_peer {
         return Reason::ArpPeer;
     }
     if let Some(reason) = refused(tables, state, vip) {
@@ -217,12 +221,6 @@ fn arp<P: Packet, T: Tables>(
     };
     vip::claim(ethernet, tables, now, vip);
     vip::owner_of(tables, now, RESOLVE_GROUP, hash)
-}
-
-/// Whether a MAC that speaks for the VIP is the farm's own.
-#[inline(always)]
-fn is_farm(now: &Generation, vip: u32, mac: [u8; 6]) -> bool {
-    now.vmacs[vip as usize & (now.vmacs.len() - 1)] == mac_word(mac) || is_peer(now, mac)
 }
 
 #[inline(always)]

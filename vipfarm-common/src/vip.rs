@@ -87,7 +87,9 @@ pub(crate) fn field_of(rule: u32, port: [u8; 2], ip_id: [u8; 2]) -> [u8; 2] {
 /// Whether the group's bucket of this hash is accepted here.
 #[inline(always)]
 pub(crate) fn owner_of<T: Tables>(tables: &T, now: &Generation, group: u32, hash: u64) -> Reason {
-    let bucket = u32::from(hash::bucket(hash, group));
+    let bucket = hash::bucket(hash, group);
+    tables.observe(group, bucket);
+    let bucket = u32::from(bucket);
     let words = &now.groups[group as usize & (MAX_GROUPS - 1)].mine;
     let word = tables.volatile(&words[(bucket >> 6) as usize & 3]);
     if word >> (bucket & 63) & 1 == 1 { Reason::Mine } else { Reason::NotMine }

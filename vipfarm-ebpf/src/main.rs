@@ -1,6 +1,6 @@
 //! The kernel side of vipfarm: a thin shell around the decision in `vipfarm-common`.
 //!
-//! Programs: `filter` and `slow` (XDP; `filter` tail-calls `slow`), `guard` (TC egress), `fixup`
+//! Programs: `filter` and `slow` (XDP; `filter` tail-calls `slow`), `vipfarm_guard` (TC egress), `vipfarm_fixup`
 //! (TC ingress), `clock` (run once by the agent to relate the kernel's two clocks).
 //!
 //! It also compiles for the host, for lints only.

@@ -1,4 +1,5 @@
-//! The TC programs.
+//! The TC programs. Where the kernel has no TCX their names are those of the filters on the clsact
+//! qdisc, which others use too: hence the prefix.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use vipfarm_common::{
@@ -19,7 +20,7 @@ const PACKET_OTHERHOST: u32 = 3;
 
 /// Egress: corrects what would teach the network a wrong MAC.
 #[classifier]
-fn guard(ctx: TcContext) -> i32 {
+fn vipfarm_guard(ctx: TcContext) -> i32 {
     let guarded = vipfarm_common::guard(&Frame::of_tc(&ctx), &Kernel);
     if guarded != Guarded::Clean {
         count_guard(guarded);
@@ -30,7 +31,7 @@ fn guard(ctx: TcContext) -> i32 {
 /// Ingress: a device that classified the frame before XDP rewrote its destination (veth) took it
 /// for another host's; say that it is ours (T20).
 #[classifier]
-fn fixup(ctx: TcContext) -> i32 {
+fn vipfarm_fixup(ctx: TcContext) -> i32 {
     // SAFETY: `skb` is the valid context of this run.
     let kind = unsafe { (*ctx.skb.skb).pkt_type };
     if kind == PACKET_OTHERHOST

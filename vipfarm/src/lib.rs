@@ -8,6 +8,7 @@ pub mod assign;
 pub mod commands;
 pub mod config;
 pub mod datapath;
+pub mod host;
 pub mod membership;
 pub mod model;
 pub mod net;

@@ -1,1 +1,292 @@
-//! To come.
+//! The desired state of one interface's kernel tables, and how to get there from the present one.
+//!
+//! Pure: the same plan always makes the same tables. [`crate::datapath`] writes them; `explain` and
+//! the tests read them as the kernel would.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use thiserror::Error;
+use vipfarm_common::layout::{
+    self, Generation, GroupBitmap, MAX_GROUPS, MAX_PEERS, MAX_RULES, MAX_VIPS, RULE_ON_IPID,
+    RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_NO_ECHO, VIP_SLOTS, VipSlot, mac_word,
+};
+
+use crate::model::{Bitmap, Filter, IcmpEcho, Mac, Open, Proto, Vip};
+
+/// Everything that the tables of one interface are to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Addresses and rules: they change with the configuration only.
+    pub services: Services,
+    /// The buckets this node accepts, by kernel group; the first is the built-in group's.
+    pub bitmaps: Vec<Bitmap>,
+    /// MACs of the other nodes on this network.
+    pub peers: Vec<Mac>,
+}
+
+/// A step from one plan to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Addresses or rules differ: write the idle generation and switch.
+    Structure,
+    /// One group's bitmap differs: four word stores in place.
+    Bitmap {
+        /// Kernel group.
+        group: usize,
+        /// Its new bitmap.
+        bitmap: Bitmap,
+    },
+    /// One peer's MAC differs: a word store in place.
+    Peer {
+        /// Its place in [`Generation::peers`].
+        index: usize,
+        /// The MAC; `None` = the place is free.
+        mac: Option<Mac>,
+    },
+}
+
+impl Plan {
+    /// What to do to get from `old` (`None` = nothing is written yet) to this plan.
+    pub fn changes_from(&self, old: Option<&Self>) -> Vec<Change> {
+        let Some(old) = old.filter(|old| old.services == self.services) else {
+            return vec![Change::Structure];
+        };
+        let bitmaps = self.bitmaps.iter().enumerate();
+        let bitmaps = bitmaps
+            .filter(|&(group, bitmap)| old.bitmaps.get(group) != Some(bitmap))
+            .map(|(group, &bitmap)| Change::Bitmap { group, bitmap });
+        let peers = (0..self.peers.len().max(old.peers.len()))
+            .filter(|&index| self.peers.get(index) != old.peers.get(index))
+            .map(|index| Change::Peer { index, mac: self.peers.get(index).copied() });
+        bitmaps.chain(peers).collect()
+    }
+
+    /// The complete tables.
+    pub fn generation(&self) -> Result<Box<Generation>, PlanError> {
+        let mut tables = empty_generation();
+        self.services.place_vips(&mut tables)?;
+        self.services.place_rules(&mut tables)?;
+        for (slot, bitmap) in tables.groups.iter_mut().zip(&self.bitmaps) {
+            *slot = GroupBitmap { mine: bitmap.0 };
+        }
+        for (slot, mac) in tables.peers.iter_mut().zip(&self.peers) {
+            *slot = mac_word(mac.0);
+        }
+        Ok(tables)
+    }
+}
+
+/// The structural part of a [`Plan`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Services {
+    /// In the order of their identities, which start at 1.
+    vips: Vec<VipEntry>,
+    rules: BTreeMap<RuleKey, RuleEntry>,
+    groups: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct VipEntry {
+    addr: Ipv4Addr,
+    vmac: Mac,
+    flags: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct RuleKey {
+    vip: u32,
+    udp: bool,
+    /// `None` = any port without a rule of its own.
+    port: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RuleEntry {
+    group: u32,
+    filter: Filter,
+}
+
+/// Why a configuration does not fit the kernel tables.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// Too many of something.
+    #[error("{count} {what} on one interface, but the kernel tables hold {most}")]
+    TooMany {
+        /// What.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// No multiplier spreads the entries.
+    #[error("no collision-free kernel table of {0} {1} was found")]
+    Crowded(usize, &'static str),
+}
+
+impl Services {
+    /// The services of the VIP blocks on one interface, in the order of the file.
+    ///
+    /// Kernel groups are numbered in that order from 1 on; 0 is the built-in group that answers ARP
+    /// and echo. The more specific rule wins: an address before `*`, then a port before `*`.
+    pub fn new<'v>(blocks: impl IntoIterator<Item = &'v Vip>) -> Result<Self, PlanError> {
+        let mut services = Self { vips: Vec::new(), rules: BTreeMap::new(), groups: 1 };
+        for block in blocks {
+            for address in &block.addresses {
+                if let IpAddr::V4(addr) = address.addr {
+                    services.vips.push(VipEntry { addr, vmac: block.vmac, flags: flags(block) });
+                    services.add_rules(block, addr);
+                }
+            }
+            services.groups += block.groups.len();
+        }
+        limit("virtual addresses", services.vips.len(), MAX_VIPS)?;
+        limit("groups", services.groups - 1, MAX_GROUPS - 1)?;
+        limit(
+            "rules (a rule for every address counts once for each)",
+            services.rules.len(),
+            MAX_RULES,
+        )?;
+        Ok(services)
+    }
+
+    /// Kernel groups, the built-in one included: how many bitmaps a [`Plan`] has.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Flattens the block's rules for the address that was added last.
+    fn add_rules(&mut self, block: &Vip, addr: Ipv4Addr) {
+        let vip = self.vips.len() as u32;
+        let first_group = self.groups;
+        let rules = block.groups.iter().enumerate().flat_map(|(index, group)| {
+            group.rules.iter().map(move |rule| ((first_group + index) as u32, rule))
+        });
+        let (own, any): (Vec<_>, Vec<_>) = rules
+            .filter(|(_, rule)| rule.virtual_addr.is_none_or(|only| only == IpAddr::V4(addr)))
+            .partition(|(_, rule)| rule.virtual_addr.is_some());
+        for (group, rule) in own.iter().chain(&any) {
+            let udp = match rule.proto {
+                Proto::Tcp => false,
+                Proto::Udp => true,
+                Proto::Arp => continue,
+            };
+            // A rule of the address for all ports hides the rules of `*` for single ones.
+            let hidden = rule.virtual_addr.is_none()
+                && self.rules.contains_key(&RuleKey { vip, udp, port: None })
+                && own.iter().any(|(_, own)| own.proto == rule.proto && own.port.is_none());
+            if !hidden {
+                let key = RuleKey { vip, udp, port: rule.port };
+                self.rules.entry(key).or_insert(RuleEntry { group: *group, filter: rule.filter });
+            }
+        }
+    }
+
+    fn place_vips(&self, tables: &mut Generation) -> Result<(), PlanError> {
+        let fits = |tables: &Generation| {
+            let slots = self.vips.iter().map(|vip| tables.vip_index(addr_word(vip.addr)));
+            distinct::<VIP_SLOTS>(slots)
+        };
+        tables.vip_multiplier = multipliers()
+            .find(|&multiplier| {
+                tables.vip_multiplier = multiplier;
+                fits(tables)
+            })
+            .ok_or(PlanError::Crowded(self.vips.len(), "virtual addresses"))?;
+        for (vip, entry) in (1u32..).zip(&self.vips) {
+            let addr = addr_word(entry.addr);
+            tables.vips[tables.vip_index(addr)] = VipSlot { addr, vip: vip | entry.flags };
+            tables.vmacs[vip as usize] = mac_word(entry.vmac.0);
+        }
+        Ok(())
+    }
+
+    fn place_rules(&self, tables: &mut Generation) -> Result<(), PlanError> {
+        let with_port: Vec<_> = self
+            .rules
+            .iter()
+            .filter_map(|(key, entry)| {
+                Some((key, u16::from_ne_bytes(key.port?.to_be_bytes()), entry))
+            })
+            .collect();
+        let index = |tables: &Generation, key: &RuleKey, port: u16| {
+            let addr = self.vips[key.vip as usize - 1].addr;
+            tables.rule_index(addr_word(addr), key.udp, port)
+        };
+        tables.rule_multiplier = multipliers()
+            .find(|&multiplier| {
+                tables.rule_multiplier = multiplier;
+                distinct::<RULE_SLOTS>(
+                    with_port.iter().map(|&(key, port, _)| index(tables, key, port)),
+                )
+            })
+            .ok_or(PlanError::Crowded(with_port.len(), "rules"))?;
+        for (key, port, entry) in with_port {
+            tables.rules[index(tables, key, port)] =
+                RuleSlot { key: layout::rule_key(key.vip, key.udp, port), rule: entry.encode() };
+        }
+        for (key, entry) in self.rules.iter().filter(|(key, _)| key.port.is_none()) {
+            tables.any_port[key.vip as usize][usize::from(key.udp)] = entry.encode();
+        }
+        Ok(())
+    }
+}
+
+impl RuleEntry {
+    fn encode(self) -> u32 {
+        let flags = match self.filter {
+            Filter::OnAddr => 0,
+            Filter::OnPort => RULE_ON_PORT,
+            Filter::OnIpid => RULE_ON_IPID,
+        };
+        layout::rule(self.group, flags)
+    }
+}
+
+/// An address as the tables hold it: the native integer of its bytes in packet order.
+pub fn addr_word(addr: Ipv4Addr) -> u32 {
+    u32::from_ne_bytes(addr.octets())
+}
+
+/// Tables in which nothing is a VIP.
+pub fn empty_generation() -> Box<Generation> {
+    Box::new(Generation {
+        vip_multiplier: 1,
+        rule_multiplier: 1,
+        vips: [VipSlot::default(); VIP_SLOTS],
+        vmacs: [0; 2 * MAX_VIPS],
+        any_port: [[0; 2]; 2 * MAX_VIPS],
+        rules: [RuleSlot::default(); RULE_SLOTS],
+        groups: [GroupBitmap::default(); MAX_GROUPS],
+        peers: [0; MAX_PEERS],
+    })
+}
+
+fn flags(block: &Vip) -> u32 {
+    let closed = if block.open == Open::Manual { VIP_CLOSED } else { 0 };
+    let no_echo = if block.icmp_echo == IcmpEcho::Drop { VIP_NO_ECHO } else { 0 };
+    closed | no_echo
+}
+
+fn limit(what: &'static str, count: usize, most: usize) -> Result<(), PlanError> {
+    if count > most { Err(PlanError::TooMany { what, count, most }) } else { Ok(()) }
+}
+
+fn distinct<const SLOTS: usize>(indices: impl Iterator<Item = usize>) -> bool {
+    let mut taken = [false; SLOTS];
+    indices.into_iter().all(|index| !std::mem::replace(&mut taken[index], true))
+}
+
+/// Odd 64-bit multipliers in a fixed order (SplitMix64), so that equal plans make equal tables. At
+/// the limits about one in 3,000 fits; a million tries take well under a second.
+fn multipliers() -> impl Iterator<Item = u64> {
+    (1u64..1 << 20).map(|n| {
+        let mut z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ z >> 31) | 1
+    })
+}

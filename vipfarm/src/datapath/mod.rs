@@ -1,1 +1,335 @@
-//! To come.
+//! The kernel side of one interface: loads the programs, attaches and pins them, writes their
+//! tables, reads their counters. The only module that imports aya.
+//!
+//! Pins outlive the agent on purpose: a node whose agent was killed keeps its filter, whose lease
+//! then ends, so that it stops serving instead of answering for everybody.
+
+mod attach;
+mod clock;
+mod object;
+mod pins;
+mod shared;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, PerCpuArray, ProgramArray},
+};
+use thiserror::Error;
+use vipfarm_common::{Guarded, Reason, layout::GUARD_COUNTERS, reason::COUNTERS};
+
+use self::{clock::TickClock, pins::Pins, shared::SharedState};
+use crate::{
+    model::{Bitmap, Mac},
+    plan::{Change, Plan, PlanError},
+};
+
+pub use object::OBJECT;
+
+/// What a [`Datapath`] needs to know of its interface.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Interface name.
+    pub interface: String,
+    /// The interface's own MAC.
+    pub mac: Mac,
+    /// The farm's hash key (see `config::key`).
+    pub hash_key: [u8; 16],
+    /// Directory on a bpffs under which the pins live.
+    pub bpf_dir: PathBuf,
+    /// Attach in generic (skb) mode even if the driver has native XDP.
+    pub generic: bool,
+    /// Attach the TC programs to the clsact qdisc even if the kernel has TCX. Kernels before 6.6
+    /// get no choice.
+    pub clsact: bool,
+    /// Log every frame that takes the slow path.
+    pub trace: bool,
+}
+
+/// The programs and tables of one interface.
+///
+/// Dropping it leaves the pinned programs attached: they go on until the lease ends, then refuse.
+/// [`Datapath::remove`] takes everything away.
+pub struct Datapath {
+    interface: String,
+    state: SharedState,
+    clock: TickClock,
+    mode: XdpMode,
+    pins: Pins,
+    plan: Option<Plan>,
+    // Holds the programs and maps that are not pinned.
+    ebpf: Ebpf,
+}
+
+/// Why the kernel side failed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The process may not use BPF.
+    #[error(
+        "{call}: not permitted: run the agent as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
+    Permission {
+        /// What was refused.
+        call: &'static str,
+    },
+    /// The pin directory is not on a BPF file system.
+    #[error(
+        "{path} is not on a BPF file system: `mount -t bpf bpf /sys/fs/bpf`, or name another place with --bpf-dir"
+    )]
+    NoBpffs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another XDP program holds the interface.
+    #[error(
+        "another XDP program is attached to {interface}: `ip link set dev {interface} xdp off` removes one that `ip` attached, `bpftool net` tells which it is"
+    )]
+    Occupied {
+        /// Interface name.
+        interface: String,
+    },
+    /// The driver refuses native XDP.
+    #[error(
+        "{interface}: native XDP is refused ({source}): lower the MTU to 3498 or less, switch LRO off (`ethtool -K {interface} lro off`), or run with --generic"
+    )]
+    Native {
+        /// Interface name.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refused a program or a map.
+    #[error("the kernel refused {what}: {reason}")]
+    Kernel {
+        /// What.
+        what: &'static str,
+        /// The kernel's words; for a program, the verifier's log.
+        reason: String,
+    },
+    /// A pin could not be made, read or removed.
+    #[error("{path}: {source}")]
+    Pin {
+        /// The pin or its directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A system call on the shared memory failed.
+    #[error("{call}: {source}")]
+    Memory {
+        /// The call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The configuration does not fit the tables.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+/// How XDP came to be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// On the socket buffer: slower, works on every device.
+    Generic,
+}
+
+impl XdpMode {
+    /// The word used everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+impl Datapath {
+    /// Loads the programs and makes them ready to attach: fenced, with no VIP.
+    ///
+    /// Nothing is visible to packets before [`Datapath::attach`].
+    pub fn load(options: &Options) -> Result<Loaded, Error> {
+        let pins = Pins::prepare(&options.bpf_dir, &options.interface)?;
+        let mut ebpf = object::load(options)?;
+        let state = SharedState::map(object::map(&ebpf, "STATE")?)?;
+        let clock = TickClock::calibrate(object::xdp(&mut ebpf, "clock")?)?;
+        Ok(Loaded { options: options.clone(), ebpf, state, clock, pins })
+    }
+
+    /// Brings the tables from what they say to what the plan says.
+    ///
+    /// Bitmaps are stored in place: when this returns, no packet is judged by an old word of them.
+    pub fn apply(&mut self, plan: Plan) -> Result<(), Error> {
+        apply(&mut self.state, self.plan.as_ref(), &plan)?;
+        self.plan = Some(plan);
+        Ok(())
+    }
+
+    /// Lets the kernel accept until `deadline_ns` of the boot clock.
+    pub fn extend_lease(&mut self, deadline_ns: u64) -> Result<(), Error> {
+        let ticks = self.clock.ticks_at(object::xdp(&mut self.ebpf, "clock")?, deadline_ns)?;
+        self.state.extend_lease(ticks, deadline_ns);
+        Ok(())
+    }
+
+    /// Ends the lease: every frame for a VIP is refused from now on.
+    pub fn fence(&mut self) {
+        self.state.fence();
+    }
+
+    /// The bitmap in force for a kernel group.
+    pub fn bitmap(&self, group: usize) -> Bitmap {
+        self.state.bitmap(group)
+    }
+
+    /// The plan in force.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// Interface name.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// How XDP is attached.
+    pub fn xdp_mode(&self) -> XdpMode {
+        self.mode
+    }
+
+    /// A reader of the counters, for another thread.
+    pub fn counters(&mut self) -> Result<Counters, Error> {
+        Ok(Counters {
+            packets: object::take_array(&mut self.ebpf, "PACKETS")?,
+            guard: object::take_array(&mut self.ebpf, "GUARD")?,
+        })
+    }
+
+    /// Detaches the programs and removes their pins.
+    pub fn remove(self) -> Result<(), Error> {
+        let Self { interface, pins, ebpf, .. } = self;
+        pins.remove()?;
+        drop(ebpf);
+        attach::detach_filters(&interface)
+    }
+}
+
+/// Removes whatever an agent left attached or pinned under `bpf_dir`, of any version. Returns the
+/// interfaces found. Idempotent.
+pub fn remove_left_over(bpf_dir: &Path) -> Result<Vec<String>, Error> {
+    let interfaces = pins::remove_all(bpf_dir)?;
+    for interface in &interfaces {
+        attach::detach_filters(interface)?;
+    }
+    Ok(interfaces)
+}
+
+/// Programs that are loaded but not attached.
+pub struct Loaded {
+    options: Options,
+    ebpf: Ebpf,
+    state: SharedState,
+    clock: TickClock,
+    pins: Pins,
+}
+
+impl Loaded {
+    /// Writes the first plan, attaches and pins the programs; those of an agent that crashed here
+    /// are replaced in place, without an instant in which nothing filters.
+    pub fn attach(mut self, plan: Plan) -> Result<Datapath, Error> {
+        apply(&mut self.state, None, &plan)?;
+        let mode = attach::attach(&mut self.ebpf, &self.options, &self.pins)?;
+        Ok(Datapath {
+            interface: self.options.interface,
+            state: self.state,
+            clock: self.clock,
+            mode,
+            pins: self.pins,
+            plan: Some(plan),
+            ebpf: self.ebpf,
+        })
+    }
+
+    /// The loaded programs, for tests and benches that run them on frames of their own.
+    pub fn into_parts(mut self, plan: &Plan, lease: Duration) -> Result<(Ebpf, Lease), Error> {
+        apply(&mut self.state, None, plan)?;
+        let jump = object::fill_jump(&mut self.ebpf)?;
+        let mut hand = Lease { state: self.state, clock: self.clock, _jump: jump };
+        hand.extend(&mut self.ebpf, lease)?;
+        Ok((self.ebpf, hand))
+    }
+}
+
+/// The lease words of programs that a test runs by hand.
+pub struct Lease {
+    state: SharedState,
+    clock: TickClock,
+    _jump: ProgramArray<MapData>,
+}
+
+impl Lease {
+    /// Sets the lease to end after `lease` from now.
+    pub fn extend(&mut self, ebpf: &mut Ebpf, lease: Duration) -> Result<(), Error> {
+        let clock = object::xdp(ebpf, "clock")?;
+        let deadline_ns = clock::boot_ns(clock)? + lease.as_nanos() as u64;
+        let ticks = self.clock.ticks_at(object::xdp(ebpf, "clock")?, deadline_ns)?;
+        self.state.extend_lease(ticks, deadline_ns);
+        Ok(())
+    }
+
+    /// Sends every frame for a VIP through the slow path although the lease is valid.
+    pub fn force_slow(&mut self) {
+        self.state.force_slow();
+    }
+
+    /// Ends the lease.
+    pub fn fence(&mut self) {
+        self.state.fence();
+    }
+
+    /// Brings the tables to another plan.
+    pub fn apply(&mut self, old: &Plan, new: &Plan) -> Result<(), Error> {
+        apply(&mut self.state, Some(old), new)
+    }
+}
+
+/// Reads the counters of one interface.
+pub struct Counters {
+    packets: PerCpuArray<MapData, [u64; COUNTERS]>,
+    guard: PerCpuArray<MapData, [u64; GUARD_COUNTERS]>,
+}
+
+impl Counters {
+    /// Packets by reason, since the programs were loaded.
+    pub fn packets(&self) -> Result<BTreeMap<Reason, u64>, Error> {
+        let per_cpu = self.packets.get(&0, 0).map_err(object::map_error)?;
+        let sum = |reason: &Reason| per_cpu.iter().map(|counts| counts[reason.code()]).sum();
+        Ok(Reason::ALL.iter().map(|reason| (*reason, sum(reason))).collect())
+    }
+
+    /// Frames that the egress guard corrected, by word.
+    pub fn guard(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
+        let per_cpu = self.guard.get(&0, 0).map_err(object::map_error)?;
+        let sum = |kind: Guarded| per_cpu.iter().map(|counts| counts[kind as usize]).sum();
+        Ok(Guarded::COUNTED.iter().map(|&kind| (kind.as_str(), sum(kind))).collect())
+    }
+}
+
+fn apply(state: &mut SharedState, old: Option<&Plan>, new: &Plan) -> Result<(), Error> {
+    for change in new.changes_from(old) {
+        match change {
+            Change::Structure => state.switch(&*new.generation()?)?,
+            Change::Bitmap { group, bitmap } => state.store_bitmap(group, bitmap),
+            Change::Peer { index, mac } => state.store_peer(index, mac),
+        }
+    }
+    Ok(())
+}

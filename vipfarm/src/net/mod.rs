@@ -1,1 +1,201 @@
-//! To come.
+//! Interfaces, addresses and forwarding entries, through rtnetlink: the only module that imports it.
+
+pub mod undo;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use futures::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressMessage},
+    link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+};
+use rtnetlink::Handle;
+use thiserror::Error;
+
+use crate::model::Mac;
+
+/// One network interface and its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Kernel index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Own MAC; zero for a device without one.
+    pub mac: Mac,
+    /// Administratively up.
+    pub up: bool,
+    /// Id of the XDP program attached to it.
+    pub xdp_program: Option<u32>,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+}
+
+/// A rtnetlink connection; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Network {
+    handle: Handle,
+}
+
+/// Why a change to the network failed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// No connection to the kernel.
+    #[error("netlink: {0}")]
+    Connect(io::Error),
+    /// The kernel refused.
+    #[error("cannot {what}: {reason}")]
+    Refused {
+        /// What was to be done.
+        what: String,
+        /// The kernel's words.
+        reason: String,
+        /// The error number, if the kernel gave one.
+        code: Option<i32>,
+    },
+}
+
+impl Network {
+    /// Connects, in the network namespace of the calling thread. Needs a tokio runtime.
+    pub fn connect() -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Connect)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// All interfaces.
+    pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
+        let refused = |error| refused("list the interfaces", error);
+        let links: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(refused)?;
+        let addresses: Vec<AddressMessage> =
+            self.handle.address().get().execute().try_collect().await.map_err(refused)?;
+        Ok(links.iter().map(|link| interface(link, &addresses)).collect())
+    }
+
+    /// Adds a virtual address: as a host address, so that it is never chosen as the source of the
+    /// node's own traffic (T16), and lives on when the interface's first address goes. That it is
+    /// there already is fine.
+    pub async fn add_vip(&self, interface: &Interface, vip: Ipv4Addr) -> Result<(), Error> {
+        let request = self.handle.address().add(interface.index, IpAddr::V4(vip), 32);
+        match request.execute().await {
+            Err(error) if code(&error) != Some(libc::EEXIST) => {
+                Err(refused(&format!("add {vip} to {}", interface.name), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a virtual address. That it is not there is fine.
+    pub async fn remove_vip(&self, interface: &Interface, vip: Ipv4Addr) -> Result<(), Error> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = 32;
+        message.header.index = interface.index;
+        message.attributes = vec![
+            AddressAttribute::Local(IpAddr::V4(vip)),
+            AddressAttribute::Address(IpAddr::V4(vip)),
+            AddressAttribute::Flags(AddressFlags::empty()),
+        ];
+        match self.handle.address().del(message).execute().await {
+            Err(error) if code(&error) != Some(libc::EADDRNOTAVAIL) => {
+                Err(refused(&format!("remove {vip} from {}", interface.name), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the interface receive frames for the VMAC: by its unicast filter, or promiscuously if
+    /// the driver has none. That it does already is fine.
+    pub async fn add_vmac(&self, interface: &Interface, vmac: Mac) -> Result<(), Error> {
+        // `Own` is the crate's name for NTF_SELF.
+        let request = self.handle.neighbours().add_bridge(interface.index, &vmac.0);
+        match request.flags(NeighbourFlags::Own).execute().await {
+            Err(error) if code(&error) != Some(libc::EEXIST) => {
+                Err(refused(&format!("receive {vmac} on {}", interface.name), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Undoes [`Network::add_vmac`]. That there is nothing to undo is fine.
+    pub async fn remove_vmac(&self, interface: &Interface, vmac: Mac) -> Result<(), Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = interface.index;
+        message.header.state = NeighbourState::Permanent;
+        message.header.flags = NeighbourFlags::Own;
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(vmac.0.to_vec()));
+        match self.handle.neighbours().del(message).execute().await {
+            Err(error) if code(&error) != Some(libc::ENOENT) => {
+                Err(refused(&format!("stop receiving {vmac} on {}", interface.name), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
+    let index = link.header.index;
+    let mut interface = Interface {
+        index,
+        name: String::new(),
+        mac: Mac([0; 6]),
+        up: link.header.flags.contains(LinkFlags::Up),
+        xdp_program: None,
+        addresses: addresses.iter().filter(|a| a.header.index == index).filter_map(net).collect(),
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Address(bytes) => {
+                if let Ok(mac) = <[u8; 6]>::try_from(bytes.as_slice()) {
+                    interface.mac = Mac(mac);
+                }
+            }
+            LinkAttribute::Xdp(xdp) => {
+                interface.xdp_program = xdp.iter().find_map(|attribute| match attribute {
+                    LinkXdp::ProgId(id) => Some(*id),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    interface
+}
+
+fn net(message: &AddressMessage) -> Option<IpNet> {
+    // IFA_LOCAL is the node's own end; without it (IPv6) IFA_ADDRESS is.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })?;
+    IpNet::new(address, message.header.prefix_len).ok()
+}
+
+fn code(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.code.map(|code| -code.get()),
+        _ => None,
+    }
+}
+
+fn refused(what: &str, error: rtnetlink::Error) -> Error {
+    let code = code(&error);
+    let reason = code
+        .map_or_else(|| error.to_string(), |code| io::Error::from_raw_os_error(code).to_string());
+    Error::Refused { what: what.into(), reason, code }
+}

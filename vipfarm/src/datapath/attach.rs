@@ -1,0 +1,210 @@
+//! Attaches the programs to the interface, or puts them in the place of a dead agent's.
+
+use std::{fs, io, mem};
+
+use aya::{
+    Ebpf,
+    programs::{
+        ProgramError, SchedClassifier, TcAttachType, Xdp,
+        links::{FdLink, LinkError, LinkOrder, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
+        xdp::{XdpLink, XdpMode as AyaMode},
+    },
+    sys::SyscallError,
+    util::KernelVersion,
+};
+
+use super::{Error, Options, XdpMode, object, pins::Pins};
+
+/// The TC programs. Their names are those of the filters where the kernel has no TCX, hence the
+/// prefix.
+const TC_PROGRAMS: [(&str, TcAttachType); 2] =
+    [("vipfarm_fixup", TcAttachType::Ingress), ("vipfarm_guard", TcAttachType::Egress)];
+
+const XDP_PINS: [(XdpMode, &str); 2] =
+    [(XdpMode::Native, "filter-native"), (XdpMode::Generic, "filter-generic")];
+
+/// Attaches everything: the TC programs first, because an accepted frame needs them.
+///
+/// The links stay pinned when this process dies. A pinned link of a former agent gets the new
+/// program by one atomic update; one whose device is gone is replaced.
+pub(super) fn attach(ebpf: &mut Ebpf, options: &Options, pins: &Pins) -> Result<XdpMode, Error> {
+    // The former agent's `filter` still jumps through its own table: pin the new one beside it,
+    // and let it take the name when the new `filter` is in place.
+    let jump = object::fill_jump(ebpf)?;
+    pins.unpin("jump.new")?;
+    jump.pin(pins.path("jump.new")).map_err(|error| Error::Kernel {
+        what: "the pin of the jump table",
+        reason: error.to_string(),
+    })?;
+    for (name, direction) in TC_PROGRAMS {
+        let program = object::classifier(ebpf, name)?;
+        if options.clsact || !has_tcx() {
+            attach_clsact(program, name, direction, &options.interface)?;
+        } else {
+            attach_tcx(program, name, direction, &options.interface, pins)?;
+        }
+    }
+    let mode = attach_xdp(object::xdp(ebpf, "filter")?, options, pins)?;
+    fs::rename(pins.path("jump.new"), pins.path("jump"))
+        .map_err(|source| Error::Pin { path: pins.path("jump"), source })?;
+    Ok(mode)
+}
+
+/// Takes away what no pin holds: TC filters of kernels without TCX. That there are none is fine.
+pub(super) fn detach_filters(interface: &str) -> Result<(), Error> {
+    for (name, direction) in TC_PROGRAMS {
+        match tc::qdisc_detach_program(interface, direction, name) {
+            Ok(()) => {}
+            Err(TcError::IoError(error)) if is_absent(&error) => {}
+            // No clsact qdisc, or no such device.
+            Err(TcError::NetlinkError(_)) => {}
+            Err(error) => return Err(tc_error(&error)),
+        }
+    }
+    Ok(())
+}
+
+/// TCX came with Linux 6.6 (commit e420bed02507).
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+}
+
+fn attach_xdp(program: &mut Xdp, options: &Options, pins: &Pins) -> Result<XdpMode, Error> {
+    let wanted = if options.generic { XdpMode::Generic } else { XdpMode::Native };
+    for (mode, pin) in XDP_PINS {
+        if let Some(link) = adopt(pins, pin)? {
+            let link: Result<XdpLink, LinkError> = link.try_into();
+            // A driver without native XDP left a generic link when native was wanted: keep it.
+            let fits = mode == wanted || wanted == XdpMode::Native;
+            if fits && link.is_ok_and(|link| program.attach_to_link(link).is_ok()) {
+                return Ok(mode);
+            }
+            pins.unpin(pin)?;
+        }
+    }
+    let mut mode = wanted;
+    let mut attached = program.attach(&options.interface, aya_mode(mode));
+    if wanted == XdpMode::Native && os_error(&attached) == Some(libc::EOPNOTSUPP) {
+        mode = XdpMode::Generic;
+        attached = program.attach(&options.interface, aya_mode(mode));
+    }
+    let id = attached.map_err(|error| xdp_error(error, options, mode))?;
+    let link =
+        program.take_link(id).map_err(|error| object::program_error("the XDP link", &error))?;
+    let link: FdLink = link.try_into().map_err(|_: LinkError| Error::Kernel {
+        what: "an XDP link",
+        reason: "this kernel attaches XDP by netlink only; 5.15 or later is needed".into(),
+    })?;
+    let pin = if mode == XdpMode::Native { "filter-native" } else { "filter-generic" };
+    pin_link(link, pins, pin)?;
+    Ok(mode)
+}
+
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    name: &'static str,
+    direction: TcAttachType,
+    interface: &str,
+    pins: &Pins,
+) -> Result<(), Error> {
+    if let Some(link) = adopt(pins, name)? {
+        let link: Result<SchedClassifierLink, LinkError> = link.try_into();
+        if link.is_ok_and(|link| program.attach_to_link(link).is_ok()) {
+            return Ok(());
+        }
+        pins.unpin(name)?;
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let link = program
+        .attach_with_options(interface, direction, order)
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| object::program_error("a TCX link", &error))?;
+    let link: FdLink = link.try_into().map_err(|error: LinkError| Error::Kernel {
+        what: "a TCX link",
+        reason: error.to_string(),
+    })?;
+    pin_link(link, pins, name)
+}
+
+/// A filter on the clsact qdisc survives this process by itself; a former agent's is replaced.
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    name: &'static str,
+    direction: TcAttachType,
+    interface: &str,
+) -> Result<(), Error> {
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Err(TcError::NetlinkError(error)) if error.to_string().contains("exists") => {}
+        Err(error) => return Err(tc_error(&error)),
+    }
+    let former = tc::qdisc_detach_program(interface, direction, name);
+    if let Err(TcError::IoError(error)) = &former
+        && !is_absent(error)
+    {
+        return former.map_err(|error| tc_error(&error));
+    }
+    let link = program
+        .attach_with_options(interface, direction, TcAttachOptions::Netlink(NlOptions::default()))
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| object::program_error("a TC filter", &error))?;
+    // Dropping it would detach the filter.
+    mem::forget(link);
+    Ok(())
+}
+
+/// The link that a former agent pinned under that name.
+fn adopt(pins: &Pins, name: &str) -> Result<Option<FdLink>, Error> {
+    match PinnedLink::from_pin(pins.path(name)) {
+        Ok(link) => Ok(Some(link.into())),
+        Err(LinkError::SyscallError(SyscallError { io_error, .. })) if is_absent(&io_error) => {
+            Ok(None)
+        }
+        Err(error) => Err(Error::Kernel { what: "a pinned link", reason: error.to_string() }),
+    }
+}
+
+fn pin_link(link: FdLink, pins: &Pins, name: &str) -> Result<(), Error> {
+    // The pin alone holds the link from here on.
+    link.pin(pins.path(name))
+        .map(drop)
+        .map_err(|error| Error::Kernel { what: "the pin of a link", reason: error.to_string() })
+}
+
+fn aya_mode(mode: XdpMode) -> AyaMode {
+    match mode {
+        XdpMode::Native => AyaMode::Driver,
+        XdpMode::Generic => AyaMode::Skb,
+    }
+}
+
+fn os_error<T>(result: &Result<T, ProgramError>) -> Option<i32> {
+    match result {
+        Err(ProgramError::SyscallError(SyscallError { io_error, .. })) => io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+fn xdp_error(error: ProgramError, options: &Options, mode: XdpMode) -> Error {
+    let interface = options.interface.clone();
+    match error {
+        ProgramError::SyscallError(SyscallError { io_error, .. }) => {
+            match io_error.raw_os_error() {
+                Some(libc::EBUSY | libc::EEXIST) => Error::Occupied { interface },
+                Some(libc::EPERM) => Error::Permission { call: "bpf(BPF_LINK_CREATE)" },
+                _ if mode == XdpMode::Native => Error::Native { interface, source: io_error },
+                _ => Error::Kernel { what: "the XDP program", reason: io_error.to_string() },
+            }
+        }
+        other => object::program_error("the XDP program", &other),
+    }
+}
+
+fn tc_error(error: &TcError) -> Error {
+    Error::Kernel { what: "a TC filter", reason: error.to_string() }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}

@@ -1,0 +1,117 @@
+//! The embedded object and what is in it.
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, Pod,
+    maps::{Map, MapData, MapError, PerCpuArray, ProgramArray},
+    programs::{ProgramError, SchedClassifier, Xdp},
+};
+
+use super::{Error, Options};
+use vipfarm_common::layout::mac_word;
+
+/// The eBPF object that `cargo xtask build` made: a built agent needs no toolchain.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_BPF_OBJECT"));
+
+/// Loads the object's maps and programs with the interface's constants.
+pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
+    let (low, high) = options.hash_key.split_at(8);
+    let word =
+        |bytes: &[u8]| bytes.iter().rev().fold(0u64, |word, &byte| word << 8 | u64::from(byte));
+    let (key0, key1) = (word(low), word(high));
+    let own_mac = mac_word(options.mac.0);
+    let trace = u8::from(options.trace);
+    let mut ebpf = EbpfLoader::new()
+        .override_global("KEY0", &key0, true)
+        .override_global("KEY1", &key1, true)
+        .override_global("OWN_MAC", &own_mac, true)
+        .override_global("TRACE", &trace, true)
+        .load(OBJECT)
+        .map_err(ebpf_error)?;
+    for name in ["filter", "slow", "clock"] {
+        let program = xdp(&mut ebpf, name)?;
+        program.load().map_err(|error| program_error("an XDP program", &error))?;
+    }
+    for name in ["vipfarm_guard", "vipfarm_fixup"] {
+        let program = classifier(&mut ebpf, name)?;
+        program.load().map_err(|error| program_error("a TC program", &error))?;
+    }
+    Ok(ebpf)
+}
+
+/// Puts `slow` where `filter` jumps to, and returns the array: its entries live as long as it, or
+/// its pin.
+pub(super) fn fill_jump(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, Error> {
+    let mut jump: ProgramArray<MapData> =
+        ebpf.take_map("JUMP").ok_or_else(|| missing("JUMP"))?.try_into().map_err(map_error)?;
+    let slow = xdp(ebpf, "slow")?.fd().map_err(|error| program_error("`slow`", &error))?;
+    jump.set(0, slow, 0).map_err(map_error)?;
+    Ok(jump)
+}
+
+pub(super) fn xdp<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut Xdp, Error> {
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    program.try_into().map_err(|error| program_error(name, &error))
+}
+
+pub(super) fn classifier<'e>(
+    ebpf: &'e mut Ebpf,
+    name: &'static str,
+) -> Result<&'e mut SchedClassifier, Error> {
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    program.try_into().map_err(|error| program_error(name, &error))
+}
+
+/// The array map of that name.
+pub(super) fn map<'e>(ebpf: &'e Ebpf, name: &'static str) -> Result<&'e MapData, Error> {
+    match ebpf.map(name) {
+        Some(Map::Array(map)) => Ok(map),
+        _ => Err(missing(name)),
+    }
+}
+
+pub(super) fn take_array<V: Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<PerCpuArray<MapData, V>, Error> {
+    ebpf.take_map(name).ok_or_else(|| missing(name))?.try_into().map_err(map_error)
+}
+
+fn missing(name: &'static str) -> Error {
+    Error::Kernel { what: name, reason: "the embedded object has no such part".into() }
+}
+
+fn ebpf_error(error: EbpfError) -> Error {
+    match error {
+        EbpfError::MapError(error) => map_error(error),
+        other => Error::Kernel { what: "the eBPF object", reason: chain(&other) },
+    }
+}
+
+pub(super) fn map_error(error: MapError) -> Error {
+    if let MapError::CreateError { io_error, .. } = &error
+        && io_error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return Error::Permission { call: "bpf(BPF_MAP_CREATE)" };
+    }
+    Error::Kernel { what: "a BPF map", reason: chain(&error) }
+}
+
+pub(super) fn program_error(what: &'static str, error: &ProgramError) -> Error {
+    if let ProgramError::LoadError { io_error, verifier_log } = error
+        && io_error.kind() == std::io::ErrorKind::PermissionDenied
+        && verifier_log.to_string().is_empty()
+    {
+        return Error::Permission { call: "bpf(BPF_PROG_LOAD)" };
+    }
+    Error::Kernel { what, reason: chain(error) }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

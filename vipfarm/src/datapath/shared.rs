@@ -1,0 +1,145 @@
+//! The state that agent and kernel share, mapped into the agent: leases and bitmaps are written by
+//! word stores, with no system call and no wait.
+
+use std::{
+    io,
+    mem::size_of,
+    os::fd::{AsFd, AsRawFd},
+    ptr::{self, NonNull, addr_of_mut},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::maps::MapData;
+use vipfarm_common::layout::{Generation, MAX_GROUPS, MAX_PEERS, State, mac_word};
+
+use super::Error;
+use crate::model::{Bitmap, Mac};
+
+/// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
+const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+
+/// The mapped state. One writer: the thread that owns this value.
+pub(super) struct SharedState(NonNull<State>);
+
+// SAFETY: the mapping belongs to this value alone and is not tied to a thread.
+unsafe impl Send for SharedState {}
+
+impl SharedState {
+    /// Maps the element of the `STATE` array.
+    pub(super) fn map(map: &MapData) -> Result<Self, Error> {
+        let fd = map.fd().as_fd().as_raw_fd();
+        // SAFETY: a fresh shared mapping of the map's only element, whose size is `State`'s (the
+        // object was built from the same definition); the kernel rounds up to pages.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size_of::<State>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            )
+        };
+        match NonNull::new(address.cast()) {
+            Some(state) if address != libc::MAP_FAILED => Ok(Self(state)),
+            _ => Err(Error::Memory {
+                call: "mmap of the STATE map",
+                source: io::Error::last_os_error(),
+            }),
+        }
+    }
+
+    /// Extends the lease. `deadline_ns` first: a packet in between errs to the slow path.
+    pub(super) fn extend_lease(&mut self, deadline_ticks: u64, deadline_ns: u64) {
+        // SAFETY: the pointers lie within the mapping.
+        let control = unsafe { addr_of_mut!((*self.0.as_ptr()).control) };
+        // SAFETY: as above.
+        let (ns, ticks) = unsafe {
+            (addr_of_mut!((*control).deadline_ns), addr_of_mut!((*control).deadline_ticks))
+        };
+        store(ns, deadline_ns);
+        store(ticks, deadline_ticks);
+    }
+
+    /// Ends the lease. `deadline_ticks` first, for the same reason.
+    pub(super) fn fence(&mut self) {
+        self.force_slow();
+        // SAFETY: the pointer lies within the mapping.
+        store(unsafe { addr_of_mut!((*self.0.as_ptr()).control.deadline_ns) }, 0);
+    }
+
+    /// Makes the hot path ask the slow one for every frame of a VIP.
+    pub(super) fn force_slow(&mut self) {
+        // SAFETY: the pointer lies within the mapping.
+        store(unsafe { addr_of_mut!((*self.0.as_ptr()).control.deadline_ticks) }, 0);
+    }
+
+    /// Stores a group's bitmap in the active generation. Each word is old or new to a packet.
+    pub(super) fn store_bitmap(&mut self, group: usize, bitmap: Bitmap) {
+        assert!(group < MAX_GROUPS, "a plan has at most MAX_GROUPS groups");
+        let active = self.active();
+        for (word, bits) in bitmap.0.into_iter().enumerate() {
+            // SAFETY: the pointer lies within the mapping; `group` was checked, `word` is below 4.
+            store(unsafe { addr_of_mut!((*active).groups[group].mine[word]) }, bits);
+        }
+    }
+
+    /// Stores a peer's MAC in the active generation.
+    pub(super) fn store_peer(&mut self, index: usize, mac: Option<Mac>) {
+        assert!(index < MAX_PEERS, "a farm has at most MAX_PEERS nodes");
+        let active = self.active();
+        // SAFETY: the pointer lies within the mapping; `index` was checked.
+        store(
+            unsafe { addr_of_mut!((*active).peers[index]) },
+            mac.map_or(0, |mac| mac_word(mac.0)),
+        );
+    }
+
+    /// The bitmap in force.
+    pub(super) fn bitmap(&self, group: usize) -> Bitmap {
+        assert!(group < MAX_GROUPS, "a plan has at most MAX_GROUPS groups");
+        // SAFETY: the pointer lies within the mapping; only this thread writes bitmaps.
+        Bitmap(unsafe { ptr::read_volatile(addr_of_mut!((*self.active()).groups[group].mine)) })
+    }
+
+    /// Writes the idle generation and makes it the active one.
+    ///
+    /// The idle generation may still be in use by a packet that began before the last switch:
+    /// `membarrier` returns only when every CPU has passed through a quiescent state since.
+    pub(super) fn switch(&mut self, tables: &Generation) -> Result<(), Error> {
+        // SAFETY: no pointers are passed.
+        if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+            return Err(Error::Memory { call: "membarrier", source: io::Error::last_os_error() });
+        }
+        let idle = self.active_index() ^ 1;
+        // SAFETY: the pointers lie within the mapping, and no packet reads the idle generation.
+        unsafe {
+            addr_of_mut!((*self.0.as_ptr()).generations[idle as usize]).write(*tables);
+            store(addr_of_mut!((*self.0.as_ptr()).control.active), idle);
+        }
+        Ok(())
+    }
+
+    fn active(&self) -> *mut Generation {
+        // SAFETY: the index is 0 or 1, so the pointer lies within the mapping.
+        unsafe { addr_of_mut!((*self.0.as_ptr()).generations[self.active_index() as usize]) }
+    }
+
+    fn active_index(&self) -> u64 {
+        // SAFETY: the pointer lies within the mapping; only this thread writes the word.
+        unsafe { ptr::read_volatile(addr_of_mut!((*self.0.as_ptr()).control.active)) & 1 }
+    }
+}
+
+impl Drop for SharedState {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map` with this length and is not used any more.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), size_of::<State>()) };
+    }
+}
+
+/// Stores a word so that stores before it are visible to whoever sees it.
+fn store(word: *mut u64, value: u64) {
+    // SAFETY: callers pass aligned words within the mapping, which the kernel only reads.
+    unsafe { AtomicU64::from_ptr(word) }.store(value, Ordering::Release);
+}

@@ -1,0 +1,79 @@
+//! The kernel's decision, run on the host: what `explain` and the tests ask.
+
+use vipfarm_common::{
+    Generation, Reason, State, Tables, decide, layout::Control, packet::HostPacket,
+};
+
+use crate::{
+    model::Mac,
+    plan::{Plan, PlanError},
+};
+
+/// Tables as the kernel of one node would see them.
+#[derive(Debug, Clone)]
+pub struct HostTables {
+    state: Box<State>,
+    hash_key: [u64; 2],
+    own_mac: Mac,
+    ticks: u64,
+    boot_ns: u64,
+}
+
+impl HostTables {
+    /// The tables of a plan, with a lease in force.
+    pub fn new(plan: &Plan, hash_key: [u8; 16], own_mac: Mac) -> Result<Self, PlanError> {
+        let tables: Generation = *plan.generation()?;
+        let control = Control { active: 0, deadline_ticks: 2, deadline_ns: 2 };
+        let state = Box::new(State { control, generations: [tables, tables] });
+        let word =
+            |half: &[u8]| half.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        let hash_key = [word(&hash_key[..8]), word(&hash_key[8..])];
+        Ok(Self { state, hash_key, own_mac, ticks: 1, boot_ns: 1 })
+    }
+
+    /// The same tables when the lease has ended.
+    #[must_use]
+    pub fn fenced(mut self) -> Self {
+        self.state.control.deadline_ticks = 0;
+        self.state.control.deadline_ns = 0;
+        self
+    }
+
+    /// The same tables with a lease that is valid, but too near its end for the hot path.
+    #[must_use]
+    pub fn forced_slow(mut self) -> Self {
+        self.state.control.deadline_ticks = 0;
+        self
+    }
+
+    /// What becomes of the frame, whose MACs are rewritten as the kernel would.
+    pub fn decide(&self, frame: &mut [u8]) -> Reason {
+        decide(&HostPacket::new(frame), self)
+    }
+}
+
+impl Tables for HostTables {
+    fn state(&self) -> Option<&State> {
+        Some(&self.state)
+    }
+
+    fn volatile<T: Copy>(&self, word: &T) -> T {
+        *word
+    }
+
+    fn ticks(&self) -> u64 {
+        self.ticks
+    }
+
+    fn boot_ns(&self) -> u64 {
+        self.boot_ns
+    }
+
+    fn hash_key(&self) -> [u64; 2] {
+        self.hash_key
+    }
+
+    fn own_mac(&self) -> [u8; 6] {
+        self.own_mac.0
+    }
+}
