@@ -1,1 +1,135 @@
-//! To come.
+//! From the YAML file to the model: [`load`] and [`parse`] refuse what cannot work and tell every
+//! problem of a file at once, each with its place, the reason and the fix.
+//!
+//! Reading is separate from checking: the file becomes a tree that knows positions (`yaml`), the
+//! tree becomes drafts (`nodes`, `vip`, `group`, ...), drafts are checked against each other
+//! (`check`), and only a file without any problem becomes a [`Farm`].
+
+mod address;
+mod check;
+mod diagnostic;
+mod digest;
+mod duplicates;
+mod duration;
+mod fields;
+mod group;
+pub mod key;
+mod membership;
+mod nodes;
+mod source;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod version;
+mod vip;
+mod yaml;
+
+use std::{
+    net::{IpAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+};
+
+use crate::model::{Farm, Node};
+
+use address::Resolve;
+pub use diagnostic::{Diagnostic, Diagnostics};
+use diagnostic::{Located, Report};
+pub use digest::digest;
+use fields::{FARM_NAME, Fields};
+use key::Secret;
+use yaml::Value;
+
+/// Reads the farm of a configuration file. Host names are looked up; the key file is not opened.
+pub fn load(path: &Path) -> Result<Farm, Diagnostics> {
+    let file = path.display().to_string();
+    parse(&file, &source::read(path)?)
+}
+
+/// Reads the farm and the secret its `key_file` holds; an unusable key file is a problem of the
+/// file among the others.
+pub fn load_with_key(path: &Path) -> Result<(Farm, Secret), Diagnostics> {
+    let mut report = Report::new(&path.display().to_string());
+    let draft = read(&source::read(path)?, &resolve, &mut report);
+    let secret = draft.as_ref().and_then(|draft| {
+        let key_file = draft.key_file.as_ref()?;
+        Secret::load(&key_file.value)
+            .map_err(|error| report.error(key_file.at, error.problem.to_string(), error.help()))
+            .ok()
+    });
+    let farm = draft.and_then(Draft::build);
+    report.finish(farm.zip(secret))
+}
+
+/// Reads the farm out of the text of a configuration file; `file` names it in problems, and its
+/// directory is where a relative `key_file` lies. Host names are looked up.
+pub fn parse(file: &str, text: &str) -> Result<Farm, Diagnostics> {
+    parse_with(file, text, &resolve)
+}
+
+fn parse_with(file: &str, text: &str, resolve: Resolve<'_>) -> Result<Farm, Diagnostics> {
+    let mut report = Report::new(file);
+    let draft = read(text, resolve, &mut report);
+    report.finish(draft.and_then(Draft::build))
+}
+
+fn resolve(host: &str) -> std::io::Result<Vec<IpAddr>> {
+    Ok((host, 0).to_socket_addrs()?.map(|found| found.ip()).collect())
+}
+
+/// A farm as read: complete only when nothing was reported.
+struct Draft {
+    name: Option<Located<String>>,
+    key_file: Option<Located<PathBuf>>,
+    membership: crate::model::Membership,
+    nodes: nodes::Nodes,
+    vips: Vec<vip::VipDraft>,
+}
+
+impl Draft {
+    fn build(self) -> Option<Farm> {
+        let nodes: Vec<_> = self.nodes.list.into_iter().map(Node::from).collect();
+        let names: Vec<_> = nodes.iter().map(|node| node.name.as_str()).collect();
+        Some(Farm {
+            name: self.name?.value,
+            key_file: self.key_file?.value,
+            membership: self.membership,
+            vips: self.vips.into_iter().map(|vip| vip.build(&names)).collect::<Option<_>>()?,
+            nodes,
+        })
+    }
+}
+
+fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> {
+    let value = yaml::read(text, report)?;
+    let known = ["farm", "key_file", "membership", "nodes", "vips"];
+    let fields = Fields::of(&value, "the file", &known, report)?;
+    let draft = Draft {
+        name: fields
+            .require("farm", "farm: web", report)
+            .and_then(|value| fields::name(value, "a farm's name", &FARM_NAME, report)),
+        key_file: fields
+            .require("key_file", "key_file: /etc/vipfarm/farm.key", report)
+            .and_then(|value| read_key_file(value, report)),
+        membership: fields
+            .get("membership")
+            .map_or(membership::DEFAULT, |value| membership::read(value, report)),
+        nodes: fields
+            .require("nodes", "nodes: [{ name: node1, addresses: [192.168.1.11] }]", report)
+            .map_or_else(nodes::Nodes::default, |value| nodes::read(value, report)),
+        vips: fields
+            .require("vips", "vips: [{ addresses: [192.168.1.222/24], groups: [...] }]", report)
+            .map_or_else(Vec::new, |value| vip::read(value, resolve, report)),
+    };
+    check::check(&draft.nodes, &draft.vips, report);
+    for vip in &draft.vips {
+        version::refuse_unserved(vip, report);
+    }
+    Some(draft)
+}
+
+/// A relative path starts at the directory of the configuration file.
+fn read_key_file(value: &Value, report: &mut Report) -> Option<Located<PathBuf>> {
+    let text = fields::text(value, "`key_file`", "/etc/vipfarm/farm.key", report)?;
+    let directory = Path::new(report.file()).parent().unwrap_or(Path::new(""));
+    Some(Located { at: value.at, value: directory.join(text) })
+}

@@ -1,0 +1,181 @@
+//! What must hold between the parts of a file: names that exist, addresses and rules that do not
+//! collide, the size of the kernel's tables.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use crate::model::{Filter, Mode, Proto};
+
+use super::diagnostic::{Located, Report};
+use super::nodes::{NodeDraft, Nodes};
+use super::suggest;
+use super::vip::VipDraft;
+
+/// VIP addresses of one file: the slots of the kernel's address table.
+const MAX_ADDRESSES: usize = 64;
+/// Groups of one file: the kernel table's 32 slots less those of the built-in groups.
+const MAX_GROUPS: usize = 30;
+/// Rules of one file, one for each address they apply to.
+const MAX_RULES: usize = 256;
+
+/// Reports whatever does not hold.
+pub(super) fn check(nodes: &Nodes, vips: &[VipDraft], report: &mut Report) {
+    check_addresses(&nodes.list, vips, report);
+    check_groups(nodes, vips, report);
+    for vip in vips {
+        check_subnet(&nodes.list, vip, report);
+        check_rules(vip, report);
+        check_overlaps(vip, report);
+    }
+    check_rule_count(vips, report);
+}
+
+fn check_addresses(nodes: &[NodeDraft], vips: &[VipDraft], report: &mut Report) {
+    let mut seen = HashMap::new();
+    for (index, address) in vips.iter().flat_map(|vip| &vip.addresses).enumerate() {
+        let addr = address.value.addr;
+        if let Some(line) = seen.insert(addr, address.at.line) {
+            report.error(
+                address.at,
+                format!("the VIP {addr} is there already, on line {line}"),
+                "keep one of the two; put the rules of one address into one block",
+            );
+        }
+        let own = |node: &&NodeDraft| node.addresses.iter().any(|own| own.value == addr);
+        if let Some(node) = nodes.iter().find(own) {
+            report.error(
+                address.at,
+                format!("the VIP {addr} is the own address of {}, whose heartbeats need it for that node alone", node.name.value),
+                "choose a free address for the VIP",
+            );
+        }
+        if index == MAX_ADDRESSES {
+            report.error(
+                address.at,
+                format!("too many VIP addresses: this is the first beyond {MAX_ADDRESSES}, the size of the kernel table"),
+                "remove addresses, or split the farm",
+            );
+        }
+    }
+}
+
+/// Heartbeats run on the VIP's own network, so that a split of the farm is a split of its clients.
+fn check_subnet(nodes: &[NodeDraft], vip: &VipDraft, report: &mut Report) {
+    for address in &vip.addresses {
+        let Ok(net) = IpNet::new(address.value.addr, address.value.prefix) else { continue };
+        let outside = |node: &NodeDraft| {
+            let first = node.first?;
+            // An IPv6 VIP may live beside IPv4 heartbeats on the same network.
+            let other_family = net.addr().is_ipv6() && first.is_ipv4();
+            (!other_family && !net.contains(&first))
+                .then(|| format!("{} ({first})", node.name.value))
+        };
+        let outside: Vec<_> = nodes.iter().filter_map(outside).collect();
+        if !outside.is_empty() {
+            report.error(
+                address.at,
+                format!("wrong subnet: {} does not contain the first address of {}", net.trunc(), outside.join(", ")),
+                "put the VIP into the network of the nodes' first addresses, or correct its prefix length",
+            );
+        }
+    }
+}
+
+fn check_groups(nodes: &Nodes, vips: &[VipDraft], report: &mut Report) {
+    let names: Vec<_> = nodes.list.iter().map(|node| node.name.value.as_str()).collect();
+    let mut seen = HashMap::new();
+    for (index, group) in vips.iter().flat_map(|vip| &vip.groups).enumerate() {
+        let name = &group.name;
+        if let Some(line) = seen.insert(&name.value, name.at.line) {
+            report.error(
+                name.at,
+                format!("the group name `{}` is taken, on line {line}", name.value),
+                "give each group of the file a name of its own",
+            );
+        }
+        for (node, _) in group.powers.iter().flatten() {
+            if nodes.complete && !names.contains(&node.value.as_str()) {
+                let message = format!("`{}` is not a node of this farm", node.value);
+                report.error(node.at, message, suggest::help(&node.value, &names));
+            }
+        }
+        if index == MAX_GROUPS {
+            report.error(
+                name.at,
+                format!("too many groups: this is the first beyond {MAX_GROUPS}, the size of the kernel table"),
+                "put rules with the same powers into one group",
+            );
+        }
+    }
+}
+
+fn check_rules(vip: &VipDraft, report: &mut Report) {
+    let own: Vec<_> = vip.addresses.iter().map(|address| address.value.addr).collect();
+    for rule in vip.groups.iter().flat_map(|group| &group.rules) {
+        let Located { at, value } = rule;
+        if let Some(addr) = value.virtual_addr
+            && vip.addresses_complete
+            && !own.contains(&addr)
+        {
+            let own: Vec<_> = own.iter().map(IpAddr::to_string).collect();
+            report.error(
+                *at,
+                format!("`virtual_addr` {addr} is not an address of this VIP block, so the rule matches nothing"),
+                format!("write one of: {}, or \"*\" for all", own.join(", ")),
+            );
+        }
+        let v6 = value
+            .virtual_addr
+            .map_or_else(|| own.iter().any(IpAddr::is_ipv6), |addr| addr.is_ipv6());
+        if value.filter == Filter::OnIpid && v6 {
+            report.error(
+                *at,
+                "`on_ipid` is for IPv4 only: an IPv6 header carries no identification",
+                "use on_port or on_addr, or name an IPv4 `virtual_addr`",
+            );
+        }
+        if value.proto == Proto::Arp && vip.mode.value != Mode::VmacDirected {
+            report.error(
+                *at,
+                "a `proto: arp` rule needs `mode: vmac_directed`: otherwise exactly one node answers \
+                 each ARP request anyway",
+                "remove the rule",
+            );
+        }
+    }
+}
+
+/// The most specific rule wins; between two equal ones nothing decides.
+fn check_overlaps(vip: &VipDraft, report: &mut Report) {
+    let mut seen = HashMap::new();
+    for group in &vip.groups {
+        for Located { at, value } in &group.rules {
+            let key = (value.virtual_addr, value.port, value.proto);
+            if let Some((line, other)) = seen.insert(key, (at.line, &group.name.value)) {
+                report.error(
+                    *at,
+                    format!("this rule of group `{}` matches the same packets as the rule of group `{other}` on line {line}, and neither is more specific", group.name.value),
+                    "remove one of the two, or give one another `port` or `virtual_addr`",
+                );
+            }
+        }
+    }
+}
+
+fn check_rule_count(vips: &[VipDraft], report: &mut Report) {
+    let mut entries = 0;
+    for vip in vips {
+        for rule in vip.groups.iter().flat_map(|group| &group.rules) {
+            let before = entries;
+            entries += if rule.value.virtual_addr.is_some() { 1 } else { vip.addresses.len() };
+            if before <= MAX_RULES && entries > MAX_RULES {
+                report.error(
+                    rule.at,
+                    format!("too many rules: with this one the kernel table has more than its {MAX_RULES} entries (a rule for all addresses takes one for each)"),
+                    "merge rules with `port: \"*\"`, or split the farm",
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What all nodes must agree on, as 16 bytes.
+
+use std::{net::IpAddr, time::Duration};
+
+use crate::model::{Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, Proto, Rule, Vip};
+
+use super::key::Secret;
+
+/// Version of the rules that place buckets on nodes.
+const TABLE_VERSION: u8 = 1;
+/// Version of the hash that places packets in buckets.
+const HASH_VERSION: u8 = 1;
+
+/// BLAKE3 (128 bits) over everything that the nodes of a farm must agree on: names, order,
+/// addresses, VIPs, groups, rules, powers, timers, port, the secret's identity, the versions of
+/// table and hash. `interface` and `key_file` are each node's own.
+pub fn digest(farm: &Farm, secret: &Secret) -> [u8; 16] {
+    let mut encoder = Encoder(blake3::Hasher::new_derive_key("vipfarm 1 configuration"));
+    encoder.bytes(&[TABLE_VERSION, HASH_VERSION]);
+    encoder.bytes(&secret.id());
+    encoder.text(&farm.name);
+    encoder.membership(farm.membership);
+    encoder.list(&farm.nodes, Encoder::node);
+    encoder.list(&farm.vips, Encoder::vip);
+    let mut digest = [0; 16];
+    encoder.0.finalize_xof().fill(&mut digest);
+    digest
+}
+
+/// A canonical encoding: numbers little-endian, lengths before what varies in length, options and
+/// address families marked by a byte; so two different farms never give the same bytes.
+struct Encoder(blake3::Hasher);
+
+impl Encoder {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn list<T>(&mut self, items: &[T], encode: fn(&mut Self, &T)) {
+        self.bytes(&(items.len() as u64).to_le_bytes());
+        for item in items {
+            encode(self, item);
+        }
+    }
+
+    fn option<T>(&mut self, value: Option<T>, encode: fn(&mut Self, T)) {
+        self.bytes(&[u8::from(value.is_some())]);
+        if let Some(value) = value {
+            encode(self, value);
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(&(text.len() as u64).to_le_bytes());
+        self.bytes(text.as_bytes());
+    }
+
+    fn number(&mut self, number: u16) {
+        self.bytes(&number.to_le_bytes());
+    }
+
+    fn duration(&mut self, duration: Duration) {
+        self.bytes(&duration.as_nanos().to_le_bytes());
+    }
+
+    fn address(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => {
+                self.bytes(&[4]);
+                self.bytes(&v4.octets());
+            }
+            IpAddr::V6(v6) => {
+                self.bytes(&[6]);
+                self.bytes(&v6.octets());
+            }
+        }
+    }
+
+    fn membership(&mut self, Membership { timers, port }: Membership) {
+        for timer in [timers.period, timers.suspect, timers.lease, timers.fail] {
+            self.duration(timer);
+        }
+        self.number(port);
+    }
+
+    fn node(&mut self, Node { name, addresses }: &Node) {
+        self.text(name);
+        self.list(addresses, |encoder, &address| encoder.address(address));
+    }
+
+    // Patterns without `..`: a new field of the model must find its place here.
+    fn vip(&mut self, vip: &Vip) {
+        let Vip { interface: _, mode, vmac, addresses, check, tcp_reset, open, icmp_echo, groups } =
+            vip;
+        let mode = match mode {
+            Mode::VmacInvisible => 0,
+            Mode::VmacDirected => 1,
+            Mode::Failover => 2,
+        };
+        let open = match open {
+            Open::Auto => 0,
+            Open::Manual => 1,
+        };
+        let icmp_echo = match icmp_echo {
+            IcmpEcho::OnAddr => 0,
+            IcmpEcho::Drop => 1,
+        };
+        self.bytes(&vmac.0);
+        self.bytes(&[mode, u8::from(*check), u8::from(*tcp_reset), open, icmp_echo]);
+        self.list(addresses, |encoder, address| {
+            encoder.address(address.addr);
+            encoder.bytes(&[
+                address.prefix,
+                u8::from(address.check),
+                u8::from(address.connections),
+            ]);
+        });
+        self.list(groups, Self::group);
+    }
+
+    fn group(&mut self, Group { name, powers, rules }: &Group) {
+        self.text(name);
+        self.list(powers, |encoder, &power| encoder.option(power, Self::number));
+        self.list(rules, Self::rule);
+    }
+
+    fn rule(&mut self, Rule { virtual_addr, port, proto, filter }: &Rule) {
+        let proto = match proto {
+            Proto::Tcp => 0,
+            Proto::Udp => 1,
+            Proto::Arp => 2,
+        };
+        let filter = match filter {
+            Filter::OnAddr => 0,
+            Filter::OnPort => 1,
+            Filter::OnIpid => 2,
+        };
+        self.option(*virtual_addr, Self::address);
+        self.option(*port, Self::number);
+        self.bytes(&[proto, filter]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::{
+        config,
+        model::{Mac, VipAddr},
+    };
+
+    const FARM: &str = r#"
+farm: services
+key_file: farm.key
+nodes:
+  - { name: alpha, addresses: [10.1.0.11, 10.2.0.11] }
+  - { name: beta, addresses: [10.1.0.12, 10.2.0.12] }
+  - { name: gamma, addresses: [10.1.0.13, 10.2.0.13] }
+vips:
+  - addresses: [10.1.0.100/16, 10.1.0.101/16]
+    groups:
+      - name: http
+        powers: { alpha: 2, beta: 1 }
+        rules:
+          - { port: 80, proto: tcp, filter: on_port }
+          - { port: 443, proto: tcp, filter: on_port }
+      - name: dns
+        rules: [{ virtual_addr: 10.1.0.101, port: 53, proto: udp, filter: on_ipid }]
+      - name: rest
+        rules: [{ port: "*", proto: tcp, filter: on_addr }]
+"#;
+
+    #[test]
+    fn the_digest_of_a_known_farm_never_changes() {
+        let digest = digest(&farm(), &secret(1));
+        assert_eq!(
+            u128::from_be_bytes(digest),
+            237_952_124_519_135_029_496_277_584_955_615_422_059
+        );
+    }
+
+    #[test]
+    fn what_a_node_has_for_itself_does_not_count() {
+        let mut other = farm();
+        other.key_file = "/elsewhere/farm.key".into();
+        other.vips[0].interface = Some("bond0".into());
+        assert_eq!(digest(&other, &secret(1)), digest(&farm(), &secret(1)));
+    }
+
+    #[test]
+    fn another_secret_gives_another_digest() {
+        assert_ne!(digest(&farm(), &secret(2)), digest(&farm(), &secret(1)));
+    }
+
+    type Change = (&'static str, fn(&mut Farm));
+
+    const CHANGES: &[Change] = &[
+        ("nothing", |_| ()),
+        ("farm name", |farm| farm.name.push('x')),
+        ("period", |farm| farm.membership.timers.period += Duration::from_millis(1)),
+        ("suspect", |farm| farm.membership.timers.suspect += Duration::from_millis(1)),
+        ("lease", |farm| farm.membership.timers.lease += Duration::from_millis(1)),
+        ("fail", |farm| farm.membership.timers.fail += Duration::from_millis(1)),
+        ("port", |farm| farm.membership.port += 1),
+        ("node name", |farm| farm.nodes[1].name.push('x')),
+        ("node order", |farm| farm.nodes.swap(0, 1)),
+        ("node address", |farm| farm.nodes[0].addresses[1] = [10, 2, 0, 99].into()),
+        ("node address order", |farm| farm.nodes[0].addresses.swap(0, 1)),
+        ("mode", |farm| farm.vips[0].mode = Mode::VmacDirected),
+        ("failover", |farm| farm.vips[0].mode = Mode::Failover),
+        ("vmac", |farm| farm.vips[0].vmac = Mac([2, 0, 0, 0, 0, 1])),
+        ("vip", |farm| farm.vips[0].addresses[0].addr = [10, 1, 0, 102].into()),
+        ("vip family", |farm| {
+            farm.vips[0].addresses[0].addr = "::10.1.0.100".parse().expect("IPv6");
+        }),
+        ("vip prefix", |farm| farm.vips[0].addresses[0].prefix = 17),
+        ("vip check", |farm| flip(&mut farm.vips[0].addresses[0], |vip| &mut vip.check)),
+        ("vip connections", |farm| {
+            flip(&mut farm.vips[0].addresses[0], |vip| &mut vip.connections);
+        }),
+        ("vip order", |farm| farm.vips[0].addresses.swap(0, 1)),
+        ("check", |farm| farm.vips[0].check ^= true),
+        ("tcp_reset", |farm| farm.vips[0].tcp_reset ^= true),
+        ("open", |farm| farm.vips[0].open = Open::Manual),
+        ("icmp_echo", |farm| farm.vips[0].icmp_echo = IcmpEcho::Drop),
+        ("group name", |farm| farm.vips[0].groups[0].name.push('x')),
+        ("group order", |farm| farm.vips[0].groups.swap(0, 1)),
+        ("power", |farm| farm.vips[0].groups[0].powers[0] = Some(7)),
+        ("power removed", |farm| farm.vips[0].groups[0].powers[0] = None),
+        ("power 0 instead of none", |farm| farm.vips[0].groups[0].powers[2] = Some(0)),
+        ("rule address", |farm| {
+            farm.vips[0].groups[0].rules[0].virtual_addr = Some([10, 1, 0, 100].into());
+        }),
+        ("rule port", |farm| farm.vips[0].groups[0].rules[0].port = Some(81)),
+        ("rule port 0 instead of all", |farm| farm.vips[0].groups[2].rules[0].port = Some(0)),
+        ("rule proto", |farm| farm.vips[0].groups[0].rules[0].proto = Proto::Udp),
+        ("rule filter", |farm| farm.vips[0].groups[0].rules[0].filter = Filter::OnAddr),
+        ("rule filter on_ipid", |farm| farm.vips[0].groups[0].rules[0].filter = Filter::OnIpid),
+        ("rule order", |farm| farm.vips[0].groups[0].rules.swap(0, 1)),
+    ];
+
+    /// Changes that leave the others without their place.
+    const MOVES: &[Change] = &[
+        ("node removed", |farm| drop(farm.nodes.pop())),
+        ("address of the next node", |farm| {
+            let moved = farm.nodes[1].addresses.remove(0);
+            farm.nodes[0].addresses.push(moved);
+        }),
+        ("rule of the next group", |farm| {
+            let moved = farm.vips[0].groups[1].rules.remove(0);
+            farm.vips[0].groups[0].rules.push(moved);
+        }),
+        ("group of another block", |farm| {
+            let mut block = farm.vips[0].clone();
+            block.groups = farm.vips[0].groups.split_off(1);
+            farm.vips.push(block);
+        }),
+    ];
+
+    #[test]
+    fn every_change_gives_a_digest_of_its_own() {
+        let mut seen = HashMap::new();
+        for (name, change) in CHANGES.iter().chain(MOVES) {
+            let mut farm = farm();
+            change(&mut farm);
+            if let Some(other) = seen.insert(digest(&farm, &secret(1)), name) {
+                panic!("`{name}` and `{other}` have the same digest");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn farms_are_equal_exactly_when_their_digests_are(
+            changes in proptest::collection::vec(proptest::sample::select(CHANGES), 0..4),
+            others in proptest::collection::vec(proptest::sample::select(CHANGES), 0..4),
+        ) {
+            let changed = |changes: &[Change]| {
+                let mut farm = farm();
+                for (_, change) in changes {
+                    change(&mut farm);
+                }
+                farm
+            };
+            let (one, other) = (changed(&changes), changed(&others));
+            let same = digest(&one, &secret(1)) == digest(&other, &secret(1));
+            proptest::prop_assert_eq!(same, one == other);
+        }
+    }
+
+    fn flip(vip: &mut VipAddr, field: fn(&mut VipAddr) -> &mut bool) {
+        *field(vip) ^= true;
+    }
+
+    fn farm() -> Farm {
+        config::parse("farm.yaml", FARM).expect("valid")
+    }
+
+    fn secret(byte: u8) -> Secret {
+        Secret::from_bytes([byte; 32])
+    }
+}

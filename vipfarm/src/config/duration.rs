@@ -1,0 +1,58 @@
+//! Durations as people write them: `50ms`, `1s`.
+
+use std::time::Duration;
+
+/// The longest duration a file may name: beyond it a dead node's clients wait for nothing.
+const LONGEST: Duration = Duration::from_mins(1);
+
+/// Reads a whole number of milliseconds or seconds, `1ms..=60s`; the error says what is wrong.
+pub(super) fn parse(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err(format!("`{text}` is not a duration"));
+    }
+    let from_number = match unit.trim_start() {
+        "ms" => Duration::from_millis,
+        "s" => Duration::from_secs,
+        "" => return Err(format!("`{text}` has no unit")),
+        unit => return Err(format!("`{unit}` is not a unit of time known here")),
+    };
+    number
+        .parse()
+        .ok()
+        .map(from_number)
+        .filter(|duration| (Duration::from_millis(1)..=LONGEST).contains(duration))
+        .ok_or_else(|| format!("`{text}` is out of range, 1ms to 60s"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_and_seconds_are_read() {
+        assert_eq!(parse("50ms"), Ok(Duration::from_millis(50)));
+        assert_eq!(parse("1s"), Ok(Duration::from_secs(1)));
+        assert_eq!(parse("1 s"), Ok(Duration::from_secs(1)));
+        assert_eq!(parse("60s"), Ok(LONGEST));
+    }
+
+    #[test]
+    fn anything_else_is_explained() {
+        for (text, error) in [
+            ("50", "`50` has no unit"),
+            ("", "`` is not a duration"),
+            ("fast", "`fast` is not a duration"),
+            ("-5ms", "`-5ms` is not a duration"),
+            ("1.5s", "`.5s` is not a unit of time known here"),
+            ("5min", "`min` is not a unit of time known here"),
+            ("0ms", "`0ms` is out of range, 1ms to 60s"),
+            ("61s", "`61s` is out of range, 1ms to 60s"),
+            ("99999999999999999999999s", "`99999999999999999999999s` is out of range, 1ms to 60s"),
+            ("18446744073709551615s", "`18446744073709551615s` is out of range, 1ms to 60s"),
+        ] {
+            assert_eq!(parse(text), Err(error.into()), "{text}");
+        }
+    }
+}

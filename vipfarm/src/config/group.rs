@@ -1,0 +1,167 @@
+//! The `groups` key of a VIP block: powers and rules.
+
+use std::net::IpAddr;
+
+use crate::model::{Filter, Group, MAX_POWER, Proto, Rule};
+
+use super::diagnostic::{Located, Report};
+use super::fields::{self, Fields, NAME};
+use super::yaml::Value;
+
+/// A group as read.
+#[derive(Debug)]
+pub(super) struct GroupDraft {
+    pub(super) name: Located<String>,
+    /// Power by node name; `None` = the key is absent, and all nodes have power 1.
+    pub(super) powers: Option<Vec<(Located<String>, u16)>>,
+    pub(super) rules: Vec<Located<Rule>>,
+}
+
+impl GroupDraft {
+    /// The model's group; `names` are the nodes' in the order of the file.
+    pub(super) fn build(self, names: &[&str]) -> Group {
+        let power = |name: &&str| match &self.powers {
+            None => Some(1),
+            Some(powers) => {
+                powers.iter().find(|(node, _)| node.value == *name).map(|&(_, power)| power)
+            }
+        };
+        Group {
+            powers: names.iter().map(power).collect(),
+            rules: self.rules.iter().map(|rule| rule.value).collect(),
+            name: self.name.value,
+        }
+    }
+}
+
+/// Reads the groups of a VIP block.
+pub(super) fn read(vip: &Fields<'_>, report: &mut Report) -> Vec<GroupDraft> {
+    let example = "- { name: http, rules: [{ port: 80, proto: tcp, filter: on_port }] }";
+    let items = vip
+        .require("groups", &format!("groups: [{}]", example.trim_start_matches("- ")), report)
+        .and_then(|groups| fields::list(groups, "`groups`", example, report));
+    items.unwrap_or_default().iter().filter_map(|item| read_group(item, report)).collect()
+}
+
+fn read_group(value: &Value, report: &mut Report) -> Option<GroupDraft> {
+    let fields = Fields::of(value, "a group", &["name", "powers", "rules"], report)?;
+    let powers = fields.get("powers").and_then(|powers| read_powers(powers, report));
+    let example = "{ port: 80, proto: tcp, filter: on_port }";
+    let rules = fields
+        .require("rules", &format!("rules: [{example}]"), report)
+        .and_then(|rules| fields::list(rules, "`rules`", &format!("- {example}"), report))
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|rule| read_rule(rule, report))
+        .collect();
+    let name = fields.require("name", "name: http", report)?;
+    let name = fields::name(name, "a group's name", &NAME, report)?;
+    Some(GroupDraft { name, powers, rules })
+}
+
+fn read_powers(value: &Value, report: &mut Report) -> Option<Vec<(Located<String>, u16)>> {
+    let entries = fields::entries(value, "`powers`", "powers: { node1: 2, node2: 1 }", report)?;
+    let read = |(node, power): &(Located<String>, Value)| {
+        let power = fields::integer(power, "a power", 0..=MAX_POWER, report);
+        // The node stays known; the file is refused anyway.
+        (node.clone(), power.unwrap_or(1))
+    };
+    let powers: Vec<_> = entries.iter().map(read).collect();
+    if powers.iter().all(|&(_, power)| power == 0) {
+        report.error(
+            value.at,
+            "all powers are 0: no node would serve this group, its clients would time out",
+            "give one node a power, or remove the group; `vipfarm drain` empties a node for a while",
+        );
+    }
+    Some(powers)
+}
+
+fn read_rule(value: &Value, report: &mut Report) -> Option<Located<Rule>> {
+    let known = ["virtual_addr", "port", "proto", "filter"];
+    let fields = Fields::of(value, "a rule", &known, report)?;
+    let protos = [("tcp", Proto::Tcp), ("udp", Proto::Udp), ("arp", Proto::Arp)];
+    let proto = fields
+        .require("proto", "proto: tcp", report)
+        .and_then(|value| fields::choice(value, "`proto`", &protos, report));
+    let filters =
+        [("on_addr", Filter::OnAddr), ("on_port", Filter::OnPort), ("on_ipid", Filter::OnIpid)];
+    let filter = fields
+        .require("filter", "filter: on_addr", report)
+        .and_then(|value| fields::choice(value, "`filter`", &filters, report));
+    let virtual_addr = fields.get("virtual_addr").map(|value| read_virtual_addr(value, report));
+    let port = read_port(&fields, proto, report);
+    let (proto, filter) = (proto?, filter?);
+    check_filter(proto, filter, report);
+    let rule = Rule {
+        virtual_addr: virtual_addr.unwrap_or(Some(None))?,
+        port: port?,
+        proto: proto.value,
+        filter: filter.value,
+    };
+    Some(Located { at: fields.at, value: rule })
+}
+
+/// `Some(None)` = all addresses of the block.
+#[expect(clippy::option_option, reason = "unreadable, all, one: three different things")]
+fn read_virtual_addr(value: &Value, report: &mut Report) -> Option<Option<IpAddr>> {
+    let text = fields::text(value, "`virtual_addr`", "192.168.1.222", report)?;
+    if text == "*" {
+        return Some(None);
+    }
+    if let Ok(addr) = text.parse() {
+        return Some(Some(addr));
+    }
+    report.error(
+        value.at,
+        format!("`{text}` is not an IP address"),
+        "write one address of this VIP block without its prefix length, or \"*\" for all",
+    );
+    None
+}
+
+/// `Some(None)` = all ports. The key must be there: forgotten, it would open every port.
+#[expect(clippy::option_option, reason = "unreadable, all, one: three different things")]
+fn read_port(
+    fields: &Fields<'_>,
+    proto: Option<Located<Proto>>,
+    report: &mut Report,
+) -> Option<Option<u16>> {
+    if proto.is_some_and(|proto| proto.value == Proto::Arp) {
+        if let Some(port) = fields.get("port") {
+            report.error(port.at, "ARP has no ports", "remove `port` from this rule");
+        }
+        return Some(None);
+    }
+    let value = fields.require("port", "port: 80` or `port: \"*\"", report)?;
+    let text = fields::text(value, "`port`", "port: 80", report)?;
+    if text == "*" {
+        return Some(None);
+    }
+    let port = text.parse().ok().filter(|&port: &u16| port > 0);
+    if port.is_none() {
+        report.error(
+            value.at,
+            format!("`{text}` is not a port"),
+            "write a number from 1 to 65535, or \"*\" for all ports",
+        );
+    }
+    port.map(Some)
+}
+
+fn check_filter(proto: Located<Proto>, filter: Located<Filter>, report: &mut Report) {
+    match (proto.value, filter.value) {
+        (Proto::Tcp, Filter::OnIpid) => report.error(
+            filter.at,
+            "`on_ipid` is for UDP only: the identification changes with every packet, so the packets \
+             of one TCP connection would go to different nodes",
+            "use on_port or on_addr for TCP",
+        ),
+        (Proto::Arp, Filter::OnPort | Filter::OnIpid) => report.error(
+            filter.at,
+            "ARP has neither ports nor an IP identification to hash",
+            "use `filter: on_addr` for ARP",
+        ),
+        _ => {}
+    }
+}

@@ -1,0 +1,143 @@
+//! Files without a problem, and what becomes of their values.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use super::*;
+use crate::model::{
+    DEFAULT_PORT, Filter, IcmpEcho, Mac, Membership, Mode, NodeId, Open, Proto, Rule, Timers,
+    VipAddr,
+};
+
+const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 222));
+
+#[test]
+fn what_a_file_leaves_out_has_its_default() {
+    let farm = parsed(
+        &edited("membership: { profile: balanced }\n", "")
+            .replace("mode: vmac_invisible\n    ", ""),
+    );
+    assert_eq!(farm.membership, Membership { timers: Timers::BALANCED, port: DEFAULT_PORT });
+    let vip = &farm.vips[0];
+    assert_eq!(vip.interface, None);
+    assert_eq!(vip.mode, Mode::VmacInvisible);
+    assert_eq!(vip.vmac, Mac([0x5a, 0xfe, 192, 168, 1, 222]));
+    assert_eq!((vip.check, vip.tcp_reset), (true, true));
+    assert_eq!((vip.open, vip.icmp_echo), (Open::Auto, IcmpEcho::OnAddr));
+    assert_eq!(vip.addresses, [VipAddr { addr: VIP, prefix: 24, check: true, connections: false }]);
+}
+
+#[test]
+fn what_a_file_says_is_in_the_model() {
+    let farm = parsed(
+        &edited("mode: vmac_invisible", "interface: eth0\n    vmac: 02:00:00:00:00:01\n    check: false\n    tcp_reset: false\n    open: manual\n    icmp_echo: drop")
+            .replace("profile: balanced", "profile: fast, port: 5000"),
+    );
+    assert_eq!(farm.name, "web");
+    assert_eq!(farm.key_file, Path::new("/etc/vipfarm/farm.key"));
+    assert_eq!(farm.membership, Membership { timers: Timers::FAST, port: 5000 });
+    assert_eq!(farm.nodes[1].addresses[1], IpAddr::from([10, 0, 0, 12]));
+    let vip = &farm.vips[0];
+    assert_eq!(vip.interface.as_deref(), Some("eth0"));
+    assert_eq!(vip.vmac, Mac([2, 0, 0, 0, 0, 1]));
+    assert_eq!((vip.check, vip.tcp_reset), (false, false));
+    assert_eq!((vip.open, vip.icmp_echo), (Open::Manual, IcmpEcho::Drop));
+    assert!(!vip.addresses[0].check, "inherited");
+    let rule = |port, filter| Rule { virtual_addr: None, port, proto: Proto::Tcp, filter };
+    assert_eq!(vip.groups[0].rules, [rule(Some(80), Filter::OnPort), rule(None, Filter::OnAddr)]);
+}
+
+#[test]
+fn powers_follow_the_order_of_the_nodes() {
+    let powers = |text: &str| parsed(text).vips[0].groups[0].powers.clone();
+    assert_eq!(powers(BASE), [Some(2), Some(1)]);
+    let reversed = edited("{ node1: 2, node2: 1 }", "{ node2: 0, node1: 1000 }");
+    assert_eq!(powers(&reversed), [Some(1000), Some(0)]);
+    assert_eq!(powers(&edited("{ node1: 2, node2: 1 }", "{ node2: 3 }")), [None, Some(3)]);
+    let absent = edited("        powers: { node1: 2, node2: 1 }\n", "");
+    assert_eq!(powers(&absent), [Some(1), Some(1)]);
+}
+
+#[test]
+fn an_address_may_be_a_mapping() {
+    for (netmask, prefix) in
+        [("24", 24), ("255.255.255.0", 24), ("255.255.255.128", 25), ("25", 25)]
+    {
+        let address = format!(
+            "{{ addr: 192.168.1.122, netmask: {netmask}, check: false, connections: true }}"
+        );
+        let farm = parsed(&edited("192.168.1.222/24", &address));
+        let addr = [192, 168, 1, 122].into();
+        assert_eq!(
+            farm.vips[0].addresses,
+            [VipAddr { addr, prefix, check: false, connections: true }]
+        );
+        let farm = parsed(&edited("192.168.1.222/24", &format!("192.168.1.122/{netmask}")));
+        assert_eq!(farm.vips[0].addresses[0].prefix, prefix);
+    }
+    let farm = parsed(&edited("192.168.1.222/24", "{ addr: 192.168.1.222/16 }"));
+    assert_eq!(farm.vips[0].addresses[0].prefix, 16);
+}
+
+#[test]
+fn a_host_name_becomes_its_address() {
+    for address in
+        ["www.example.com/24", "{ addr: www.example.com, netmask: 24 }", "dual.example.com/24"]
+    {
+        assert_eq!(parsed(&edited("192.168.1.222/24", address)).vips[0].addresses[0].addr, VIP);
+    }
+}
+
+#[test]
+fn explicit_timers_are_taken_as_they_are() {
+    let text = edited("profile: balanced", "period: 20ms, suspect: 45ms, lease: 80ms, fail: 1s");
+    let timers = parsed(&text).membership.timers;
+    assert_eq!(timers, Timers { fail: Duration::from_secs(1), ..Timers::FAST });
+}
+
+#[test]
+fn a_more_specific_rule_may_stand_beside_a_general_one() {
+    let farm = parsed(&edited(
+        "- { port: 80, proto: tcp, filter: on_port }",
+        "- { virtual_addr: 192.168.1.222, port: 80, proto: tcp, filter: on_port }\n          \
+         - { virtual_addr: '*', port: 80, proto: tcp, filter: on_addr }\n          \
+         - { port: 80, proto: udp, filter: on_ipid }",
+    ));
+    let addrs: Vec<_> = farm.vips[0].groups[0].rules.iter().map(|rule| rule.virtual_addr).collect();
+    assert_eq!(addrs, [Some(VIP), None, None, None]);
+}
+
+#[test]
+fn anchors_aliases_and_merges_are_understood() {
+    let farm = parsed(&edited(
+        "- { port: 80, proto: tcp, filter: on_port }",
+        "- &web { port: 80, proto: tcp, filter: on_port }\n          - { <<: *web, port: 443 }",
+    ));
+    let rules = &farm.vips[0].groups[0].rules;
+    assert_eq!(rules[1], Rule { port: Some(443), ..rules[0] });
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_change_nothing() {
+    let text = format!("\u{feff}{}", BASE.replace('\n', "\r\n"));
+    assert_eq!(parsed(&text), parsed(BASE));
+}
+
+#[test]
+fn names_that_look_like_numbers_or_booleans_keep_their_text() {
+    let farm = parsed(&BASE.replace("node1", "1.10").replace("node2", "no"));
+    assert_eq!(farm.node_named("1.10"), NodeId::new(0));
+    assert_eq!(farm.vips[0].groups[0].powers, [Some(2), Some(1)]);
+    assert_eq!(farm.nodes[1].name, "no");
+}
+
+#[test]
+fn a_relative_key_file_lies_beside_the_configuration() {
+    let text = edited("/etc/vipfarm/farm.key", "keys/farm.key");
+    let key_file = |file| parse_with(file, &text, &names).expect("valid").key_file;
+    assert_eq!(key_file("/etc/vipfarm/farm.yaml"), Path::new("/etc/vipfarm/keys/farm.key"));
+    assert_eq!(key_file("farm.yaml"), Path::new("keys/farm.key"));
+}
+
+fn parsed(text: &str) -> Farm {
+    parse_text(text).unwrap_or_else(|problems| panic!("{problems}"))
+}

@@ -1,0 +1,232 @@
+//! Refused in a VIP block and its addresses: the exact words.
+
+use super::*;
+
+#[test]
+fn vip_blocks() {
+    refuses(&[
+        (
+            &[("mode: vmac_invisible", "intreface: eth0")],
+            "farm.yaml:8:5: error: `intreface` is not a key of a VIP block\n\
+             \x20 = help: did you mean `interface`?",
+        ),
+        (
+            &[("mode: vmac_invisible", "mode: invisible")],
+            "farm.yaml:8:11: error: `invisible` is not a value of `mode`\n\
+             \x20 = help: write one of: vmac_invisible, vmac_directed, failover",
+        ),
+        (
+            &[("mode: vmac_invisible", "interface: eth0/1")],
+            "farm.yaml:8:16: error: `eth0/1` cannot be an interface: the kernel allows no such interface name\n\
+             \x20 = help: use 1 to 15 of: letters, digits and punctuation without / and :",
+        ),
+        (
+            &[("mode: vmac_invisible", "interface: a-name-too-long-for-linux")],
+            "farm.yaml:8:16: error: `a-name-too-long-for-linux` cannot be an interface: the kernel allows no such interface name\n\
+             \x20 = help: use 1 to 15 of: letters, digits and punctuation without / and :",
+        ),
+        (
+            &[("mode: vmac_invisible", "vmac: 5a-fe-c0-a8-01-de")],
+            "farm.yaml:8:11: error: `5a-fe-c0-a8-01-de` is not a MAC address such as 5a:fe:c0:a8:01:de\n\
+             \x20 = help: write an unused unicast address, or remove the key: the default is 5a:fe and the first VIP",
+        ),
+        (
+            &[("mode: vmac_invisible", "vmac: 01:00:5e:00:00:01")],
+            "farm.yaml:8:11: error: `01:00:5e:00:00:01` is a multicast address (the lowest bit of its first octet is 1): ARP answers with it are ignored\n\
+             \x20 = help: write an unused unicast address, or remove the key: the default is 5a:fe and the first VIP",
+        ),
+        (
+            &[("mode: vmac_invisible", "vmac: 00:00:00:00:00:00")],
+            "farm.yaml:8:11: error: `00:00:00:00:00:00` is no station's address: all octets are 0\n\
+             \x20 = help: write an unused unicast address, or remove the key: the default is 5a:fe and the first VIP",
+        ),
+        (
+            &[("mode: vmac_invisible", "check: yes")],
+            "farm.yaml:8:12: error: `yes` is not a value of `check`\n\
+             \x20 = help: write one of: true, false",
+        ),
+        (
+            &[("mode: vmac_invisible", "open: automatic")],
+            "farm.yaml:8:11: error: `automatic` is not a value of `open`\n\
+             \x20 = help: write one of: auto, manual",
+        ),
+        (
+            &[("mode: vmac_invisible", "icmp_echo: on_adr")],
+            "farm.yaml:8:16: error: `on_adr` is not a value of `icmp_echo`\n\
+             \x20 = help: did you mean `on_addr`?",
+        ),
+        (
+            &[("    addresses: [192.168.1.222/24]\n", "")],
+            "farm.yaml:8:5: error: a VIP block needs the key `addresses`\n\
+             \x20 = help: add `addresses: [192.168.1.222/24]`",
+        ),
+        (
+            &[("[192.168.1.222/24]", "[]")],
+            "farm.yaml:9:16: error: `addresses` is empty\n\
+             \x20 = help: write at least one: `[192.168.1.222/24]`",
+        ),
+        (
+            &[(
+                "    groups:\n      - name: http\n        powers: { node1: 2, node2: 1 }\n        rules:\n          - { port: 80, proto: tcp, filter: on_port }\n          - { port: \"*\", proto: tcp, filter: on_addr }\n",
+                "",
+            )],
+            "farm.yaml:8:5: error: a VIP block needs the key `groups`\n\
+             \x20 = help: add `groups: [{ name: http, rules: [{ port: 80, proto: tcp, filter: on_port }] }]`",
+        ),
+        (
+            &[(
+                "    groups:\n      - name: http\n        powers: { node1: 2, node2: 1 }\n        rules:\n          - { port: 80, proto: tcp, filter: on_port }\n          - { port: \"*\", proto: tcp, filter: on_addr }\n",
+                "    groups: []\n",
+            )],
+            "farm.yaml:10:13: error: `groups` is empty\n\
+             \x20 = help: write at least one: `- { name: http, rules: [{ port: 80, proto: tcp, filter: on_port }] }`",
+        ),
+    ]);
+}
+
+#[test]
+fn vip_addresses() {
+    refuses(&[
+        (
+            &[("192.168.1.222/24", "192.168.1.222")],
+            "farm.yaml:9:17: error: `192.168.1.222` has no prefix length, so its subnet is unknown\n\
+             \x20 = help: write `192.168.1.222/24` with the length of your network",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.322/24")],
+            "farm.yaml:9:17: error: `192.168.1.322` is not an IP address\n\
+             \x20 = help: write an address such as `192.168.1.222/24`",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.222/0")],
+            "farm.yaml:9:17: error: `0` is not a netmask for 192.168.1.222\n\
+             \x20 = help: write a prefix length from 1 to 32, such as `24` or `255.255.255.0`",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.222/33")],
+            "farm.yaml:9:17: error: `33` is not a netmask for 192.168.1.222\n\
+             \x20 = help: write a prefix length from 1 to 32, such as `24` or `255.255.255.0`",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.222/255.0.255.0")],
+            "farm.yaml:9:17: error: `255.0.255.0` is not a netmask for 192.168.1.222\n\
+             \x20 = help: write a prefix length from 1 to 32, such as `24` or `255.255.255.0`",
+        ),
+        (
+            &[("192.168.1.222/24", "{ addr: 192.168.1.222 }")],
+            "farm.yaml:9:17: error: a VIP address needs the key `netmask`\n\
+             \x20 = help: add `netmask: 24`",
+        ),
+        (
+            &[("192.168.1.222/24", "{ addr: 192.168.1.222, netmask: 255.0.255.0 }")],
+            "farm.yaml:9:49: error: `255.0.255.0` is not a netmask for 192.168.1.222\n\
+             \x20 = help: write a prefix length from 1 to 32, such as `24` or `255.255.255.0`",
+        ),
+        (
+            &[("192.168.1.222/24", "{ addr: 192.168.1.222/24, netmask: 24 }")],
+            "farm.yaml:9:52: error: the prefix length stands twice, here and behind `addr`\n\
+             \x20 = help: keep one of the two",
+        ),
+        (
+            &[("192.168.1.222/24", "{ addres: 192.168.1.222, netmask: 24, check: maybe }")],
+            "farm.yaml:9:17: error: a VIP address needs the key `addr`\n\
+             \x20 = help: add `addr: 192.168.1.222`\n\
+             farm.yaml:9:19: error: `addres` is not a key of a VIP address\n\
+             \x20 = help: did you mean `addr`?\n\
+             farm.yaml:9:62: error: `maybe` is not a value of `check`\n\
+             \x20 = help: write one of: true, false",
+        ),
+    ]);
+}
+
+#[test]
+fn vip_addresses_in_a_wrong_place() {
+    refuses(&[
+        (
+            &[("192.168.1.222/24", "192.168.1.0/24")],
+            "farm.yaml:9:17: error: 192.168.1.0 is the network address of 192.168.1.0/24, not a host's\n\
+             \x20 = help: choose a free address of the nodes' network",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.255/24")],
+            "farm.yaml:9:17: error: 192.168.1.255 is the broadcast address of 192.168.1.0/24, not a host's\n\
+             \x20 = help: choose a free address of the nodes' network",
+        ),
+        (
+            &[("192.168.1.222/24", "224.0.0.1/24")],
+            "farm.yaml:9:17: error: clients cannot reach a VIP at the multicast address 224.0.0.1\n\
+             \x20 = help: choose a free address of the nodes' network",
+        ),
+        (
+            &[("192.168.1.222/24", "127.0.0.1/8")],
+            "farm.yaml:9:17: error: clients cannot reach a VIP at the loopback address 127.0.0.1\n\
+             \x20 = help: choose a free address of the nodes' network",
+        ),
+        (
+            &[("192.168.1.222/24", "0.0.0.0/24")],
+            "farm.yaml:9:17: error: clients cannot reach a VIP at the unspecified address 0.0.0.0\n\
+             \x20 = help: choose a free address of the nodes' network",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.2.222/24")],
+            "farm.yaml:9:17: error: wrong subnet: 192.168.2.0/24 does not contain the first address of node1 (192.168.1.11), node2 (192.168.1.12)\n\
+             \x20 = help: put the VIP into the network of the nodes' first addresses, or correct its prefix length",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.222/28")],
+            "farm.yaml:9:17: error: wrong subnet: 192.168.1.208/28 does not contain the first address of node1 (192.168.1.11), node2 (192.168.1.12)\n\
+             \x20 = help: put the VIP into the network of the nodes' first addresses, or correct its prefix length",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.12/24")],
+            "farm.yaml:9:17: error: the VIP 192.168.1.12 is the own address of node2, whose heartbeats need it for that node alone\n\
+             \x20 = help: choose a free address for the VIP",
+        ),
+        (
+            &[("192.168.1.222/24", "10.0.0.11/8")],
+            "farm.yaml:9:17: error: the VIP 10.0.0.11 is the own address of node1, whose heartbeats need it for that node alone\n\
+             \x20 = help: choose a free address for the VIP\n\
+             farm.yaml:9:17: error: wrong subnet: 10.0.0.0/8 does not contain the first address of node1 (192.168.1.11), node2 (192.168.1.12)\n\
+             \x20 = help: put the VIP into the network of the nodes' first addresses, or correct its prefix length",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.222/24, 192.168.1.222/24")],
+            "farm.yaml:9:35: error: the VIP 192.168.1.222 is there already, on line 9\n\
+             \x20 = help: keep one of the two; put the rules of one address into one block",
+        ),
+        (
+            &[(
+                "    groups:",
+                "    groups:\n      - { name: a, rules: [{ port: 1, proto: tcp, filter: on_addr }] }\n  - addresses: [192.168.1.222/24]\n    groups:",
+            )],
+            "farm.yaml:12:17: error: the VIP 192.168.1.222 is there already, on line 9\n\
+             \x20 = help: keep one of the two; put the rules of one address into one block",
+        ),
+    ]);
+}
+
+#[test]
+fn host_names() {
+    refuses(&[
+        (
+            &[("192.168.1.222/24", "two.example.com/24")],
+            "farm.yaml:9:17: error: the host name `two.example.com` does not lead to a VIP: it has 2 addresses, and nodes could choose differently\n\
+             \x20 = help: write the address itself, or mend the name's entry in DNS or /etc/hosts",
+        ),
+        (
+            &[("192.168.1.222/24", "empty.example.com/24")],
+            "farm.yaml:9:17: error: the host name `empty.example.com` does not lead to a VIP: it has no address\n\
+             \x20 = help: write the address itself, or mend the name's entry in DNS or /etc/hosts",
+        ),
+        (
+            &[("192.168.1.222/24", "www.example.org/24")],
+            "farm.yaml:9:17: error: the host name `www.example.org` does not lead to a VIP: Name or service not known\n\
+             \x20 = help: write the address itself, or mend the name's entry in DNS or /etc/hosts",
+        ),
+        (
+            &[("192.168.1.222/24", "-x.example.org/24")],
+            "farm.yaml:9:17: error: `-x.example.org` is not an IP address\n\
+             \x20 = help: write an address such as `192.168.1.222/24`",
+        ),
+    ]);
+}

@@ -1,0 +1,148 @@
+//! The `vips` key: blocks of addresses with their groups and rules.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::model::{IcmpEcho, Mac, Mode, Open, Vip, VipAddr};
+
+use super::address::{self, Resolve};
+use super::diagnostic::{Located, Report};
+use super::fields::{self, Fields, INTERFACE};
+use super::group::{self, GroupDraft};
+use super::yaml::Value;
+
+/// A VIP block as read.
+#[derive(Debug)]
+pub(super) struct VipDraft {
+    interface: Option<String>,
+    pub(super) mode: Located<Mode>,
+    vmac: Option<Mac>,
+    pub(super) addresses: Vec<Located<VipAddr>>,
+    /// Every address of the file is in `addresses`: a rule may be told that its own is missing.
+    pub(super) addresses_complete: bool,
+    check: bool,
+    tcp_reset: bool,
+    open: Open,
+    icmp_echo: IcmpEcho,
+    pub(super) groups: Vec<GroupDraft>,
+}
+
+impl VipDraft {
+    /// The model's block; `None` without an address, which has been reported.
+    pub(super) fn build(self, names: &[&str]) -> Option<Vip> {
+        let addresses: Vec<_> = self.addresses.iter().map(|address| address.value).collect();
+        Some(Vip {
+            interface: self.interface,
+            mode: self.mode.value,
+            vmac: self.vmac.or_else(|| default_vmac(&addresses))?,
+            addresses,
+            check: self.check,
+            tcp_reset: self.tcp_reset,
+            open: self.open,
+            icmp_echo: self.icmp_echo,
+            groups: self.groups.into_iter().map(|group| group.build(names)).collect(),
+        })
+    }
+}
+
+/// `SafeKit`'s: `5A:FE` and the first IPv4 VIP; without one the last 32 bits of the first.
+fn default_vmac(addresses: &[VipAddr]) -> Option<Mac> {
+    let first = addresses.iter().find(|address| address.addr.is_ipv4()).or(addresses.first())?;
+    Some(Mac::of_vip(match first.addr {
+        IpAddr::V4(v4) => v4,
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            Ipv4Addr::new(a, b, c, d)
+        }
+    }))
+}
+
+/// Reads the list of blocks.
+pub(super) fn read(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Vec<VipDraft> {
+    let example = "- { addresses: [192.168.1.222/24], groups: [...] }";
+    let items = fields::list(value, "`vips`", example, report).unwrap_or_default();
+    items.iter().filter_map(|item| read_block(item, resolve, report)).collect()
+}
+
+const KEYS: [&str; 9] =
+    ["interface", "mode", "vmac", "addresses", "check", "tcp_reset", "open", "icmp_echo", "groups"];
+
+fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Option<VipDraft> {
+    let fields = Fields::of(value, "a VIP block", &KEYS, report)?;
+    let check = flag(&fields, "check", report);
+    let items = fields
+        .require("addresses", "addresses: [192.168.1.222/24]", report)
+        .and_then(|list| fields::list(list, "`addresses`", "[192.168.1.222/24]", report));
+    let addresses: Vec<_> = items
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|item| address::read(item, check, resolve, report))
+        .collect();
+    Some(VipDraft {
+        interface: fields
+            .get("interface")
+            .and_then(|value| fields::name(value, "an interface", &INTERFACE, report))
+            .map(|name| name.value),
+        mode: read_mode(&fields, report),
+        vmac: fields.get("vmac").and_then(|value| read_vmac(value, report)),
+        addresses_complete: items.is_some_and(|items| items.len() == addresses.len()),
+        addresses,
+        check,
+        tcp_reset: flag(&fields, "tcp_reset", report),
+        open: word(&fields, "open", &[("auto", Open::Auto), ("manual", Open::Manual)], report)
+            .unwrap_or(Open::Auto),
+        icmp_echo: word(
+            &fields,
+            "icmp_echo",
+            &[("on_addr", IcmpEcho::OnAddr), ("drop", IcmpEcho::Drop)],
+            report,
+        )
+        .unwrap_or(IcmpEcho::OnAddr),
+        groups: group::read(&fields, report),
+    })
+}
+
+/// A boolean that is true unless the file says otherwise.
+fn flag(fields: &Fields<'_>, key: &str, report: &mut Report) -> bool {
+    let value = fields.get(key);
+    value.and_then(|value| fields::boolean(value, &format!("`{key}`"), report)).unwrap_or(true)
+}
+
+fn word<T: Copy>(
+    fields: &Fields<'_>,
+    key: &str,
+    choices: &[(&str, T)],
+    report: &mut Report,
+) -> Option<T> {
+    let value = fields.get(key)?;
+    fields::choice(value, &format!("`{key}`"), choices, report).map(|choice| choice.value)
+}
+
+fn read_mode(fields: &Fields<'_>, report: &mut Report) -> Located<Mode> {
+    let modes = [
+        ("vmac_invisible", Mode::VmacInvisible),
+        ("vmac_directed", Mode::VmacDirected),
+        ("failover", Mode::Failover),
+    ];
+    fields
+        .get("mode")
+        .and_then(|value| fields::choice(value, "`mode`", &modes, report))
+        .unwrap_or(Located { at: fields.at, value: Mode::VmacInvisible })
+}
+
+fn read_vmac(value: &Value, report: &mut Report) -> Option<Mac> {
+    let text = fields::text(value, "`vmac`", "5a:fe:c0:a8:01:de", report)?;
+    let help = "write an unused unicast address, or remove the key: the default is 5a:fe and the first VIP";
+    let problem = match text.parse::<Mac>() {
+        Ok(Mac([0, 0, 0, 0, 0, 0])) => {
+            format!("`{text}` is no station's address: all octets are 0")
+        }
+        Ok(mac) if mac.is_multicast() => format!(
+            "`{text}` is a multicast address (the lowest bit of its first octet is 1): \
+             ARP answers with it are ignored"
+        ),
+        Ok(mac) => return Some(mac),
+        Err(problem) => problem,
+    };
+    report.error(value.at, problem, help);
+    None
+}
