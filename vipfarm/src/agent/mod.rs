@@ -1,1 +1,3 @@
-//! To come.
+//! The agent: what runs on every node of a farm.
+
+pub mod control;
