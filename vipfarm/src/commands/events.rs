@@ -1,0 +1,45 @@
+//! `vipfarm events`
+
+use owo_colors::Style;
+
+use super::{
+    Client, PATIENCE,
+    screen::{self, Ink},
+};
+use crate::{agent::control::EVENT_WAIT, cli::EventsArgs, status::EventRecord};
+
+pub(super) async fn run(args: EventsArgs) -> anyhow::Result<()> {
+    let EventsArgs { follow, mut since, talk } = args;
+    let client = Client::find(&talk.agent)?;
+    if !follow {
+        let events: Vec<EventRecord> =
+            client.get(&format!("/v1/events?since={since}"), PATIENCE).await?;
+        if talk.json {
+            return screen::print_json(&events);
+        }
+        return Ok(screen::print(&render(&events, Ink::of_stdout()))?);
+    }
+    loop {
+        let path = format!("/v1/events?since={since}&wait=true");
+        let events: Vec<EventRecord> = client.get(&path, EVENT_WAIT + PATIENCE).await?;
+        if talk.json {
+            events.iter().try_for_each(screen::print_json)?;
+        } else {
+            screen::print(&render(&events, Ink::of_stdout()))?;
+        }
+        since = events.last().map_or(since, |last| last.seq);
+    }
+}
+
+/// One line an event.
+pub(super) fn render(events: &[EventRecord], ink: Ink) -> String {
+    events.iter().map(|event| line(event, ink)).collect()
+}
+
+fn line(event: &EventRecord, ink: Ink) -> String {
+    let EventRecord { seq, time, level, kind, message } = event;
+    let style = if level == "warn" { Style::new().yellow().bold() } else { Style::new() };
+    let time = ink.paint(time, Style::new().dimmed());
+    let level = ink.paint(&format!("{level:<4}"), style);
+    format!("{seq:>4}  {time}  {level}  {kind:<16}  {message}\n")
+}
