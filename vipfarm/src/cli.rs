@@ -40,8 +40,8 @@ pub enum Verb {
     ///
     /// Adds the VIPs to this node, loads the filter, joins the farm and serves this node's buckets
     /// until SIGINT or SIGTERM, then hands them over and removes everything it added. Needs root,
-    /// or the capabilities BPF, NET_ADMIN, NET_RAW, PERFMON, SYS_NICE and IPC_LOCK. The environment
-    /// variable VIPFARM_LOG sets the log level, such as `debug`.
+    /// or the capabilities `BPF`, `NET_ADMIN`, `NET_RAW`, `PERFMON`, `SYS_NICE` and `IPC_LOCK`. The
+    /// environment variable `VIPFARM_LOG` sets the log level, such as `debug`.
     #[command(after_help = "Example:\n  vipfarm agent -c /etc/vipfarm/farm.yaml --node node1")]
     Agent(AgentOptions),
 
@@ -165,7 +165,7 @@ pub struct BitmapArgs {
 /// Arguments of `explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ExplainArgs {
-    /// The client; its port matters to rules with filter on_port
+    /// The client; its port matters to rules with filter `on_port`
     #[arg(value_name = "CLIENT[:PORT]")]
     pub client: HostPort,
 
@@ -174,10 +174,10 @@ pub struct ExplainArgs {
     pub vip: HostPort,
 
     /// The packet's protocol: icmp is an echo request, arp also IPv6 neighbour discovery
-    #[arg(long, value_enum, default_value_t = ExplainProto::Tcp, hide_possible_values = false)]
+    #[arg(long, value_enum, default_value_t = ExplainProto::Tcp)]
     pub proto: ExplainProto,
 
-    /// The packet's IPv4 identification; matters to rules with filter on_ipid
+    /// The packet's IPv4 identification; matters to rules with filter `on_ipid`
     #[arg(long, value_name = "N")]
     pub ip_id: Option<u16>,
 
@@ -254,8 +254,9 @@ mod tests {
     #[test]
     fn every_verb_has_an_example() {
         for verb in Cli::command().get_subcommands() {
-            let after = verb.get_after_help().expect(verb.get_name()).to_string();
-            assert!(after.contains(&format!("vipfarm {}", verb.get_name())), "{after}");
+            let name = verb.get_name();
+            let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains(&format!("vipfarm {name}")), "{name}: {after}");
         }
     }
 

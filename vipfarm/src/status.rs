@@ -227,7 +227,7 @@ pub enum ExplainProto {
     Tcp,
     /// UDP.
     Udp,
-    /// ICMP or `ICMPv6` echo request.
+    /// ICMP echo request, of IPv4 or IPv6.
     Icmp,
     /// ARP request, or the neighbour solicitation of IPv6.
     Arp,

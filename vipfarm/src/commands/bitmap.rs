@@ -1,7 +1,5 @@
 //! `vipfarm bitmap`
 
-use std::fmt::Write;
-
 use owo_colors::{AnsiColors, Style};
 
 use super::{
@@ -78,14 +76,13 @@ pub(super) fn render(nodes: &[NodeStatus], groups: &[&GroupStatus], ink: Ink) ->
 /// 16 rows of 16 buckets: bucket 0x2f is in row `2_`, column `f`.
 fn picture(owners: &[Option<usize>], ink: Ink) -> String {
     let dim = Style::new().dimmed();
-    let columns: String = (0..16).map(|column| format!(" {column:x}")).collect();
-    let mut text = format!("    {}\n", ink.paint(&columns, dim));
-    for (row, owners) in owners.chunks(16).enumerate() {
-        let buckets: String = owners.iter().map(|&owner| bucket(owner, ink)).collect();
+    let header = ink.paint(" 0 1 2 3 4 5 6 7 8 9 a b c d e f", dim);
+    let rows = owners.chunks(16).enumerate().map(|(row, owners)| {
         let label = ink.paint(&format!("{row:x}_"), dim);
-        let _infallible = writeln!(text, "  {label}{buckets}");
-    }
-    text
+        let buckets: Vec<String> = owners.iter().map(|&owner| bucket(owner, ink)).collect();
+        format!("  {label}{}", buckets.concat())
+    });
+    screen::lines(std::iter::once(format!("    {header}")).chain(rows))
 }
 
 /// Two columns wide: a space and the owner's symbol.
@@ -106,23 +103,17 @@ fn colour(owner: Option<usize>) -> Style {
 /// The group's nodes with symbol, power and load, then the buckets without owner if any.
 fn legend(nodes: &[NodeStatus], group: &GroupStatus, ink: Ink) -> String {
     let widest = nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
-    let mut text = String::new();
-    for (index, node) in nodes.iter().enumerate() {
-        let Some(power) = group.powers.get(&node.name) else { continue };
+    let members = nodes.iter().enumerate().filter_map(|(index, node)| {
+        let power = group.powers.get(&node.name)?;
         let load = group.load.get(&node.name).copied().unwrap_or(0);
+        let symbol = bucket(Some(index), ink);
         let out = if node.alive { "" } else { "  (not in the view)" };
-        let _infallible = writeln!(
-            text,
-            "  {} {:widest$}  power {power:>4}  farm load: {load:>3}/256{out}",
-            bucket(Some(index), ink),
-            node.name,
-        );
-    }
+        let name = &node.name;
+        Some(format!("  {symbol} {name:widest$}  power {power:>4}  farm load: {load:>3}/256{out}"))
+    });
     let unowned = group.owners.iter().filter(|owner| owner.is_none()).count();
-    if unowned > 0 {
-        let _infallible = writeln!(text, "   {NOBODY} nobody: {unowned}/256");
-    }
-    text
+    let nobody = (unowned > 0).then(|| format!("   {NOBODY} nobody: {unowned}/256"));
+    screen::lines(members.chain(nobody))
 }
 
 /// Each node's bitmap as `SafeKit` prints it: eight words of 32 bits.
@@ -132,20 +123,21 @@ pub(super) fn render_hex(status: &Status, groups: &[&GroupStatus]) -> String {
 }
 
 fn hex_page(status: &Status, group: &GroupStatus) -> String {
-    let mut text = format!("group {}\n", group.name);
+    let mut page = vec![format!("group {}", group.name)];
     for (index, node) in status.nodes.iter().enumerate() {
-        if !group.powers.contains_key(&node.name) {
+        let name = &node.name;
+        if !group.powers.contains_key(name) {
             continue;
         }
         let owned = owned_by(index, &group.owners);
-        let (name, load) = (&node.name, owned.len());
-        let _infallible = writeln!(text, "  {name}  farm load: {load}/256\n    {}", hex(owned));
+        page.push(format!("  {name}  farm load: {}/256", owned.len()));
+        page.push(format!("    {}", hex(owned)));
         if node.own && owned != group.bitmap {
-            let in_force = hex(group.bitmap);
-            let _infallible = writeln!(text, "  {name}  in force in the kernel\n    {in_force}");
+            page.push(format!("  {name}  in force in the kernel"));
+            page.push(format!("    {}", hex(group.bitmap)));
         }
     }
-    text
+    screen::lines(page)
 }
 
 fn owned_by(node: usize, owners: &[Option<usize>]) -> Bitmap {
@@ -167,4 +159,65 @@ fn hex(bitmap: Bitmap) -> String {
         .map(|word| format!("{word:08x}"))
         .collect();
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{commands::fixture, model::MAX_NODES};
+
+    fn all(status: &Status) -> Vec<&GroupStatus> {
+        status.groups.iter().collect()
+    }
+
+    #[test]
+    fn the_picture_is_legible_without_colour() {
+        let status = fixture::healthy();
+        let text = render(&status.nodes, &all(&status), Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn each_owner_has_a_colour_and_keeps_its_letter() {
+        let status = fixture::healthy();
+        let text = render(&status.nodes, &all(&status), Ink::Colour);
+        insta::assert_snapshot!(fixture::visible(&text));
+    }
+
+    #[test]
+    fn buckets_that_nobody_serves_are_dots_and_counted() {
+        let status = fixture::troubled();
+        insta::assert_snapshot!(render(&status.nodes, &all(&status), Ink::Plain));
+    }
+
+    #[test]
+    fn hex_words_show_owned_buckets_and_what_the_kernel_does_instead() {
+        let status = fixture::troubled();
+        let text = render_hex(&status, &all(&status));
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_first_hex_word_holds_the_lowest_buckets_lowest_bit_first() {
+        assert_eq!(
+            hex(Bitmap([1, 0, 0, 1 << 63])),
+            format!("00000001 {}80000000", "00000000 ".repeat(6))
+        );
+        assert!(hex(Bitmap([1 << 33, 0, 0, 0])).starts_with("00000000 00000002 "));
+    }
+
+    #[test]
+    fn every_node_of_the_largest_farm_has_a_symbol_of_its_own() {
+        let symbols: std::collections::BTreeSet<char> =
+            (0..MAX_NODES).map(|index| symbol(Some(index))).chain([NOBODY]).collect();
+        assert_eq!(symbols.len(), MAX_NODES + 1);
+    }
+
+    #[test]
+    fn an_unknown_group_is_answered_with_those_there_are() {
+        let error = chosen(&fixture::healthy(), Some("Farm")).expect_err("no such group");
+        assert_eq!(error.to_string(), "farm web has no group `Farm`; its groups are FarmProto");
+    }
 }

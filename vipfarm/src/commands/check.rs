@@ -1,6 +1,6 @@
 //! `vipfarm check`
 
-use std::{fmt::Write, path::Path};
+use std::{path::Path, time::Duration};
 
 use owo_colors::Style;
 use serde::Serialize;
@@ -117,7 +117,7 @@ struct Share {
 impl Summary {
     pub(super) fn of(file: &Path, farm: &Farm, key_problem: Option<String>) -> Self {
         let timers = farm.membership.timers;
-        let millis = |span: std::time::Duration| span.as_millis() as u64;
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let groups = farm.vips.iter().enumerate().flat_map(|(vip, block)| {
             block.groups.iter().map(move |group| GroupSummary::of(farm, vip, group))
         });
@@ -199,20 +199,26 @@ pub(super) fn render(summary: &Summary, ink: Ink) -> String {
         "{file}: {ok}\n\nfarm {farm}\nkey: {key_file}\nheartbeats: every {period_ms} ms to UDP port {port}, lease {lease_ms} ms, failure after {fail_ms} ms\n"
     );
     if let Some(problem) = key_problem {
-        text += &ink.paint(&format!("! {problem}\n"), Style::new().yellow());
+        text += &ink.paint(&format!("! {problem}"), Style::new().yellow());
+        text.push('\n');
     }
     text.push('\n');
     text += &node_table(nodes, ink);
     text.push('\n');
     text += &vip_table(vips, ink);
     for group in groups {
-        let addresses = vips[group.vip].addresses.join(", ");
-        let title = ink.paint(&format!("group {}", group.name), Style::new().bold());
-        let _infallible = writeln!(text, "\n{title} of {addresses}");
-        text += &rule_table(&group.rules, ink);
-        text += &share_table(&group.shares, ink);
+        text.push('\n');
+        text += &group_tables(group, &vips[group.vip], ink);
     }
     text
+}
+
+fn group_tables(group: &GroupSummary, vip: &VipSummary, ink: Ink) -> String {
+    let title = ink.paint(&format!("group {}", group.name), Style::new().bold());
+    let addresses = vip.addresses.join(", ");
+    let rules = rule_table(&group.rules, ink);
+    let shares = share_table(&group.shares, ink);
+    format!("{title} of {addresses}\n{rules}\n{shares}")
 }
 
 fn node_table(nodes: &[NodeSummary], ink: Ink) -> String {
@@ -256,4 +262,84 @@ fn share_table(shares: &[Share], ink: Ink) -> String {
         })
         .collect();
     screen::table(ink, &["NODE", "POWER", "SHARE"], &[1, 2], &rows)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        commands::fixture,
+        model::{DEFAULT_PORT, IcmpEcho, Mac, Membership, Node, Open, Timers, Vip, VipAddr},
+    };
+
+    pub(in crate::commands) fn farm() -> Farm {
+        let addr = [192, 168, 1, 222].into();
+        let rule = |port, proto, filter| Rule { virtual_addr: None, port, proto, filter };
+        let nodes = ["node1", "node2", fixture::LONGEST].map(|name| Node {
+            name: name.into(),
+            addresses: vec![[192, 168, 1, 11].into(), [10, 0, 0, 11].into()],
+        });
+        Farm {
+            name: "web".into(),
+            key_file: "/etc/vipfarm/farm.key".into(),
+            membership: Membership { timers: Timers::BALANCED, port: DEFAULT_PORT },
+            nodes: nodes.into(),
+            vips: vec![Vip {
+                interface: None,
+                mode: Mode::VmacInvisible,
+                vmac: Mac::of_vip(addr),
+                addresses: vec![VipAddr {
+                    addr: addr.into(),
+                    prefix: 24,
+                    check: true,
+                    connections: false,
+                }],
+                check: true,
+                tcp_reset: true,
+                open: Open::Auto,
+                icmp_echo: IcmpEcho::OnAddr,
+                groups: vec![
+                    Group {
+                        name: "FarmProto".into(),
+                        powers: vec![Some(2), Some(1), None],
+                        rules: vec![
+                            rule(Some(80), Proto::Tcp, Filter::OnPort),
+                            rule(None, Proto::Udp, Filter::OnIpid),
+                        ],
+                    },
+                    Group {
+                        name: "Idle".into(),
+                        powers: vec![Some(0); 3],
+                        rules: vec![rule(Some(53), Proto::Udp, Filter::OnAddr)],
+                    },
+                ],
+            }],
+        }
+    }
+
+    fn summary(key_problem: Option<&str>) -> Summary {
+        Summary::of(Path::new("farm.yaml"), &farm(), key_problem.map(Into::into))
+    }
+
+    #[test]
+    fn a_good_file_is_shown_with_the_share_of_each_node() {
+        let text = render(&summary(None), Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_key_that_is_not_here_is_only_a_warning() {
+        let text = render(&summary(Some("farm.key: the key file does not exist")), Ink::Colour);
+        insta::assert_snapshot!(fixture::visible(&text));
+    }
+
+    #[test]
+    fn scripts_read_the_same_facts() {
+        let json = serde_json::to_value(summary(None)).expect("plain data");
+        assert_eq!(json["ok"], true);
+        assert_eq!(json["groups"][0]["shares"][0]["node"], "node1");
+        assert_eq!(json["groups"][1]["shares"][0]["percent"], 0.0);
+        assert_eq!(json["vips"][0]["mode"], "vmac_invisible");
+    }
 }

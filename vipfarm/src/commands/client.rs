@@ -172,3 +172,69 @@ fn farms_in(run_dir: &Path) -> Result<Vec<String>, Failure> {
     farms.sort();
     Ok(farms)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// A directory of the test's own, removed with the value.
+    struct RunDir(PathBuf);
+
+    impl RunDir {
+        fn with_sockets_of(test: &str, farms: &[&str]) -> Self {
+            let dir =
+                std::env::temp_dir().join(format!("vipfarm-client-{test}-{}", std::process::id()));
+            fs::create_dir_all(&dir).expect("a directory in the temporary one");
+            for farm in farms {
+                File::create(dir.join(format!("{farm}.sock"))).expect("a file in it");
+            }
+            Self(dir)
+        }
+
+        fn find(&self, farm: Option<&str>) -> Result<Client, Failure> {
+            Client::find(&AgentAddress {
+                run_dir: self.0.clone(),
+                farm: farm.map(Into::into),
+                socket: None,
+            })
+        }
+    }
+
+    impl Drop for RunDir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_only_socket_needs_no_name() {
+        let dir = RunDir::with_sockets_of("only", &["web"]);
+        assert_eq!(dir.find(None).expect("one farm").socket, dir.0.join("web.sock"));
+        assert_eq!(dir.find(Some("web")).expect("by name").socket, dir.0.join("web.sock"));
+    }
+
+    #[test]
+    fn of_several_farms_the_operator_must_choose() {
+        let dir = RunDir::with_sockets_of("several", &["web", "dns"]);
+        let Err(Failure::Usage(reason)) = dir.find(None) else { panic!("a choice was made") };
+        assert_eq!(reason, "several farms run here: dns, web; choose one with --farm NAME");
+        assert_eq!(dir.find(Some("dns")).expect("named").socket, dir.0.join("dns.sock"));
+    }
+
+    #[test]
+    fn a_farm_that_does_not_run_here_is_answered_with_those_that_do() {
+        let dir = RunDir::with_sockets_of("other", &["web"]);
+        let Err(Failure::NoAgent(reason)) = dir.find(Some("dns")) else { panic!("found") };
+        assert!(reason.contains("no agent of farm `dns`"), "{reason}");
+        assert!(reason.contains(": web)"), "{reason}");
+    }
+
+    #[test]
+    fn without_any_socket_the_error_says_how_to_start_an_agent() {
+        let dir = RunDir::with_sockets_of("none", &[]);
+        let Err(Failure::NoAgent(reason)) = dir.find(None) else { panic!("found") };
+        assert!(reason.contains("vipfarm agent -c FILE"), "{reason}");
+    }
+}

@@ -33,7 +33,7 @@ pub(super) async fn run(args: EventsArgs) -> anyhow::Result<()> {
 
 /// One line an event.
 pub(super) fn render(events: &[EventRecord], ink: Ink) -> String {
-    events.iter().map(|event| line(event, ink)).collect()
+    screen::lines(events.iter().map(|event| line(event, ink)))
 }
 
 fn line(event: &EventRecord, ink: Ink) -> String {
@@ -41,5 +41,22 @@ fn line(event: &EventRecord, ink: Ink) -> String {
     let style = if level == "warn" { Style::new().yellow().bold() } else { Style::new() };
     let time = ink.paint(time, Style::new().dimmed());
     let level = ink.paint(&format!("{level:<4}"), style);
-    format!("{seq:>4}  {time}  {level}  {kind:<16}  {message}\n")
+    format!("{seq:>4}  {time}  {level}  {kind:<16}  {message}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixture;
+
+    #[test]
+    fn events_are_one_line_each() {
+        let text = render(&fixture::events(), Ink::Plain);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn warnings_stand_out() {
+        insta::assert_snapshot!(fixture::visible(&render(&fixture::events(), Ink::Colour)));
+    }
 }

@@ -19,12 +19,11 @@ use crate::{
 pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
     let query = args.query();
     query.check().map_err(Failure::Usage)?;
-    let explanation = match &args.config {
-        Some(file) => offline(file, &args, &query)?,
-        None => {
-            let path = format!("/v1/explain?{}", query.to_url_query());
-            Client::find(&args.talk.agent)?.get(&path, PATIENCE).await?
-        }
+    let explanation = if let Some(file) = &args.config {
+        offline(file, &args, &query)?
+    } else {
+        let path = format!("/v1/explain?{}", query.to_url_query());
+        Client::find(&args.talk.agent)?.get(&path, PATIENCE).await?
     };
     if args.talk.json {
         return screen::print_json(&explanation);
@@ -93,9 +92,8 @@ pub(super) fn render(explanation: &Explanation, ink: Ink) -> String {
         ("verdict", format!("{} at {node}", ink.paint(verdict, style.bold()))),
         ("reason", reason.clone()),
     ];
-    let fields: String =
-        fields.iter().map(|(name, value)| format!("  {name:<7}  {value}\n")).collect();
-    format!("{text}\n\n{fields}")
+    let fields = fields.map(|(name, value)| format!("  {name:<7}  {value}"));
+    format!("{text}\n\n{}", screen::lines(fields))
 }
 
 fn packet(explanation: &Explanation) -> String {
@@ -110,5 +108,58 @@ fn end(addr: &str, port: Option<u16>) -> String {
         Some(port) if addr.contains(':') => format!("[{addr}]:{port}"),
         Some(port) => format!("{addr}:{port}"),
         None => addr.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixture;
+
+    #[test]
+    fn the_sentence_comes_before_the_fields() {
+        let text = render(&fixture::explanation(), Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_verdict_is_coloured() {
+        insta::assert_snapshot!(fixture::visible(&render(&fixture::explanation(), Ink::Colour)));
+    }
+
+    #[test]
+    fn a_packet_without_rule_or_ports_leaves_no_holes() {
+        let text = render(
+            &Explanation {
+                client: "2001:db8::7".into(),
+                client_port: None,
+                vip_port: None,
+                group: None,
+                rule: None,
+                bucket: None,
+                owner: None,
+                ..fixture::explanation()
+            },
+            Ink::Plain,
+        );
+        insta::assert_snapshot!(text);
+        assert_eq!(end("2001:db8::7", Some(80)), "[2001:db8::7]:80");
+    }
+
+    #[test]
+    fn the_imagined_farm_is_the_file_without_the_nodes_that_are_down() {
+        let farm = crate::commands::check::tests::farm();
+        let ids: Vec<NodeId> = farm.node_ids().collect();
+        let down = ["node1".to_owned()];
+        let (alive, node) = imagined(&farm, &down, None).expect("two nodes are left");
+        assert_eq!((alive.iter().collect::<Vec<_>>(), node), (ids[1..].to_vec(), ids[1]));
+        for (node, reason) in [("node1", "--down says"), ("node9", "has no node `node9`")] {
+            let error = imagined(&farm, &down, Some(node)).expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        let everybody: Vec<String> = farm.nodes.iter().map(|node| node.name.clone()).collect();
+        let error = imagined(&farm, &everybody, None).expect_err("nobody left").to_string();
+        assert!(error.contains("nobody serves"), "{error}");
     }
 }

@@ -54,10 +54,11 @@ fn cells(node: &NodeStatus) -> [String; 5] {
 }
 
 fn row_style(node: &NodeStatus) -> Style {
-    let style = if node.alive && node.state == NodeState::Up {
-        Style::new()
-    } else {
-        state_style(node.state)
+    let style = match (node.state, node.alive) {
+        (NodeState::Up, true) => Style::new(),
+        // Heard, but not let in.
+        (NodeState::Up, false) => Style::new().yellow(),
+        (state, _) => state_style(state),
     };
     if node.own { style.bold() } else { style }
 }
@@ -76,5 +77,23 @@ pub(super) fn state_style(state: NodeState) -> Style {
         NodeState::Up => Style::new().green(),
         NodeState::Joining => Style::new().yellow(),
         NodeState::Fenced | NodeState::Down => Style::new().red(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixture;
+
+    #[test]
+    fn the_table_fits_a_terminal_with_the_longest_name() {
+        let text = render(&fixture::healthy().nodes, Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn dead_nodes_are_red_and_the_own_one_is_bold() {
+        insta::assert_snapshot!(fixture::visible(&render(&fixture::troubled().nodes, Ink::Colour)));
     }
 }

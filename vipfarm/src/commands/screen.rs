@@ -1,6 +1,9 @@
 //! What all verbs print with: colour only where it is welcome, tables, lists, human numbers.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use anstream::{AutoStream, ColorChoice};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -103,11 +106,22 @@ pub(super) fn table(ink: Ink, header: &[&str], right: &[usize], rows: &[Row]) ->
         let height = row.cells.iter().map(|cell| cell.lines().count()).max().unwrap_or(0).max(1);
         std::iter::repeat_n(row.style, height)
     });
-    table
-        .lines()
-        .zip(header_style.chain(row_styles))
-        .map(|(line, style)| ink.paint(line.trim_end(), style) + "\n")
-        .collect()
+    lines(
+        table
+            .lines()
+            .zip(header_style.chain(row_styles))
+            .map(|(line, style)| ink.paint(line.trim_end(), style)),
+    )
+}
+
+/// The lines as text, each ended.
+pub(super) fn lines(lines: impl IntoIterator<Item = String>) -> String {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
 }
 
 /// `label` followed by the words, broken before [`WIDTH`] with the label's indentation.
@@ -146,7 +160,7 @@ pub(super) fn human_ms(ms: f64) -> String {
         return format!("{seconds:.1} s");
     }
     // Goes on where the tenths above round up: 59.95 s reads `1 min`.
-    let minutes = ((seconds + 0.05) / 60.0) as u64;
+    let minutes = Duration::try_from_secs_f64(seconds + 0.05).unwrap_or_default().as_secs() / 60;
     match (minutes / 60, minutes % 60) {
         (0, minutes) => format!("{minutes} min"),
         (hours, minutes) if hours < 24 => format!("{hours} h {minutes} min"),

@@ -1,6 +1,6 @@
 //! `vipfarm status`
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
 use owo_colors::Style;
 
@@ -47,16 +47,15 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
     let grave = Style::new().red().bold();
     let notable = Style::new().yellow();
     let mut warnings = Vec::new();
-    match status.state {
-        NodeState::Fenced => warnings.push((
-            "fenced: the lease has lapsed, this node accepts no traffic until it is renewed".into(),
+    let own = match status.state {
+        NodeState::Fenced => Some((
+            "fenced: the lease has lapsed, this node accepts no traffic until it is renewed",
             grave,
         )),
-        NodeState::Joining => {
-            warnings.push(("joining: this node serves nothing yet".into(), notable))
-        }
-        NodeState::Up | NodeState::Down => {}
-    }
+        NodeState::Joining => Some(("joining: this node serves nothing yet", notable)),
+        NodeState::Up | NodeState::Down => None,
+    };
+    warnings.extend(own.map(|(text, style)| (text.to_owned(), style)));
     if !status.converged {
         warnings.push(("not converged: buckets are changing hands".into(), notable));
     }
@@ -83,15 +82,19 @@ fn summary(status: &Status, ink: Ink) -> String {
     } else {
         format!("({} of {} nodes, view {epoch})", members.len(), status.nodes.len())
     };
-    let mut text = format!("farm {farm} on {node}: {state}\n");
-    text += &screen::wrapped("farm membership:", members.into_iter().chain([&*view]));
-    for group in &status.groups {
-        let _infallible =
-            writeln!(text, "farm load: {} (group {})", own_load(group, node), group.name);
-    }
+    let loads = status
+        .groups
+        .iter()
+        .map(|group| format!("farm load: {} (group {})", own_load(group, node), group.name));
     let lease = screen::human_ms(status.lease_ms);
     let uptime = screen::human_ms(status.uptime_s * 1000.0);
-    text + &format!("lease: {lease}; agent {version}, up for {uptime}\n")
+    [
+        format!("farm {farm} on {node}: {state}\n"),
+        screen::wrapped("farm membership:", members.into_iter().chain([&*view])),
+        screen::lines(loads),
+        format!("lease: {lease}; agent {version}, up for {uptime}\n"),
+    ]
+    .concat()
 }
 
 /// `SafeKit`'s measure, and what the kernel does meanwhile where that differs.
@@ -133,4 +136,39 @@ fn lateness(lateness: Lateness) -> String {
     format!(
         "\nheartbeat thread: {class}, woke up {mean_ms:.2} ms late on average, {max_ms:.2} ms at worst\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixture;
+
+    #[test]
+    fn a_healthy_farm_has_no_warnings() {
+        let text = render(&fixture::healthy(), Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn trouble_comes_first() {
+        let text = render(&fixture::troubled(), Ink::Plain);
+        assert!(text.starts_with("! fenced"), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn colours_mark_what_needs_attention() {
+        insta::assert_snapshot!(fixture::visible(&render(&fixture::troubled(), Ink::Colour)));
+    }
+
+    #[test]
+    fn a_joining_agent_without_a_view_says_so() {
+        let mut status = fixture::healthy();
+        (status.state, status.epoch) = (NodeState::Joining, 0);
+        status.nodes.iter_mut().for_each(|node| node.alive = false);
+        let text = render(&status, Ink::Plain);
+        assert!(text.contains("! joining"), "{text}");
+        assert!(text.contains("farm membership: (no view yet)"), "{text}");
+    }
 }
