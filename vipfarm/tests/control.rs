@@ -1,196 +1,57 @@
 //! The control socket as a client sees it: real sockets, real requests, a made-up agent behind.
 
+mod support;
+
 use std::{
-    collections::BTreeMap,
     fs,
     io::{Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Runtime, sync::watch};
 use vipfarm::{
     agent::{
-        control::{ControlSocket, OpenError, Source},
-        history::{History, Level},
+        control::{ControlSocket, OpenError},
+        history::Level,
     },
     cli::AgentAddress,
     commands::{Client, Failure, PATIENCE},
-    model::{Bitmap, Filter, Mode, Proto},
-    status::{
-        EventRecord, ExplainQuery, Explanation, GroupStatus, Lateness, NodeState, NodeStatus,
-        RuleStatus, Status, VipStatus,
-    },
+    status::{EventRecord, ExplainProto, ExplainQuery, Explanation, Status},
 };
 
-/// A directory of one test, removed with the value.
-struct RunDir(PathBuf);
+use support::{RunDir, Served, status};
 
-impl RunDir {
-    fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("vipfarm-control-{}-{count}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir_all(&dir).expect("a directory in the temporary one");
-        Self(dir)
-    }
-
-    fn client(&self) -> Client {
-        let address = AgentAddress { run_dir: self.0.clone(), farm: None, socket: None };
-        Client::find(&address).expect("the farm's socket")
-    }
+fn client(served: &Served) -> Client {
+    let address = AgentAddress { run_dir: served.dir.0.clone(), farm: None, socket: None };
+    Client::find(&address).expect("the farm's socket")
 }
 
-impl Drop for RunDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn get<T: serde::de::DeserializeOwned>(served: &Served, path: &str) -> Result<T, Failure> {
+    served.runtime.block_on(client(served).get(path, PATIENCE))
 }
 
-/// An agent that knows one VIP.
-struct FakeAgent {
-    history: Arc<History>,
+fn connect(served: &Served) -> UnixStream {
+    let stream = UnixStream::connect(served.dir.path("web.sock")).expect("the server listens");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a valid time-out");
+    stream
 }
 
-impl Source for FakeAgent {
-    fn status(&self) -> Status {
-        status()
-    }
-
-    fn events_since(&self, seq: u64) -> Vec<EventRecord> {
-        self.history.since(seq)
-    }
-
-    fn newest_event(&self) -> watch::Receiver<u64> {
-        self.history.newest()
-    }
-
-    fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
-        if query.vip.to_string() != "192.168.1.222" {
-            return Err(format!("{} is no VIP of farm web", query.vip));
-        }
-        Ok(Explanation {
-            client: query.client.to_string(),
-            client_port: query.client_port,
-            vip: query.vip.to_string(),
-            vip_port: query.vip_port,
-            proto: query.proto.to_string(),
-            group: Some("FarmProto".into()),
-            rule: None,
-            bucket: Some(137),
-            owner: Some("node1".into()),
-            node: "node1".into(),
-            verdict: "accept".into(),
-            reason: "accept".into(),
-            text: "node1 serves it.".into(),
-        })
-    }
-}
-
-fn status() -> Status {
-    Status {
-        farm: "web".into(),
-        node: "node1".into(),
-        version: "0.1.0".into(),
-        state: NodeState::Up,
-        epoch: 3,
-        converged: true,
-        lease_ms: 143.25,
-        uptime_s: 12.5,
-        nodes: vec![NodeStatus {
-            name: "node1".into(),
-            addresses: vec!["192.168.1.11".into()],
-            own: true,
-            state: NodeState::Up,
-            alive: true,
-            heard_ms: None,
-            mac: None,
-            load: 255,
-            config_differs: false,
-        }],
-        vips: vec![VipStatus {
-            interface: "eth0".into(),
-            mode: Mode::VmacInvisible,
-            vmac: "5a:fe:c0:a8:01:de".into(),
-            addresses: vec!["192.168.1.222/24".into()],
-            xdp: "native".into(),
-            open: true,
-        }],
-        groups: vec![GroupStatus {
-            name: "FarmProto".into(),
-            vip: 0,
-            rules: vec![RuleStatus {
-                virtual_addr: "*".into(),
-                port: "80".into(),
-                proto: Proto::Tcp,
-                filter: Filter::OnPort,
-            }],
-            powers: BTreeMap::from([("node1".into(), 1)]),
-            load: BTreeMap::from([("node1".into(), 255)]),
-            owners: (0..256).map(|bucket| (bucket != 9).then_some(0)).collect(),
-            // The highest bits: JSON must not round them.
-            bitmap: Bitmap([!(1 << 9), u64::MAX, u64::MAX, u64::MAX]),
-        }],
-        packets: BTreeMap::from([("accept".into(), u64::MAX)]),
-        guard: BTreeMap::new(),
-        heartbeats: BTreeMap::new(),
-        lateness: Lateness::default(),
-    }
-}
-
-/// A served control socket, and the history behind it.
-struct Served {
-    runtime: Runtime,
-    dir: RunDir,
-    history: Arc<History>,
-}
-
-impl Served {
-    fn start() -> Self {
-        let dir = RunDir::new();
-        let runtime = Runtime::new().expect("a runtime");
-        let history = Arc::new(History::new());
-        let socket = ControlSocket::open(&dir.0, "web").expect("a fresh directory");
-        let agent = Arc::new(FakeAgent { history: Arc::clone(&history) });
-        runtime.spawn(async move { socket.serve(agent).await });
-        Self { runtime, dir, history }
-    }
-
-    fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.runtime.block_on(self.dir.client().get(path, PATIENCE))
-    }
-
-    /// Sends bytes as they are and reads until the server closes.
-    fn raw(&self, request: &[u8]) -> String {
-        let mut stream = self.connect();
-        // A server that refuses early may close before it has read everything.
-        let _ = stream.write_all(request);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.socket()).expect("the server listens");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a valid time-out");
-        stream
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.0.join("web.sock")
-    }
+/// Sends bytes as they are and reads until the server closes.
+fn raw(served: &Served, request: &[u8]) -> String {
+    let mut stream = connect(served);
+    // A server that refuses early may close before it has read everything.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[test]
 fn the_status_arrives_as_it_was_sent() {
     let served = Served::start();
-    assert_eq!(served.get::<Status>("/v1/status").expect("an answer"), status());
+    assert_eq!(get::<Status>(&served, "/v1/status").expect("an answer"), status());
 }
 
 #[test]
@@ -198,13 +59,13 @@ fn events_are_those_after_the_given_number() {
     let served = Served::start();
     served.history.push(Level::Info, "started", "agent started");
     served.history.push(Level::Warn, "node_lost", "node2 is lost");
-    let all: Vec<EventRecord> = served.get("/v1/events").expect("all events");
+    let all: Vec<EventRecord> = get(&served, "/v1/events").expect("all events");
     assert_eq!(all.len(), 2);
-    let last: Vec<EventRecord> = served.get("/v1/events?since=1").expect("the last event");
+    let last: Vec<EventRecord> = get(&served, "/v1/events?since=1").expect("the last event");
     assert_eq!(last, all[1..]);
     // There already is one: no reason to wait.
     let started = Instant::now();
-    let waited: Vec<EventRecord> = served.get("/v1/events?since=1&wait=true").expect("at once");
+    let waited: Vec<EventRecord> = get(&served, "/v1/events?since=1&wait=true").expect("at once");
     assert_eq!(waited, last);
     assert!(started.elapsed() < Duration::from_secs(1));
 }
@@ -218,7 +79,7 @@ fn a_waiting_request_is_answered_by_the_next_event() {
         history.push(Level::Info, "view", "farm membership: node1");
     });
     let started = Instant::now();
-    let events: Vec<EventRecord> = served.get("/v1/events?since=0&wait=true").expect("an event");
+    let events: Vec<EventRecord> = get(&served, "/v1/events?since=0&wait=true").expect("an event");
     assert_eq!(events[0].kind, "view");
     assert!((Duration::from_millis(150)..Duration::from_secs(3)).contains(&started.elapsed()));
 }
@@ -231,11 +92,11 @@ fn explain_carries_the_packet_there_and_the_answer_back() {
         client_port: Some(51_000),
         vip: "192.168.1.222".parse().expect("an address"),
         vip_port: Some(53),
-        proto: vipfarm::status::ExplainProto::Udp,
+        proto: ExplainProto::Udp,
         ip_id: Some(7),
     };
     let path = format!("/v1/explain?{}", query.to_url_query());
-    let answer: Explanation = served.get(&path).expect("an explanation");
+    let answer: Explanation = get(&served, &path).expect("an explanation");
     assert_eq!((answer.client_port, answer.vip_port), (Some(51_000), Some(53)));
     assert_eq!((&*answer.proto, answer.bucket), ("udp", Some(137)));
 }
@@ -244,9 +105,11 @@ fn explain_carries_the_packet_there_and_the_answer_back() {
 fn an_explanation_the_farm_cannot_give_is_a_refusal_with_its_reason() {
     let served = Served::start();
     let path = "/v1/explain?client=192.0.2.1&vip=192.0.2.2&vip_port=80&proto=tcp";
-    let Err(Failure::Refused(reason)) = served.get::<Explanation>(path) else { panic!("answered") };
+    let Err(Failure::Refused(reason)) = get::<Explanation>(&served, path) else {
+        panic!("answered")
+    };
     assert_eq!(reason, "192.0.2.2 is no VIP of farm web");
-    assert!(served.raw(b"GET /v1/explain?client=192.0.2.1&vip=192.0.2.2&vip_port=80&proto=tcp HTTP/1.1\r\nhost: x\r\n\r\n").starts_with("HTTP/1.1 422 "));
+    assert!(raw(&served, b"GET /v1/explain?client=192.0.2.1&vip=192.0.2.2&vip_port=80&proto=tcp HTTP/1.1\r\nhost: x\r\n\r\n").starts_with("HTTP/1.1 422 "));
 }
 
 #[test]
@@ -260,7 +123,7 @@ fn malformed_questions_are_usage_errors_that_name_the_field() {
         ("/v1/events?since=-1", "since"),
         ("/v1/events?after=1", "after"),
     ] {
-        let Err(Failure::Usage(error)) = served.get::<serde_json::Value>(path) else {
+        let Err(Failure::Usage(error)) = get::<serde_json::Value>(&served, path) else {
             panic!("{path} was answered")
         };
         assert!(error.contains(reason), "{error}");
@@ -270,10 +133,10 @@ fn malformed_questions_are_usage_errors_that_name_the_field() {
 #[test]
 fn unknown_routes_and_methods_say_what_there_is() {
     let served = Served::start();
-    let answer = served.raw(b"GET /v2/status HTTP/1.1\r\nhost: x\r\n\r\n");
+    let answer = raw(&served, b"GET /v2/status HTTP/1.1\r\nhost: x\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     assert!(answer.contains(r#"{"error":"no route /v2/status: there are /v1/status"#), "{answer}");
-    let answer = served.raw(b"POST /v1/status HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+    let answer = raw(&served, b"POST /v1/status HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     assert!(answer.contains(r#"{"error":"/v1/status answers GET, not POST"}"#), "{answer}");
 }
@@ -282,15 +145,15 @@ fn unknown_routes_and_methods_say_what_there_is() {
 fn an_oversized_request_is_refused_and_the_next_one_answered() {
     let served = Served::start();
     let endless = [b"GET /v1/status HTTP/1.1\r\nx: ".to_vec(), vec![b'x'; 1 << 20]].concat();
-    let answer = served.raw(&endless);
+    let answer = raw(&served, &endless);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     let body = [
         b"GET /v1/status HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n".to_vec(),
         vec![0; 1 << 20],
     ]
     .concat();
-    served.raw(&body);
-    assert_eq!(served.get::<Status>("/v1/status").expect("still served"), status());
+    raw(&served, &body);
+    assert_eq!(get::<Status>(&served, "/v1/status").expect("still served"), status());
 }
 
 #[test]
@@ -298,12 +161,12 @@ fn bytes_that_are_not_http_harm_nobody() {
     let served = Served::start();
     for noise in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"\0\0\0\0\r\n\r\n", b"hello\r\n\r\n", b""]
     {
-        let mut stream = served.connect();
+        let mut stream = connect(&served);
         let _ = stream.write_all(noise);
         drop(stream);
     }
-    assert!(served.raw(b"hello\r\n\r\n").starts_with("HTTP/1.1 400 "));
-    served.get::<Status>("/v1/status").expect("still served");
+    assert!(raw(&served, b"hello\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    get::<Status>(&served, "/v1/status").expect("still served");
 }
 
 #[test]
@@ -311,13 +174,13 @@ fn half_sent_requests_do_not_keep_others_waiting() {
     let served = Served::start();
     let half_sent: Vec<UnixStream> = (0..20)
         .map(|_| {
-            let mut stream = served.connect();
+            let mut stream = connect(&served);
             stream.write_all(b"GET /v1/sta").expect("the socket takes it");
             stream
         })
         .collect();
     let started = Instant::now();
-    served.get::<Status>("/v1/status").expect("an answer meanwhile");
+    get::<Status>(&served, "/v1/status").expect("an answer meanwhile");
     assert!(started.elapsed() < Duration::from_secs(2));
     drop(half_sent);
 }
@@ -325,7 +188,7 @@ fn half_sent_requests_do_not_keep_others_waiting() {
 #[test]
 fn two_clients_are_served_at_once() {
     let served = Served::start();
-    let (client, other) = (served.dir.client(), served.dir.client());
+    let (client, other) = (client(&served), client(&served));
     let history = Arc::clone(&served.history);
     served.runtime.block_on(async move {
         let waiting = client.get::<Vec<EventRecord>>("/v1/events?wait=true", PATIENCE);
@@ -341,7 +204,7 @@ fn two_clients_are_served_at_once() {
 #[test]
 fn only_the_agents_user_and_group_may_connect() {
     let served = Served::start();
-    let mode = fs::metadata(served.socket()).expect("the socket").permissions().mode();
+    let mode = fs::metadata(served.dir.path("web.sock")).expect("the socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
     assert_eq!(fs::read_dir(&served.dir.0).expect("the directory").count(), 1, "nothing else");
 }
@@ -357,14 +220,14 @@ fn a_second_agent_of_the_farm_is_refused_with_the_firsts_pid() {
             .starts_with(&format!("an agent of farm `web` already runs here (pid {pid})")),
         "{error}"
     );
-    served.get::<Status>("/v1/status").expect("the first still serves");
+    get::<Status>(&served, "/v1/status").expect("the first still serves");
     ControlSocket::open(&served.dir.0, "dns").expect("another farm may run beside");
 }
 
 #[test]
 fn the_socket_of_a_dead_agent_is_replaced() {
     let dir = RunDir::new();
-    let path = dir.0.join("web.sock");
+    let path = dir.path("web.sock");
     // Closing a listener leaves its name behind, as a crash does.
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a fresh directory"));
     assert!(UnixStream::connect(&path).is_err());
@@ -377,7 +240,7 @@ fn the_socket_of_a_dead_agent_is_replaced() {
 #[test]
 fn a_file_that_is_no_socket_is_left_alone() {
     let dir = RunDir::new();
-    let path = dir.0.join("web.sock");
+    let path = dir.path("web.sock");
     fs::write(&path, "precious").expect("a fresh directory");
     let error = ControlSocket::open(&dir.0, "web").expect_err("not ours");
     assert!(matches!(error, OpenError::Socket { .. }), "{error}");
@@ -388,7 +251,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
 #[test]
 fn of_many_agents_that_start_at_once_one_gets_the_socket() {
     let dir = RunDir::new();
-    let path = dir.0.join("web.sock");
+    let path = dir.path("web.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a stale socket"));
     let opened: Vec<_> = std::thread::scope(|scope| {
         let agents: Vec<_> =

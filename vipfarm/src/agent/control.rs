@@ -197,3 +197,91 @@ pub struct ErrorBody {
     /// The sentence for people.
     pub error: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream as Client,
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::agent::history::History;
+
+    /// An agent with a history and nothing to say.
+    struct Quiet(History);
+
+    impl Source for Quiet {
+        fn status(&self) -> Status {
+            unreachable!("no test asks for it")
+        }
+
+        fn events_since(&self, seq: u64) -> Vec<EventRecord> {
+            self.0.since(seq)
+        }
+
+        fn newest_event(&self) -> watch::Receiver<u64> {
+            self.0.newest()
+        }
+
+        fn explain(&self, _query: &ExplainQuery) -> Result<Explanation, String> {
+            unreachable!("no test asks for it")
+        }
+    }
+
+    /// A server with limits of the test's own; ends and removes its socket with the value.
+    struct Server {
+        _runtime: tokio::runtime::Runtime,
+        path: std::path::PathBuf,
+    }
+
+    impl Server {
+        fn start(test: &str, limits: Limits) -> Self {
+            let name = format!("vipfarm-limits-{test}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            let listener = runtime.block_on(async { UnixListener::bind(&path) }).expect("unused");
+            let source = Arc::new(Quiet(History::new()));
+            runtime.spawn(async move { serve(&listener, source, limits).await });
+            Self { _runtime: runtime, path }
+        }
+
+        fn connect(&self) -> Client {
+            let client = Client::connect(&self.path).expect("the server listens");
+            client.set_read_timeout(Some(Duration::from_secs(5))).expect("a valid time-out");
+            client
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    #[test]
+    fn a_request_never_sent_whole_is_dropped_at_the_deadline() {
+        let limits = Limits { deadline: Duration::from_millis(200), ..LIMITS };
+        let server = Server::start("deadline", limits);
+        let mut client = server.connect();
+        client.write_all(b"GET /v1/events HTTP/1.1\r\nhost:").expect("the socket takes it");
+        let started = Instant::now();
+        assert_eq!(client.read_to_end(&mut Vec::new()).expect("closed by the server"), 0);
+        assert!(started.elapsed() >= Duration::from_millis(150));
+    }
+
+    #[test]
+    fn connections_beyond_the_limit_wait_for_their_turn() {
+        let limits = Limits { connections: 2, deadline: Duration::from_millis(300), ..LIMITS };
+        let server = Server::start("connections", limits);
+        let _idle = [server.connect(), server.connect()];
+        let started = Instant::now();
+        let mut client = server.connect();
+        client.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer in the end");
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(started.elapsed() >= Duration::from_millis(200), "served beside the idle ones");
+    }
+}
