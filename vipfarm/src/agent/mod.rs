@@ -1,1 +1,5 @@
-//! To come.
+//! The agent: what runs on every node of a farm.
+
+pub mod control;
+pub mod history;
+pub mod options;

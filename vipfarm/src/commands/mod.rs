@@ -1,1 +1,66 @@
-//! To come.
+//! The verbs of the command line, one file each.
+//!
+//! Most ask the agent over its control socket, turn the answer into text with a pure function, and
+//! print it. Errors carry their exit code: see [`Failure`].
+
+mod agent;
+mod bitmap;
+mod check;
+mod client;
+mod down;
+mod events;
+mod explain;
+mod failure;
+#[cfg(test)]
+mod fixture;
+mod keygen;
+mod nodes;
+mod screen;
+mod status;
+
+use std::{future::Future, process::ExitCode};
+
+use anyhow::Context;
+
+pub use self::{
+    client::{Client, PATIENCE},
+    failure::{Failure, exit_code},
+};
+use crate::cli::Verb;
+
+/// Does what the command line says; errors are told on standard error.
+pub fn main(verb: Verb) -> ExitCode {
+    match run(verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = exit_code(&error);
+            if code != 0 {
+                screen::complain(&error);
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Agent(options) => agent::run(options),
+        Verb::Check(args) => check::run(&args),
+        Verb::Status(args) => wait_for(status::run(args)),
+        Verb::Nodes(args) => wait_for(nodes::run(args)),
+        Verb::Bitmap(args) => wait_for(bitmap::run(args)),
+        Verb::Explain(args) => wait_for(explain::run(args)),
+        Verb::Events(args) => wait_for(events::run(args)),
+        Verb::Down(options) => down::run(options),
+        Verb::Keygen(args) => keygen::run(&args),
+    }
+}
+
+/// Runs a conversation with an agent to its end.
+fn wait_for(conversation: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(conversation)
+}

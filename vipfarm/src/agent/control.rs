@@ -1,0 +1,287 @@
+//! The control socket: HTTP/1.1 and JSON over a unix socket, read by the command line.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/events?since=N[&wait=true]` | the [`EventRecord`]s after number N; with `wait`, as soon as there is one, at the latest after [`EVENT_WAIT`] |
+//! | `GET /v1/explain?client=..&vip=..&proto=..[&client_port=..][&vip_port=..][&ip_id=..]` | [`Explanation`] |
+//!
+//! Errors are `{ "error": ".." }`: 400 for a malformed query, 422 where the farm has no answer.
+
+mod socket;
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State, rejection::QueryRejection},
+    http::{Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use serde::Deserialize;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, watch},
+    time,
+};
+
+pub(crate) use self::socket::socket_path;
+pub use self::socket::{ControlSocket, OpenError};
+use crate::status::{EventRecord, ExplainQuery, Explanation, Status};
+
+/// How long `wait=true` holds a request while nothing happens.
+pub const EVENT_WAIT: Duration = Duration::from_secs(10);
+
+/// What the control socket tells about; the agent implements it.
+///
+/// The methods are called from the runtime's threads: they must not block for longer than a short
+/// lock.
+pub trait Source: Send + Sync + 'static {
+    /// The agent's state as of now.
+    fn status(&self) -> Status;
+
+    /// The events after number `seq` that are still kept, oldest first.
+    fn events_since(&self, seq: u64) -> Vec<EventRecord>;
+
+    /// The number of the newest event, 0 before the first; a receiver wakes with every event.
+    fn newest_event(&self) -> watch::Receiver<u64>;
+
+    /// What becomes of a packet that passed [`ExplainQuery::check`]; the error is a sentence for
+    /// people, such as that the address is no VIP of this farm.
+    fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String>;
+}
+
+/// What a connection may cost.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Connections served at once; more wait in the socket's backlog.
+    connections: usize,
+    /// From accept to the last byte of the answer. Longer than [`EVENT_WAIT`]; it also ends
+    /// requests that were never sent whole and answers that are never read.
+    deadline: Duration,
+    /// Bytes of a request's line and headers.
+    request_bytes: usize,
+}
+
+const LIMITS: Limits =
+    Limits { connections: 64, deadline: Duration::from_secs(15), request_bytes: 16 << 10 };
+
+impl ControlSocket {
+    /// Answers requests about `source` until the future is dropped, which also removes the socket.
+    /// Fails only where the socket cannot be handed to the runtime.
+    pub async fn serve(self, source: Arc<dyn Source>) -> io::Result<Infallible> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        Ok(serve(&listener, source, LIMITS).await)
+    }
+}
+
+async fn serve(listener: &UnixListener, source: Arc<dyn Source>, limits: Limits) -> Infallible {
+    let app = TowerToHyperService::new(router(source));
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let slot =
+            Arc::clone(&slots).acquire_owned().await.expect("nobody closes this local semaphore");
+        let stream = accept(listener).await;
+        // One request a connection: the deadline is then also that of the request.
+        let connection = http1::Builder::new()
+            .keep_alive(false)
+            .max_buf_size(limits.request_bytes)
+            .serve_connection(TokioIo::new(stream), app.clone());
+        tokio::spawn(async move {
+            match time::timeout(limits.deadline, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!("control connection: {error}"),
+                Err(_elapsed) => tracing::debug!("control connection: given up, too slow"),
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn accept(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _peer)) => return stream,
+            Err(error) => {
+                // Out of file descriptors most likely: waiting is the only cure.
+                tracing::warn!("control socket: cannot accept a connection: {error}");
+                time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+fn router(source: Arc<dyn Source>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/events", get(events))
+        .route("/v1/explain", get(explain))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(source)
+}
+
+async fn status(State(source): State<Arc<dyn Source>>) -> Json<Status> {
+    Json(source.status())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    #[serde(default)]
+    since: u64,
+    #[serde(default)]
+    wait: bool,
+}
+
+async fn events(
+    State(source): State<Arc<dyn Source>>,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Json<Vec<EventRecord>>, Refusal> {
+    let Query(EventsQuery { since, wait }) = query?;
+    if wait {
+        let mut newest = source.newest_event();
+        // Timed out or woken, the answer is the same: what there is.
+        let _ = time::timeout(EVENT_WAIT, newest.wait_for(|&seq| seq > since)).await;
+    }
+    Ok(Json(source.events_since(since)))
+}
+
+async fn explain(
+    State(source): State<Arc<dyn Source>>,
+    query: Result<Query<ExplainQuery>, QueryRejection>,
+) -> Result<Json<Explanation>, Refusal> {
+    let Query(query) = query?;
+    query.check().map_err(|reason| Refusal(StatusCode::BAD_REQUEST, reason))?;
+    let explanation = source
+        .explain(&query)
+        .map_err(|reason| Refusal(StatusCode::UNPROCESSABLE_ENTITY, reason))?;
+    Ok(Json(explanation))
+}
+
+async fn no_such_route(uri: Uri) -> Refusal {
+    let path = uri.path();
+    Refusal(
+        StatusCode::NOT_FOUND,
+        format!("no route {path}: there are /v1/status, /v1/events and /v1/explain"),
+    )
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Refusal {
+    let path = uri.path();
+    Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers GET, not {method}"))
+}
+
+/// An error answer: its status and the sentence that explains it.
+struct Refusal(StatusCode, String);
+
+impl From<QueryRejection> for Refusal {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self(status, reason) = self;
+        (status, Json(ErrorBody { error: reason })).into_response()
+    }
+}
+
+/// The body of every error answer.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The sentence for people.
+    pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream as Client,
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::agent::history::History;
+
+    /// An agent with a history and nothing to say.
+    struct Quiet(History);
+
+    impl Source for Quiet {
+        fn status(&self) -> Status {
+            unreachable!("no test asks for it")
+        }
+
+        fn events_since(&self, seq: u64) -> Vec<EventRecord> {
+            self.0.since(seq)
+        }
+
+        fn newest_event(&self) -> watch::Receiver<u64> {
+            self.0.newest()
+        }
+
+        fn explain(&self, _query: &ExplainQuery) -> Result<Explanation, String> {
+            unreachable!("no test asks for it")
+        }
+    }
+
+    /// A server with limits of the test's own; ends and removes its socket with the value.
+    struct Server {
+        _runtime: tokio::runtime::Runtime,
+        path: std::path::PathBuf,
+    }
+
+    impl Server {
+        fn start(test: &str, limits: Limits) -> Self {
+            let name = format!("vipfarm-limits-{test}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            let listener = runtime.block_on(async { UnixListener::bind(&path) }).expect("unused");
+            let source = Arc::new(Quiet(History::new()));
+            runtime.spawn(async move { serve(&listener, source, limits).await });
+            Self { _runtime: runtime, path }
+        }
+
+        fn connect(&self) -> Client {
+            let client = Client::connect(&self.path).expect("the server listens");
+            client.set_read_timeout(Some(Duration::from_secs(5))).expect("a valid time-out");
+            client
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    #[test]
+    fn a_request_never_sent_whole_is_dropped_at_the_deadline() {
+        let limits = Limits { deadline: Duration::from_millis(200), ..LIMITS };
+        let server = Server::start("deadline", limits);
+        let mut client = server.connect();
+        client.write_all(b"GET /v1/events HTTP/1.1\r\nhost:").expect("the socket takes it");
+        let started = Instant::now();
+        assert_eq!(client.read_to_end(&mut Vec::new()).expect("closed by the server"), 0);
+        assert!(started.elapsed() >= Duration::from_millis(150));
+    }
+
+    #[test]
+    fn connections_beyond_the_limit_wait_for_their_turn() {
+        let limits = Limits { connections: 2, deadline: Duration::from_millis(300), ..LIMITS };
+        let server = Server::start("connections", limits);
+        let _idle = [server.connect(), server.connect()];
+        let started = Instant::now();
+        let mut client = server.connect();
+        client.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer in the end");
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(started.elapsed() >= Duration::from_millis(200), "served beside the idle ones");
+    }
+}

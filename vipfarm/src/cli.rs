@@ -1,0 +1,273 @@
+//! The command line's grammar and its help; [`crate::commands`] gives the verbs their meaning.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
+    status::{ExplainProto, ExplainQuery, HostPort},
+};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the farm says no: the request was understood and refused, or failed
+  2  bad usage or configuration
+  3  no agent answers on this node";
+
+/// Several servers hold the same virtual IP at once, with no load balancer in front
+///
+/// Every node of a farm holds the virtual IP (VIP) and receives all of its traffic. A filter in
+/// each node's kernel hashes every packet's client into one of 256 buckets and accepts it only
+/// where the bucket is this node's. The agents agree on who is alive and who owns which buckets, so
+/// that each client is served by exactly one node and a dead node's clients move to the others.
+///
+/// To begin: `vipfarm keygen` one key and copy it to all nodes, write one file for the farm,
+/// `vipfarm check` it, then run `vipfarm agent` on every node.
+#[derive(Debug, Parser)]
+#[command(name = "vipfarm", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run this node's agent in the foreground
+    ///
+    /// Adds the VIPs to this node, loads the filter, joins the farm and serves this node's buckets
+    /// until SIGINT or SIGTERM, then hands them over and removes everything it added. Needs root,
+    /// or the capabilities `BPF`, `NET_ADMIN`, `NET_RAW`, `PERFMON`, `SYS_NICE` and `IPC_LOCK`. The
+    /// environment variable `VIPFARM_LOG` sets the log level, such as `debug`.
+    #[command(after_help = "Example:\n  vipfarm agent -c /etc/vipfarm/farm.yaml --node node1")]
+    Agent(AgentOptions),
+
+    /// Check a farm's file without touching the network
+    ///
+    /// Reports every error of the file at once, each with its place and how to fix it; else the
+    /// farm as the file describes it and the share of traffic each node gets while all are alive.
+    #[command(after_help = "Example:\n  vipfarm check /etc/vipfarm/farm.yaml")]
+    Check(CheckArgs),
+
+    /// Show what this node's agent does
+    ///
+    /// The agent's state, who is in the farm, this node's load per group, and the counters: packets
+    /// by reason, heartbeats by outcome. What needs attention comes first.
+    #[command(after_help = "Example:\n  vipfarm status --json | jq .state")]
+    Status(TalkArgs),
+
+    /// List the nodes as this node's agent sees them
+    #[command(after_help = "Example:\n  vipfarm nodes")]
+    Nodes(TalkArgs),
+
+    /// Show who owns each of the 256 buckets of a group
+    ///
+    /// One picture of 16 x 16 buckets a group, coloured by owner: bucket 0x00 is at the top left,
+    /// 0x0f ends the first row. With --hex, each node's 256 bits as eight words of 32 bits: the
+    /// first word holds buckets 0 to 31, and the lowest bit of a word is its lowest bucket.
+    #[command(after_help = "Examples:\n  vipfarm bitmap\n  vipfarm bitmap FarmProto --hex")]
+    Bitmap(BitmapArgs),
+
+    /// Say which node serves a client, and why
+    ///
+    /// Runs the very decision the kernel takes for such a packet: the rule that matches, the
+    /// bucket, its owner, and what becomes of the packet at this node.
+    ///
+    /// With -c it asks no agent but the file: who would serve the client if all nodes were alive
+    /// but those of --down.
+    #[command(after_help = "Examples:
+  vipfarm explain 203.0.113.7:51000 192.168.1.222:80
+  vipfarm explain 203.0.113.7 192.168.1.222 --proto icmp
+  vipfarm explain 203.0.113.7:51000 192.168.1.222:80 -c farm.yaml --down node2")]
+    Explain(ExplainArgs),
+
+    /// Show what happened to the farm
+    ///
+    /// The last 1000 events of this node's agent, oldest first; with -f also those to come, until
+    /// interrupted. --json prints one list, with -f one object a line.
+    #[command(after_help = "Example:\n  vipfarm events -f")]
+    Events(EventsArgs),
+
+    /// Remove what an agent that crashed left on this node
+    ///
+    /// Takes the farm's VIPs, filters, pinned maps and changed settings off this node. Harmless
+    /// when there is nothing left; refused while the agent still runs.
+    #[command(after_help = "Example:\n  vipfarm down -c /etc/vipfarm/farm.yaml")]
+    Down(DownOptions),
+
+    /// Make the farm's secret key
+    ///
+    /// Writes a new random key to FILE, readable by its owner only. All nodes of a farm need the
+    /// same key: make it once and copy it.
+    #[command(after_help = "Example:\n  vipfarm keygen /etc/vipfarm/farm.key")]
+    Keygen(KeygenArgs),
+}
+
+/// Which agent to talk to.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct AgentAddress {
+    /// Directory of the control sockets
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+
+    /// The farm to ask about, where several run on this node
+    #[arg(long, value_name = "NAME")]
+    pub farm: Option<String>,
+
+    /// The agent's control socket, wherever it is
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["run_dir", "farm"])]
+    pub socket: Option<PathBuf>,
+}
+
+/// Arguments of the verbs that only ask an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct TalkArgs {
+    /// Which agent.
+    #[command(flatten)]
+    pub agent: AgentAddress,
+
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CheckArgs {
+    /// The farm's file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `bitmap`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct BitmapArgs {
+    /// The group; all of them when absent
+    #[arg(value_name = "GROUP")]
+    pub group: Option<String>,
+
+    /// Each node's bitmap as eight 32-bit words in hexadecimal
+    #[arg(long, conflicts_with = "json")]
+    pub hex: bool,
+
+    /// Which agent, in what form.
+    #[command(flatten)]
+    pub talk: TalkArgs,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ExplainArgs {
+    /// The client; its port matters to rules with filter `on_port`
+    #[arg(value_name = "CLIENT[:PORT]")]
+    pub client: HostPort,
+
+    /// The VIP; tcp and udp need the port
+    #[arg(value_name = "VIP[:PORT]")]
+    pub vip: HostPort,
+
+    /// The packet's protocol: icmp is an echo request, arp also IPv6 neighbour discovery
+    #[arg(long, value_enum, default_value_t = ExplainProto::Tcp)]
+    pub proto: ExplainProto,
+
+    /// The packet's IPv4 identification; matters to rules with filter `on_ipid`
+    #[arg(long, value_name = "N")]
+    pub ip_id: Option<u16>,
+
+    /// Ask this file instead of an agent
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["run_dir", "farm", "socket"])]
+    pub config: Option<PathBuf>,
+
+    /// Nodes to imagine dead, separated by commas
+    #[arg(long, value_name = "NODE", value_delimiter = ',', requires = "config")]
+    pub down: Vec<String>,
+
+    /// The node whose verdict to give [default: the first that is not down]
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub node: Option<String>,
+
+    /// Which agent, in what form.
+    #[command(flatten)]
+    pub talk: TalkArgs,
+}
+
+impl ExplainArgs {
+    /// The packet to explain, not yet checked.
+    pub fn query(&self) -> ExplainQuery {
+        ExplainQuery {
+            client: self.client.addr,
+            client_port: self.client.port,
+            vip: self.vip.addr,
+            vip_port: self.vip.port,
+            proto: self.proto,
+            ip_id: self.ip_id,
+        }
+    }
+}
+
+/// Arguments of `events`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct EventsArgs {
+    /// Go on with the events to come
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Only events after number N
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub since: u64,
+
+    /// Which agent, in what form.
+    #[command(flatten)]
+    pub talk: TalkArgs,
+}
+
+/// Arguments of `keygen`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct KeygenArgs {
+    /// Where to write the key
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Replace a key that is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example() {
+        for verb in Cli::command().get_subcommands() {
+            let name = verb.get_name();
+            let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains(&format!("vipfarm {name}")), "{name}: {after}");
+        }
+    }
+
+    #[test]
+    fn an_offline_question_excludes_the_agents_options() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let ask = "vipfarm explain 192.0.2.1:9 192.168.1.222:80";
+        parse(&format!("{ask} -c f.yaml --down node1,node2 --node node3")).expect("offline");
+        parse(&format!("{ask} --run-dir /tmp --farm web")).expect("live");
+        for wrong in ["--down node1", "--node node1", "-c f.yaml --farm web", "--proto sctp"] {
+            parse(&format!("{ask} {wrong}")).expect_err(wrong);
+        }
+    }
+}

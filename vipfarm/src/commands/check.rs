@@ -1,0 +1,345 @@
+//! `vipfarm check`
+
+use std::{path::Path, time::Duration};
+
+use owo_colors::Style;
+use serde::Serialize;
+
+use super::screen::{self, Ink, Row};
+use crate::{
+    cli::CheckArgs,
+    config::{
+        self, Diagnostics,
+        key::{KeyProblem, Secret},
+    },
+    model::{Farm, Filter, Group, Mode, Proto, Rule},
+};
+
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
+    match read(&args.file) {
+        Ok(summary) if args.json => screen::print_json(&summary),
+        Ok(summary) => Ok(screen::print(&render(&summary, Ink::of_stdout()))?),
+        Err(diagnostics) => {
+            if args.json {
+                let file = args.file.display().to_string();
+                screen::print_json(&Problems { file, ok: false, errors: &diagnostics })?;
+            }
+            Err(diagnostics.into())
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Summary, Diagnostics> {
+    let farm = config::load(file)?;
+    let key_problem = match Secret::load(&farm.key_file) {
+        Ok(_) => None,
+        // A file may be checked where its key is not, or by somebody who may not read it.
+        Err(error) if matches!(error.problem, KeyProblem::Missing | KeyProblem::Unreadable(_)) => {
+            Some(error.to_string())
+        }
+        // The same problem again, with its place in the file.
+        Err(_unusable) => config::load_with_key(file).err().map_or(Ok(None), Err)?,
+    };
+    Ok(Summary::of(file, &farm, key_problem))
+}
+
+/// What `--json` prints of a file with errors.
+#[derive(Serialize)]
+struct Problems<'a> {
+    file: String,
+    ok: bool,
+    errors: &'a Diagnostics,
+}
+
+/// The farm as the file describes it.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    file: String,
+    ok: bool,
+    farm: String,
+    key_file: String,
+    /// Why an agent could not use the key here and now.
+    key_problem: Option<String>,
+    heartbeat: Heartbeat,
+    nodes: Vec<NodeSummary>,
+    vips: Vec<VipSummary>,
+    groups: Vec<GroupSummary>,
+}
+
+#[derive(Debug, Serialize)]
+struct Heartbeat {
+    port: u16,
+    period_ms: u64,
+    lease_ms: u64,
+    fail_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeSummary {
+    name: String,
+    addresses: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct VipSummary {
+    addresses: Vec<String>,
+    /// `None`: the interface whose subnet holds the addresses.
+    interface: Option<String>,
+    mode: Mode,
+    vmac: String,
+}
+
+#[derive(Debug, Serialize)]
+struct GroupSummary {
+    name: String,
+    /// Index of its VIP block.
+    vip: usize,
+    rules: Vec<RuleSummary>,
+    shares: Vec<Share>,
+}
+
+#[derive(Debug, Serialize)]
+struct RuleSummary {
+    virtual_addr: String,
+    port: String,
+    proto: Proto,
+    filter: Filter,
+}
+
+/// What one node gets of a group's traffic while all nodes are alive.
+#[derive(Debug, Serialize)]
+struct Share {
+    node: String,
+    power: u16,
+    percent: f64,
+}
+
+impl Summary {
+    pub(super) fn of(file: &Path, farm: &Farm, key_problem: Option<String>) -> Self {
+        let timers = farm.membership.timers;
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let groups = farm.vips.iter().enumerate().flat_map(|(vip, block)| {
+            block.groups.iter().map(move |group| GroupSummary::of(farm, vip, group))
+        });
+        Self {
+            file: file.display().to_string(),
+            ok: true,
+            farm: farm.name.clone(),
+            key_file: farm.key_file.display().to_string(),
+            key_problem,
+            heartbeat: Heartbeat {
+                port: farm.membership.port,
+                period_ms: millis(timers.period),
+                lease_ms: millis(timers.lease),
+                fail_ms: millis(timers.fail),
+            },
+            nodes: farm
+                .nodes
+                .iter()
+                .map(|node| NodeSummary {
+                    name: node.name.clone(),
+                    addresses: node.addresses.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+            vips: farm
+                .vips
+                .iter()
+                .map(|vip| VipSummary {
+                    addresses: vip
+                        .addresses
+                        .iter()
+                        .map(|vip| format!("{}/{}", vip.addr, vip.prefix))
+                        .collect(),
+                    interface: vip.interface.clone(),
+                    mode: vip.mode,
+                    vmac: vip.vmac.to_string(),
+                })
+                .collect(),
+            groups: groups.collect(),
+        }
+    }
+}
+
+impl GroupSummary {
+    fn of(farm: &Farm, vip: usize, group: &Group) -> Self {
+        let total: u32 = group.powers.iter().flatten().map(|&power| u32::from(power)).sum();
+        let shares = farm.nodes.iter().zip(&group.powers).filter_map(|(node, power)| {
+            let power = (*power)?;
+            // All powers zero: nobody gets anything.
+            let percent = 100.0 * f64::from(power) / f64::from(total.max(1));
+            Some(Share { node: node.name.clone(), power, percent })
+        });
+        Self {
+            name: group.name.clone(),
+            vip,
+            rules: group.rules.iter().map(RuleSummary::of).collect(),
+            shares: shares.collect(),
+        }
+    }
+}
+
+impl RuleSummary {
+    fn of(rule: &Rule) -> Self {
+        let any = || "*".to_owned();
+        Self {
+            virtual_addr: rule.virtual_addr.map_or_else(any, |addr| addr.to_string()),
+            port: rule.port.map_or_else(any, |port| port.to_string()),
+            proto: rule.proto,
+            filter: rule.filter,
+        }
+    }
+}
+
+/// The farm as tables, one for the nodes, one for the VIPs, two a group.
+pub(super) fn render(summary: &Summary, ink: Ink) -> String {
+    let Summary { file, farm, key_file, key_problem, heartbeat, nodes, vips, groups, .. } = summary;
+    let Heartbeat { port, period_ms, lease_ms, fail_ms } = heartbeat;
+    let ok = ink.paint("ok", Style::new().green().bold());
+    let mut text = format!(
+        "{file}: {ok}\n\nfarm {farm}\nkey: {key_file}\nheartbeats: every {period_ms} ms to UDP port {port}, lease {lease_ms} ms, failure after {fail_ms} ms\n"
+    );
+    if let Some(problem) = key_problem {
+        text += &ink.paint(&format!("! {problem}"), Style::new().yellow());
+        text.push('\n');
+    }
+    text.push('\n');
+    text += &node_table(nodes, ink);
+    text.push('\n');
+    text += &vip_table(vips, ink);
+    for group in groups {
+        text.push('\n');
+        text += &group_tables(group, &vips[group.vip], ink);
+    }
+    text
+}
+
+fn group_tables(group: &GroupSummary, vip: &VipSummary, ink: Ink) -> String {
+    let title = ink.paint(&format!("group {}", group.name), Style::new().bold());
+    let addresses = vip.addresses.join(", ");
+    let rules = rule_table(&group.rules, ink);
+    let shares = share_table(&group.shares, ink);
+    format!("{title} of {addresses}\n{rules}\n{shares}")
+}
+
+fn node_table(nodes: &[NodeSummary], ink: Ink) -> String {
+    let rows: Vec<Row> = nodes
+        .iter()
+        .map(|node| Row::new(Style::new(), [node.name.clone(), node.addresses.join("\n")]))
+        .collect();
+    screen::table(ink, &["NODE", "ADDRESSES"], &[], &rows)
+}
+
+fn vip_table(vips: &[VipSummary], ink: Ink) -> String {
+    let rows: Vec<Row> = vips
+        .iter()
+        .map(|vip| {
+            let interface = vip.interface.clone().unwrap_or_else(|| "(by subnet)".into());
+            let mode = screen::word(&vip.mode);
+            Row::new(Style::new(), [vip.addresses.join("\n"), interface, mode, vip.vmac.clone()])
+        })
+        .collect();
+    screen::table(ink, &["VIP", "INTERFACE", "MODE", "VMAC"], &[], &rows)
+}
+
+fn rule_table(rules: &[RuleSummary], ink: Ink) -> String {
+    let rows: Vec<Row> = rules
+        .iter()
+        .map(|rule| {
+            let (proto, filter) = (screen::word(&rule.proto), screen::word(&rule.filter));
+            let cells = [rule.virtual_addr.clone(), rule.port.clone(), proto, filter];
+            Row::new(Style::new(), cells)
+        })
+        .collect();
+    screen::table(ink, &["VIRTUAL ADDR", "PORT", "PROTO", "FILTER"], &[1], &rows)
+}
+
+fn share_table(shares: &[Share], ink: Ink) -> String {
+    let rows: Vec<Row> = shares
+        .iter()
+        .map(|share| {
+            let percent = format!("{:.1} %", share.percent);
+            Row::new(Style::new(), [share.node.clone(), share.power.to_string(), percent])
+        })
+        .collect();
+    screen::table(ink, &["NODE", "POWER", "SHARE"], &[1, 2], &rows)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        commands::fixture,
+        model::{DEFAULT_PORT, IcmpEcho, Mac, Membership, Node, Open, Timers, Vip, VipAddr},
+    };
+
+    pub(in crate::commands) fn farm() -> Farm {
+        let addr = [192, 168, 1, 222].into();
+        let rule = |port, proto, filter| Rule { virtual_addr: None, port, proto, filter };
+        let nodes = ["node1", "node2", fixture::LONGEST].map(|name| Node {
+            name: name.into(),
+            addresses: vec![[192, 168, 1, 11].into(), [10, 0, 0, 11].into()],
+        });
+        Farm {
+            name: "web".into(),
+            key_file: "/etc/vipfarm/farm.key".into(),
+            membership: Membership { timers: Timers::BALANCED, port: DEFAULT_PORT },
+            nodes: nodes.into(),
+            vips: vec![Vip {
+                interface: None,
+                mode: Mode::VmacInvisible,
+                vmac: Mac::of_vip(addr),
+                addresses: vec![VipAddr {
+                    addr: addr.into(),
+                    prefix: 24,
+                    check: true,
+                    connections: false,
+                }],
+                check: true,
+                tcp_reset: true,
+                open: Open::Auto,
+                icmp_echo: IcmpEcho::OnAddr,
+                groups: vec![
+                    Group {
+                        name: "FarmProto".into(),
+                        powers: vec![Some(2), Some(1), None],
+                        rules: vec![
+                            rule(Some(80), Proto::Tcp, Filter::OnPort),
+                            rule(None, Proto::Udp, Filter::OnIpid),
+                        ],
+                    },
+                    Group {
+                        name: "Idle".into(),
+                        powers: vec![Some(0); 3],
+                        rules: vec![rule(Some(53), Proto::Udp, Filter::OnAddr)],
+                    },
+                ],
+            }],
+        }
+    }
+
+    fn summary(key_problem: Option<&str>) -> Summary {
+        Summary::of(Path::new("farm.yaml"), &farm(), key_problem.map(Into::into))
+    }
+
+    #[test]
+    fn a_good_file_is_shown_with_the_share_of_each_node() {
+        let text = render(&summary(None), Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_key_that_is_not_here_is_only_a_warning() {
+        let text = render(&summary(Some("farm.key: the key file does not exist")), Ink::Colour);
+        insta::assert_snapshot!(fixture::visible(&text));
+    }
+
+    #[test]
+    fn scripts_read_the_same_facts() {
+        let json = serde_json::to_value(summary(None)).expect("plain data");
+        assert_eq!(json["ok"], true);
+        assert_eq!(json["groups"][0]["shares"][0]["node"], "node1");
+        assert_eq!(json["groups"][1]["shares"][0]["percent"], 0.0);
+        assert_eq!(json["vips"][0]["mode"], "vmac_invisible");
+    }
+}

@@ -1,0 +1,165 @@
+//! `vipfarm explain`
+
+use std::path::Path;
+
+use owo_colors::Style;
+
+use super::{
+    Client, Failure, PATIENCE,
+    screen::{self, Ink},
+};
+use crate::{
+    agent,
+    cli::ExplainArgs,
+    config,
+    model::{Farm, NodeId, NodeSet},
+    status::{ExplainQuery, Explanation},
+};
+
+pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
+    let query = args.query();
+    query.check().map_err(Failure::Usage)?;
+    let explanation = if let Some(file) = &args.config {
+        offline(file, &args, &query)?
+    } else {
+        let path = format!("/v1/explain?{}", query.to_url_query());
+        Client::find(&args.talk.agent)?.get(&path, PATIENCE).await?
+    };
+    if args.talk.json {
+        return screen::print_json(&explanation);
+    }
+    Ok(screen::print(&render(&explanation, Ink::of_stdout()))?)
+}
+
+fn offline(file: &Path, args: &ExplainArgs, query: &ExplainQuery) -> anyhow::Result<Explanation> {
+    let (farm, secret) = config::load_with_key(file)?;
+    let (alive, node) = imagined(&farm, &args.down, args.node.as_deref())?;
+    let explanation =
+        agent::explain::offline(&farm, &secret, alive, node, query).map_err(Failure::Refused)?;
+    Ok(explanation)
+}
+
+/// The nodes to imagine alive, and the one whose verdict to give.
+fn imagined(
+    farm: &Farm,
+    down: &[String],
+    node: Option<&str>,
+) -> Result<(NodeSet, NodeId), Failure> {
+    let down: NodeSet = down.iter().map(|name| named(farm, name)).collect::<Result<_, _>>()?;
+    let alive: NodeSet = farm.node_ids().filter(|&node| !down.contains(node)).collect();
+    match node {
+        None => match alive.iter().next() {
+            Some(first) => Ok((alive, first)),
+            None => Err(Failure::Usage(
+                "with all nodes down nobody serves: leave one out of --down".into(),
+            )),
+        },
+        Some(name) => {
+            let node = named(farm, name)?;
+            if down.contains(node) {
+                return Err(Failure::Usage(format!(
+                    "{name} cannot give a verdict: --down says it is down"
+                )));
+            }
+            Ok((alive, node))
+        }
+    }
+}
+
+fn named(farm: &Farm, name: &str) -> Result<NodeId, Failure> {
+    farm.node_named(name).ok_or_else(|| {
+        let names: Vec<&str> = farm.nodes.iter().map(|node| &*node.name).collect();
+        let (farm, names) = (&farm.name, names.join(", "));
+        Failure::Usage(format!("farm {farm} has no node `{name}`; its nodes are {names}"))
+    })
+}
+
+/// The sentence, then the fields it comes from.
+pub(super) fn render(explanation: &Explanation, ink: Ink) -> String {
+    let Explanation { group, rule, bucket, owner, node, verdict, reason, text, .. } = explanation;
+    let style = match verdict.as_str() {
+        "accept" => Style::new().green(),
+        "drop" => Style::new().red(),
+        _ => Style::new(),
+    };
+    let none = || "-".to_owned();
+    let fields = [
+        ("packet", packet(explanation)),
+        ("group", group.clone().unwrap_or_else(none)),
+        ("rule", rule.clone().unwrap_or_else(none)),
+        ("bucket", bucket.map_or_else(none, |bucket| format!("{bucket} (0x{bucket:02x})"))),
+        ("owner", owner.clone().unwrap_or_else(none)),
+        ("verdict", format!("{} at {node}", ink.paint(verdict, style.bold()))),
+        ("reason", reason.clone()),
+    ];
+    let fields = fields.map(|(name, value)| format!("  {name:<7}  {value}"));
+    format!("{text}\n\n{}", screen::lines(fields))
+}
+
+fn packet(explanation: &Explanation) -> String {
+    let Explanation { client, client_port, vip, vip_port, proto, .. } = explanation;
+    let from = end(client, *client_port);
+    let to = end(vip, *vip_port);
+    format!("{proto} from {from} to {to}")
+}
+
+fn end(addr: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) if addr.contains(':') => format!("[{addr}]:{port}"),
+        Some(port) => format!("{addr}:{port}"),
+        None => addr.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixture;
+
+    #[test]
+    fn the_sentence_comes_before_the_fields() {
+        let text = render(&fixture::explanation(), Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_verdict_is_coloured() {
+        insta::assert_snapshot!(fixture::visible(&render(&fixture::explanation(), Ink::Colour)));
+    }
+
+    #[test]
+    fn a_packet_without_rule_or_ports_leaves_no_holes() {
+        let text = render(
+            &Explanation {
+                client: "2001:db8::7".into(),
+                client_port: None,
+                vip_port: None,
+                group: None,
+                rule: None,
+                bucket: None,
+                owner: None,
+                ..fixture::explanation()
+            },
+            Ink::Plain,
+        );
+        insta::assert_snapshot!(text);
+        assert_eq!(end("2001:db8::7", Some(80)), "[2001:db8::7]:80");
+    }
+
+    #[test]
+    fn the_imagined_farm_is_the_file_without_the_nodes_that_are_down() {
+        let farm = crate::commands::check::tests::farm();
+        let ids: Vec<NodeId> = farm.node_ids().collect();
+        let down = ["node1".to_owned()];
+        let (alive, node) = imagined(&farm, &down, None).expect("two nodes are left");
+        assert_eq!((alive.iter().collect::<Vec<_>>(), node), (ids[1..].to_vec(), ids[1]));
+        for (node, reason) in [("node1", "--down says"), ("node9", "has no node `node9`")] {
+            let error = imagined(&farm, &down, Some(node)).expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        let everybody: Vec<String> = farm.nodes.iter().map(|node| node.name.clone()).collect();
+        let error = imagined(&farm, &everybody, None).expect_err("nobody left").to_string();
+        assert!(error.contains("nobody serves"), "{error}");
+    }
+}

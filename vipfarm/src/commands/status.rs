@@ -1,0 +1,174 @@
+//! `vipfarm status`
+
+use std::collections::BTreeMap;
+
+use owo_colors::Style;
+
+use super::{
+    Client, PATIENCE, nodes,
+    screen::{self, Ink, Row},
+};
+use crate::{
+    cli::TalkArgs,
+    status::{GroupStatus, Lateness, NodeState, Status, VipStatus},
+};
+
+pub(super) async fn run(args: TalkArgs) -> anyhow::Result<()> {
+    let status: Status = Client::find(&args.agent)?.get("/v1/status", PATIENCE).await?;
+    if args.json {
+        return screen::print_json(&status);
+    }
+    Ok(screen::print(&render(&status, Ink::of_stdout()))?)
+}
+
+/// The whole page: what needs attention, then the farm, the nodes, the VIPs and the counters.
+pub(super) fn render(status: &Status, ink: Ink) -> String {
+    let mut page = String::new();
+    for (warning, style) in warnings(status) {
+        page += &ink.paint(&format!("! {warning}"), style);
+        page.push('\n');
+    }
+    if !page.is_empty() {
+        page.push('\n');
+    }
+    page += &summary(status, ink);
+    page.push('\n');
+    page += &nodes::table(&status.nodes, ink);
+    page.push('\n');
+    page.extend(status.vips.iter().map(vip));
+    page += &counters("packets", &status.packets, ink);
+    page += &counters("egress guard", &status.guard, ink);
+    page += &counters("heartbeats", &status.heartbeats, ink);
+    page += &lateness(status.lateness);
+    page
+}
+
+fn warnings(status: &Status) -> Vec<(String, Style)> {
+    let grave = Style::new().red().bold();
+    let notable = Style::new().yellow();
+    let mut warnings = Vec::new();
+    let own = match status.state {
+        NodeState::Fenced => Some((
+            "fenced: the lease has lapsed, this node accepts no traffic until it is renewed",
+            grave,
+        )),
+        NodeState::Joining => Some(("joining: this node serves nothing yet", notable)),
+        NodeState::Up | NodeState::Down => None,
+    };
+    warnings.extend(own.map(|(text, style)| (text.to_owned(), style)));
+    if !status.converged {
+        warnings.push(("not converged: buckets are changing hands".into(), notable));
+    }
+    for node in status.nodes.iter().filter(|node| node.config_differs) {
+        let name = &node.name;
+        warnings.push((
+            format!("{name} has another configuration: it stays out until all files are the same"),
+            grave,
+        ));
+    }
+    for vip in status.vips.iter().filter(|vip| !vip.open) {
+        warnings.push((format!("closed: no traffic for {}", vip.addresses.join(", ")), notable));
+    }
+    warnings
+}
+
+fn summary(status: &Status, ink: Ink) -> String {
+    let Status { farm, node, version, epoch, .. } = status;
+    let state = ink.paint(nodes::state_word(status.state), nodes::state_style(status.state).bold());
+    let members: Vec<&str> =
+        status.nodes.iter().filter(|node| node.alive).map(|node| &*node.name).collect();
+    let view = if *epoch == 0 {
+        "(no view yet)".to_owned()
+    } else {
+        format!("({} of {} nodes, view {epoch})", members.len(), status.nodes.len())
+    };
+    let loads = status
+        .groups
+        .iter()
+        .map(|group| format!("farm load: {} (group {})", own_load(group, node), group.name));
+    let lease = screen::human_ms(status.lease_ms);
+    let uptime = screen::human_ms(status.uptime_s * 1000.0);
+    [
+        format!("farm {farm} on {node}: {state}\n"),
+        screen::wrapped("farm membership:", members.into_iter().chain([&*view])),
+        screen::lines(loads),
+        format!("lease: {lease}; agent {version}, up for {uptime}\n"),
+    ]
+    .concat()
+}
+
+/// `SafeKit`'s measure, and what the kernel does meanwhile where that differs.
+fn own_load(group: &GroupStatus, node: &str) -> String {
+    let owned = group.load.get(node).copied().unwrap_or(0);
+    let in_force = group.bitmap.len();
+    if in_force == owned {
+        format!("{owned}/256")
+    } else {
+        format!("{owned}/256, in force here: {in_force}/256")
+    }
+}
+
+fn vip(vip: &VipStatus) -> String {
+    let VipStatus { interface, mode, vmac, addresses, xdp, open } = vip;
+    let open = if *open { "open" } else { "closed" };
+    let mode = screen::word(mode);
+    let addresses = addresses.iter().map(String::as_str);
+    screen::wrapped("vip:", addresses)
+        + &format!("     {mode} on {interface}, {vmac}, XDP {xdp}, {open}\n")
+}
+
+/// The counters that are not zero; nothing when all are.
+fn counters(title: &str, counters: &BTreeMap<String, u64>, ink: Ink) -> String {
+    let rows: Vec<Row> = counters
+        .iter()
+        .filter(|&(_, &count)| count > 0)
+        .map(|(word, count)| Row::new(Style::new(), [word.clone(), count.to_string()]))
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("\n{}", screen::table(ink, &[title, "count"], &[1], &rows))
+}
+
+fn lateness(lateness: Lateness) -> String {
+    let Lateness { real_time, mean_ms, max_ms } = lateness;
+    let class = if real_time { "real-time" } else { "NOT real-time (needs CAP_SYS_NICE)" };
+    format!(
+        "\nheartbeat thread: {class}, woke up {mean_ms:.2} ms late on average, {max_ms:.2} ms at worst\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixture;
+
+    #[test]
+    fn a_healthy_farm_has_no_warnings() {
+        let text = render(&fixture::healthy(), Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn trouble_comes_first() {
+        let text = render(&fixture::troubled(), Ink::Plain);
+        assert!(text.starts_with("! fenced"), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn colours_mark_what_needs_attention() {
+        insta::assert_snapshot!(fixture::visible(&render(&fixture::troubled(), Ink::Colour)));
+    }
+
+    #[test]
+    fn a_joining_agent_without_a_view_says_so() {
+        let mut status = fixture::healthy();
+        (status.state, status.epoch) = (NodeState::Joining, 0);
+        status.nodes.iter_mut().for_each(|node| node.alive = false);
+        let text = render(&status, Ink::Plain);
+        assert!(text.contains("! joining"), "{text}");
+        assert!(text.contains("farm membership: (no view yet)"), "{text}");
+    }
+}

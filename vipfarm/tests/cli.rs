@@ -1,0 +1,238 @@
+//! The binary's messages and exit codes.
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    os::unix::net::UnixListener,
+    process::{Command, Output, Stdio},
+};
+
+use support::{RunDir, Served, status};
+use vipfarm::{
+    agent::history::Level,
+    status::{EventRecord, Explanation, GroupStatus, NodeStatus, Status},
+};
+
+fn text(dir: &RunDir, name: &str) -> String {
+    dir.path(name).to_str().expect("UTF-8").to_owned()
+}
+
+fn vipfarm(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vipfarm")).args(args).output().expect("the binary runs")
+}
+
+/// Runs it, asserts the exit code, and returns standard error.
+fn fails_with(code: i32, args: &[&str]) -> String {
+    let output = vipfarm(args);
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    stderr
+}
+
+/// Runs a verb against a served socket, asserts success, and returns standard output.
+fn asks(served: &Served, args: &[&str]) -> String {
+    let output = vipfarm(&[args, &["--run-dir", &text(&served.dir, "")]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn parse<T: serde::de::DeserializeOwned>(json: &str) -> T {
+    serde_json::from_str(json).expect("the structure of the control socket")
+}
+
+const TALKING: [&[&str]; 5] = [
+    &["status"],
+    &["nodes"],
+    &["bitmap"],
+    &["events"],
+    &["explain", "192.0.2.1:9", "192.168.1.222:80"],
+];
+
+#[test]
+fn without_an_agent_every_talking_verb_exits_3_and_says_how_to_start_one() {
+    let dir = RunDir::new();
+    for verb in TALKING {
+        for place in [&text(&dir, ""), &text(&dir, "missing")] {
+            let stderr = fails_with(3, &[verb, &["--run-dir", place]].concat());
+            assert!(stderr.contains("no agent runs here"), "{stderr}");
+            assert!(stderr.contains("vipfarm agent -c FILE"), "{stderr}");
+        }
+    }
+}
+
+#[test]
+fn the_socket_of_a_dead_agent_counts_as_no_agent() {
+    let dir = RunDir::new();
+    drop(UnixListener::bind(dir.path("web.sock")).expect("a fresh directory"));
+    let stderr = fails_with(3, &["status", "--run-dir", &text(&dir, "")]);
+    assert!(stderr.contains("nobody listens at"), "{stderr}");
+    let stderr = fails_with(3, &["status", "--socket", &text(&dir, "dns.sock")]);
+    assert!(stderr.contains("dns.sock does not exist"), "{stderr}");
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_given_up() {
+    let dir = RunDir::new();
+    let _frozen = UnixListener::bind(dir.path("web.sock")).expect("a fresh directory");
+    let stderr = fails_with(3, &["status", "--run-dir", &text(&dir, "")]);
+    assert!(stderr.contains("does not answer within 5s"), "{stderr}");
+}
+
+#[test]
+fn of_several_farms_one_must_be_named() {
+    let dir = RunDir::new();
+    for farm in ["web.sock", "dns.sock"] {
+        drop(UnixListener::bind(dir.path(farm)).expect("a fresh directory"));
+    }
+    let stderr = fails_with(2, &["nodes", "--run-dir", &text(&dir, "")]);
+    assert!(stderr.contains("several farms run here: dns, web"), "{stderr}");
+    let stderr = fails_with(3, &["nodes", "--run-dir", &text(&dir, ""), "--farm", "mail"]);
+    assert!(stderr.contains("no agent of farm `mail`"), "{stderr}");
+}
+
+#[test]
+fn bad_usage_exits_2() {
+    for args in [
+        &[][..],
+        &["serve"],
+        &["status", "--verbose"],
+        &["agent"],
+        &["bitmap", "--hex", "--json"],
+        &["explain", "web", "192.168.1.222:80"],
+        &["explain", "192.0.2.1", "192.168.1.222"],
+        &["explain", "192.0.2.1:9", "[fd00::1]:80"],
+        &["explain", "192.0.2.1:9", "192.168.1.222:80", "--down", "node2"],
+        &["explain", "192.0.2.1:9", "192.168.1.222:80", "--proto", "icmp"],
+    ] {
+        fails_with(2, args);
+    }
+}
+
+#[test]
+fn a_configuration_with_errors_exits_2_and_names_the_file() {
+    let dir = RunDir::new();
+    let file = text(&dir, "farm.yaml");
+    fs::write(&file, "farm: 7\nnodes: none\n").expect("a fresh directory");
+    let stderr = fails_with(2, &["check", &file]);
+    assert!(stderr.contains("farm.yaml:"), "{stderr}");
+    let missing = text(&dir, "missing.yaml");
+    let stderr = fails_with(2, &["check", &missing]);
+    assert!(stderr.contains("missing.yaml"), "{stderr}");
+    fails_with(2, &["explain", "192.0.2.1:9", "192.168.1.222:80", "-c", &missing]);
+
+    let output = vipfarm(&["check", "--json", &file]);
+    assert_eq!(output.status.code(), Some(2));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["ok"], false);
+    assert!(json["errors"].as_array().is_some_and(|errors| !errors.is_empty()), "{json}");
+}
+
+#[test]
+fn a_key_is_made_once_and_replaced_only_by_force() {
+    let dir = RunDir::new();
+    let key = text(&dir, "farm.key");
+    assert!(vipfarm(&["keygen", &key]).status.success());
+    let first = fs::read(&key).expect("a key");
+    let stderr = fails_with(1, &["keygen", &key]);
+    assert!(stderr.contains("--force"), "{stderr}");
+    assert_eq!(fs::read(&key).expect("still there"), first);
+    assert!(vipfarm(&["keygen", &key, "--force"]).status.success());
+    assert_ne!(fs::read(&key).expect("another"), first);
+}
+
+#[test]
+fn help_ends_with_the_exit_codes_and_is_no_error() {
+    let output = vipfarm(&["--help"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(text.trim_end().ends_with("3  no agent answers on this node"), "{text}");
+    assert!(!text.contains('\x1b'), "no colour into a pipe");
+}
+
+#[test]
+fn errors_are_painted_only_where_colour_is_welcome() {
+    let run = |variable: &str| {
+        Command::new(env!("CARGO_BIN_EXE_vipfarm"))
+            .args(["status", "--socket", "/nonexistent"])
+            .env(variable, "1")
+            .output()
+            .expect("the binary runs")
+            .stderr
+    };
+    assert!(run("CLICOLOR_FORCE").contains(&0x1b));
+    assert!(!run("NO_COLOR").contains(&0x1b));
+}
+
+#[test]
+fn every_talking_verb_prints_for_people_and_for_scripts() {
+    let served = Served::start();
+    served.history.push(Level::Info, "started", "agent started");
+    assert!(asks(&served, &["status"]).contains("farm load: 255/256 (group FarmProto)"));
+    assert_eq!(parse::<Status>(&asks(&served, &["status", "--json"])), status());
+    assert!(asks(&served, &["nodes"]).contains("192.168.1.11"));
+    assert_eq!(parse::<Vec<NodeStatus>>(&asks(&served, &["nodes", "--json"])), status().nodes);
+    assert!(asks(&served, &["bitmap"]).contains("0_ A A A A A A A A A . A A A A A A"));
+    assert!(asks(&served, &["bitmap", "--hex"]).contains("    fffffdff ffffffff"));
+    let groups: Vec<GroupStatus> = parse(&asks(&served, &["bitmap", "FarmProto", "--json"]));
+    assert_eq!(groups, status().groups);
+    assert!(asks(&served, &["events"]).contains("agent started"));
+    let events: Vec<EventRecord> = parse(&asks(&served, &["events", "--json"]));
+    assert_eq!(events.len(), 1);
+    let question = ["explain", "203.0.113.7:51000", "192.168.1.222:80"];
+    assert!(asks(&served, &question).starts_with("node1 serves it."));
+    let answer: Explanation = parse(&asks(&served, &[&question[..], &["--json"]].concat()));
+    assert_eq!(answer.client_port, Some(51_000));
+}
+
+#[test]
+fn what_the_farm_does_not_know_is_told_by_the_exit_code() {
+    let served = Served::start();
+    let place = text(&served.dir, "");
+    let stderr = fails_with(1, &["explain", "192.0.2.1:9", "192.0.2.9:80", "--run-dir", &place]);
+    assert!(stderr.contains("192.0.2.9 is no VIP of farm web"), "{stderr}");
+    let stderr = fails_with(2, &["bitmap", "Farm", "--run-dir", &place]);
+    assert!(stderr.contains("no group `Farm`; its groups are FarmProto"), "{stderr}");
+}
+
+#[test]
+fn following_prints_events_as_they_come_and_ends_with_the_agent() {
+    let served = Served::start();
+    served.history.push(Level::Info, "started", "agent started");
+    let mut follower = Command::new(env!("CARGO_BIN_EXE_vipfarm"))
+        .args(["events", "-f", "--json", "--run-dir", &text(&served.dir, "")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(follower.stdout.take().expect("piped")).lines();
+    let mut next = || lines.next().expect("a line").expect("UTF-8");
+    assert_eq!(parse::<EventRecord>(&next()).kind, "started");
+    served.history.push(Level::Warn, "node_lost", "node2 is lost");
+    assert_eq!(parse::<EventRecord>(&next()).kind, "node_lost");
+
+    served.runtime.shutdown_background();
+    let status = follower.wait().expect("it ends");
+    let mut stderr = String::new();
+    follower.stderr.take().expect("piped").read_to_string(&mut stderr).expect("UTF-8");
+    assert_eq!(status.code(), Some(3), "{stderr}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let served = Served::start();
+    for _ in 0..1000 {
+        served.history.push(Level::Info, "view", "x".repeat(200));
+    }
+    let mut events = Command::new(env!("CARGO_BIN_EXE_vipfarm"))
+        .args(["events", "--run-dir", &text(&served.dir, "")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(events.stdout.take());
+    let output = events.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}

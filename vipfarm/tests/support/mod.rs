@@ -1,0 +1,159 @@
+//! A served control socket with a made-up agent behind, for the tests of both of its ends.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{runtime::Runtime, sync::watch};
+use vipfarm::{
+    agent::{
+        control::{ControlSocket, Source},
+        history::History,
+    },
+    model::{Bitmap, Filter, Mode, Proto},
+    status::{
+        EventRecord, ExplainQuery, Explanation, GroupStatus, Lateness, NodeState, NodeStatus,
+        RuleStatus, Status, VipStatus,
+    },
+};
+
+/// A directory of one test, removed with the value.
+pub(crate) struct RunDir(pub(crate) PathBuf);
+
+impl RunDir {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("vipfarm-test-{}-{count}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir_all(&dir).expect("a directory in the temporary one");
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An agent that knows one VIP.
+struct FakeAgent {
+    history: Arc<History>,
+}
+
+impl Source for FakeAgent {
+    fn status(&self) -> Status {
+        status()
+    }
+
+    fn events_since(&self, seq: u64) -> Vec<EventRecord> {
+        self.history.since(seq)
+    }
+
+    fn newest_event(&self) -> watch::Receiver<u64> {
+        self.history.newest()
+    }
+
+    fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
+        if query.vip.to_string() != "192.168.1.222" {
+            return Err(format!("{} is no VIP of farm web", query.vip));
+        }
+        Ok(Explanation {
+            client: query.client.to_string(),
+            client_port: query.client_port,
+            vip: query.vip.to_string(),
+            vip_port: query.vip_port,
+            proto: query.proto.to_string(),
+            group: Some("FarmProto".into()),
+            rule: None,
+            bucket: Some(137),
+            owner: Some("node1".into()),
+            node: "node1".into(),
+            verdict: "accept".into(),
+            reason: "accept".into(),
+            text: "node1 serves it.".into(),
+        })
+    }
+}
+
+/// What the made-up agent says of itself.
+pub(crate) fn status() -> Status {
+    Status {
+        farm: "web".into(),
+        node: "node1".into(),
+        version: "0.1.0".into(),
+        state: NodeState::Up,
+        epoch: 3,
+        converged: true,
+        lease_ms: 143.25,
+        uptime_s: 12.5,
+        nodes: vec![NodeStatus {
+            name: "node1".into(),
+            addresses: vec!["192.168.1.11".into()],
+            own: true,
+            state: NodeState::Up,
+            alive: true,
+            heard_ms: None,
+            mac: None,
+            load: 255,
+            config_differs: false,
+        }],
+        vips: vec![VipStatus {
+            interface: "eth0".into(),
+            mode: Mode::VmacInvisible,
+            vmac: "5a:fe:c0:a8:01:de".into(),
+            addresses: vec!["192.168.1.222/24".into()],
+            xdp: "native".into(),
+            open: true,
+        }],
+        groups: vec![GroupStatus {
+            name: "FarmProto".into(),
+            vip: 0,
+            rules: vec![RuleStatus {
+                virtual_addr: "*".into(),
+                port: "80".into(),
+                proto: Proto::Tcp,
+                filter: Filter::OnPort,
+            }],
+            powers: BTreeMap::from([("node1".into(), 1)]),
+            load: BTreeMap::from([("node1".into(), 255)]),
+            owners: (0..256).map(|bucket| (bucket != 9).then_some(0)).collect(),
+            // The highest bits: JSON must not round them.
+            bitmap: Bitmap([!(1 << 9), u64::MAX, u64::MAX, u64::MAX]),
+        }],
+        packets: BTreeMap::from([("accept".into(), u64::MAX)]),
+        guard: BTreeMap::new(),
+        heartbeats: BTreeMap::new(),
+        lateness: Lateness::default(),
+    }
+}
+
+/// A served control socket of farm `web`, and the history behind it.
+pub(crate) struct Served {
+    pub(crate) runtime: Runtime,
+    pub(crate) dir: RunDir,
+    pub(crate) history: Arc<History>,
+}
+
+impl Served {
+    pub(crate) fn start() -> Self {
+        let dir = RunDir::new();
+        let runtime = Runtime::new().expect("a runtime");
+        let history = Arc::new(History::new());
+        let socket = ControlSocket::open(&dir.0, "web").expect("a fresh directory");
+        let agent = Arc::new(FakeAgent { history: Arc::clone(&history) });
+        runtime.spawn(async move { socket.serve(agent).await });
+        Self { runtime, dir, history }
+    }
+}
