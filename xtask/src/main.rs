@@ -1,1 +1,58 @@
-fn main() {}
+//! The project's own tool: `cargo xtask VERB`, one file per verb.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+mod artifact;
+mod bench;
+mod build;
+mod demo;
+mod ebpf;
+mod lint;
+mod process;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+/// Everything the project needs beside plain cargo.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find or install what building the eBPF programs and running the lab needs.
+    Setup,
+    /// Build the eBPF programs, then vipfarm with the programs inside.
+    Build(build::Args),
+    /// Run every test; ends with one line: passed, failed, skipped.
+    Test(test::Args),
+    /// Show a farm of three nodes at work in network namespaces (root).
+    Demo(demo::Args),
+    /// Measure (root).
+    Bench(bench::Args),
+    /// Check formatting, clippy and the house rules.
+    Lint,
+    /// Check the house rules only.
+    Tidy,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let workspace = Workspace::locate()?;
+    match cli.verb {
+        Verb::Setup => setup::verb(&workspace),
+        Verb::Build(args) => build::verb(&workspace, &args),
+        Verb::Test(args) => test::verb(&workspace, &args),
+        Verb::Demo(args) => demo::verb(&workspace, &args),
+        Verb::Bench(args) => bench::verb(&workspace, &args),
+        Verb::Lint => lint::verb(&workspace),
+        Verb::Tidy => tidy::verb(&workspace),
+    }
+}
