@@ -1,0 +1,182 @@
+//! The map value that agent and kernel share: one ARRAY element, mapped into the agent.
+//!
+//! [`Control`] is written word by word; of the two [`Generation`]s the active one changes only by
+//! word stores into bitmaps (a packet reads one word, so each bucket is old or new, never torn),
+//! while structural changes are written into the idle one and switched by [`Control::active`].
+//!
+//! Addresses are stored as the native integer of the bytes in packet order, so that the kernel
+//! compares what it loads.
+
+use core::mem::{align_of, offset_of, size_of};
+
+/// Version of this layout: part of the pin directory's name, so that an agent never adopts a map
+/// that it would misread.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Slots of the VIP table, a power of two well above the 64 addresses allowed, so that a
+/// multiplier without collisions is found quickly.
+pub const VIP_SLOTS: usize = 256;
+/// Virtual addresses at most; identities are `1..=MAX_VIPS`.
+pub const MAX_VIPS: usize = 64;
+/// Slots of the rule table.
+pub const RULE_SLOTS: usize = 4096;
+/// Rule entries at most, after expansion.
+pub const MAX_RULES: usize = 256;
+/// Groups at most, the built-in one included.
+pub const MAX_GROUPS: usize = 32;
+/// Peers at most.
+pub const MAX_PEERS: usize = 64;
+
+/// The built-in group of all alive nodes: who answers ARP and echo.
+pub const RESOLVE_GROUP: u32 = 0;
+
+const VIP_SHIFT: u32 = 64 - VIP_SLOTS.trailing_zeros();
+const RULE_SHIFT: u32 = 64 - RULE_SLOTS.trailing_zeros();
+
+/// All state of one interface.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct State {
+    /// Which generation is active, and the lease.
+    pub control: Control,
+    /// The active and the idle tables.
+    pub generations: [Generation; 2],
+}
+
+/// The words that change at run time: one cache line of their own.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Control {
+    /// Index of the active generation; only bit 0 counts.
+    pub active: u64,
+    /// The lease in kernel ticks, rounded down by a safety margin: past it [`crate::filter()`] asks
+    /// [`crate::slow()`], which reads the exact clock. 0 = fenced.
+    pub deadline_ticks: u64,
+    /// The lease in nanoseconds of the boot clock. 0 = fenced.
+    ///
+    /// Order of stores: extend `deadline_ns` first, fence `deadline_ticks` first; a packet in
+    /// between errs to the slow path.
+    pub deadline_ns: u64,
+}
+
+/// One complete set of tables.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Generation {
+    /// Multiplier of the VIP table, chosen by the agent so that no two addresses share a slot.
+    pub vip_multiplier: u64,
+    /// Multiplier of the rule table, likewise.
+    pub rule_multiplier: u64,
+    /// The virtual addresses, each in its slot.
+    pub vips: [VipSlot; VIP_SLOTS],
+    /// VMAC by VIP identity: six bytes in packet order, then two zero bytes, as a native integer.
+    pub vmacs: [u64; 2 * MAX_VIPS],
+    /// The rule of any other port by VIP identity: TCP, UDP. 0 = none.
+    pub any_port: [[u32; 2]; 2 * MAX_VIPS],
+    /// The rules with a port, each in its slot.
+    pub rules: [RuleSlot; RULE_SLOTS],
+    /// The groups' bitmaps.
+    pub groups: [GroupBitmap; MAX_GROUPS],
+    /// MACs of the farm's other nodes, in the form of [`Generation::vmacs`]; 0 = none.
+    pub peers: [u64; MAX_PEERS],
+}
+
+/// One virtual address.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct VipSlot {
+    /// The address.
+    pub addr: u32,
+    /// Its identity (`1..=MAX_VIPS`) and flags ([`VIP_CLOSED`], [`VIP_NO_ECHO`]); 0 = empty slot.
+    pub vip: u32,
+}
+
+/// Flag of [`VipSlot::vip`]: traffic is not accepted here now.
+pub const VIP_CLOSED: u32 = 1 << 8;
+/// Flag of [`VipSlot::vip`]: nobody answers echo requests.
+pub const VIP_NO_ECHO: u32 = 1 << 9;
+
+/// One rule with a port.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct RuleSlot {
+    /// [`rule_key`]; 0 = empty slot.
+    pub key: u32,
+    /// [`rule`].
+    pub rule: u32,
+}
+
+/// A group's literal power bitmap: bucket `b` is bit `b & 63` of word `b >> 6`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct GroupBitmap {
+    /// The buckets this node accepts.
+    pub mine: [u64; 4],
+}
+
+/// Flag of a rule: hash the source port too.
+pub const RULE_ON_PORT: u32 = 1 << 8;
+/// Flag of a rule: hash the IPv4 identification too.
+pub const RULE_ON_IPID: u32 = 1 << 9;
+/// Flag of every rule: the entry is in use.
+pub const RULE_VALID: u32 = 1 << 15;
+
+/// A rule entry: its group and filter flags.
+#[inline(always)]
+pub const fn rule(group: u32, flags: u32) -> u32 {
+    group | flags | RULE_VALID
+}
+
+/// The key of a rule: VIP identity, protocol, and port as the native integer of its bytes in
+/// packet order. Never 0.
+#[inline(always)]
+pub const fn rule_key(vip: u32, udp: bool, port: u16) -> u32 {
+    (vip & 0x7f) << 17 | (udp as u32) << 16 | port as u32
+}
+
+impl Generation {
+    /// The slot of an address. [`Self::rule_index`] starts from the same product, so that both
+    /// probes depend on packet bytes only and run in parallel.
+    #[inline(always)]
+    pub const fn vip_index(&self, addr: u32) -> usize {
+        (self.mix(addr) >> VIP_SHIFT) as usize
+    }
+
+    /// The slot of a rule on `port` of that address.
+    #[inline(always)]
+    pub const fn rule_index(&self, addr: u32, udp: bool, port: u16) -> usize {
+        let service = (udp as u64) << 16 | port as u64;
+        let mixed = self.mix(addr) ^ service.wrapping_mul(self.rule_multiplier);
+        (mixed >> RULE_SHIFT) as usize
+    }
+
+    #[inline(always)]
+    const fn mix(&self, addr: u32) -> u64 {
+        (addr as u64).wrapping_mul(self.vip_multiplier)
+    }
+}
+
+/// A MAC in the form of [`Generation::vmacs`].
+#[inline(always)]
+pub const fn mac_word(mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+/// Slots of the egress guard's counter array; see [`crate::Guarded`].
+pub const GUARD_COUNTERS: usize = 4;
+
+// The agent and the kernel program are compiled for different targets: nothing may depend on them.
+const _: () = {
+    assert!(size_of::<Control>() == 64);
+    assert!(size_of::<VipSlot>() == 8 && size_of::<RuleSlot>() == 8);
+    assert!(size_of::<GroupBitmap>() == 32);
+    assert!(align_of::<Generation>() == 64);
+    assert!(offset_of!(Generation, vips) == 16);
+    assert!(offset_of!(Generation, vmacs) == 16 + 8 * VIP_SLOTS);
+    assert!(offset_of!(Generation, any_port) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
+    assert!(offset_of!(Generation, rules) == offset_of!(Generation, any_port) + 8 * 2 * MAX_VIPS);
+    assert!(offset_of!(Generation, groups) == offset_of!(Generation, rules) + 8 * RULE_SLOTS);
+    assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 32 * MAX_GROUPS);
+    assert!(MAX_VIPS < 0x7f && MAX_GROUPS <= 0xff);
+};

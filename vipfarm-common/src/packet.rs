@@ -1,0 +1,109 @@
+//! The seams of the decision: the frame's bytes, and everything else it may look at.
+//!
+//! A header is bounds-checked once, as a whole, and then read freely: that is what the verifier
+//! can follow, and the granularity of the check is part of the semantics (a frame that ends inside
+//! a header is judged alike by host and kernel).
+
+use core::cell::Cell;
+
+use crate::layout::State;
+
+/// A frame, from its Ethernet header on.
+pub trait Packet {
+    /// A checked header of `L` bytes.
+    type Head<const L: usize>: Head;
+
+    /// The `L` bytes at `offset`, if the frame has them all.
+    ///
+    /// `offset` must be a small number of constants at each call site (14 or 18): use
+    /// [`Packet::at`] for one that depends on the packet.
+    fn head<const L: usize>(&self, offset: usize) -> Option<Self::Head<L>>;
+
+    /// A copy of the `N` bytes at `offset`, which may be computed from the packet but not exceed
+    /// [`MAX_OFFSET`]; `None` beyond it or beyond the frame.
+    fn at<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+}
+
+/// The largest offset that [`Packet::at`] reads at: headers lie within it, and the verifier needs
+/// a bound.
+pub const MAX_OFFSET: usize = 255;
+
+/// A header whose bytes are known to be there.
+pub trait Head {
+    /// The `N` bytes at `O`; a compile-time error if they do not lie within the header.
+    fn get<const O: usize, const N: usize>(&self) -> [u8; N];
+
+    /// Overwrites the `N` bytes at `O`.
+    fn set<const O: usize, const N: usize>(&self, bytes: [u8; N]);
+}
+
+/// What the decision reads beside the frame.
+pub trait Tables {
+    /// The shared map value. `None` cannot happen in a loaded program; it becomes
+    /// [`crate::Reason::Broken`].
+    fn state(&self) -> Option<&State>;
+
+    /// Reads a word that the agent may change at any moment.
+    fn volatile<T: Copy>(&self, word: &T) -> T;
+
+    /// The kernel's tick counter (`jiffies64`). May stall for a few ticks on a busy guest, never
+    /// runs ahead.
+    fn ticks(&self) -> u64;
+
+    /// The boot clock (`CLOCK_BOOTTIME`) in nanoseconds. Costs a helper call: [`crate::slow()`] only.
+    fn boot_ns(&self) -> u64;
+
+    /// The farm's hash key, as `SipHash` takes it: two little-endian words.
+    fn hash_key(&self) -> [u64; 2];
+
+    /// The interface's own MAC.
+    fn own_mac(&self) -> [u8; 6];
+}
+
+/// A frame in a host's buffer. Cells, because the decision may rewrite MACs.
+#[derive(Debug, Clone, Copy)]
+pub struct HostPacket<'a>(pub &'a [Cell<u8>]);
+
+impl<'a> HostPacket<'a> {
+    /// Wraps a buffer.
+    pub fn new(frame: &'a mut [u8]) -> Self {
+        Self(Cell::from_mut(frame).as_slice_of_cells())
+    }
+}
+
+/// A checked header in a host's buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct HostHead<'a, const L: usize>(&'a [Cell<u8>; L]);
+
+impl<'a> Packet for HostPacket<'a> {
+    type Head<const L: usize> = HostHead<'a, L>;
+
+    #[inline(always)]
+    fn head<const L: usize>(&self, offset: usize) -> Option<HostHead<'a, L>> {
+        Some(HostHead(self.0.get(offset..)?.first_chunk()?))
+    }
+
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        Some(self.0.get(offset..)?.first_chunk::<N>()?.each_ref().map(Cell::get))
+    }
+}
+
+impl<const L: usize> Head for HostHead<'_, L> {
+    #[inline(always)]
+    fn get<const O: usize, const N: usize>(&self) -> [u8; N] {
+        const { assert!(O + N <= L, "a read beyond the checked header") };
+        core::array::from_fn(|i| self.0[O + i].get())
+    }
+
+    #[inline(always)]
+    fn set<const O: usize, const N: usize>(&self, bytes: [u8; N]) {
+        const { assert!(O + N <= L, "a write beyond the checked header") };
+        for (cell, byte) in self.0[O..O + N].iter().zip(bytes) {
+            cell.set(byte);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Every outcome of the decision, by name: the words of `explain`, `status`, metrics and tests.
+
+/// What becomes of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not the farm's: goes to the stack as it came.
+    Pass,
+    /// Served here: goes to the stack, addressed to this node.
+    Accept,
+    /// Not served here.
+    Drop,
+}
+
+impl Verdict {
+    /// The word used everywhere.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Accept => "accept",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// Slots in the counter array; a [`Reason`]'s code is its index.
+pub const COUNTERS: usize = 128;
+
+const DROP: u8 = 1;
+const PASS: u8 = 2;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $verdict:ident, $action:ident, $word:literal;)+) => {
+        /// Why a frame met its fate: a closed set, one per-CPU counter each.
+        ///
+        /// The two low bits of the code are the XDP action, and [`Reason::NotMine`] and
+        /// [`Reason::Mine`] are neighbours: the hot path computes both from the bitmap's bit
+        /// without a branch.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name = $number << 2 | $action,)+
+        }
+
+        impl Reason {
+            /// All reasons, in the order of their codes.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The word used everywhere.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)+ }
+            }
+
+            /// What becomes of the frame.
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$name => Verdict::$verdict,)+ }
+            }
+
+            /// One sentence for people.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Not for a virtual address.
+    NotVip = 0, Pass, PASS, "not_vip";
+    /// The bucket belongs to another node.
+    NotMine = 1, Drop, DROP, "not_mine";
+    /// The bucket belongs to this node.
+    Mine = 1, Accept, PASS, "mine";
+    /// Neither IPv4 nor ARP.
+    NotIp = 2, Pass, PASS, "not_ip";
+    /// An ARP reply to a virtual address: every node may have asked.
+    ArpReply = 3, Accept, PASS, "arp_reply";
+    /// No rule covers this protocol and port.
+    NoRule = 4, Drop, DROP, "no_rule";
+    /// The virtual address is closed on this node.
+    Closed = 5, Drop, DROP, "closed";
+    /// The agent has not renewed the lease in time.
+    Fenced = 6, Drop, DROP, "fenced";
+    /// A header is cut short or contradicts itself.
+    Malformed = 7, Drop, DROP, "malformed";
+    /// An IP fragment: this version serves unfragmented packets only.
+    Fragment = 8, Drop, DROP, "fragment";
+    /// Echo requests are switched off (`icmp_echo: drop`).
+    EchoDenied = 9, Drop, DROP, "echo_denied";
+    /// An ICMP type that the farm does not serve.
+    IcmpType = 10, Drop, DROP, "icmp_type";
+    /// An ICMP error about a packet that this virtual address cannot have sent.
+    IcmpForeign = 11, Drop, DROP, "icmp_foreign";
+    /// Neither TCP, UDP nor ICMP.
+    OtherProto = 12, Drop, DROP, "other_proto";
+    /// A farm node asks for the virtual address: members never answer members.
+    ArpPeer = 13, Drop, DROP, "arp_peer";
+    /// A stranger claims the virtual address as its own.
+    ArpConflict = 14, Drop, DROP, "arp_conflict";
+    /// The program could not reach its tables or its slow half.
+    Broken = 15, Drop, DROP, "broken";
+}
+
+impl Reason {
+    /// Index into the counter array, below [`COUNTERS`].
+    #[inline(always)]
+    pub const fn code(self) -> usize {
+        self as u8 as usize
+    }
+
+    /// The XDP action: 1 = `XDP_DROP`, 2 = `XDP_PASS`.
+    #[inline(always)]
+    pub const fn action(self) -> u32 {
+        self as u32 & 3
+    }
+
+    /// The reason with that code.
+    pub fn from_code(code: usize) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.code() == code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_action_in_the_code_is_the_verdicts() {
+        for &reason in Reason::ALL {
+            let expected = match reason.verdict() {
+                Verdict::Drop => 1,
+                Verdict::Pass | Verdict::Accept => 2,
+            };
+            assert_eq!(reason.action(), expected, "{reason:?}");
+            assert!(reason.code() < COUNTERS);
+            assert_eq!(Reason::from_code(reason.code()), Some(reason));
+        }
+    }
+
+    #[test]
+    fn not_mine_and_mine_are_neighbours() {
+        assert_eq!(Reason::Mine.code(), Reason::NotMine.code() + 1);
+    }
+}

@@ -1,0 +1,238 @@
+//! Everything variable or rare: IPv4 options, fragments, ICMP, ARP, and the lease near its end.
+//!
+//! A superset of [`crate::filter()`]: forced through here, every frame gets the same verdict.
+
+use crate::{
+    hash,
+    layout::{Generation, MAX_PEERS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO, mac_word},
+    packet::{Head, Packet, Tables},
+    reason::Reason,
+    vip::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, FRAGMENT, ICMP, TCP, UDP},
+};
+
+const ECHO_REQUEST: u8 = 8;
+const DESTINATION_UNREACHABLE: u8 = 3;
+const TIME_EXCEEDED: u8 = 11;
+const PARAMETER_PROBLEM: u8 = 12;
+
+const ARP_REQUEST: [u8; 2] = [0, 1];
+/// Hardware type Ethernet, protocol type IPv4, lengths 6 and 4 (RFC 826).
+const ARP_ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+
+/// The same decision as [`crate::decide`] for every frame, without the hot path's short cuts.
+#[inline(always)]
+pub fn slow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Reason {
+    let ethernet = match vip::ethernet(packet) {
+        Ok(ethernet) => ethernet,
+        Err(reason) => return reason,
+    };
+    let Some(state) = tables.state() else { return Reason::Broken };
+    let now = vip::active(tables, state);
+    match ethernet.ethertype {
+        ETHERTYPE_IPV4 => ipv4(packet, tables, state, now, &ethernet.head, ethernet.network),
+        ETHERTYPE_ARP => arp(packet, tables, state, now, &ethernet.head, ethernet.network),
+        _ => Reason::NotIp,
+    }
+}
+
+/// Whether the VIP serves at all at this moment.
+#[inline(always)]
+fn refused<T: Tables>(tables: &T, state: &State, vip: u32) -> Option<Reason> {
+    if tables.boot_ns() >= tables.volatile(&state.control.deadline_ns) {
+        Some(Reason::Fenced)
+    } else if vip & VIP_CLOSED != 0 {
+        Some(Reason::Closed)
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn ipv4<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    state: &State,
+    now: &Generation,
+    ethernet: &P::Head<14>,
+    network: usize,
+) -> Reason {
+    // Too short for an IPv4 header: no address to go by, and the stack refuses it.
+    let Some(ip) = packet.head::<20>(network) else { return Reason::NotVip };
+    let addr = u32::from_ne_bytes(ip.get::<16, 4>());
+    let vip = vip::find(now, addr);
+    if vip == 0 {
+        return Reason::NotVip;
+    }
+    if let Some(reason) = refused(tables, state, vip) {
+        return reason;
+    }
+    let [version_ihl] = ip.get::<0, 1>();
+    if version_ihl >> 4 != 4 || version_ihl & 15 < 5 {
+        return Reason::Malformed;
+    }
+    if u16::from_be_bytes(ip.get::<6, 2>()) & FRAGMENT != 0 {
+        return Reason::Fragment;
+    }
+    let transport = network + usize::from(version_ihl & 15) * 4;
+    let client = ip.get::<12, 4>();
+    let [proto] = ip.get::<9, 1>();
+    let flow = match proto {
+        TCP | UDP => {
+            let Some([a, b, c, d]) = packet.at::<4>(transport) else { return Reason::Malformed };
+            Flow { client, client_port: [a, b], vip_port: [c, d], ip_id: ip.get::<4, 2>(), proto }
+        }
+        ICMP => match icmp(packet, vip, addr, client, transport) {
+            Ok(flow) => flow,
+            Err(reason) => return reason,
+        },
+        _ => return Reason::OtherProto,
+    };
+    let reason = flow.owner(tables, now, addr, vip);
+    if matches!(reason, Reason::Mine | Reason::NotMine) {
+        vip::claim(ethernet, tables, now, vip);
+    }
+    reason
+}
+
+/// What the bucket of an IPv4 packet is taken from: its own header, or the one an ICMP error
+/// quotes with the roles swapped.
+struct Flow {
+    client: [u8; 4],
+    client_port: [u8; 2],
+    vip_port: [u8; 2],
+    ip_id: [u8; 2],
+    proto: u8,
+}
+
+impl Flow {
+    #[inline(always)]
+    fn owner<T: Tables>(&self, tables: &T, now: &Generation, addr: u32, vip: u32) -> Reason {
+        if self.proto == ICMP {
+            let hash = hash::hash_v4(tables.hash_key(), self.client, [0; 2], ICMP);
+            return vip::owner_of(tables, now, RESOLVE_GROUP, hash);
+        }
+        let port = u16::from_ne_bytes(self.vip_port);
+        let rule = vip::rule_of(now, addr, vip, self.proto == UDP, port);
+        if rule == 0 {
+            return Reason::NoRule;
+        }
+        let field = vip::field_of(rule, self.client_port, self.ip_id);
+        let hash = hash::hash_v4(tables.hash_key(), self.client, field, self.proto);
+        vip::owner_of(tables, now, rule & 0xff, hash)
+    }
+}
+
+/// Echo requests go by the client's address (T10), errors by the packet that they quote (T9).
+#[inline(always)]
+fn icmp<P: Packet>(
+    packet: &P,
+    vip: u32,
+    addr: u32,
+    client: [u8; 4],
+    transport: usize,
+) -> Result<Flow, Reason> {
+    let Some([kind, ..]) = packet.at::<8>(transport) else { return Err(Reason::Malformed) };
+    match kind {
+        ECHO_REQUEST if vip & VIP_NO_ECHO != 0 => Err(Reason::EchoDenied),
+        ECHO_REQUEST => {
+            Ok(Flow { client, client_port: [0; 2], vip_port: [0; 2], ip_id: [0; 2], proto: ICMP })
+        }
+        DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => {
+            quoted(packet, addr, transport + 8)
+        }
+        _ => Err(Reason::IcmpType),
+    }
+}
+
+/// The flow of the packet that an ICMP error quotes (RFC 792: its IP header and 8 bytes more).
+/// That packet was sent *by* the VIP, so its destination is the client.
+#[inline(always)]
+fn quoted<P: Packet>(packet: &P, addr: u32, inner: usize) -> Result<Flow, Reason> {
+    let Some(ip) = packet.at::<20>(inner) else { return Err(Reason::Malformed) };
+    if ip[0] >> 4 != 4 || ip[0] & 15 < 5 {
+        return Err(Reason::Malformed);
+    }
+    if u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]) != addr {
+        return Err(Reason::IcmpForeign);
+    }
+    let client = [ip[16], ip[17], ip[18], ip[19]];
+    let proto = ip[9];
+    match proto {
+        TCP | UDP => {
+            // A later fragment of a reply quotes no ports.
+            if u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0 {
+                return Err(Reason::Fragment);
+            }
+            let ports = inner + usize::from(ip[0] & 15) * 4;
+            let Some([a, b, c, d]) = packet.at::<4>(ports) else { return Err(Reason::Malformed) };
+            // The reply's IP-ID says nothing of the request's: such rules go by the address.
+            Ok(Flow { client, client_port: [c, d], vip_port: [a, b], ip_id: [0; 2], proto })
+        }
+        ICMP => Ok(Flow { client, client_port: [0; 2], vip_port: [0; 2], ip_id: [0; 2], proto }),
+        _ => Err(Reason::IcmpForeign),
+    }
+}
+
+/// Address resolution: exactly one node answers a request, every node hears a reply (T4, T5).
+#[inline(always)]
+fn arp<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    state: &State,
+    now: &Generation,
+    ethernet: &P::Head<14>,
+    network: usize,
+) -> Reason {
+    let Some(arp) = packet.head::<28>(network) else { return Reason::NotVip };
+    if arp.get::<0, 6>() != ARP_ETHERNET_IPV4 {
+        return Reason::NotVip;
+    }
+    let sender_mac = arp.get::<8, 6>();
+    let sender = arp.get::<14, 4>();
+    let target = u32::from_ne_bytes(arp.get::<24, 4>());
+    let claimed = vip::find(now, u32::from_ne_bytes(sender));
+    if claimed != 0 && !is_farm(now, claimed, sender_mac) {
+        return Reason::ArpConflict;
+    }
+    let vip = vip::find(now, target);
+    if vip == 0 {
+        return Reason::NotVip;
+    }
+    if arp.get::<6, 2>() != ARP_REQUEST {
+        // The answer to a node that asked as the VIP comes to the VMAC, hence to every node.
+        vip::claim(ethernet, tables, now, vip);
+        return Reason::ArpReply;
+    }
+    if claimed != 0 || is_peer(now, sender_mac) {
+        return Reason::ArpPeer;
+    }
+    if let Some(reason) = refused(tables, state, vip) {
+        return reason;
+    }
+    let key = tables.hash_key();
+    let hash = if sender == [0; 4] {
+        hash::hash_mac(key, sender_mac)
+    } else {
+        hash::hash_v4(key, sender, [0; 2], hash::ARP)
+    };
+    vip::claim(ethernet, tables, now, vip);
+    vip::owner_of(tables, now, RESOLVE_GROUP, hash)
+}
+
+/// Whether a MAC that speaks for the VIP is the farm's own.
+#[inline(always)]
+fn is_farm(now: &Generation, vip: u32, mac: [u8; 6]) -> bool {
+    now.vmacs[vip as usize & (now.vmacs.len() - 1)] == mac_word(mac) || is_peer(now, mac)
+}
+
+#[inline(always)]
+fn is_peer(now: &Generation, mac: [u8; 6]) -> bool {
+    let mac = mac_word(mac);
+    let mut found = false;
+    let mut index = 0;
+    while index < MAX_PEERS {
+        found |= now.peers[index] == mac;
+        index += 1;
+    }
+    found && mac != 0
+}

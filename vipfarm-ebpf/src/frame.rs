@@ -1,0 +1,171 @@
+//! The frame's bytes by direct packet access: the only place that touches packet memory.
+
+#[cfg(target_arch = "bpf")]
+use core::arch::asm;
+
+use aya_ebpf::programs::{TcContext, XdpContext};
+use vipfarm_common::packet::{Head, MAX_OFFSET, Packet};
+
+/// A frame in the kernel, between `data` and `data_end`.
+///
+/// The pointers are read once: the verifier ties a bounds check to the very pointer it was made on.
+pub(crate) struct Frame {
+    data: *mut u8,
+    end: *mut u8,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub(crate) fn of_xdp(ctx: &XdpContext) -> Self {
+        Self { data: ctx.data() as *mut u8, end: ctx.data_end() as *mut u8 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn of_tc(ctx: &TcContext) -> Self {
+        Self { data: ctx.data() as *mut u8, end: ctx.data_end() as *mut u8 }
+    }
+}
+
+/// A header of `L` bytes that was checked against `data_end`.
+pub(crate) struct FrameHead<const L: usize>(*mut u8);
+
+impl Packet for Frame {
+    type Head<const L: usize> = FrameHead<L>;
+
+    #[inline(always)]
+    fn head<const L: usize>(&self, offset: usize) -> Option<FrameHead<L>> {
+        let start = self.data.wrapping_add(offset);
+        (start.wrapping_add(L) <= self.end).then_some(FrameHead(start))
+    }
+
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let (start, end) = span::<N>(self.data, offset);
+        if end > self.end {
+            return None;
+        }
+        // SAFETY: `start..start + N` lies within the frame, as just checked (and as the verifier
+        // checks again); a byte array has no alignment.
+        Some(unsafe { start.cast::<[u8; N]>().read_unaligned() })
+    }
+}
+
+impl<const L: usize> Head for FrameHead<L> {
+    #[inline(always)]
+    fn get<const O: usize, const N: usize>(&self) -> [u8; N] {
+        const { assert!(O + N <= L, "a read beyond the checked header") };
+        // SAFETY: `head` checked `L` bytes at this pointer, and `O + N <= L`.
+        unsafe { load::<O, N>(self.0) }
+    }
+
+    #[inline(always)]
+    fn set<const O: usize, const N: usize>(&self, bytes: [u8; N]) {
+        const { assert!(O + N <= L, "a write beyond the checked header") };
+        // SAFETY: as in `get`; XDP frames are writable, and the kernel unclones the frame of a TC
+        // program that contains direct writes.
+        unsafe { self.0.wrapping_add(O).cast::<[u8; N]>().write_unaligned(bytes) }
+    }
+}
+
+/// `data + offset` and `data + offset + N`, computed so that LLVM cannot merge the checks of two
+/// reads: the verifier loses the range of a pointer that was recomputed from another one's check.
+#[inline(always)]
+fn span<const N: usize>(data: *mut u8, offset: usize) -> (*mut u8, *mut u8) {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut start = data;
+        let end: *mut u8;
+        // SAFETY: pure pointer arithmetic on registers.
+        unsafe {
+            asm!(
+                "{start} += {offset}",
+                "{end} = {start}",
+                "{end} += {n}",
+                start = inout(reg) start,
+                end = out(reg) end,
+                offset = in(reg) offset,
+                n = const N,
+                options(pure, nomem, nostack),
+            );
+        }
+        (start, end)
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let start = data.wrapping_add(offset);
+        (start, start.wrapping_add(N))
+    }
+}
+
+/// Reads `N` bytes at the constant offset `O`.
+///
+/// A plain unaligned read compiles to `N` byte loads and shifts, 1 ns more for a verdict; a word
+/// load needs assembly, because Rust knows of no alignment. LLVM folds the way from word to bytes
+/// and back.
+///
+/// # Safety
+/// `O + N` bytes must be readable at `base`.
+#[inline(always)]
+unsafe fn load<const O: usize, const N: usize>(base: *const u8) -> [u8; N] {
+    // SAFETY: every load lies within `O..O + N`, which the caller vouches for.
+    unsafe {
+        let bytes = base.add(O);
+        let mut value = [0; N];
+        match N {
+            2 => value.copy_from_slice(&word16(bytes)),
+            4 => value.copy_from_slice(&word32(bytes)),
+            6 => {
+                let [a, b] = word16(bytes);
+                let [c, d, e, f] = word32(bytes.add(2));
+                value.copy_from_slice(&[a, b, c, d, e, f]);
+            }
+            _ => value = bytes.cast::<[u8; N]>().read_unaligned(),
+        }
+        value
+    }
+}
+
+/// # Safety
+/// Two bytes must be readable at `at`.
+#[inline(always)]
+unsafe fn word16(at: *const u8) -> [u8; 2] {
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u64;
+        // SAFETY: one load of two bytes, which the caller vouches for.
+        unsafe {
+            asm!("{w} = *(u16 *)({p} + 0)", w = out(reg) word, p = in(reg) at,
+                options(pure, readonly, nostack));
+        }
+        (word as u16).to_ne_bytes()
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller vouches for two bytes.
+    unsafe {
+        at.cast::<[u8; 2]>().read()
+    }
+}
+
+/// # Safety
+/// Four bytes must be readable at `at`.
+#[inline(always)]
+unsafe fn word32(at: *const u8) -> [u8; 4] {
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u64;
+        // SAFETY: one load of four bytes, which the caller vouches for.
+        unsafe {
+            asm!("{w} = *(u32 *)({p} + 0)", w = out(reg) word, p = in(reg) at,
+                options(pure, readonly, nostack));
+        }
+        (word as u32).to_ne_bytes()
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller vouches for four bytes.
+    unsafe {
+        at.cast::<[u8; 4]>().read()
+    }
+}

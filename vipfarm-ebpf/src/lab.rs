@@ -1,0 +1,71 @@
+//! Programs of the lab and the bench; no part of a farm.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    helpers::generated::bpf_get_prandom_u32,
+    macros::{map, xdp},
+    maps::{Array, HashMap},
+    programs::XdpContext,
+};
+
+/// Passes everything: a veth's peer needs a program before it takes frames sent by XDP.
+#[xdp]
+fn pass(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Drops everything: the floor that the bench subtracts.
+#[xdp]
+fn floor(_: XdpContext) -> u32 {
+    XDP_DROP
+}
+
+/// The chance of loss, of 2^32.
+#[map]
+static LOSS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Loses frames at random.
+#[xdp]
+fn lossy(_: XdpContext) -> u32 {
+    let chance = LOSS.get(0).copied().unwrap_or(0);
+    // SAFETY: takes no pointer.
+    if unsafe { bpf_get_prandom_u32() } < chance { XDP_DROP } else { XDP_PASS }
+}
+
+/// Sixteen services under 8-byte keys, filled by the bench.
+#[map]
+static SERVICES: HashMap<u64, u64> = HashMap::with_max_entries(16, 0);
+
+/// One lookup in a kernel hash map by destination address and port: the bench's unit.
+#[xdp]
+fn lookup(ctx: XdpContext) -> u32 {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + 38 > end {
+        return XDP_PASS;
+    }
+    // SAFETY: 38 bytes lie within the frame, as just checked.
+    let (addr, port) = unsafe {
+        (((data + 30) as *const u32).read_unaligned(), ((data + 36) as *const u16).read_unaligned())
+    };
+    let key = u64::from(addr) << 16 | u64::from(port);
+    // SAFETY: the value is only read.
+    match unsafe { SERVICES.get(&key) } {
+        Some(_) => XDP_DROP,
+        None => XDP_PASS,
+    }
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// No panic path survives in the object.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,0 +1,32 @@
+//! The kernel side of vipfarm: a thin shell around the decision in `vipfarm-common`.
+//!
+//! Programs: `filter` and `slow` (XDP; `filter` tail-calls `slow`), `guard` (TC egress), `fixup`
+//! (TC ingress), `clock` (run once by the agent to relate the kernel's two clocks).
+//!
+//! It also compiles for the host, for lints only.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(unstable_features, reason = "inline assembly for BPF is not stable yet"),
+    feature(asm_experimental_arch)
+)]
+
+mod frame;
+mod tables;
+mod tc;
+mod xdp;
+
+/// The kernel lets only programs of a GPL-compatible licence call some helpers (see LICENSE).
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// No panic path survives in the object: one would be a jump to itself, which does not load.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

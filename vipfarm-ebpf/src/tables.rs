@@ -1,0 +1,101 @@
+//! The maps, the constants set before loading, and the clocks.
+
+use core::ptr;
+
+use aya_ebpf::{
+    Global,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
+use vipfarm_common::{Guarded, Reason, State, Tables, layout::GUARD_COUNTERS, reason::COUNTERS};
+
+/// `BPF_F_MMAPABLE`: the agent writes leases and bitmaps without a system call.
+const MMAPABLE: u32 = 1 << 10;
+
+#[map]
+static STATE: Array<State> = Array::with_max_entries(1, MMAPABLE);
+
+/// Packets by [`Reason::code`].
+#[map]
+static PACKETS: PerCpuArray<[u64; COUNTERS]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Corrected frames by [`Guarded`].
+#[map]
+static GUARD: PerCpuArray<[u64; GUARD_COUNTERS]> = PerCpuArray::with_max_entries(1, 0);
+
+// Set by the loader. Each is a `Global` of its own: one of a struct would be copied whole for
+// every packet.
+#[unsafe(no_mangle)]
+static KEY0: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static KEY1: Global<u64> = Global::new(0);
+/// The interface's MAC in the form of [`vipfarm_common::layout::mac_word`].
+#[unsafe(no_mangle)]
+static OWN_MAC: Global<u64> = Global::new(0);
+/// 1: `slow` logs what it decides.
+#[unsafe(no_mangle)]
+static TRACE: Global<u8> = Global::new(0);
+
+/// The kernel's side of [`Tables`].
+pub(crate) struct Kernel;
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn state(&self) -> Option<&State> {
+        STATE.get(0)
+    }
+
+    #[inline(always)]
+    fn volatile<T: Copy>(&self, word: &T) -> T {
+        // SAFETY: a reference is readable; volatile, because the agent stores to the shared page.
+        unsafe { ptr::read_volatile(word) }
+    }
+
+    #[inline(always)]
+    fn ticks(&self) -> u64 {
+        // SAFETY: takes no pointer; the JIT inlines it to a load of jiffies64.
+        unsafe { bpf_jiffies64() }
+    }
+
+    #[inline(always)]
+    fn boot_ns(&self) -> u64 {
+        // SAFETY: takes no pointer.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn hash_key(&self) -> [u64; 2] {
+        [KEY0.load(), KEY1.load()]
+    }
+
+    #[inline(always)]
+    fn own_mac(&self) -> [u8; 6] {
+        let [a, b, c, d, e, f, ..] = OWN_MAC.load().to_ne_bytes();
+        [a, b, c, d, e, f]
+    }
+}
+
+/// Whether `slow` logs.
+#[inline(always)]
+pub(crate) fn tracing() -> bool {
+    TRACE.load() != 0
+}
+
+/// Counts a frame.
+#[inline(always)]
+pub(crate) fn count(reason: Reason) {
+    if let Some(counters) = PACKETS.get_ptr_mut(0) {
+        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
+        unsafe { (*counters)[reason.code() & (COUNTERS - 1)] += 1 };
+    }
+}
+
+/// Counts a corrected frame.
+#[inline(always)]
+pub(crate) fn count_guard(guarded: Guarded) {
+    if let Some(counters) = GUARD.get_ptr_mut(0) {
+        // SAFETY: as in `count`.
+        unsafe { (*counters)[guarded as usize & (GUARD_COUNTERS - 1)] += 1 };
+    }
+}
