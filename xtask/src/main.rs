@@ -1,5 +1,7 @@
 //! The project's own tool: `cargo xtask VERB`, one file per verb.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -43,16 +45,24 @@ enum Verb {
     Tidy,
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    // Not `-> Result`: with RUST_BACKTRACE set, that would bury the message under a backtrace.
+    dispatch(Cli::parse().verb).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch(verb: Verb) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
-    match cli.verb {
-        Verb::Setup => setup::verb(&workspace),
-        Verb::Build(args) => build::verb(&workspace, &args),
-        Verb::Test(args) => test::verb(&workspace, &args),
-        Verb::Demo(args) => demo::verb(&workspace, &args),
-        Verb::Bench(args) => bench::verb(&workspace, &args),
-        Verb::Lint => lint::verb(&workspace),
-        Verb::Tidy => tidy::verb(&workspace),
+    match verb {
+        Verb::Setup => setup::verb(&workspace)?,
+        Verb::Build(args) => build::verb(&workspace, &args)?,
+        Verb::Test(args) => return test::verb(&workspace, &args),
+        Verb::Demo(args) => demo::verb(&workspace, &args)?,
+        Verb::Bench(args) => bench::verb(&workspace, &args)?,
+        Verb::Lint => lint::verb(&workspace)?,
+        Verb::Tidy => tidy::verb(&workspace)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

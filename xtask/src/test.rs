@@ -7,7 +7,7 @@ use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -30,8 +30,9 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
-/// Builds and runs all tests, and prints what became of them.
-pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
+/// Builds and runs all tests, and prints what became of them. The last line is the one with the
+/// counts, whatever happened.
+pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let strict = env::var("CI").is_ok_and(|value| value == "true");
     if let Err(error) = setup::lab_tools() {
         if strict || process::is_root() {
@@ -46,16 +47,13 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
         skips: workspace.target().join("test-skips"),
     };
 
-    let mut report = Report::default();
+    let mut report = Report::new(strict);
     for suite in suites(workspace)? {
         report.add(runner.run_suite(&suite)?);
     }
     report.add(runner.run_doc_tests()?);
     print!("{report}");
-    if let Some(reason) = report.failure(strict) {
-        bail!(reason);
-    }
-    Ok(())
+    Ok(if report.failure().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 struct Runner<'a> {
@@ -91,7 +89,6 @@ impl Runner<'_> {
     }
 
     fn run(&self, name: String, mut command: Command) -> Result<Suite> {
-        eprintln!("\n== {name}");
         fs::write(&self.skips, "")
             .with_context(|| format!("cannot write {}", self.skips.display()))?;
         command.env("VIPFARM_SKIPS", &self.skips);
@@ -103,11 +100,18 @@ impl Runner<'_> {
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let output = child.stdout.take().context("the test's output is not connected")?;
         let mut outcome = Outcome::default();
+        let mut titled = false;
         for line in BufReader::new(output).split(b'\n') {
             let line = line.with_context(|| format!("cannot read the output of {name}"))?;
             let line = String::from_utf8_lossy(&line);
             outcome.read_line(&line);
-            println!("{line}");
+            if titled || !libtest::says_nothing(&line) {
+                if !titled {
+                    println!("\n== {name}");
+                }
+                titled = true;
+                println!("{line}");
+            }
         }
         let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
         if !status.success() && outcome.failed == 0 {

@@ -53,6 +53,14 @@ impl Outcome {
     }
 }
 
+/// Whether the line belongs to a run in which no test was run: most programs under a filter.
+pub(crate) fn says_nothing(line: &str) -> bool {
+    let line = line.trim();
+    line.is_empty()
+        || line == "running 0 tests"
+        || line.starts_with("test result: ok. 0 passed; 0 failed; 0 ignored;")
+}
+
 /// The number in front of `what`: `"ok. 12 passed; ..."`.
 fn number_before(line: &str, what: &str) -> Option<usize> {
     line.split_once(what)?.0.rsplit(' ').next()?.parse().ok()
@@ -107,6 +115,15 @@ mod tests {
         outcome.crashed("signal: 11 (SIGSEGV)");
         assert_eq!(outcome.failed, 1);
         assert!(outcome.failures[0].contains("SIGSEGV"));
+    }
+
+    #[test]
+    fn a_run_without_a_test_says_nothing() {
+        let silence = "\nrunning 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored; \
+                       0 measured; 9 filtered out; finished in 0.00s\n\n";
+        assert!(silence.lines().all(says_nothing));
+        assert!(!says_nothing("running 1 test"));
+        assert!(!says_nothing("test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured"));
     }
 
     fn read(text: &str) -> Outcome {

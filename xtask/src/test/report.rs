@@ -34,10 +34,17 @@ pub(crate) struct Skip {
 /// All suites of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
+    /// Whether a skip is a failure.
+    strict: bool,
     suites: Vec<Suite>,
 }
 
 impl Report {
+    /// An empty one; `strict`: a skip is a failure.
+    pub(crate) fn new(strict: bool) -> Self {
+        Self { strict, ..Self::default() }
+    }
+
     /// Takes in one more suite.
     pub(crate) fn add(&mut self, mut suite: Suite) {
         // To the test harness a skipping test is one that passed.
@@ -47,11 +54,11 @@ impl Report {
         self.suites.push(suite);
     }
 
-    /// Why the run as a whole failed; `strict`: a skip is a failure.
-    pub(crate) fn failure(&self, strict: bool) -> Option<&'static str> {
+    /// Why the run as a whole failed.
+    pub(crate) fn failure(&self) -> Option<&'static str> {
         if self.failed() > 0 {
             Some("tests failed")
-        } else if strict && self.skipped() > 0 {
+        } else if self.strict && self.skipped() > 0 {
             Some("tests were skipped, and with CI=true none may be")
         } else if self.passed() + self.skipped() == 0 {
             Some("no test ran: does the filter match any name?")
@@ -73,7 +80,9 @@ impl Report {
     }
 
     fn fmt_times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\nTimes")?;
+        if self.suites.iter().any(Suite::has_run) {
+            writeln!(f, "\nTimes")?;
+        }
         for suite in self.suites.iter().filter(|suite| suite.has_run()) {
             let Outcome { passed, failed, .. } = suite.outcome;
             let skipped = suite.skips.len();
@@ -120,6 +129,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fmt_times(f)?;
         self.fmt_list(f)?;
+        if let Some(failure) = self.failure() {
+            writeln!(f, "\n{failure}")?;
+        }
         let (passed, failed, skipped) = (self.passed(), self.failed(), self.skipped());
         writeln!(f, "\n{passed} passed, {failed} failed, {skipped} skipped")
     }
@@ -161,9 +173,10 @@ mod tests {
 
     #[test]
     fn a_skip_fails_the_run_only_where_none_is_allowed() {
-        let report = report(5, 0, &[("farm::starts", "needs root")]);
-        assert_eq!(report.failure(false), None);
-        assert!(report.failure(true).is_some());
+        let mut report = report(5, 0, &[("farm::starts", "needs root")]);
+        assert_eq!(report.failure(), None);
+        report.strict = true;
+        assert!(report.failure().is_some());
     }
 
     #[test]
@@ -183,13 +196,13 @@ mod tests {
         suite.outcome.failures.push("wire::round_trip".into());
         let mut report = Report::default();
         report.add(suite);
-        assert_eq!(report.failure(false), Some("tests failed"));
+        assert_eq!(report.failure(), Some("tests failed"));
         assert!(report.to_string().contains("wire::round_trip"));
     }
 
     #[test]
     fn a_filter_that_matches_nothing_is_not_a_success() {
-        assert!(report(0, 0, &[]).failure(false).is_some());
+        assert!(report(0, 0, &[]).failure().is_some());
     }
 
     #[test]
