@@ -143,12 +143,12 @@ impl Suite {
     }
 }
 
-/// Reads the lines that skipping tests wrote: name, tab, reason. A test that says so twice (once
+/// Reads the lines that skipping tests wrote: `name: reason`. A test that says so twice (once
 /// per case of a property, say) was skipped once.
 pub(crate) fn parse_skips(text: &str) -> Vec<Skip> {
     let mut skips: Vec<Skip> = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let (test, reason) = line.split_once('\t').unwrap_or((line, ""));
+        let (test, reason) = line.split_once(": ").unwrap_or((line, ""));
         if skips.iter().all(|skip| skip.test != test) {
             skips.push(Skip { test: test.to_owned(), reason: reason.to_owned() });
         }
@@ -207,9 +207,10 @@ mod tests {
 
     #[test]
     fn a_test_that_reports_its_skip_twice_is_counted_once() {
-        let skips = parse_skips("a\tno root\na\tno root\n\nb\tno bpffs\n");
+        let skips = parse_skips("m::a: no root\nm::a: no root\n\nb: no bpffs: mount it\n");
         assert_eq!(skips.len(), 2);
-        assert_eq!(skips[1], Skip { test: "b".into(), reason: "no bpffs".into() });
+        assert_eq!(skips[0], Skip { test: "m::a".into(), reason: "no root".into() });
+        assert_eq!(skips[1], Skip { test: "b".into(), reason: "no bpffs: mount it".into() });
     }
 
     fn report(passed: usize, failed: usize, skips: &[(&str, &str)]) -> Report {
