@@ -1,1 +1,68 @@
-fn main() {}
+//! The project's own tool: `cargo xtask VERB`, one file per verb.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+mod artifact;
+mod bench;
+mod build;
+mod demo;
+mod ebpf;
+mod lint;
+mod process;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+/// Everything the project needs beside plain cargo.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find or install what building the eBPF programs and running the lab needs.
+    Setup,
+    /// Build the eBPF programs, then vipfarm with the programs inside.
+    Build(build::Args),
+    /// Run every test; ends with one line: passed, failed, skipped.
+    Test(test::Args),
+    /// Show a farm of three nodes at work in network namespaces (root).
+    Demo(demo::Args),
+    /// Measure (root).
+    Bench(bench::Args),
+    /// Check formatting, clippy and the house rules.
+    Lint,
+    /// Check the house rules only.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    // Not `-> Result`: with RUST_BACKTRACE set, that would bury the message under a backtrace.
+    dispatch(Cli::parse().verb).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch(verb: Verb) -> Result<ExitCode> {
+    let workspace = Workspace::locate()?;
+    match verb {
+        Verb::Setup => setup::verb(&workspace)?,
+        Verb::Build(args) => build::verb(&workspace, &args)?,
+        Verb::Test(args) => return test::verb(&workspace, &args),
+        Verb::Demo(args) => demo::verb(&workspace, &args)?,
+        Verb::Bench(args) => bench::verb(&workspace, &args)?,
+        Verb::Lint => lint::verb(&workspace)?,
+        Verb::Tidy => tidy::verb(&workspace)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

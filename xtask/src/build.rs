@@ -1,0 +1,42 @@
+//! `cargo xtask build`: the eBPF objects, then the programs of the host.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::artifact::{self, Artifact};
+use crate::ebpf;
+use crate::workspace::Workspace;
+
+/// Options of `build`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Build with optimizations.
+    #[arg(long)]
+    release: bool,
+}
+
+/// Builds vipfarm, the eBPF programs inside.
+pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
+    let vipfarm = vipfarm(workspace, args.release)?;
+    eprintln!("built {}", vipfarm.display());
+    Ok(())
+}
+
+/// Builds all that `vipfarm` consists of and returns the binary.
+pub(crate) fn vipfarm(workspace: &Workspace, release: bool) -> Result<PathBuf> {
+    ebpf::build(workspace)?;
+    let mut args = vec!["build", "--locked", "--package", "vipfarm", "--bin", "vipfarm"];
+    args.extend(release.then_some("--release"));
+    artifact::program(&artifact::build(workspace, &args)?, "vipfarm")
+}
+
+/// Builds optimized, with the eBPF objects: vipfarm and the lab's program called `name`.
+pub(crate) fn release_with_lab(workspace: &Workspace, name: &str) -> Result<Vec<Artifact>> {
+    ebpf::build(workspace)?;
+    let packages = ["--package", "vipfarm", "--package", "vipfarm-lab"];
+    let mut args = vec!["build", "--locked", "--release"];
+    args.extend(packages);
+    args.extend(["--bin", "vipfarm", "--bin", name]);
+    artifact::build(workspace, &args)
+}

@@ -1,0 +1,72 @@
+//! The eBPF objects, built with the compiler that setup chose.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::process;
+use crate::setup;
+use crate::workspace::Workspace;
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Builds both objects and puts them where `vipfarm/build.rs` and the lab look.
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
+    let compiler = setup::ebpf_compiler(workspace)?;
+    // A directory of its own: another cargo must neither wait for the lock of the host build nor
+    // overwrite its fingerprints.
+    let scratch = workspace.target().join("bpf-build");
+
+    let mut cargo = Command::new(&compiler.cargo);
+    process::without_outer_cargo(&mut cargo).current_dir(workspace.root());
+    cargo.args(["build", "--locked", "-Z", "build-std=core", "--target", TARGET]);
+    cargo.args(["--profile", "bpf", "--package", "vipfarm-ebpf", "--target-dir"]).arg(&scratch);
+    // `-Z` on a release compiler; there is no compiled `core` for eBPF to be had anywhere.
+    cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", &compiler.rustc);
+    cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", setup::linker_path(workspace));
+    // BTF is what the kernel reads types and line numbers from; it is made of debug information.
+    cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
+    process::run(&mut cargo)?;
+
+    let built = scratch.join(TARGET).join("bpf");
+    copy_if_changed(&built.join("vipfarm-bpf"), &workspace.vipfarm_object())?;
+    copy_if_changed(&built.join("lab-bpf"), &workspace.lab_object())
+}
+
+/// Leaves an unchanged object alone, so that nothing that contains it is built again.
+fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    let directory = to.parent().context("an object is inside a directory")?;
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    fs::write(to, new).with_context(|| format!("cannot write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unchanged_object_keeps_its_modification_time() {
+        let directory = std::env::temp_dir().join(format!("xtask-copy-{}", std::process::id()));
+        let (from, to) = (directory.join("from"), directory.join("out/to"));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(&from, "one").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        fs::File::options().write(true).open(&to).unwrap().set_modified(long_ago).unwrap();
+
+        copy_if_changed(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), long_ago);
+
+        fs::write(&from, "two").unwrap();
+        copy_if_changed(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"two");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
