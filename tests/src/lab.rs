@@ -30,6 +30,9 @@ pub const PREFIX: u8 = 16;
 /// The address that farms in the lab share.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 
+/// The directory in a lab's directory with its processes' output.
+const LOGS: &str = "logs";
+
 /// What a lab is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Topology {
@@ -168,6 +171,17 @@ impl Lab {
         self.directory().join(BPF)
     }
 
+    /// Moves the logs of all processes to where they outlive the lab, `<tmp>/<prefix>-<pid>-<n>`.
+    pub fn keep_logs(&self, prefix: &str) -> Result<PathBuf> {
+        let own = self.directory().join(LOGS);
+        let kept = (0..).map(|n| format!("{prefix}-{}-{n}", std::process::id()));
+        let kept = kept.map(|name| std::env::temp_dir().join(name)).find(|path| !path.exists());
+        let kept = kept.context("every name is taken")?;
+        fs::rename(&own, &kept)
+            .with_context(|| format!("move {} to {}", own.display(), kept.display()))?;
+        Ok(kept)
+    }
+
     /// The stations that the switch has learnt.
     pub fn fdb(&self) -> Result<Vec<FdbEntry>> {
         self.switch.fdb()
@@ -209,7 +223,7 @@ fn nth<'a>(hosts: &'a [Host], i: usize, kind: &str) -> &'a Host {
 
 /// Makes a lab's directory with its bpffs and the place for logs, which is returned.
 fn make_directory(directory: &Path) -> Result<PathBuf> {
-    let (bpf, logs) = (directory.join(BPF), directory.join("logs"));
+    let (bpf, logs) = (directory.join(BPF), directory.join(LOGS));
     for made in [&bpf, &logs] {
         fs::create_dir_all(made).with_context(|| format!("make {}", made.display()))?;
     }

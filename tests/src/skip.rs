@@ -1,6 +1,11 @@
 //! How a test says that it cannot run here: counted and printed, never silent.
 
-use std::{fs::File, io::Write, path::Path, thread};
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use nix::{
     sched::{CloneFlags, unshare},
@@ -49,9 +54,26 @@ pub fn lab() -> Result<(), String> {
     run("ip", &["-V"]).and(run("bridge", &["-V"])).map(drop).map_err(|error| format!("{error:#}"))
 }
 
-/// Requires a file, such as a built eBPF object; `how` says how to make it.
-pub fn file(path: &Path, how: &str) -> Result<(), String> {
-    if path.is_file() { Ok(()) } else { Err(format!("{} is missing: {how}", path.display())) }
+/// Requires the lab's eBPF object: its path.
+pub fn lab_object() -> Result<PathBuf, String> {
+    object("lab-bpf")
+}
+
+/// Requires the agent's eBPF object: its path.
+pub fn vipfarm_object() -> Result<PathBuf, String> {
+    object("vipfarm-bpf")
+}
+
+/// `cargo xtask build` leaves the objects in the build directory.
+fn object(name: &str) -> Result<PathBuf, String> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let path = workspace.join(target).join("bpf").join(name);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!("{} is missing: run `cargo xtask build`", path.display()))
+    }
 }
 
 /// Records one skipped test: prints it and appends it to the file named by `VIPFARM_SKIPS`.

@@ -256,8 +256,7 @@ fn a_failing_command_says_what_failed_where() {
 fn programs_on_switch_ports_pass_or_lose_frames() {
     const NAME: &str = "programs_on_switch_ports_pass_or_lose_frames";
     require!(NAME, skip::lab());
-    let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/lab-bpf");
-    require!(NAME, skip::file(&object, "run `cargo xtask build`"));
+    let object = require!(NAME, skip::lab_object());
     let lab = Lab::new("ports", &Topology::new(1, 1)).unwrap();
     lab.pass_on_switch_ports(&object).unwrap();
     assert!(a_frame_arrives(&lab, b"passes"));

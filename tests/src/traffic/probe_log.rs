@@ -35,12 +35,12 @@ pub struct Answer {
 /// What an event did to flows, as seen by their probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outage {
-    /// Flows that the node served before.
+    /// Flows that the node served before or serves after.
     pub flows: usize,
     /// Longest time for which one of them got no answers. Time in which nothing was sent is not
     /// counted: a gap holds at least one unanswered probe.
     pub longest: Duration,
-    /// Flows that other nodes served before.
+    /// All other flows.
     pub survivor_flows: usize,
     /// Unanswered probes of those.
     pub survivor_failures: usize,
@@ -125,23 +125,20 @@ impl ProbeLog {
         })
     }
 
-    /// What happened between two instants to the flows that `node` served at the first, and to
-    /// the others.
+    /// What happened between two instants to the flows that `node` served at the first or at the
+    /// second, and to the others.
     pub fn outage(&self, from: Instant, until: Instant, node: &str) -> Outage {
         let mut outage = Outage::default();
         for flow in &self.flows {
             let flow = lock(flow);
-            match flow.owner(from) {
-                Some(owner) if *owner == *node => {
-                    outage.flows += 1;
-                    let gap = flow.longest_gap(from, until, self.interval);
-                    outage.longest = outage.longest.max(gap);
-                }
-                Some(_) => {
-                    outage.survivor_flows += 1;
-                    outage.survivor_failures += flow.unanswered(from, until);
-                }
-                None => {}
+            let owners = [flow.owner(from), flow.owner(until)];
+            if owners.iter().flatten().any(|owner| **owner == *node) {
+                outage.flows += 1;
+                let gap = flow.longest_gap(from, until, self.interval);
+                outage.longest = outage.longest.max(gap);
+            } else {
+                outage.survivor_flows += 1;
+                outage.survivor_failures += flow.unanswered(from, until);
             }
         }
         outage
@@ -243,6 +240,15 @@ mod tests {
         let (log, start) = log(&["aa......"]);
         let outage = log.outage(start + INTERVAL * 2, start + INTERVAL * 8, "a");
         assert_eq!(outage.longest, INTERVAL * 5);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_owns_the_gap_of_what_moves_to_it() {
+        let (log, start) = log(&["bb..aa", "bbbbbb"]);
+        let outage = log.outage(start + INTERVAL, start + INTERVAL * 6, "a");
+        let expected =
+            Outage { flows: 1, longest: INTERVAL * 2, survivor_flows: 1, survivor_failures: 0 };
+        assert_eq!(outage, expected);
     }
 
     #[test]
