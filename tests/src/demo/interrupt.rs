@@ -12,17 +12,17 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-const SLICE: Duration = Duration::from_millis(20);
+const SLICE: Duration = Duration::from_millis(50);
 
 /// Whether the demo was told to end.
 #[derive(Debug)]
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Watches for SIGINT and SIGTERM from now on.
+    /// Watches for SIGINT, SIGTERM and SIGHUP (a closed terminal) from now on.
     pub(super) fn on_signals() -> Result<Self> {
         let told = Arc::new(AtomicBool::new(false));
-        for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
             let mut stream = signal(kind).context("watch for signals")?;
             let told = Arc::clone(&told);
             tokio::spawn(async move {

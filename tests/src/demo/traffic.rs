@@ -109,6 +109,12 @@ impl Flowing<'_> {
         self.probe.log().all_answered(SERVED, GRACE)
     }
 
+    /// Whether every flow is being served, and none of them by `node`.
+    pub(super) fn all_served_without(&self, node: &str) -> bool {
+        let owners = self.probe.log().owners(Instant::now());
+        self.all_served() && owners.into_values().all(|owner| *owner != *node)
+    }
+
     /// What happened to the flows of `node`, and to the others; see [`crate::traffic::ProbeLog`].
     pub(super) fn outage(&self, from: Instant, until: Instant, node: &str) -> Outage {
         self.probe.log().outage(from, until, node)
