@@ -1,1 +1,42 @@
-//! x
+//! The lab: a farm on one machine, for tests and for the demo.
+//!
+//! A [`Lab`] is a bridge (the switch), a network namespace per node and one per client, and a veth
+//! pair from each to the switch. What runs in it is real: kernels' network stacks, child processes,
+//! TCP connections. Everything vanishes with the [`Lab`], also after a panic; what a killed run
+//! left behind is swept by the next [`Lab::new`].
+//!
+//! ```text
+//!  client1   client2      10.77.1.1..  10.77.2.1..   (many source addresses each)
+//!     |         |
+//!   ==+=========+==  switch: bridge, one port per host, named as the host
+//!     |         |
+//!   node1     node2      10.77.0.11    10.77.0.12    VIP 10.77.0.100
+//! ```
+//!
+//! - [`lab`]: the topology and its life; [`host`]: what one can do at a node or client.
+//! - [`process`], [`capture`], [`frame`]: children, recordings, hand-made frames.
+//! - [`traffic`]: servers and clients that count what users of a farm would notice.
+//! - [`skip`]: how a test says that it cannot run here.
+//! - [`demo`]: the guided tour that `cargo xtask demo` shows.
+
+pub mod capture;
+pub mod demo;
+pub mod frame;
+pub mod host;
+mod iproute;
+pub mod lab;
+pub mod ns;
+mod packet_socket;
+pub mod process;
+pub mod skip;
+mod sweep;
+mod switch;
+pub mod traffic;
+mod xdp;
+
+pub use capture::{Capture, Captured, Direction};
+pub use frame::Frame;
+pub use host::Host;
+pub use lab::{Lab, Topology};
+pub use ns::Namespace;
+pub use process::Process;

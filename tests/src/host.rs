@@ -1,0 +1,185 @@
+//! A node or a client: what one can do at it, to it, and see of it.
+
+use std::{
+    ffi::OsStr,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use vipfarm::model::Mac;
+
+use crate::{
+    capture::{Capture, Captured},
+    iproute::{checked, ip, query},
+    ns::Namespace,
+    packet_socket::PacketSocket,
+    process::Process,
+    switch::Switch,
+};
+
+/// The interface of every host.
+pub const INTERFACE: &str = "eth0";
+
+/// One machine of the lab: a namespace with `lo` and `eth0`, on one port of the switch.
+#[derive(Debug)]
+pub struct Host {
+    pub(crate) name: String,
+    pub(crate) namespace: Namespace,
+    pub(crate) switch: Arc<Switch>,
+    pub(crate) addresses: Vec<Ipv4Addr>,
+    pub(crate) mac: Mac,
+    pub(crate) logs: PathBuf,
+}
+
+impl Host {
+    /// `node1`, `client2`; also the name of its switch port.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its first address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.addresses[0]
+    }
+
+    /// All addresses it was made with.
+    pub fn addresses(&self) -> &[Ipv4Addr] {
+        &self.addresses
+    }
+
+    /// The MAC of its `eth0`.
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Its network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// See [`Namespace::in_ns`].
+    pub fn in_ns<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.namespace.in_ns(work)
+    }
+
+    /// See [`Namespace::command`].
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.namespace.command(program)
+    }
+
+    /// Runs a command line (split at blanks, no shell) to its end: its standard output, or an
+    /// error with its standard error.
+    pub fn run(&self, line: &str) -> Result<String> {
+        let mut words = line.split_whitespace();
+        let program = words.next().context("an empty command line")?;
+        let output = self.command(program).args(words).stdin(Stdio::null()).output();
+        let output = output.with_context(|| format!("{}: run `{line}`", self.name))?;
+        checked(&output, || line.to_owned()).with_context(|| self.name.clone())
+    }
+
+    /// Starts a command made by [`Host::command`]; its output goes to
+    /// `<lab>/logs/<host>-<name>.log`.
+    pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
+        let name = format!("{}-{name}", self.name);
+        let log = self.logs.join(format!("{name}.log"));
+        Process::spawn(&name, command, log)
+    }
+
+    /// Cuts the host off silently: its carrier stays, and nothing it sends arrives anywhere.
+    pub fn cut(&self) -> Result<()> {
+        self.switch.leave(&self.name)
+    }
+
+    /// Undoes [`Host::cut`].
+    pub fn heal(&self) -> Result<()> {
+        self.switch.join(&self.name)
+    }
+
+    /// Takes the cable out: the host loses its carrier.
+    pub fn link_down(&self) -> Result<()> {
+        self.switch.set_link(&self.name, false)
+    }
+
+    /// Undoes [`Host::link_down`].
+    pub fn link_up(&self) -> Result<()> {
+        self.switch.set_link(&self.name, true)
+    }
+
+    /// Records `eth0`: what got through the host's XDP program, and what its kernel sends.
+    pub fn capture(&self) -> Result<Capture> {
+        self.capture_if(|_| true)
+    }
+
+    /// As [`Host::capture`], only the frames that `keep` accepts.
+    pub fn capture_if(&self, keep: impl Fn(&Captured) -> bool + Send + 'static) -> Result<Capture> {
+        Capture::start(&self.namespace, INTERFACE, keep)
+    }
+
+    /// Records the host's switch port: outgoing is what the wire carries to the host before any
+    /// of its programs sees it, incoming is what the host sent.
+    pub fn capture_on_wire(&self) -> Result<Capture> {
+        self.capture_on_wire_if(|_| true)
+    }
+
+    /// As [`Host::capture_on_wire`], only the frames that `keep` accepts.
+    pub fn capture_on_wire_if(
+        &self,
+        keep: impl Fn(&Captured) -> bool + Send + 'static,
+    ) -> Result<Capture> {
+        Capture::start(&self.switch.namespace, &self.name, keep)
+    }
+
+    /// Sends one frame from `eth0` as it is.
+    pub fn inject(&self, frame: &[u8]) -> Result<()> {
+        let socket = PacketSocket::open(&self.namespace, INTERFACE)?;
+        socket.send(frame).with_context(|| format!("{}: send a frame", self.name))
+    }
+
+    /// The MAC that the host's neighbour table holds for `address`.
+    pub fn neighbour(&self, address: IpAddr) -> Result<Option<Mac>> {
+        #[derive(Deserialize)]
+        struct Row {
+            lladdr: Option<String>,
+        }
+        let line = format!("neigh show to {address} dev {INTERFACE} nud all");
+        let rows: Vec<Row> = query("ip", self.namespace.name(), &line)?;
+        let mac = rows.into_iter().find_map(|row| row.lladdr);
+        mac.map(|mac| mac.parse().map_err(anyhow::Error::msg)).transpose()
+    }
+
+    /// Sets a static neighbour entry.
+    pub fn set_neighbour(&self, address: IpAddr, mac: Mac) -> Result<()> {
+        let line = format!("neigh replace {address} lladdr {mac} dev {INTERFACE} nud permanent");
+        ip(self.namespace.name(), &line)
+    }
+
+    /// Adds an address, without duplicate address detection.
+    pub fn add_address(&self, address: IpAddr, prefix: u8) -> Result<()> {
+        let nodad = if address.is_ipv6() { " nodad" } else { "" };
+        ip(self.namespace.name(), &format!("addr add {address}/{prefix} dev {INTERFACE}{nodad}"))
+    }
+
+    /// Removes an address.
+    pub fn remove_address(&self, address: IpAddr, prefix: u8) -> Result<()> {
+        ip(self.namespace.name(), &format!("addr del {address}/{prefix} dev {INTERFACE}"))
+    }
+
+    /// Whether `eth0` holds the address.
+    pub fn has_address(&self, address: IpAddr) -> Result<bool> {
+        #[derive(Deserialize)]
+        struct Row {
+            addr_info: Vec<Address>,
+        }
+        #[derive(Deserialize)]
+        struct Address {
+            local: IpAddr,
+        }
+        let rows: Vec<Row> =
+            query("ip", self.namespace.name(), &format!("addr show dev {INTERFACE}"))?;
+        Ok(rows.iter().flat_map(|row| &row.addr_info).any(|held| held.local == address))
+    }
+}

@@ -1,0 +1,103 @@
+//! How a test says that it cannot run here: counted and printed, never silent.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
+
+use crate::iproute::run;
+
+/// Returns from the test, recorded as skipped, when the requirement does not hold.
+///
+/// The requirement is a `Result<T, String>` whose error is the reason; its value is the macro's.
+///
+/// ```no_run
+/// # fn test() {
+/// vipfarm_lab::require!("a_node_answers", vipfarm_lab::skip::lab());
+/// # }
+/// ```
+#[macro_export]
+macro_rules! require {
+    ($name:expr, $requirement:expr) => {
+        match $requirement {
+            Ok(value) => value,
+            Err(reason) => {
+                $crate::skip::record($name, &reason);
+                return;
+            }
+        }
+    };
+}
+
+/// Requires root: namespaces, packet sockets and programs need it.
+pub fn root() -> Result<(), String> {
+    if geteuid().is_root() { Ok(()) } else { Err("needs root (run it with sudo)".into()) }
+}
+
+/// Requires what a [`crate::Lab`] needs: root, network namespaces, iproute2.
+pub fn lab() -> Result<(), String> {
+    root()?;
+    // Tried on a thread that ends at once, and the namespace with it.
+    let tried = thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join();
+    match tried {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(format!("network namespaces are not to be had: {error}")),
+        Err(_) => return Err("a thread panicked".into()),
+    }
+    run("ip", &["-V"]).and(run("bridge", &["-V"])).map(drop).map_err(|error| format!("{error:#}"))
+}
+
+/// Requires the lab's eBPF object: its path.
+pub fn lab_object() -> Result<PathBuf, String> {
+    object("lab-bpf")
+}
+
+/// Requires the agent's eBPF object: its path.
+pub fn vipfarm_object() -> Result<PathBuf, String> {
+    object("vipfarm-bpf")
+}
+
+/// `cargo xtask build` leaves the objects in the build directory.
+fn object(name: &str) -> Result<PathBuf, String> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let path = workspace.join(target).join("bpf").join(name);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!("{} is missing: run `cargo xtask build`", path.display()))
+    }
+}
+
+/// Records one skipped test: prints it and appends it to the file named by `VIPFARM_SKIPS`.
+///
+/// # Panics
+/// When `CI=true`, where nothing may be skipped, and when the record cannot be written.
+pub fn record(name: &str, reason: &str) {
+    let line = format!("{name}: {reason}");
+    println!("SKIPPED {line}");
+    if let Some(path) = std::env::var_os("VIPFARM_SKIPS") {
+        append(Path::new(&path), &line);
+    }
+    let strict = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!strict, "skipped in CI, where every test must run: {line}");
+}
+
+/// One write, so that lines of tests that run at once do not mix.
+fn append(path: &Path, line: &str) {
+    let written = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    if let Err(error) = written {
+        panic!("cannot record the skipped test in {}: {error}", path.display());
+    }
+}

@@ -1,0 +1,99 @@
+//! The switch: a bridge in a namespace of its own, one port per host, named as the host.
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use vipfarm::model::Mac;
+
+use crate::{
+    iproute::{bridge_batch, ip, query},
+    lab::Topology,
+    ns::Namespace,
+};
+
+const BRIDGE: &str = "br0";
+
+/// A learnt or static entry of the switch's forwarding database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// The station.
+    pub mac: Mac,
+    /// The port it is behind: a host's name.
+    pub port: String,
+}
+
+/// The bridge and how its ports are set.
+#[derive(Debug)]
+pub(crate) struct Switch {
+    pub(crate) namespace: Namespace,
+    flood: bool,
+}
+
+impl Switch {
+    pub(crate) fn new(namespace: Namespace, topology: &Topology) -> Self {
+        Self { namespace, flood: topology.flood }
+    }
+
+    /// The `ip -batch` lines that make the bridge.
+    ///
+    /// Without STP a port forwards as soon as it joins.
+    pub(crate) fn script(topology: &Topology) -> Vec<String> {
+        let ageing = topology.ageing.as_millis() / 10;
+        let snooping = u8::from(topology.mcast_snooping);
+        vec![
+            format!(
+                "link add {BRIDGE} type bridge stp_state 0 ageing_time {ageing} \
+                 mcast_snooping {snooping}"
+            ),
+            format!("link set {BRIDGE} up"),
+        ]
+    }
+
+    /// Lets a port take part. Leaving has reset its settings, so they are made again.
+    pub(crate) fn join(&self, port: &str) -> Result<()> {
+        self.join_all(&[port])
+    }
+
+    pub(crate) fn join_all(&self, ports: &[&str]) -> Result<()> {
+        for port in ports {
+            self.ip(&format!("link set {port} master {BRIDGE}"))?;
+        }
+        let flood = if self.flood { "on" } else { "off" };
+        let lines: Vec<_> =
+            ports.iter().map(|port| format!("link set dev {port} flood {flood}")).collect();
+        bridge_batch(self.namespace.name(), &lines)
+    }
+
+    /// Takes a port out: its carrier stays, and nothing passes any more.
+    pub(crate) fn leave(&self, port: &str) -> Result<()> {
+        self.ip(&format!("link set {port} nomaster"))
+    }
+
+    /// Sets a port's link up or down; the host sees its carrier follow.
+    pub(crate) fn set_link(&self, port: &str, up: bool) -> Result<()> {
+        self.ip(&format!("link set {port} {}", if up { "up" } else { "down" }))
+    }
+
+    /// Who is behind which port, the ports' own addresses left out.
+    pub(crate) fn fdb(&self) -> Result<Vec<FdbEntry>> {
+        #[derive(Deserialize)]
+        struct Row {
+            mac: String,
+            ifname: String,
+            master: Option<String>,
+            state: Option<String>,
+        }
+        let rows: Vec<Row> = query("bridge", self.namespace.name(), "fdb show")?;
+        let stations = rows.into_iter().filter(|row| {
+            row.master.as_deref() == Some(BRIDGE) && row.state.as_deref() != Some("permanent")
+        });
+        let entry = |row: Row| {
+            let mac = row.mac.parse().map_err(anyhow::Error::msg).context("read the FDB")?;
+            Ok(FdbEntry { mac, port: row.ifname })
+        };
+        stations.map(entry).collect()
+    }
+
+    fn ip(&self, line: &str) -> Result<()> {
+        ip(self.namespace.name(), line)
+    }
+}

@@ -1,0 +1,108 @@
+//! A steady stream of numbered datagrams from many flows.
+
+use std::{
+    net::{SocketAddr, SocketAddrV4, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::{Task, probe_log::ProbeLog, udp_echo::RECEIVE_BUFFER};
+use crate::host::Host;
+
+/// What an answer may take before its probe counts as lost.
+pub const GRACE: Duration = Duration::from_millis(200);
+
+/// Running probes; they end with [`UdpProbe::stop`] or when dropped.
+#[derive(Debug)]
+pub struct UdpProbe {
+    log: Arc<ProbeLog>,
+    sender: Task,
+    receivers: Vec<Task>,
+}
+
+impl UdpProbe {
+    /// Sends to `target` one datagram of each of `flows` flows every `period`. A flow is one
+    /// address of one client, in turn, with a port of the kernel's choice.
+    pub fn start(
+        clients: &[Host],
+        target: SocketAddrV4,
+        flows: usize,
+        period: Duration,
+    ) -> Result<Self> {
+        ensure!(!clients.is_empty() && flows > 0, "probing needs clients and flows");
+        let mut sockets = Vec::new();
+        for (i, client) in clients.iter().enumerate() {
+            let own = (0..flows).skip(i).step_by(clients.len()).count();
+            let made = client.in_ns(|| connect(client, target, own));
+            sockets.extend(made.with_context(|| format!("{}: probe sockets", client.name()))?);
+        }
+        let (sockets, addresses): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
+        let sockets = sockets.into_iter().map(|s| tokio::net::UdpSocket::from_std(s).map(Arc::new));
+        let sockets: Vec<_> = sockets.collect::<Result<_, _>>()?;
+        let log = Arc::new(ProbeLog::new(period, addresses));
+        let receive = |(flow, socket): (usize, &Arc<tokio::net::UdpSocket>)| {
+            Task::spawn(receive(Arc::clone(socket), flow, Arc::clone(&log)))
+        };
+        let receivers = sockets.iter().enumerate().map(receive).collect();
+        let sender = Task::spawn(send(sockets, Arc::clone(&log), period));
+        Ok(Self { log, sender, receivers })
+    }
+
+    /// What is known so far. Probes younger than [`GRACE`] may still be answered.
+    pub fn log(&self) -> &ProbeLog {
+        &self.log
+    }
+
+    /// Ends sending, waits [`GRACE`] for answers, and returns what is known then.
+    pub async fn stop(self) -> Arc<ProbeLog> {
+        drop(self.sender);
+        sleep(GRACE).await;
+        drop(self.receivers);
+        self.log
+    }
+}
+
+async fn send(sockets: Vec<Arc<tokio::net::UdpSocket>>, log: Arc<ProbeLog>, period: Duration) {
+    let mut tick = interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        for (flow, socket) in sockets.iter().enumerate() {
+            let tag = log.sending(flow, Instant::now());
+            // What cannot be sent stays unanswered in the log, as a user would see it.
+            let _ = socket.send(&tag).await;
+        }
+    }
+}
+
+async fn receive(socket: Arc<tokio::net::UdpSocket>, flow: usize, log: Arc<ProbeLog>) {
+    let mut buffer = [0; 64];
+    loop {
+        // An error says that an earlier datagram was refused: it stays unanswered.
+        if let Ok(length) = socket.recv(&mut buffer).await {
+            log.answered(flow, &buffer[..length], Instant::now());
+        }
+    }
+}
+
+fn connect(
+    client: &Host,
+    target: SocketAddrV4,
+    count: usize,
+) -> Result<Vec<(UdpSocket, SocketAddrV4)>> {
+    let one = |address| {
+        let socket = UdpSocket::bind((address, 0))?;
+        setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER)?;
+        socket.connect(target)?;
+        socket.set_nonblocking(true)?;
+        match socket.local_addr()? {
+            SocketAddr::V4(own) => Ok((socket, own)),
+            SocketAddr::V6(other) => anyhow::bail!("{other} is not an IPv4 address"),
+        }
+    };
+    client.addresses().iter().copied().cycle().take(count).map(one).collect()
+}

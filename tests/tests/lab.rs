@@ -1,0 +1,301 @@
+//! The lab itself: that it isolates, measures and cleans up as it says.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use vipfarm::model::Mac;
+use vipfarm_lab::{
+    Captured, Direction, Frame, Lab, Topology, lab::VIP, process::Signal, require, skip,
+};
+
+const SOON: Duration = Duration::from_secs(2);
+
+fn netns_exists(id: &str) -> bool {
+    std::fs::read_dir("/run/netns")
+        .unwrap()
+        .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(id))
+}
+
+fn is_mounted(path: &Path) -> bool {
+    std::fs::read_to_string("/proc/self/mounts").unwrap().contains(&path.display().to_string())
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < deadline, "it did not happen within {SOON:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a frame that the client sends reaches the node's wire.
+fn a_frame_arrives(lab: &Lab, payload: &[u8]) -> bool {
+    let (client, node) = (lab.client(1), lab.node(1));
+    let incoming = |frame: &Captured| frame.direction == Direction::Incoming;
+    let arrived = node.capture_if(incoming).unwrap();
+    let (from, to) = ((client.address(), 9), (node.address(), 9));
+    client.inject(&Frame::udp(from, to, payload).macs(client.mac(), node.mac()).bytes()).unwrap();
+    arrived.wait_for(Duration::from_millis(200), |frame| frame.bytes.ends_with(payload)).is_some()
+}
+
+#[test]
+fn labs_made_at_once_have_names_and_networks_of_their_own() {
+    require!("labs_made_at_once_have_names_and_networks_of_their_own", skip::lab());
+    let make = || Lab::new("twin", &Topology::new(1, 1)).unwrap();
+    let labs = thread::scope(|scope| {
+        let makers: Vec<_> = (0..3).map(|_| scope.spawn(make)).collect();
+        makers.into_iter().map(|maker| maker.join().unwrap()).collect::<Vec<_>>()
+    });
+    for lab in &labs {
+        assert_eq!(labs.iter().filter(|other| other.id() == lab.id()).count(), 1);
+        let others: Vec<_> = labs.iter().filter(|other| other.id() != lab.id()).collect();
+        let heard: Vec<_> = others.iter().map(|other| other.node(1).capture().unwrap()).collect();
+        assert!(a_frame_arrives(lab, b"only here"));
+        for capture in heard {
+            assert!(!capture.stop().iter().any(|frame| frame.bytes.ends_with(b"only here")));
+        }
+    }
+}
+
+#[test]
+fn hosts_reach_each_other_and_the_switch_learns_them() {
+    require!("hosts_reach_each_other_and_the_switch_learns_them", skip::lab());
+    let lab = Lab::new("reach", &Topology::new(2, 1)).unwrap();
+    assert!(a_frame_arrives(&lab, b"hello"));
+    let fdb = lab.fdb().unwrap();
+    let client = lab.client(1);
+    let port = fdb.iter().find(|entry| entry.mac == client.mac()).map(|entry| &*entry.port);
+    assert_eq!(port, Some("client1"), "{fdb:?}");
+}
+
+#[test]
+fn a_panic_leaves_no_namespace_mount_directory_or_child() {
+    require!("a_panic_leaves_no_namespace_mount_directory_or_child", skip::lab());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let panicked = thread::spawn(move || {
+        let lab = Lab::new("panic", &Topology::new(1, 1)).unwrap();
+        let mut sleep = lab.node(1).command("sleep");
+        sleep.arg("1000");
+        let process = lab.node(1).spawn("sleep", sleep).unwrap();
+        assert!(netns_exists(lab.id()) && is_mounted(&lab.bpf_directory()));
+        sender.send((lab.id().to_owned(), lab.directory(), process.id())).unwrap();
+        panic!("on purpose");
+    })
+    .join();
+    assert!(panicked.is_err());
+    let (id, directory, pid) = receiver.recv().unwrap();
+    assert!(!netns_exists(&id));
+    assert!(!is_mounted(&directory) && !directory.exists());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+#[ignore = "the victim of `a_killed_run_is_swept_by_the_next_lab`"]
+fn victim() {
+    let lab = Lab::new("victim", &Topology::new(1, 0)).unwrap();
+    let mut sleep = lab.node(1).command("sleep");
+    sleep.arg("1000");
+    let process = lab.node(1).spawn("sleep", sleep).unwrap();
+    println!("victim {} {} {}", lab.id(), process.id(), lab.directory().display());
+    thread::sleep(Duration::from_secs(1000));
+}
+
+#[test]
+fn a_killed_run_is_swept_by_the_next_lab() {
+    require!("a_killed_run_is_swept_by_the_next_lab", skip::lab());
+    let mut run = Command::new(std::env::current_exe().unwrap())
+        .args(["victim", "--exact", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufReader::new(run.stdout.take().unwrap());
+    let told = std::io::BufRead::lines(output)
+        .map(Result::unwrap)
+        .find_map(|line| line.split_once("victim vfl").map(|(_, rest)| format!("vfl{rest}")))
+        .unwrap();
+    let [id, pid, directory] = told.split(' ').collect::<Vec<_>>()[..] else { panic!("{told}") };
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(netns_exists(id), "a killed process cleans nothing up");
+
+    let survivor = Lab::new("survivor", &Topology::new(1, 0)).unwrap();
+    assert!(!netns_exists(id));
+    assert!(!Path::new(directory).exists() && !is_mounted(Path::new(directory)));
+    // Nobody reaps the orphan here: gone or a zombie is the same.
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    assert!(netns_exists(survivor.id()), "a living lab is not swept");
+}
+
+#[test]
+fn a_cut_is_silent_and_heals() {
+    require!("a_cut_is_silent_and_heals", skip::lab());
+    let lab = Lab::new("cut", &Topology::new(1, 1)).unwrap();
+    let node = lab.node(1);
+    assert!(a_frame_arrives(&lab, b"before"));
+    node.cut().unwrap();
+    assert!(!a_frame_arrives(&lab, b"during"));
+    assert!(node.run("ip link show eth0").unwrap().contains("LOWER_UP"), "the carrier stays");
+    node.heal().unwrap();
+    assert!(a_frame_arrives(&lab, b"after"));
+}
+
+#[test]
+fn a_pulled_cable_is_seen_by_the_node_and_comes_back() {
+    require!("a_pulled_cable_is_seen_by_the_node_and_comes_back", skip::lab());
+    let lab = Lab::new("cable", &Topology::new(1, 1)).unwrap();
+    let node = lab.node(1);
+    node.link_down().unwrap();
+    assert!(node.run("ip link show eth0").unwrap().contains("NO-CARRIER"));
+    node.link_up().unwrap();
+    assert!(node.run("ip link show eth0").unwrap().contains("LOWER_UP"));
+    assert!(a_frame_arrives(&lab, b"after"));
+}
+
+#[test]
+fn the_wire_and_the_node_record_the_same_frame_with_its_tag() {
+    require!("the_wire_and_the_node_record_the_same_frame_with_its_tag", skip::lab());
+    let lab = Lab::new("wire", &Topology::new(1, 1)).unwrap();
+    let (client, node) = (lab.client(1), lab.node(1));
+    let tagged = Frame::udp((client.address(), 9), (node.address(), 9), b"tagged").vlan(10);
+    let frame = tagged.macs(client.mac(), node.mac()).bytes();
+    let (wire, inside) = (node.capture_on_wire().unwrap(), node.capture().unwrap());
+    client.inject(&frame).unwrap();
+    let on_wire = wire.wait_for(SOON, |seen| seen.bytes.ends_with(b"tagged")).unwrap();
+    let at_node = inside.wait_for(SOON, |seen| seen.bytes.ends_with(b"tagged")).unwrap();
+    assert_eq!((on_wire.direction, &on_wire.bytes), (Direction::Outgoing, &frame));
+    assert_eq!((at_node.direction, &at_node.bytes), (Direction::Incoming, &frame));
+    assert!(on_wire.at <= at_node.at);
+
+    let path = lab.directory().join("wire.pcap");
+    wire.write_pcap(&path).unwrap();
+    let pcap = std::fs::read(path).unwrap();
+    assert_eq!(pcap[..4], [0x4d, 0x3c, 0xb2, 0xa1]);
+    assert!(pcap.windows(frame.len()).any(|window| window == frame));
+}
+
+#[test]
+fn a_filter_decides_what_is_recorded_and_stop_loses_nothing() {
+    require!("a_filter_decides_what_is_recorded_and_stop_loses_nothing", skip::lab());
+    let lab = Lab::new("filter", &Topology::new(1, 1)).unwrap();
+    let (client, node) = (lab.client(1), lab.node(1));
+    let keep =
+        |frame: &Captured| frame.direction == Direction::Incoming && frame.bytes.ends_with(b"keep");
+    let capture = node.capture_if(keep).unwrap();
+    for payload in [b"keep", b"drop", b"keep", b"keep"] {
+        let frame = Frame::udp((client.address(), 9), (node.address(), 9), payload);
+        client.inject(&frame.macs(client.mac(), node.mac()).bytes()).unwrap();
+    }
+    assert_eq!(capture.stop().len(), 3);
+}
+
+#[test]
+fn a_socket_made_inside_a_namespace_works_outside_of_it() {
+    require!("a_socket_made_inside_a_namespace_works_outside_of_it", skip::lab());
+    let lab = Lab::new("socket", &Topology::new(1, 1)).unwrap();
+    let (client, node) = (lab.client(1), lab.node(1));
+    let receiver = node.in_ns(|| UdpSocket::bind((node.address(), 7000))).unwrap();
+    receiver.set_read_timeout(Some(SOON)).unwrap();
+    let sender = client.in_ns(|| UdpSocket::bind((client.address(), 0))).unwrap();
+    sender.send_to(b"across", receiver.local_addr().unwrap()).unwrap();
+    let mut buffer = [0; 16];
+    let (length, from) = receiver.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"across");
+    assert_eq!(from, sender.local_addr().unwrap());
+    let neighbour = client.neighbour(IpAddr::V4(node.address())).unwrap();
+    assert_eq!(neighbour, Some(node.mac()));
+    assert!(UdpSocket::bind((node.address(), 7000)).is_err(), "that address exists only inside");
+}
+
+#[test]
+fn a_neighbour_entry_can_be_set_and_read() {
+    require!("a_neighbour_entry_can_be_set_and_read", skip::lab());
+    let lab = Lab::new("neighbour", &Topology::new(1, 1)).unwrap();
+    let vmac = Mac::of_vip(VIP);
+    assert_eq!(lab.client(1).neighbour(VIP.into()).unwrap(), None);
+    lab.client(1).set_neighbour(VIP.into(), vmac).unwrap();
+    assert_eq!(lab.client(1).neighbour(VIP.into()).unwrap(), Some(vmac));
+}
+
+#[test]
+fn a_child_runs_in_its_namespace_and_hears_signals() {
+    require!("a_child_runs_in_its_namespace_and_hears_signals", skip::lab());
+    let lab = Lab::new("child", &Topology::new(1, 0)).unwrap();
+    let node = lab.node(1);
+    let script = "trap 'echo told to stop; exit 0' TERM; ip -br addr show eth0; while :; do sleep 0.05; done";
+    let mut shell = node.command("sh");
+    shell.args(["-c", script]);
+    let mut process = node.spawn("shell", shell).unwrap();
+    wait_until(|| !process.last_lines(1).is_empty());
+    assert!(process.last_lines(1)[0].contains(&node.address().to_string()));
+    process.signal(Signal::SIGSTOP).unwrap();
+    let stat = format!("/proc/{}/stat", process.id());
+    wait_until(|| std::fs::read_to_string(&stat).unwrap().contains(") T "));
+    process.signal(Signal::SIGCONT).unwrap();
+    process.stop(SOON).unwrap();
+    assert_eq!(process.last_lines(1), ["told to stop"]);
+    assert!(process.signal(Signal::SIGTERM).is_err(), "an ended process gets no signals");
+}
+
+#[test]
+fn a_failing_command_says_what_failed_where() {
+    require!("a_failing_command_says_what_failed_where", skip::lab());
+    let lab = Lab::new("fails", &Topology::new(1, 0)).unwrap();
+    let error = format!("{:#}", lab.node(1).run("ip link show nothing0").unwrap_err());
+    assert!(error.contains("node1") && error.contains("nothing0"), "{error}");
+}
+
+#[test]
+fn programs_on_switch_ports_pass_or_lose_frames() {
+    const NAME: &str = "programs_on_switch_ports_pass_or_lose_frames";
+    require!(NAME, skip::lab());
+    let object = require!(NAME, skip::lab_object());
+    let lab = Lab::new("ports", &Topology::new(1, 1)).unwrap();
+    lab.pass_on_switch_ports(&object).unwrap();
+    assert!(a_frame_arrives(&lab, b"passes"));
+    lab.lose_on_switch_ports(&object, 1.0).unwrap();
+    assert!(!a_frame_arrives(&lab, b"is lost"));
+    lab.clear_switch_ports();
+    assert!(a_frame_arrives(&lab, b"passes again"));
+}
+
+#[test]
+fn a_missing_object_is_an_error_that_names_the_fix() {
+    require!("a_missing_object_is_an_error_that_names_the_fix", skip::lab());
+    let lab = Lab::new("object", &Topology::new(1, 0)).unwrap();
+    let error = lab.pass_on_switch_ports(Path::new("/nowhere/lab-bpf")).unwrap_err();
+    assert!(format!("{error:#}").contains("cargo xtask build"), "{error:#}");
+}
+
+#[test]
+#[ignore = "run by `a_skipped_test_is_recorded_and_fails_in_ci`"]
+fn skipper() {
+    require!("skipper", Err::<(), _>("on purpose".to_owned()));
+    unreachable!("`require!` returns");
+}
+
+#[test]
+fn a_skipped_test_is_recorded_and_fails_in_ci() {
+    let record = std::env::temp_dir().join(format!("skips-{}", std::process::id()));
+    let run = |ci: &str| {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["skipper", "--exact", "--ignored", "--nocapture"])
+            .env("VIPFARM_SKIPS", &record)
+            .env("CI", ci)
+            .output()
+            .unwrap()
+    };
+    let skipped = run("");
+    assert!(skipped.status.success());
+    assert!(String::from_utf8_lossy(&skipped.stdout).contains("SKIPPED skipper: on purpose"));
+    assert!(!run("true").status.success());
+    assert_eq!(std::fs::read_to_string(&record).unwrap(), "skipper: on purpose\n".repeat(2));
+    std::fs::remove_file(record).unwrap();
+}
