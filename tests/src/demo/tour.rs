@@ -189,9 +189,9 @@ impl Tour<'_, '_> {
         let outage_ms = outage.longest.as_secs_f64() * 1000.0;
         let limit = OUTAGE_LIMIT.as_millis();
         let text = format!("{node}'s clients waited {outage_ms:.0} ms at most (limit {limit} ms)");
-        self.check_probed(outage.flows, outage.longest < OUTAGE_LIMIT, text);
+        self.check_probed(outage.flows, outage.longest < OUTAGE_LIMIT, &text);
         let text = format!("all others noticed nothing: {survivor_failures} failures");
-        self.check_probed(outage.survivor_flows, survivor_failures == 0, text);
+        self.check_probed(outage.survivor_flows, survivor_failures == 0, &text);
         self.verdict.report_mut().events.push(Event { name, outage_ms, survivor_failures });
         Ok(())
     }
@@ -247,7 +247,7 @@ impl Tour<'_, '_> {
     }
 
     /// A check that says nothing, and so does not hold, unless some flows were probed.
-    fn check_probed(&mut self, flows: usize, held: bool, text: String) {
+    fn check_probed(&mut self, flows: usize, held: bool, text: &str) {
         match flows {
             0 => self.check(false, format!("{text}; but no probed client was among them")),
             _ => self.check(held, format!("{text}; {flows} probed")),
