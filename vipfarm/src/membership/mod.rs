@@ -1,2 +1,562 @@
 //! Who is alive. A state machine without clock, socket, thread or logger: datagrams and the time
 //! come in as arguments, [`Output`]s come out of a queue.
+//!
+//! # How nodes agree
+//! Every node sends a heartbeat each period and at once when it has news. The members, as one node
+//! sees them, are itself and every peer heard within [`Timers::fail`] that runs the same
+//! configuration and is not leaving. When members or their lives change, a node *promises* the new
+//! view: it first releases the buckets that are not its own in it, then says so. When every member
+//! has promised the very same view, each *installs* it: it acquires its buckets, which everybody
+//! else has released by then. So a joiner serves nothing before all peers have made room, and
+//! survivors take over one round trip after they have missed a node.
+//!
+//! What keeps an absent node from serving is its kernel's lease: it ends before any peer's silence
+//! clock does (`lease.rs`). A node whose lease ended, serving or not, begins a new *life*: what
+//! peers promised to the old one is void, so nothing that lay in a socket queue meanwhile can make
+//! it serve.
+//!
+//! A node installs its first view only if somebody in it has listened long enough to know that
+//! nobody else serves: itself, for `fail` and two periods, or a member that serves.
+//!
+//! # What the driver does
+//! ```text
+//! loop {
+//!     wait until next_deadline() or a socket is readable
+//!     read every socket until it is empty: handle_datagram(now, ..) for each
+//!     if now >= next_deadline() { handle_timeout(now) }
+//!     while let Some(output) = poll_output() { carry it out, completely, in order }
+//! }
+//! ```
+//! `now` is read after the wait and never later than the outputs are carried out. Sockets are
+//! drained before time is judged, or an agent that was frozen takes all peers for dead (PROTOCOL
+//! A.3 rule 6): therefore datagrams are only noted, and decided upon in `handle_timeout`.
+//!
+//! # Limits of this protocol
+//! - The lease follows from what a node sent, not from what peers have acknowledged: one lost
+//!   heartbeat before a freeze or crash is safe, more lost in a row may let two nodes serve one
+//!   bucket until the lease ends; a one-way cut may do so for as long as it lasts.
+//! - Nobody coordinates: while two members disagree about a third (an asymmetric cut), no view is
+//!   installed, and buckets released on the way have no owner.
+//! - A graceful leave has a gap of about a round trip: the leaver stops, then tells. The other
+//!   order would have two owners.
+//! - A recording of a peer's heartbeats can, for as long as it lasts, pass for its life to an
+//!   agent that started after they were made. It can stop views, but cannot make a bucket served
+//!   twice: a view counts only with the hash of the agent's own life.
+
+mod counters;
+mod event;
+mod lease;
+mod peer;
+mod time;
+mod view;
+mod wire;
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, net::IpAddr, time::Duration};
+
+pub use self::{
+    counters::{Counters, Dropped},
+    event::{Event, Level},
+    peer::PeerStatus,
+    time::BootTime,
+};
+use self::{
+    lease::Lease,
+    peer::{Peer, precedence},
+    view::{Life, Promise, view_hash},
+    wire::{Activity, FarmId, Heartbeat},
+};
+use crate::{
+    model::{Mac, Node, NodeId, NodeSet, Timers, View},
+    status::NodeState,
+};
+
+/// The least time between two events that anybody on the network can cause.
+const NUISANCE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the machine must know of the farm.
+#[derive(Clone)]
+pub struct Config {
+    /// The farm's name.
+    pub farm: String,
+    /// This node.
+    pub own: NodeId,
+    /// All nodes, by index: their addresses tell who may send, their names go into events.
+    pub nodes: Vec<Node>,
+    /// Cadence and time-outs, which [`Timers::check`] has passed.
+    pub timers: Timers,
+    /// Key of the heartbeats' tags.
+    pub key: [u8; 32],
+    /// Digest of all that the nodes' files must have in common.
+    pub digest: [u8; 16],
+    /// This node's MAC on the VIP's network.
+    pub mac: Mac,
+}
+
+/// What the driver has to do, in order; own(view) are the buckets this node owns in that view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Kernel: accept := accept ∩ own(view). It must be in force before the next output.
+    Release(View),
+    /// Kernel: accept := own(view).
+    Acquire(View),
+    /// Kernel: lease := 0 and accept := empty.
+    Fence,
+    /// Kernel: accept until then; always a later time than before.
+    Lease(BootTime),
+    /// Send this datagram to all peers.
+    Broadcast(Vec<u8>),
+    /// A peer's MAC is known, or another one than before.
+    Peer(NodeId, Mac),
+    /// Tell the operators.
+    Event(Event),
+}
+
+/// The membership of one node. See the [module](self) for what drives it.
+pub struct Membership {
+    config: Config,
+    farm: FarmId,
+    life: Life,
+    sequence: u64,
+    state: NodeState,
+    /// By node index; the own entry stays empty.
+    peers: Vec<Peer>,
+    /// The members when membership was last judged, this node included.
+    members: NodeSet,
+    promise: Promise,
+    /// The promise whose buckets are acquired; `None` while nothing is served.
+    installed: Option<Promise>,
+    lease: Lease,
+    armed: BootTime,
+    /// Until when nobody's silence proves anything.
+    listen_until: BootTime,
+    next_heartbeat: BootTime,
+    /// There is news: send a heartbeat in the next turn.
+    announce: bool,
+    /// A datagram asks for judgement.
+    wake: Option<BootTime>,
+    last_turn: BootTime,
+    held_back_by: Option<NodeId>,
+    /// Until when peers are waited for to let go of this node, which leaves.
+    leave_by: Option<BootTime>,
+    left: bool,
+    counters: Counters,
+    last_duplicate: Option<BootTime>,
+    last_bad_tag: Option<BootTime>,
+    outputs: VecDeque<Output>,
+}
+
+impl Membership {
+    /// A node that has just started at `now`. `incarnation` is random, never used before. The
+    /// first output fences: a former agent may have left its buckets in the kernel.
+    pub fn new(config: Config, incarnation: u64, now: BootTime) -> Self {
+        let timers = config.timers;
+        Self {
+            farm: wire::farm_id(&config.farm),
+            life: Life { incarnation, number: 0 },
+            sequence: 0,
+            state: NodeState::Joining,
+            peers: config.nodes.iter().map(|_| Peer::default()).collect(),
+            members: NodeSet::EMPTY.with(config.own),
+            promise: Promise::default(),
+            installed: None,
+            lease: Lease::new(&timers),
+            armed: BootTime::ZERO,
+            listen_until: now + listening(&timers),
+            next_heartbeat: now,
+            announce: true,
+            wake: None,
+            last_turn: now,
+            held_back_by: None,
+            leave_by: None,
+            left: false,
+            counters: Counters::default(),
+            last_duplicate: None,
+            last_bad_tag: None,
+            outputs: VecDeque::from([Output::Fence]),
+            config,
+        }
+    }
+
+    /// Takes one datagram as the socket gave it, with the address it came from. What does not
+    /// count is dropped by a [`Dropped`] reason; no input does harm.
+    pub fn handle_datagram(&mut self, now: BootTime, source: IpAddr, bytes: &[u8]) {
+        self.begin_turn(now);
+        match self.authenticate(source, bytes).and_then(|heartbeat| self.note(now, heartbeat)) {
+            Ok(()) => self.counters.accepted += 1,
+            Err(reason) => self.drop_datagram(now, source, reason),
+        }
+    }
+
+    /// Decides on all that was heard and on time itself. To be called, with all sockets drained,
+    /// as soon as [`Self::next_deadline`] has come; earlier calls do no harm.
+    pub fn handle_timeout(&mut self, now: BootTime) {
+        self.begin_turn(now);
+        self.wake = None;
+        self.assess_peers(now);
+        if self.leave_by.is_some() {
+            self.finish_leaving(now);
+        } else {
+            self.promise_what_is_heard();
+            self.yield_to_other_configuration(now);
+            self.install_what_is_agreed(now);
+        }
+        if self.announce || now >= self.next_heartbeat {
+            self.send_heartbeat(now);
+        }
+        self.renew_lease();
+    }
+
+    /// When to call [`Self::handle_timeout`] next; may be in the past.
+    pub fn next_deadline(&self) -> BootTime {
+        if let Some(wake) = self.wake {
+            return wake;
+        }
+        if self.announce {
+            return self.last_turn;
+        }
+        let fail = self.config.timers.fail;
+        let heard = self.member_peers().filter_map(|(_, peer)| peer.heard_at());
+        let listened = (self.state != NodeState::Up && self.listen_until > self.last_turn)
+            .then_some(self.listen_until);
+        heard.map(|heard| heard + fail).chain(listened).fold(self.next_heartbeat, BootTime::min)
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Leaves for good: serves nothing from the next output on, and tells the peers, which take
+    /// over at once. Go on driving until [`Self::has_left`].
+    pub fn leave(&mut self, now: BootTime) {
+        if self.leave_by.is_none() {
+            self.leave_by = Some(now + self.config.timers.fail);
+            self.stop_serving(NodeState::Fenced);
+            self.event(Event::Leaving);
+        }
+    }
+
+    /// Whether every peer has let go of this node, or has had the time to miss it.
+    pub fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// What this node does.
+    pub fn state(&self) -> NodeState {
+        self.state
+    }
+
+    /// The view in force; `None` while nothing is served.
+    pub fn view(&self) -> Option<View> {
+        self.installed.map(Promise::view)
+    }
+
+    /// The view this node has promised last, installed or not.
+    pub fn promised_view(&self) -> View {
+        self.promise.view()
+    }
+
+    /// Whether all members have agreed on what this node sees: nothing is released that its new
+    /// owner has not acquired.
+    pub fn is_converged(&self) -> bool {
+        self.installed == Some(self.promise)
+    }
+
+    /// Until when the kernel may accept; [`BootTime::ZERO`] while fenced.
+    pub fn lease(&self) -> BootTime {
+        self.armed
+    }
+
+    /// This agent's incarnation.
+    pub fn incarnation(&self) -> u64 {
+        self.life.incarnation
+    }
+
+    /// The peers as heard, in the order of the configuration.
+    pub fn peers(&self, now: BootTime) -> impl Iterator<Item = PeerStatus> {
+        let Config { own, digest, timers, .. } = self.config;
+        let nodes = self.peers.iter().enumerate();
+        nodes
+            .filter_map(|(index, peer)| Some((NodeId::new(index)?, peer)))
+            .filter(move |&(node, _)| node != own)
+            .map(move |(node, peer)| peer.status(node, now, timers.fail, digest))
+    }
+
+    /// Heartbeats by outcome.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Judges this agent itself: what it missed while it was not run.
+    fn begin_turn(&mut self, now: BootTime) {
+        let timers = self.config.timers;
+        let late = now.saturating_since(self.next_deadline().max(self.last_turn));
+        self.last_turn = self.last_turn.max(now);
+        if late > timers.suspect {
+            for peer in self.peers.iter_mut().filter(|peer| peer.member.is_some()) {
+                peer.excuse_silence(now);
+            }
+            // A joint freeze: whoever serves was perhaps as silent as this node was deaf.
+            if self.state == NodeState::Joining {
+                self.listen_until = now + listening(&timers);
+            }
+            self.event(Event::Stall { late });
+        }
+        if self.lease.has_lapsed(now) && self.leave_by.is_none() {
+            if self.state == NodeState::Up {
+                let ago = now.saturating_since(self.armed);
+                self.event(Event::LeaseLapsed { ago });
+            }
+            self.begin_new_life(now);
+        }
+    }
+
+    /// Serves nothing, and makes void what peers have promised so far.
+    fn begin_new_life(&mut self, now: BootTime) {
+        let state = match self.state {
+            NodeState::Joining => NodeState::Joining,
+            _ => NodeState::Fenced,
+        };
+        self.stop_serving(state);
+        self.life.number = self.life.number.wrapping_add(1);
+        self.lease.begin_life();
+        // Peers that came meanwhile: an agent that replaced another is taken after `suspect`.
+        let Timers { period, suspect, .. } = self.config.timers;
+        self.listen_until = self.listen_until.max(now + suspect + 2 * period);
+    }
+
+    fn stop_serving(&mut self, state: NodeState) {
+        if self.state == NodeState::Up {
+            self.outputs.push_back(Output::Fence);
+        }
+        self.state = state;
+        self.installed = None;
+        self.armed = BootTime::ZERO;
+        self.announce = true;
+    }
+
+    fn authenticate(&self, source: IpAddr, bytes: &[u8]) -> Result<Heartbeat, Dropped> {
+        let source = source.to_canonical();
+        let is_of = |node: &Node| node.addresses.contains(&source);
+        let datagram = wire::screen(bytes, self.farm)?;
+        if !self.config.nodes.iter().any(is_of) {
+            return Err(Dropped::Source);
+        }
+        let heartbeat = wire::open(datagram, &self.config.key)?;
+        let node = self.config.nodes.get(heartbeat.source.index()).ok_or(Dropped::Malformed)?;
+        if !is_of(node) {
+            return Err(Dropped::Source);
+        }
+        if heartbeat.source != self.config.own {
+            Ok(heartbeat)
+        } else if heartbeat.life.incarnation == self.life.incarnation {
+            Err(Dropped::Own)
+        } else {
+            Err(Dropped::Duplicate)
+        }
+    }
+
+    fn note(&mut self, now: BootTime, heartbeat: Heartbeat) -> Result<(), Dropped> {
+        let node = heartbeat.source;
+        let peer = &mut self.peers[node.index()];
+        let change = peer.absorb(now, self.config.timers.suspect, heartbeat)?;
+        if change.any || peer.member.is_none() {
+            self.wake = self.wake.or(Some(now));
+        }
+        if change.mac {
+            self.outputs.push_back(Output::Peer(node, heartbeat.mac));
+        }
+        if change.config && heartbeat.digest != self.config.digest {
+            let node = self.name(node);
+            self.event(Event::ConfigMismatch { node });
+        }
+        Ok(())
+    }
+
+    fn drop_datagram(&mut self, now: BootTime, source: IpAddr, reason: Dropped) {
+        self.counters.drop_for(reason);
+        let (last, event) = match reason {
+            Dropped::Duplicate => (&mut self.last_duplicate, Event::DuplicateNode { source }),
+            Dropped::Tag => (&mut self.last_bad_tag, Event::BadTag { source }),
+            _ => return,
+        };
+        if last.is_none_or(|last| now >= last + NUISANCE_INTERVAL) {
+            *last = Some(now);
+            self.event(event);
+        }
+    }
+
+    /// Brings the members up to date and tells who came and went.
+    fn assess_peers(&mut self, now: BootTime) {
+        let Config { own, digest, timers, .. } = self.config;
+        self.members = NodeSet::EMPTY.with(own);
+        for index in 0..self.peers.len() {
+            let Some(node) = NodeId::new(index) else { break };
+            let peer = &mut self.peers[index];
+            let (before, after) = (peer.member, peer.eligible(now, timers.fail, digest));
+            peer.member = after;
+            let silence = peer.heard_at().map_or(Duration::ZERO, |at| now.saturating_since(at));
+            let (left, silent) = (peer.has_said_goodbye(), silence >= timers.fail);
+            let node_name = || self.config.nodes[index].name.clone();
+            if after.is_some() {
+                self.members = self.members.with(node);
+            }
+            match (before, after) {
+                (None, Some(_)) => self.event(Event::NodeJoined { node: node_name() }),
+                (Some(old), Some(new)) if old.incarnation != new.incarnation => {
+                    self.event(Event::NodeRestarted { node: node_name() });
+                }
+                (Some(_), None) if left => self.event(Event::NodeLeft { node: node_name() }),
+                (Some(_), None) if silent => {
+                    self.event(Event::NodeLost { node: node_name(), silence });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn promise_what_is_heard(&mut self) {
+        let promise = self.promise_due();
+        if promise != self.promise {
+            self.promise = promise;
+            self.announce = true;
+            self.outputs.push_back(Output::Release(promise.view()));
+        }
+    }
+
+    /// The promise that fits the members: the present one if they have not changed, unless others
+    /// use a higher number for the same view.
+    fn promise_due(&self) -> Promise {
+        let life = |node: NodeId| {
+            if node == self.config.own { Some(self.life) } else { self.peers[node.index()].member }
+        };
+        let hash =
+            view_hash(self.members.iter().filter_map(|node| life(node).map(|life| (node, life))));
+        let heard = || self.member_peers().filter_map(|(_, peer)| peer.promise());
+        let agreed = heard().filter(|promise| promise.hash == hash).map(|promise| promise.epoch);
+        let epoch = match agreed.max() {
+            Some(agreed) if agreed > self.promise.epoch => agreed,
+            _ if hash == self.promise.hash => self.promise.epoch,
+            _ => heard()
+                .fold(self.promise.epoch, |epoch, promise| epoch.max(promise.epoch))
+                .saturating_add(1),
+        };
+        Promise { epoch, alive: self.members, hash }
+    }
+
+    /// Two configurations are two tables, so only one may be served.
+    fn yield_to_other_configuration(&mut self, now: BootTime) {
+        let Config { own, digest, timers, .. } = self.config;
+        let served =
+            self.state == NodeState::Up || self.member_peers().any(|(_, peer)| peer.is_serving());
+        let ours = precedence(served, own);
+        let goes_first = |&(index, peer): &(usize, &Peer)| {
+            let other = peer.present(now, timers.fail).is_some_and(|heartbeat| {
+                heartbeat.digest != digest && heartbeat.activity != Activity::Leaving
+            });
+            let node = NodeId::new(index);
+            other && node.is_some_and(|node| precedence(peer.is_serving(), node) > ours)
+        };
+        let rival = self.peers.iter().enumerate().find(goes_first);
+        let rival = rival.and_then(|(index, _)| NodeId::new(index));
+        if let (Some(node), None) = (rival, self.held_back_by) {
+            let by = self.name(node);
+            self.event(Event::HeldBack { by });
+        }
+        self.held_back_by = rival;
+        if rival.is_some() && self.state == NodeState::Up {
+            self.begin_new_life(now);
+            self.promise_what_is_heard();
+        }
+    }
+
+    fn install_what_is_agreed(&mut self, now: BootTime) {
+        if self.installed == Some(self.promise) || self.held_back_by.is_some() {
+            return;
+        }
+        let agreed = self.member_peers().all(|(_, peer)| peer.promise() == Some(self.promise));
+        let nobody_else_serves = self.state == NodeState::Up
+            || now >= self.listen_until
+            || self.member_peers().any(|(_, peer)| peer.is_serving());
+        if !agreed || !nobody_else_serves {
+            return;
+        }
+        let former = self.installed.replace(self.promise);
+        self.outputs.push_back(Output::Acquire(self.promise.view()));
+        if self.state != NodeState::Up {
+            self.state = NodeState::Up;
+            self.announce = true;
+        }
+        // A higher number for the same view is no news to anybody.
+        if former.is_none_or(|former| former.hash != self.promise.hash) {
+            let members = self.members.iter().map(|node| self.name(node)).collect();
+            self.event(Event::ViewInstalled { epoch: self.promise.epoch, members });
+        }
+    }
+
+    fn finish_leaving(&mut self, now: BootTime) {
+        let own = self.config.own;
+        let forgotten = self
+            .member_peers()
+            .all(|(_, peer)| peer.promise().is_some_and(|promise| !promise.alive.contains(own)));
+        self.left |= forgotten || self.leave_by.is_some_and(|deadline| now >= deadline);
+    }
+
+    fn send_heartbeat(&mut self, now: BootTime) {
+        let activity = match self.state {
+            _ if self.leave_by.is_some() => Activity::Leaving,
+            NodeState::Up => Activity::Serving,
+            NodeState::Joining => Activity::Joining,
+            NodeState::Fenced | NodeState::Down => Activity::Fenced,
+        };
+        self.sequence += 1;
+        let heartbeat = Heartbeat {
+            source: self.config.own,
+            activity,
+            life: self.life,
+            sequence: self.sequence,
+            digest: self.config.digest,
+            promise: self.promise,
+            mac: self.config.mac,
+        };
+        let datagram = wire::seal(&heartbeat, self.farm, &self.config.key);
+        self.outputs.push_back(Output::Broadcast(datagram));
+        self.counters.sent += 1;
+        self.lease.heartbeat_sent(now);
+        self.next_heartbeat = now + self.config.timers.period;
+        self.announce = false;
+    }
+
+    /// After the heartbeat of the same turn, so that no lease is longer than what was said.
+    fn renew_lease(&mut self) {
+        if self.state == NodeState::Up
+            && let Some(deadline) = self.lease.deadline()
+            && deadline != self.armed
+        {
+            self.armed = deadline;
+            self.outputs.push_back(Output::Lease(deadline));
+        }
+    }
+
+    fn member_peers(&self) -> impl Iterator<Item = (usize, &Peer)> {
+        self.peers.iter().enumerate().filter(|(_, peer)| peer.member.is_some())
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        self.config.nodes.get(node.index()).map_or_else(String::new, |node| node.name.clone())
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+}
+
+/// How long a new agent listens: a node that serves has been heard by then, or its lease is over.
+fn listening(timers: &Timers) -> Duration {
+    timers.fail + 2 * timers.period
+}

@@ -1,0 +1,172 @@
+//! What operators are told.
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+/// Something worth a line in the farm's history. Nodes are named as in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A peer is heard and may take part.
+    NodeJoined {
+        /// The peer.
+        node: String,
+    },
+    /// A peer's agent started anew before it was missed.
+    NodeRestarted {
+        /// The peer.
+        node: String,
+    },
+    /// A peer is no longer heard.
+    NodeLost {
+        /// The peer.
+        node: String,
+        /// How long it has been silent.
+        silence: Duration,
+    },
+    /// A peer has stopped serving and said so.
+    NodeLeft {
+        /// The peer.
+        node: String,
+    },
+    /// All members have agreed; buckets are accepted accordingly.
+    ViewInstalled {
+        /// Number of the view.
+        epoch: u64,
+        /// The members.
+        members: Vec<String>,
+    },
+    /// The kernel stopped accepting because this agent was late.
+    LeaseLapsed {
+        /// How long ago.
+        ago: Duration,
+    },
+    /// A peer runs another configuration.
+    ConfigMismatch {
+        /// The peer.
+        node: String,
+    },
+    /// This node serves nothing because a node with another configuration serves already, or goes
+    /// first by its place in the file.
+    HeldBack {
+        /// The other node.
+        by: String,
+    },
+    /// Another agent claims to be this node.
+    DuplicateNode {
+        /// Where its heartbeat came from.
+        source: IpAddr,
+    },
+    /// A heartbeat is not authentic.
+    BadTag {
+        /// Where it came from.
+        source: IpAddr,
+    },
+    /// This agent was not run in time, so its silence clocks started anew.
+    Stall {
+        /// By how much it was late.
+        late: Duration,
+    },
+    /// This node stops serving and tells its peers.
+    Leaving,
+}
+
+/// How much an event matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The farm at work.
+    Info,
+    /// Somebody should look at it.
+    Warn,
+}
+
+impl Level {
+    /// `info` or `warn`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+impl Event {
+    /// One word for scripts.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NodeJoined { .. } => "node_joined",
+            Self::NodeRestarted { .. } => "node_restarted",
+            Self::NodeLost { .. } => "node_lost",
+            Self::NodeLeft { .. } => "node_left",
+            Self::ViewInstalled { .. } => "view_installed",
+            Self::LeaseLapsed { .. } => "lease_lapsed",
+            Self::ConfigMismatch { .. } => "config_mismatch",
+            Self::HeldBack { .. } => "held_back",
+            Self::DuplicateNode { .. } => "duplicate_node",
+            Self::BadTag { .. } => "bad_tag",
+            Self::Stall { .. } => "stall",
+            Self::Leaving => "leaving",
+        }
+    }
+
+    /// How much it matters.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::NodeJoined { .. }
+            | Self::NodeLeft { .. }
+            | Self::ViewInstalled { .. }
+            | Self::Leaving => Level::Info,
+            Self::NodeRestarted { .. }
+            | Self::NodeLost { .. }
+            | Self::LeaseLapsed { .. }
+            | Self::ConfigMismatch { .. }
+            | Self::HeldBack { .. }
+            | Self::DuplicateNode { .. }
+            | Self::BadTag { .. }
+            | Self::Stall { .. } => Level::Warn,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodeJoined { node } => write!(f, "{node} is heard"),
+            Self::NodeRestarted { node } => {
+                write!(f, "{node} has started anew and serves nothing yet")
+            }
+            Self::NodeLost { node, silence } => {
+                write!(f, "{node} is lost: not heard for {} ms", silence.as_millis())
+            }
+            Self::NodeLeft { node } => write!(f, "{node} has left the farm"),
+            Self::ViewInstalled { epoch, members } => {
+                write!(f, "farm membership: {} (view {epoch})", members.join(" "))
+            }
+            Self::LeaseLapsed { ago } => write!(
+                f,
+                "the lease lapsed {} ms ago because this agent was late: it serves nothing until the farm has agreed anew",
+                ago.as_millis()
+            ),
+            Self::ConfigMismatch { node } => write!(
+                f,
+                "{node} runs another configuration and cannot be a member: give all nodes the same file"
+            ),
+            Self::HeldBack { by } => write!(
+                f,
+                "this node serves nothing while {by} runs another configuration: give all nodes the same file"
+            ),
+            Self::DuplicateNode { source } => write!(
+                f,
+                "another agent claims to be this node, from {source}: stop one of the two"
+            ),
+            Self::BadTag { source } => write!(
+                f,
+                "a heartbeat from {source} does not carry this farm's key: give all nodes the same key file"
+            ),
+            Self::Stall { late } => write!(
+                f,
+                "this agent ran {} ms late: it judges its peers' silence anew",
+                late.as_millis()
+            ),
+            Self::Leaving => f.write_str("this node leaves the farm"),
+        }
+    }
+}
