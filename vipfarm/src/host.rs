@@ -1,5 +1,7 @@
 //! The kernel's decision, run on the host: what `explain` and the tests ask.
 
+use std::cell::Cell;
+
 use vipfarm_common::{
     Generation, Reason, State, Tables, decide, layout::Control, packet::HostPacket,
 };
@@ -17,6 +19,7 @@ pub struct HostTables {
     own_mac: Mac,
     ticks: u64,
     boot_ns: u64,
+    observed: Cell<Option<(u32, u8)>>,
 }
 
 impl HostTables {
@@ -28,7 +31,7 @@ impl HostTables {
         let word =
             |half: &[u8]| half.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
         let hash_key = [word(&hash_key[..8]), word(&hash_key[8..])];
-        Ok(Self { state, hash_key, own_mac, ticks: 1, boot_ns: 1 })
+        Ok(Self { state, hash_key, own_mac, ticks: 1, boot_ns: 1, observed: Cell::new(None) })
     }
 
     /// The same tables when the lease has ended.
@@ -46,8 +49,14 @@ impl HostTables {
         self
     }
 
+    /// The kernel group and the bucket that decided the last frame, if any did.
+    pub fn observed(&self) -> Option<(u32, u8)> {
+        self.observed.get()
+    }
+
     /// What becomes of the frame, whose MACs are rewritten as the kernel would.
     pub fn decide(&self, frame: &mut [u8]) -> Reason {
+        self.observed.set(None);
         decide(&HostPacket::new(frame), self)
     }
 }
@@ -75,5 +84,9 @@ impl Tables for HostTables {
 
     fn own_mac(&self) -> [u8; 6] {
         self.own_mac.0
+    }
+
+    fn observe(&self, group: u32, bucket: u8) {
+        self.observed.set(Some((group, bucket)));
     }
 }

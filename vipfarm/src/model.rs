@@ -250,6 +250,25 @@ pub struct Vip {
     pub groups: Vec<Group>,
 }
 
+impl Vip {
+    /// The rule for a service of one of the block's addresses, and the index of its group: the most
+    /// specific one, by address, then by port. `port: None` asks for ports that no rule names.
+    pub fn rule_for(
+        &self,
+        addr: IpAddr,
+        proto: Proto,
+        port: Option<u16>,
+    ) -> Option<(usize, &Rule)> {
+        let rules = self.groups.iter().enumerate();
+        rules
+            .flat_map(|(index, group)| group.rules.iter().map(move |rule| (index, rule)))
+            .filter(|(_, rule)| rule.proto == proto)
+            .filter(|(_, rule)| rule.virtual_addr.is_none_or(|only| only == addr))
+            .filter(|(_, rule)| rule.port.is_none_or(|only| Some(only) == port))
+            .max_by_key(|(_, rule)| (rule.virtual_addr.is_some(), rule.port.is_some()))
+    }
+}
+
 /// One virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VipAddr {

@@ -113,7 +113,7 @@ struct RuleEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PlanError {
     /// Too many of something.
-    #[error("{count} {what} on one interface, but the kernel tables hold {most}")]
+    #[error("{count} {what} but the kernel tables of an interface hold {most}")]
     TooMany {
         /// What.
         what: &'static str,
@@ -128,14 +128,16 @@ pub enum PlanError {
 }
 
 impl Services {
-    /// The services of the VIP blocks on one interface, in the order of the file.
+    /// The services of the farm's VIP blocks on one interface; `here` tells by its index in the file
+    /// whether a block is.
     ///
-    /// Kernel groups are numbered in that order from 1 on; 0 is the built-in group that answers ARP
-    /// and echo. The more specific rule wins: an address before `*`, then a port before `*`.
-    pub fn new<'v>(blocks: impl IntoIterator<Item = &'v Vip>) -> Result<Self, PlanError> {
+    /// Kernel groups are numbered in the order of the whole file from 1 on, whatever interface they
+    /// are on: a group's number chooses its hash byte, and all nodes must choose alike. 0 is the
+    /// built-in group that answers ARP and echo.
+    pub fn new(blocks: &[Vip], here: impl Fn(usize) -> bool) -> Result<Self, PlanError> {
         let mut services = Self { vips: Vec::new(), rules: BTreeMap::new(), groups: 1 };
-        for block in blocks {
-            for address in &block.addresses {
+        for (index, block) in blocks.iter().enumerate() {
+            for address in block.addresses.iter().filter(|_| here(index)) {
                 if let IpAddr::V4(addr) = address.addr {
                     services.vips.push(VipEntry { addr, vmac: block.vmac, flags: flags(block) });
                     services.add_rules(block, addr);
@@ -146,7 +148,7 @@ impl Services {
         limit("virtual addresses", services.vips.len(), MAX_VIPS)?;
         limit("groups", services.groups - 1, MAX_GROUPS - 1)?;
         limit(
-            "rules (a rule for every address counts once for each)",
+            "rules (one for every address counts once for each)",
             services.rules.len(),
             MAX_RULES,
         )?;
@@ -161,26 +163,18 @@ impl Services {
     /// Flattens the block's rules for the address that was added last.
     fn add_rules(&mut self, block: &Vip, addr: Ipv4Addr) {
         let vip = self.vips.len() as u32;
-        let first_group = self.groups;
-        let rules = block.groups.iter().enumerate().flat_map(|(index, group)| {
-            group.rules.iter().map(move |rule| ((first_group + index) as u32, rule))
-        });
-        let (own, any): (Vec<_>, Vec<_>) = rules
-            .filter(|(_, rule)| rule.virtual_addr.is_none_or(|only| only == IpAddr::V4(addr)))
-            .partition(|(_, rule)| rule.virtual_addr.is_some());
-        for (group, rule) in own.iter().chain(&any) {
-            let udp = match rule.proto {
-                Proto::Tcp => false,
-                Proto::Udp => true,
-                Proto::Arp => continue,
-            };
-            // A rule of the address for all ports hides the rules of `*` for single ones.
-            let hidden = rule.virtual_addr.is_none()
-                && self.rules.contains_key(&RuleKey { vip, udp, port: None })
-                && own.iter().any(|(_, own)| own.proto == rule.proto && own.port.is_none());
-            if !hidden {
-                let key = RuleKey { vip, udp, port: rule.port };
-                self.rules.entry(key).or_insert(RuleEntry { group: *group, filter: rule.filter });
+        let named: Vec<Option<u16>> =
+            block.groups.iter().flat_map(|group| &group.rules).map(|rule| rule.port).collect();
+        for (proto, udp) in [(Proto::Tcp, false), (Proto::Udp, true)] {
+            for port in named.iter().copied().chain([None]) {
+                // A port may be hidden by a more specific rule for all ports: that has its entry.
+                if let Some((index, rule)) = block.rule_for(IpAddr::V4(addr), proto, port)
+                    && rule.port == port
+                {
+                    let group = (self.groups + index) as u32;
+                    let entry = RuleEntry { group, filter: rule.filter };
+                    self.rules.insert(RuleKey { vip, udp, port }, entry);
+                }
             }
         }
     }

@@ -25,6 +25,11 @@ pub struct AgentOptions {
     /// drivers whose native mode misbehaves
     #[arg(long)]
     pub generic: bool,
+
+    /// Log every frame that takes the filter's slow path (options, ICMP, ARP): for debugging, at
+    /// some cost
+    #[arg(long)]
+    pub trace: bool,
 }
 
 /// How to clean up after an agent that could not do so itself.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::config::Diagnostics;
+use crate::{agent::site::SiteError, config::Diagnostics, plan::PlanError};
 
 /// A failure whose kind decides the exit code; any other error counts as [`Failure::Refused`].
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 Failure::NoAgent(_) => 3,
             };
         }
-        if cause.is::<Diagnostics>() {
+        if cause.is::<Diagnostics>() || cause.is::<SiteError>() || cause.is::<PlanError>() {
             return 2;
         }
         if is_closed_pipe(cause) {

@@ -32,8 +32,8 @@ pub(super) fn attach(ebpf: &mut Ebpf, options: &Options, pins: &Pins) -> Result<
     // The former agent's `filter` still jumps through its own table: pin the new one beside it,
     // and let it take the name when the new `filter` is in place.
     let jump = object::fill_jump(ebpf)?;
-    pins.unpin("jump.new")?;
-    jump.pin(pins.path("jump.new")).map_err(|error| Error::Kernel {
+    pins.unpin("jump-new")?;
+    jump.pin(pins.path("jump-new")).map_err(|error| Error::Kernel {
         what: "the pin of the jump table",
         reason: error.to_string(),
     })?;
@@ -46,8 +46,8 @@ pub(super) fn attach(ebpf: &mut Ebpf, options: &Options, pins: &Pins) -> Result<
         }
     }
     let mode = attach_xdp(object::xdp(ebpf, "filter")?, options, pins)?;
-    fs::rename(pins.path("jump.new"), pins.path("jump"))
-        .map_err(|source| Error::Pin { path: pins.path("jump"), source })?;
+    fs::rename(pins.path("jump-new"), pins.path("jump"))
+        .map_err(|error| Error::Pin { path: pins.path("jump"), error })?;
     Ok(mode)
 }
 
@@ -193,7 +193,7 @@ fn xdp_error(error: ProgramError, options: &Options, mode: XdpMode) -> Error {
             match io_error.raw_os_error() {
                 Some(libc::EBUSY | libc::EEXIST) => Error::Occupied { interface },
                 Some(libc::EPERM) => Error::Permission { call: "bpf(BPF_LINK_CREATE)" },
-                _ if mode == XdpMode::Native => Error::Native { interface, source: io_error },
+                _ if mode == XdpMode::Native => Error::Native { interface, error: io_error },
                 _ => Error::Kernel { what: "the XDP program", reason: io_error.to_string() },
             }
         }

@@ -6,6 +6,7 @@
 
 mod attach;
 mod clock;
+pub mod manual;
 mod object;
 mod pins;
 mod shared;
@@ -13,18 +14,19 @@ mod shared;
 use std::{
     collections::BTreeMap,
     io,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use aya::{
     Ebpf,
-    maps::{MapData, PerCpuArray, ProgramArray},
+    maps::{MapData, PerCpuArray},
 };
+use aya_log::EbpfLogger;
 use thiserror::Error;
 use vipfarm_common::{Guarded, Reason, layout::GUARD_COUNTERS, reason::COUNTERS};
 
-use self::{clock::TickClock, pins::Pins, shared::SharedState};
+use self::{clock::TickClock, manual::Manual, pins::Pins, shared::SharedState};
 use crate::{
     model::{Bitmap, Mac},
     plan::{Change, Plan, PlanError},
@@ -61,6 +63,8 @@ pub struct Datapath {
     state: SharedState,
     clock: TickClock,
     mode: XdpMode,
+    generic_wanted: bool,
+    trace: bool,
     pins: Pins,
     plan: Option<Plan>,
     // Holds the programs and maps that are not pinned.
@@ -96,13 +100,13 @@ pub enum Error {
     },
     /// The driver refuses native XDP.
     #[error(
-        "{interface}: native XDP is refused ({source}): lower the MTU to 3498 or less, switch LRO off (`ethtool -K {interface} lro off`), or run with --generic"
+        "{interface}: native XDP is refused ({error}): lower the MTU to 3498 or less, switch LRO off (`ethtool -K {interface} lro off`), or run with --generic"
     )]
     Native {
         /// Interface name.
         interface: String,
         /// What the kernel said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The kernel refused a program or a map.
     #[error("the kernel refused {what}: {reason}")]
@@ -113,20 +117,20 @@ pub enum Error {
         reason: String,
     },
     /// A pin could not be made, read or removed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Pin {
         /// The pin or its directory.
         path: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A system call on the shared memory failed.
-    #[error("{call}: {source}")]
+    #[error("{call}: {error}")]
     Memory {
         /// The call.
         call: &'static str,
         /// What the kernel said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The configuration does not fit the tables.
     #[error(transparent)]
@@ -157,11 +161,10 @@ impl Datapath {
     ///
     /// Nothing is visible to packets before [`Datapath::attach`].
     pub fn load(options: &Options) -> Result<Loaded, Error> {
-        let pins = Pins::prepare(&options.bpf_dir, &options.interface)?;
         let mut ebpf = object::load(options)?;
         let state = SharedState::map(object::map(&ebpf, "STATE")?)?;
         let clock = TickClock::calibrate(object::xdp(&mut ebpf, "clock")?)?;
-        Ok(Loaded { options: options.clone(), ebpf, state, clock, pins })
+        Ok(Loaded { options: options.clone(), ebpf, state, clock })
     }
 
     /// Brings the tables from what they say to what the plan says.
@@ -205,31 +208,51 @@ impl Datapath {
         self.mode
     }
 
-    /// A reader of the counters, for another thread.
-    pub fn counters(&mut self) -> Result<Counters, Error> {
-        Ok(Counters {
-            packets: object::take_array(&mut self.ebpf, "PACKETS")?,
-            guard: object::take_array(&mut self.ebpf, "GUARD")?,
-        })
+    /// Whether the driver has no native XDP although it was wanted.
+    pub fn fell_back(&self) -> bool {
+        self.mode == XdpMode::Generic && !self.generic_wanted
+    }
+
+    /// The reader of the counters, for another thread; there is one.
+    pub fn take_counters(&mut self) -> Result<Counters, Error> {
+        Counters::take(&mut self.ebpf)
+    }
+
+    /// What `slow` logs, if tracing was asked for; there is one reader.
+    pub fn take_trace(&mut self) -> Result<Option<Trace>, Error> {
+        if !self.trace {
+            return Ok(None);
+        }
+        let logger = EbpfLogger::init(&mut self.ebpf).map_err(|error| Error::Kernel {
+            what: "the trace buffer",
+            reason: error.to_string(),
+        })?;
+        Ok(Some(Trace(logger)))
     }
 
     /// Detaches the programs and removes their pins.
     pub fn remove(self) -> Result<(), Error> {
         let Self { interface, pins, ebpf, .. } = self;
-        pins.remove()?;
+        pins::remove(pins.bpf_dir(), &interface)?;
         drop(ebpf);
         attach::detach_filters(&interface)
     }
 }
 
-/// Removes whatever an agent left attached or pinned under `bpf_dir`, of any version. Returns the
-/// interfaces found. Idempotent.
-pub fn remove_left_over(bpf_dir: &Path) -> Result<Vec<String>, Error> {
-    let interfaces = pins::remove_all(bpf_dir)?;
-    for interface in &interfaces {
+/// Removes what an agent left attached to those interfaces and pinned under `bpf_dir`, of any
+/// version. Returns the interfaces on which something was. Idempotent.
+pub fn remove_left_over<'i>(
+    bpf_dir: &Path,
+    interfaces: impl Iterator<Item = &'i String>,
+) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    for interface in interfaces {
+        if pins::remove(bpf_dir, interface)? {
+            found.push(interface.clone());
+        }
         attach::detach_filters(interface)?;
     }
-    Ok(interfaces)
+    Ok(found)
 }
 
 /// Programs that are loaded but not attached.
@@ -238,66 +261,47 @@ pub struct Loaded {
     ebpf: Ebpf,
     state: SharedState,
     clock: TickClock,
-    pins: Pins,
 }
 
 impl Loaded {
     /// Writes the first plan, attaches and pins the programs; those of an agent that crashed here
     /// are replaced in place, without an instant in which nothing filters.
     pub fn attach(mut self, plan: Plan) -> Result<Datapath, Error> {
+        let pins = Pins::prepare(&self.options.bpf_dir, &self.options.interface)?;
         apply(&mut self.state, None, &plan)?;
-        let mode = attach::attach(&mut self.ebpf, &self.options, &self.pins)?;
+        let mode = attach::attach(&mut self.ebpf, &self.options, &pins)?;
         Ok(Datapath {
+            generic_wanted: self.options.generic,
+            trace: self.options.trace,
             interface: self.options.interface,
             state: self.state,
             clock: self.clock,
             mode,
-            pins: self.pins,
+            pins,
             plan: Some(plan),
             ebpf: self.ebpf,
         })
     }
 
-    /// The loaded programs, for tests and benches that run them on frames of their own.
-    pub fn into_parts(mut self, plan: &Plan, lease: Duration) -> Result<(Ebpf, Lease), Error> {
-        apply(&mut self.state, None, plan)?;
-        let jump = object::fill_jump(&mut self.ebpf)?;
-        let mut hand = Lease { state: self.state, clock: self.clock, _jump: jump };
-        hand.extend(&mut self.ebpf, lease)?;
-        Ok((self.ebpf, hand))
+    /// The programs unattached, for tests and benches that run them on frames of their own.
+    pub fn by_hand(self, plan: Plan) -> Result<Manual, Error> {
+        Manual::new(self.ebpf, self.state, self.clock, plan)
     }
 }
 
-/// The lease words of programs that a test runs by hand.
-pub struct Lease {
-    state: SharedState,
-    clock: TickClock,
-    _jump: ProgramArray<MapData>,
+/// The log of the slow path: a descriptor that becomes readable when there is something to flush.
+pub struct Trace(EbpfLogger<&'static dyn log::Log>);
+
+impl Trace {
+    /// Writes what was logged to the process's logger.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
 }
 
-impl Lease {
-    /// Sets the lease to end after `lease` from now.
-    pub fn extend(&mut self, ebpf: &mut Ebpf, lease: Duration) -> Result<(), Error> {
-        let clock = object::xdp(ebpf, "clock")?;
-        let deadline_ns = clock::boot_ns(clock)? + lease.as_nanos() as u64;
-        let ticks = self.clock.ticks_at(object::xdp(ebpf, "clock")?, deadline_ns)?;
-        self.state.extend_lease(ticks, deadline_ns);
-        Ok(())
-    }
-
-    /// Sends every frame for a VIP through the slow path although the lease is valid.
-    pub fn force_slow(&mut self) {
-        self.state.force_slow();
-    }
-
-    /// Ends the lease.
-    pub fn fence(&mut self) {
-        self.state.fence();
-    }
-
-    /// Brings the tables to another plan.
-    pub fn apply(&mut self, old: &Plan, new: &Plan) -> Result<(), Error> {
-        apply(&mut self.state, Some(old), new)
+impl AsFd for Trace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -308,6 +312,13 @@ pub struct Counters {
 }
 
 impl Counters {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            packets: object::take_array(ebpf, "PACKETS")?,
+            guard: object::take_array(ebpf, "GUARD")?,
+        })
+    }
+
     /// Packets by reason, since the programs were loaded.
     pub fn packets(&self) -> Result<BTreeMap<Reason, u64>, Error> {
         let per_cpu = self.packets.get(&0, 0).map_err(object::map_error)?;

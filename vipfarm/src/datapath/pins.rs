@@ -26,7 +26,7 @@ impl Pins {
             return Err(Error::NoBpffs { path: bpf_dir.into() });
         }
         let dir = bpf_dir.join(format!("v{LAYOUT_VERSION}")).join(interface);
-        fs::create_dir_all(&dir).map_err(|source| Error::Pin { path: dir.clone(), source })?;
+        fs::create_dir_all(&dir).map_err(|error| Error::Pin { path: dir.clone(), error })?;
         Ok(Self { bpf_dir: bpf_dir.into(), dir })
     }
 
@@ -40,27 +40,25 @@ impl Pins {
         remove_file(&self.path(name))
     }
 
-    /// Removes the pins, and the directories if nothing else is in them.
-    pub(super) fn remove(self) -> Result<(), Error> {
-        remove_dir(&self.dir)?;
-        prune(&self.bpf_dir);
-        Ok(())
+    /// The directory that [`remove`] takes.
+    pub(super) fn bpf_dir(&self) -> &Path {
+        &self.bpf_dir
     }
 }
 
-/// Removes every pin under `bpf_dir`, of any version and interface, and with them the attached
-/// programs. Returns the interfaces found.
-pub(super) fn remove_all(bpf_dir: &Path) -> Result<Vec<String>, Error> {
-    let mut interfaces = Vec::new();
+/// Removes the pins of an interface, of any version, and with them the programs; then the
+/// directories if nothing else is in them. Says whether there was anything.
+pub(super) fn remove(bpf_dir: &Path, interface: &str) -> Result<bool, Error> {
+    let mut found = false;
     for version in entries(bpf_dir)? {
-        for interface in entries(&version)? {
-            interfaces
-                .extend(interface.file_name().map(|name| name.to_string_lossy().into_owned()));
-            remove_dir(&interface)?;
+        let dir = version.join(interface);
+        if dir.is_dir() {
+            found = true;
+            remove_dir(&dir)?;
         }
     }
     prune(bpf_dir);
-    Ok(interfaces)
+    Ok(found)
 }
 
 /// Removes an interface's directory: the links first, so that the jump table is never empty under
@@ -75,13 +73,13 @@ fn remove_dir(dir: &Path) -> Result<(), Error> {
     }
     fs::remove_dir(dir)
         .or_else(absent_is_fine)
-        .map_err(|source| Error::Pin { path: dir.into(), source })
+        .map_err(|error| Error::Pin { path: dir.into(), error })
 }
 
 fn remove_file(path: &Path) -> Result<(), Error> {
     fs::remove_file(path)
         .or_else(absent_is_fine)
-        .map_err(|source| Error::Pin { path: path.into(), source })
+        .map_err(|error| Error::Pin { path: path.into(), error })
 }
 
 fn absent_is_fine(error: io::Error) -> io::Result<()> {
@@ -95,7 +93,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     };
     listing
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        .map_err(|source| Error::Pin { path: dir.into(), source })
+        .map_err(|error| Error::Pin { path: dir.into(), error })
 }
 
 /// Removes the version directories and `bpf_dir` itself if they are empty.

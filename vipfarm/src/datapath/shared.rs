@@ -44,7 +44,7 @@ impl SharedState {
             Some(state) if address != libc::MAP_FAILED => Ok(Self(state)),
             _ => Err(Error::Memory {
                 call: "mmap of the STATE map",
-                source: io::Error::last_os_error(),
+                error: io::Error::last_os_error(),
             }),
         }
     }
@@ -109,7 +109,7 @@ impl SharedState {
     pub(super) fn switch(&mut self, tables: &Generation) -> Result<(), Error> {
         // SAFETY: no pointers are passed.
         if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
-            return Err(Error::Memory { call: "membarrier", source: io::Error::last_os_error() });
+            return Err(Error::Memory { call: "membarrier", error: io::Error::last_os_error() });
         }
         let idle = self.active_index() ^ 1;
         // SAFETY: the pointers lie within the mapping, and no packet reads the idle generation.

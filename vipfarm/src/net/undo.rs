@@ -46,12 +46,12 @@ pub struct Sysctl {
 #[derive(Debug, Error)]
 pub enum UndoError {
     /// The record's file.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     File {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The record is not what this version wrote.
     #[error("{path} is damaged ({reason}): remove the VIP by hand (`ip addr del`), then this file")]
@@ -62,12 +62,12 @@ pub enum UndoError {
         reason: String,
     },
     /// A sysctl.
-    #[error("/proc/sys/{key}: {source}")]
+    #[error("/proc/sys/{key}: {error}")]
     Sysctl {
         /// Path under `/proc/sys`.
         key: String,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The kernel refused.
     #[error(transparent)]
@@ -84,7 +84,7 @@ impl Undo {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => return Err(UndoError::File { path: path.into(), source }),
+            Err(error) => return Err(UndoError::File { path: path.into(), error }),
         };
         serde_json::from_str(&text)
             .map_err(|error| UndoError::Damaged { path: path.into(), reason: error.to_string() })
@@ -92,7 +92,7 @@ impl Undo {
 
     /// Writes the record, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<(), UndoError> {
-        let file = |source| UndoError::File { path: path.into(), source };
+        let file = |error| UndoError::File { path: path.into(), error };
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other).map_err(file)?;
         let fresh = path.with_extension("new");
         fs::write(&fresh, text).map_err(file)?;
@@ -131,10 +131,10 @@ impl Undo {
             }
         }
         if failures.is_empty()
-            && let Err(source) = fs::remove_file(path)
-            && source.kind() != io::ErrorKind::NotFound
+            && let Err(error) = fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
         {
-            failures.push(UndoError::File { path: path.into(), source });
+            failures.push(UndoError::File { path: path.into(), error });
         }
         failures
     }
@@ -168,12 +168,12 @@ fn read_sysctl(key: &str) -> Result<String, UndoError> {
     let value = fs::read_to_string(Path::new("/proc/sys").join(key));
     value
         .map(|value| value.trim().to_owned())
-        .map_err(|source| UndoError::Sysctl { key: key.into(), source })
+        .map_err(|error| UndoError::Sysctl { key: key.into(), error })
 }
 
 fn write_sysctl(key: &str, value: &str) -> Result<(), UndoError> {
     fs::write(Path::new("/proc/sys").join(key), value)
-        .map_err(|source| UndoError::Sysctl { key: key.into(), source })
+        .map_err(|error| UndoError::Sysctl { key: key.into(), error })
 }
 
 #[cfg(test)]

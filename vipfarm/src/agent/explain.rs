@@ -1,0 +1,225 @@
+//! What becomes of one client's packet, and why: the kernel's own decision on a packet made up from
+//! the question.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::ports::{Port, RESOLVE_GROUP};
+use crate::{
+    config::key::Secret,
+    host::HostTables,
+    model::{Bitmap, Farm, Filter, Mac, NodeId, NodeSet, Proto, Rule, Vip},
+    status::{ExplainProto, ExplainQuery, Explanation},
+};
+use vipfarm_common::Reason;
+
+/// A node's point of view.
+pub struct Viewpoint<'a> {
+    /// The configuration.
+    pub farm: &'a Farm,
+    /// The node whose verdict it is.
+    pub node: NodeId,
+    /// Who is alive.
+    pub alive: NodeSet,
+    /// The farm's hash key.
+    pub hash_key: [u8; 16],
+    /// The tables' structure; its interface has the VIP.
+    pub port: &'a Port,
+    /// What the node accepts, by kernel group.
+    pub accept: &'a [Bitmap],
+    /// Whether its lease has ended.
+    pub fenced: bool,
+}
+
+/// The explanation from the file alone: with `alive` up and agreed, at `node`.
+pub fn offline(
+    farm: &Farm,
+    secret: &Secret,
+    alive: NodeSet,
+    node: NodeId,
+    query: &ExplainQuery,
+) -> Result<Explanation, String> {
+    let mut port = Port::new(farm, |_| true).map_err(|error| error.to_string())?;
+    port.acquire(node, alive);
+    let viewpoint = Viewpoint {
+        farm,
+        node,
+        alive,
+        hash_key: secret.bucket_key(),
+        port: &port,
+        accept: port.accept(),
+        fenced: false,
+    };
+    viewpoint.explain(query)
+}
+
+impl Viewpoint<'_> {
+    /// The verdict on such a packet, and how it comes about.
+    pub fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
+        let (IpAddr::V4(client), IpAddr::V4(vip)) = (query.client, query.vip) else {
+            return Err("this version serves IPv4 only".into());
+        };
+        let block = self.block_of(query.vip)?;
+        let rule = rule(block, query);
+        check_fields(rule.map(|(_, rule)| rule), query)?;
+        let mut plan = self.port.plan();
+        plan.bitmaps = self.accept.to_vec();
+        let tables = HostTables::new(&plan, self.hash_key, Mac([2, 0, 0, 0, 0, 1]))
+            .map_err(|error| error.to_string())?;
+        let tables = if self.fenced { tables.fenced() } else { tables };
+        let reason = tables.decide(&mut frame(block.vmac, client, vip, query));
+        let observed = tables.observed();
+        let owner = observed
+            .and_then(|(group, bucket)| self.port.table(group as usize, self.alive).owner(bucket));
+        let group = observed.map(|(group, _)| match group {
+            0 => RESOLVE_GROUP.to_owned(),
+            _ => rule.map_or_else(String::new, |(group, _)| block.groups[group].name.clone()),
+        });
+        let owner = owner.map(|owner| self.name(owner));
+        Ok(Explanation {
+            client: client.to_string(),
+            client_port: query.client_port,
+            vip: vip.to_string(),
+            vip_port: query.vip_port,
+            proto: query.proto.as_str().into(),
+            text: self.text(
+                reason,
+                observed.map(|(_, bucket)| bucket),
+                group.as_deref(),
+                owner.as_deref(),
+            ),
+            group,
+            rule: rule.map(|(_, rule)| describe(rule)),
+            bucket: observed.map(|(_, bucket)| bucket),
+            owner,
+            node: self.name(self.node),
+            verdict: reason.verdict().as_str().into(),
+            reason: reason.as_str().into(),
+        })
+    }
+
+    fn block_of(&self, vip: IpAddr) -> Result<&Vip, String> {
+        let has = |block: &&Vip| block.addresses.iter().any(|address| address.addr == vip);
+        self.farm.vips.iter().find(has).ok_or_else(|| {
+            let addresses = self.farm.vips.iter().flat_map(|block| &block.addresses);
+            let addresses: Vec<_> = addresses.map(|address| address.addr.to_string()).collect();
+            format!(
+                "{vip} is no VIP of farm {}: its packets pass untouched; the VIPs are {}",
+                self.farm.name,
+                addresses.join(", ")
+            )
+        })
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        self.farm.node(node).map_or_else(String::new, |node| node.name.clone())
+    }
+
+    fn text(
+        &self,
+        reason: Reason,
+        bucket: Option<u8>,
+        group: Option<&str>,
+        owner: Option<&str>,
+    ) -> String {
+        let node = self.name(self.node);
+        let (Some(bucket), Some(group)) = (bucket, group) else {
+            return format!("{node} drops it: {}", lower_first(reason.text()));
+        };
+        match (reason, owner) {
+            (Reason::Mine, Some(owner)) if *owner == node => {
+                format!("{node} accepts it: bucket {bucket} of group {group} is its own.")
+            }
+            (Reason::NotMine, Some(owner)) if *owner == node => format!(
+                "{node} drops it for the moment: bucket {bucket} of group {group} is its own, but the farm has not yet agreed that it may serve it."
+            ),
+            (Reason::NotMine, Some(owner)) => format!(
+                "{node} drops it: bucket {bucket} of group {group} belongs to {owner}, which serves this client."
+            ),
+            (Reason::NotMine, None) => format!(
+                "{node} drops it, and so does every node: no node with power in group {group} is alive."
+            ),
+            _ => format!("{node}: {}", lower_first(reason.text())),
+        }
+    }
+}
+
+/// The rule that the kernel will find, with its group's index. None for ARP and echo, which go by
+/// the built-in group.
+fn rule<'b>(block: &'b Vip, query: &ExplainQuery) -> Option<(usize, &'b Rule)> {
+    let proto = match query.proto {
+        ExplainProto::Tcp => Proto::Tcp,
+        ExplainProto::Udp => Proto::Udp,
+        ExplainProto::Icmp | ExplainProto::Arp => return None,
+    };
+    block.rule_for(query.vip, proto, query.vip_port)
+}
+
+/// Whether the question has what the rule hashes: a made-up port would explain a made-up client.
+fn check_fields(rule: Option<&Rule>, query: &ExplainQuery) -> Result<(), String> {
+    match rule.map(|rule| rule.filter) {
+        Some(Filter::OnPort) if query.client_port.is_none() => {
+            Err(format!("the rule hashes the client's source port: ask for {}:PORT", query.client))
+        }
+        Some(Filter::OnIpid) if query.ip_id.is_none() => {
+            Err("the rule hashes the IP identification: add --ip-id N".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A frame as the client's would arrive.
+fn frame(vmac: Mac, client: Ipv4Addr, vip: Ipv4Addr, query: &ExplainQuery) -> Vec<u8> {
+    const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+    let mut frame = Vec::with_capacity(64);
+    frame.extend(vmac.0);
+    frame.extend(CLIENT_MAC);
+    if query.proto == ExplainProto::Arp {
+        // Ethernet type ARP; Ethernet and IPv4, a request (RFC 826).
+        frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame.extend(CLIENT_MAC);
+        frame.extend(client.octets());
+        frame.extend([0; 6]);
+        frame.extend(vip.octets());
+        return frame;
+    }
+    let proto = match query.proto {
+        ExplainProto::Tcp => 6,
+        ExplainProto::Udp => 17,
+        ExplainProto::Icmp | ExplainProto::Arp => 1,
+    };
+    frame.extend([0x08, 0x00, 0x45, 0, 0, 40]);
+    frame.extend(query.ip_id.unwrap_or(0).to_be_bytes());
+    frame.extend([0x40, 0, 64, proto, 0, 0]);
+    frame.extend(client.octets());
+    frame.extend(vip.octets());
+    match (query.client_port, query.vip_port) {
+        // An echo request.
+        _ if proto == 1 => frame.extend([8, 0, 0, 0]),
+        (source, destination) => {
+            frame.extend(source.unwrap_or(0).to_be_bytes());
+            frame.extend(destination.unwrap_or(0).to_be_bytes());
+        }
+    }
+    frame.resize(14 + 40, 0);
+    frame
+}
+
+/// The rule as in the file.
+pub(super) fn describe(rule: &Rule) -> String {
+    let any = || "*".to_owned();
+    let word = |value: serde_json::Result<serde_json::Value>| {
+        value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    format!(
+        "virtual_addr: {}, port: {}, proto: {}, filter: {}",
+        rule.virtual_addr.map_or_else(any, |addr| addr.to_string()),
+        rule.port.map_or_else(any, |port| port.to_string()),
+        word(serde_json::to_value(rule.proto)),
+        word(serde_json::to_value(rule.filter)),
+    )
+}
+
+fn lower_first(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}

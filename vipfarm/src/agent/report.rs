@@ -1,0 +1,269 @@
+//! What the control socket tells: the snapshot of the heartbeat thread, the kernel's counters and
+//! the history, in the words of [`crate::status`].
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use tokio::sync::watch;
+
+use super::{
+    bring_up::Up,
+    control::Source,
+    engine::{Report, Snapshot},
+    explain::Viewpoint,
+    history::{History, Level},
+    ports::Port,
+    realtime,
+};
+use crate::{
+    config::key::Secret,
+    datapath::{self, Counters, Datapath, XdpMode},
+    membership,
+    model::{BUCKETS, Farm, Group, Mac, NodeId, Open, Rule},
+    status::{
+        EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, RuleStatus,
+        Status, VipStatus,
+    },
+};
+
+/// One interface as the reporter knows it.
+struct Watched {
+    interface: String,
+    mode: XdpMode,
+    /// The tables' structure; what it accepts is in the snapshot.
+    port: Port,
+    counters: Counters,
+}
+
+/// Answers for the agent.
+pub struct Reporter {
+    /// The configuration.
+    pub farm: Farm,
+    own: NodeId,
+    own_mac: Mac,
+    hash_key: [u8; 16],
+    watched: Vec<Watched>,
+    /// For each VIP block of the file, its place in `watched`.
+    interface_of: Vec<usize>,
+    snapshot: watch::Receiver<Snapshot>,
+    history: Arc<History>,
+    started: Instant,
+}
+
+impl Reporter {
+    /// A reporter on what was brought up.
+    pub fn new(
+        farm: Farm,
+        secret: &Secret,
+        up: &mut Up,
+        snapshot: watch::Receiver<Snapshot>,
+        history: Arc<History>,
+    ) -> Result<Self, datapath::Error> {
+        let watch = |(port, datapath): (&Port, &mut Datapath)| {
+            Ok::<_, datapath::Error>(Watched {
+                interface: datapath.interface().to_owned(),
+                mode: datapath.xdp_mode(),
+                port: port.clone(),
+                counters: datapath.take_counters()?,
+            })
+        };
+        Ok(Self {
+            own: up.own,
+            own_mac: up.mac,
+            hash_key: secret.bucket_key(),
+            watched: up.ports.iter().zip(&mut up.datapaths).map(watch).collect::<Result<_, _>>()?,
+            interface_of: up.interface_of.clone(),
+            snapshot,
+            history,
+            started: Instant::now(),
+            farm,
+        })
+    }
+
+    /// Writes a report of the heartbeat thread into the history.
+    pub fn note(&self, report: Report) {
+        match report {
+            Report::Membership(event) => {
+                let level = match event.level() {
+                    membership::Level::Info => Level::Info,
+                    membership::Level::Warn => Level::Warn,
+                };
+                self.history.push(level, event.kind(), event.to_string());
+            }
+            Report::Load(view) => {
+                for (kernel_group, vip, group) in self.kernel_groups() {
+                    let port = &self.watched[self.interface_of[vip]].port;
+                    let load = port.table(kernel_group, view.alive).load(self.own);
+                    let message = format!("farm load: {load}/{BUCKETS} (group {})", group.name);
+                    self.history.push(Level::Info, "farm_load", message);
+                }
+            }
+            Report::Kernel(error) => self.history.push(Level::Warn, "kernel_refused", error),
+            Report::NotRealTime(error) => self.history.push(
+                Level::Warn,
+                "not_real_time",
+                format!("no real-time scheduling ({error}): under load this node may fence itself; grant CAP_SYS_NICE, or choose the relaxed membership profile"),
+            ),
+            Report::NotLocked(error) => self.history.push(
+                Level::Warn,
+                "memory_not_locked",
+                format!("memory is not locked ({error}): under memory pressure this node may fence itself; grant CAP_IPC_LOCK"),
+            ),
+        }
+    }
+
+    /// The groups with their kernel numbers and their blocks. Numbered in the order of the file
+    /// from 1 on; 0 is the built-in group.
+    fn kernel_groups(&self) -> impl Iterator<Item = (usize, usize, &Group)> {
+        let blocks = self.farm.vips.iter().enumerate();
+        let groups = blocks.flat_map(|(vip, block)| block.groups.iter().map(move |g| (vip, g)));
+        (1..).zip(groups).map(|(kernel_group, (vip, group))| (kernel_group, vip, group))
+    }
+}
+
+impl Source for Reporter {
+    fn status(&self) -> Status {
+        let snapshot = self.snapshot.borrow().clone();
+        let groups = self.groups(&snapshot);
+        let lease = snapshot.deadline.saturating_since(realtime::now());
+        Status {
+            farm: self.farm.name.clone(),
+            node: self.farm.nodes[self.own.index()].name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            state: snapshot.state,
+            epoch: snapshot.view.epoch,
+            converged: snapshot.converged,
+            lease_ms: lease.as_secs_f64() * 1e3,
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            nodes: self.nodes(&snapshot, &groups),
+            vips: self.vips(),
+            groups,
+            packets: sum(self
+                .watched
+                .iter()
+                .filter_map(|w| w.counters.packets().ok())
+                .flatten()
+                .map(|(reason, count)| (reason.as_str(), count))),
+            guard: sum(self.watched.iter().filter_map(|w| w.counters.guard().ok()).flatten()),
+            heartbeats: snapshot.heartbeats.iter().cloned().collect(),
+            lateness: snapshot.lateness,
+        }
+    }
+
+    fn events_since(&self, seq: u64) -> Vec<EventRecord> {
+        self.history.since(seq)
+    }
+
+    fn newest_event(&self) -> watch::Receiver<u64> {
+        self.history.newest()
+    }
+
+    fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
+        let snapshot = self.snapshot.borrow().clone();
+        let block = self
+            .farm
+            .vips
+            .iter()
+            .position(|block| block.addresses.iter().any(|address| address.addr == query.vip));
+        let interface = block.map_or(0, |block| self.interface_of[block]);
+        Viewpoint {
+            farm: &self.farm,
+            node: self.own,
+            alive: snapshot.view.alive,
+            hash_key: self.hash_key,
+            port: &self.watched[interface].port,
+            accept: &snapshot.accept[interface],
+            fenced: snapshot.deadline <= realtime::now(),
+        }
+        .explain(query)
+    }
+}
+
+impl Reporter {
+    fn nodes(&self, snapshot: &Snapshot, groups: &[GroupStatus]) -> Vec<NodeStatus> {
+        let now = realtime::now();
+        let status = |(id, node): (NodeId, &crate::model::Node)| {
+            let own = id == self.own;
+            let peer = snapshot.peers.iter().find(|peer| peer.node == id);
+            let mac = if own { Some(self.own_mac) } else { peer.and_then(|peer| peer.mac) };
+            NodeStatus {
+                name: node.name.clone(),
+                addresses: node.addresses.iter().map(ToString::to_string).collect(),
+                own,
+                state: if own {
+                    snapshot.state
+                } else {
+                    peer.map_or(NodeState::Down, |peer| peer.state)
+                },
+                alive: snapshot.view.alive.contains(id),
+                heard_ms: peer
+                    .and_then(|peer| peer.heard)
+                    .map(|heard| now.saturating_since(heard).as_secs_f64() * 1e3),
+                mac: mac.map(|mac| mac.to_string()),
+                load: groups.iter().filter_map(|group| group.load.get(&node.name)).sum(),
+                config_differs: peer.is_some_and(|peer| !peer.same_config),
+            }
+        };
+        self.farm.node_ids().zip(&self.farm.nodes).map(status).collect()
+    }
+
+    fn vips(&self) -> Vec<VipStatus> {
+        let status = |(block, &interface): (&crate::model::Vip, &usize)| VipStatus {
+            interface: self.watched[interface].interface.clone(),
+            mode: block.mode,
+            vmac: block.vmac.to_string(),
+            addresses: block
+                .addresses
+                .iter()
+                .map(|address| format!("{}/{}", address.addr, address.prefix))
+                .collect(),
+            xdp: self.watched[interface].mode.as_str().into(),
+            open: block.open == Open::Auto,
+        };
+        self.farm.vips.iter().zip(&self.interface_of).map(status).collect()
+    }
+
+    fn groups(&self, snapshot: &Snapshot) -> Vec<GroupStatus> {
+        let named = |id: NodeId| self.farm.nodes[id.index()].name.clone();
+        let status = |(kernel_group, vip, group): (usize, usize, &Group)| {
+            let interface = self.interface_of[vip];
+            let table = self.watched[interface].port.table(kernel_group, snapshot.view.alive);
+            let power = |id: NodeId| group.powers.get(id.index()).copied().flatten();
+            GroupStatus {
+                name: group.name.clone(),
+                vip,
+                rules: rules(group),
+                powers: self
+                    .farm
+                    .node_ids()
+                    .filter_map(|id| Some((named(id), power(id)?)))
+                    .collect(),
+                load: self.farm.node_ids().map(|id| (named(id), table.load(id))).collect(),
+                owners: table.owners().iter().map(|owner| owner.map(NodeId::index)).collect(),
+                bitmap: snapshot.accept[interface][kernel_group],
+            }
+        };
+        self.kernel_groups().map(status).collect()
+    }
+}
+
+/// The rules, most specific first.
+fn rules(group: &Group) -> Vec<RuleStatus> {
+    let mut rules: Vec<&Rule> = group.rules.iter().collect();
+    rules.sort_by_key(|rule| (rule.virtual_addr.is_none(), rule.port.is_none()));
+    let any = || "*".to_owned();
+    let status = |rule: &Rule| RuleStatus {
+        virtual_addr: rule.virtual_addr.map_or_else(any, |addr| addr.to_string()),
+        port: rule.port.map_or_else(any, |port| port.to_string()),
+        proto: rule.proto,
+        filter: rule.filter,
+    };
+    rules.into_iter().map(status).collect()
+}
+
+fn sum<'w>(counts: impl Iterator<Item = (&'w str, u64)>) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (word, count) in counts {
+        *sums.entry(word.to_owned()).or_insert(0) += count;
+    }
+    sums
+}

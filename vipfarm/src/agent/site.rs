@@ -1,0 +1,188 @@
+//! Where the farm meets this machine: which node it is, and which interface each VIP lives on.
+
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use crate::{
+    model::{Farm, Mac, NodeId, Vip},
+    net::Interface,
+};
+
+/// Why the file and the machine do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SiteError {
+    /// `--node` names no node of the file.
+    #[error("farm {farm} has no node `{name}`; its nodes are {nodes}")]
+    NoSuchNode {
+        /// Farm name.
+        farm: String,
+        /// What `--node` said.
+        name: String,
+        /// The names in the file.
+        nodes: String,
+    },
+    /// No node's first address is on this machine.
+    #[error(
+        "this machine has none of the nodes' first addresses ({addresses}): correct `nodes` in the file, or bring the interface up"
+    )]
+    NoNodeHere {
+        /// The nodes' first addresses.
+        addresses: String,
+    },
+    /// More than one node's first address is on this machine.
+    #[error(
+        "this machine has the addresses of several nodes ({nodes}): say which one it is with --node"
+    )]
+    SeveralNodesHere {
+        /// Their names.
+        nodes: String,
+    },
+    /// The own node's first address is not on this machine.
+    #[error(
+        "{node}'s first address {address} is not on this machine: correct `nodes` in the file, or bring the interface up"
+    )]
+    NotHere {
+        /// Node name.
+        node: String,
+        /// Its first address.
+        address: IpAddr,
+    },
+    /// The interface that the file names does not exist.
+    #[error("there is no interface `{name}` for VIP {vip}; this machine has {present}")]
+    NoSuchInterface {
+        /// Its name in the file.
+        name: String,
+        /// The block's first address.
+        vip: IpAddr,
+        /// The interfaces that exist.
+        present: String,
+    },
+    /// No interface has an address in the VIP's subnet.
+    #[error(
+        "no interface has an address in the subnet of VIP {vip}/{prefix}: correct the VIP, or name its interface with `interface:`"
+    )]
+    NoInterface {
+        /// The VIP.
+        vip: IpAddr,
+        /// Its prefix length.
+        prefix: u8,
+    },
+    /// The interface has no address in the VIP's subnet.
+    #[error(
+        "VIP {vip}/{prefix} is outside the subnets of {interface} ({subnets}): clients on that network could never reach it"
+    )]
+    OutsideSubnet {
+        /// The VIP.
+        vip: IpAddr,
+        /// Its prefix length.
+        prefix: u8,
+        /// Interface name.
+        interface: String,
+        /// The interface's subnets.
+        subnets: String,
+    },
+    /// The interface is administratively down.
+    #[error("{interface} is down: `ip link set {interface} up`")]
+    Down {
+        /// Interface name.
+        interface: String,
+    },
+    /// The interface has no Ethernet address.
+    #[error("{interface} is not an Ethernet interface: VIP {vip} needs one")]
+    NotEthernet {
+        /// Interface name.
+        interface: String,
+        /// The block's first address.
+        vip: IpAddr,
+    },
+}
+
+/// The node that this machine is.
+pub fn own_node(
+    farm: &Farm,
+    asked: Option<&str>,
+    interfaces: &[Interface],
+) -> Result<NodeId, SiteError> {
+    let here = |id: NodeId| {
+        let address = farm.node(id).and_then(|node| node.addresses.first());
+        address.is_some_and(|&address| has_address(interfaces, address))
+    };
+    if let Some(name) = asked {
+        let id = farm.node_named(name).ok_or_else(|| SiteError::NoSuchNode {
+            farm: farm.name.clone(),
+            name: name.into(),
+            nodes: join(farm.nodes.iter().map(|node| node.name.clone())),
+        })?;
+        let node = &farm.nodes[id.index()];
+        return match node.addresses.first() {
+            Some(&address) if !here(id) => {
+                Err(SiteError::NotHere { node: node.name.clone(), address })
+            }
+            _ => Ok(id),
+        };
+    }
+    let candidates: Vec<NodeId> = farm.node_ids().filter(|&id| here(id)).collect();
+    match candidates[..] {
+        [id] => Ok(id),
+        [] => Err(SiteError::NoNodeHere {
+            addresses: join(farm.nodes.iter().filter_map(|node| node.addresses.first())),
+        }),
+        _ => Err(SiteError::SeveralNodesHere {
+            nodes: join(candidates.iter().map(|id| farm.nodes[id.index()].name.clone())),
+        }),
+    }
+}
+
+/// The interface of a VIP block: the one it names, else the one in whose subnet its first address
+/// lies; all its addresses must lie in a subnet of it.
+pub fn interface_of<'i>(
+    block: &Vip,
+    interfaces: &'i [Interface],
+) -> Result<&'i Interface, SiteError> {
+    let Some(first) = block.addresses.first() else {
+        unreachable!("a checked block has an address");
+    };
+    let covers = |interface: &Interface, vip: IpAddr| {
+        // The VIP itself may be there already, left by an agent that crashed.
+        interface.addresses.iter().any(|net| net.addr() != vip && net.contains(&vip))
+    };
+    let interface = if let Some(name) = &block.interface {
+        interfaces.iter().find(|interface| interface.name == *name).ok_or_else(|| {
+            SiteError::NoSuchInterface {
+                name: name.clone(),
+                vip: first.addr,
+                present: join(interfaces.iter().map(|interface| &interface.name)),
+            }
+        })?
+    } else {
+        interfaces
+            .iter()
+            .find(|interface| covers(interface, first.addr))
+            .ok_or(SiteError::NoInterface { vip: first.addr, prefix: first.prefix })?
+    };
+    if let Some(outside) = block.addresses.iter().find(|vip| !covers(interface, vip.addr)) {
+        return Err(SiteError::OutsideSubnet {
+            vip: outside.addr,
+            prefix: outside.prefix,
+            interface: interface.name.clone(),
+            subnets: join(interface.addresses.iter().map(ipnet::IpNet::trunc)),
+        });
+    }
+    if !interface.up {
+        return Err(SiteError::Down { interface: interface.name.clone() });
+    }
+    if interface.mac == Mac([0; 6]) {
+        return Err(SiteError::NotEthernet { interface: interface.name.clone(), vip: first.addr });
+    }
+    Ok(interface)
+}
+
+fn has_address(interfaces: &[Interface], address: IpAddr) -> bool {
+    interfaces.iter().any(|i| i.addresses.iter().any(|net| net.addr() == address))
+}
+
+fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    let items: Vec<String> = items.map(|item| item.to_string()).collect();
+    if items.is_empty() { "none".into() } else { items.join(", ") }
+}

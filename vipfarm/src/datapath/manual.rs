@@ -1,0 +1,170 @@
+//! The programs run on frames of one's own, unattached: for tests that compare kernel and host, and
+//! for the bench.
+
+use std::time::Duration;
+
+use aya::{
+    Ebpf,
+    maps::{MapData, ProgramArray},
+    programs::{ProgramError, TestRun, TestRunOptions, TestRunResult},
+};
+use vipfarm_common::Reason;
+
+use super::{Counters, Error, apply, clock, clock::TickClock, object, shared::SharedState};
+use crate::plan::Plan;
+
+/// Loaded programs with tables and a lease, and no interface.
+pub struct Manual {
+    ebpf: Ebpf,
+    state: SharedState,
+    clock: TickClock,
+    plan: Plan,
+    counters: Counters,
+    // The jump table's entries live as long as it.
+    _jump: ProgramArray<MapData>,
+}
+
+/// A program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// XDP: the hot path, which jumps to the slow one.
+    Filter,
+    /// XDP: the slow path directly.
+    Slow,
+    /// TC egress.
+    Guard,
+}
+
+impl Entry {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Slow => "slow",
+            Self::Guard => "vipfarm_guard",
+        }
+    }
+}
+
+/// What one run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The program's return value.
+    pub action: u32,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+    /// The reasons counted meanwhile: exactly one for an XDP program.
+    pub reasons: Vec<Reason>,
+    /// The guard's counters that rose.
+    pub guarded: Vec<&'static str>,
+}
+
+impl Manual {
+    pub(super) fn new(
+        mut ebpf: Ebpf,
+        mut state: SharedState,
+        clock: TickClock,
+        plan: Plan,
+    ) -> Result<Self, Error> {
+        apply(&mut state, None, &plan)?;
+        let jump = object::fill_jump(&mut ebpf)?;
+        let counters = Counters::take(&mut ebpf)?;
+        Ok(Self { ebpf, state, clock, plan, counters, _jump: jump })
+    }
+
+    /// Runs a program on one frame.
+    pub fn run(&mut self, entry: Entry, frame: &[u8]) -> Result<Run, Error> {
+        let (packets, guard) = (self.counters.packets()?, self.counters.guard()?);
+        let mut out = vec![0; frame.len()];
+        let result = self.test_run(entry, frame, Some(&mut out), 1)?;
+        out.truncate(result.data_size_out as usize);
+        let counted = self.counters.packets()?;
+        let rose = |reason: &Reason| counted[reason] - packets[reason];
+        let reasons = counted.keys().flat_map(|r| std::iter::repeat_n(*r, rose(r) as usize));
+        let corrected = self.counters.guard()?;
+        let guarded = corrected.iter().filter(|(word, count)| guard[*word] != **count);
+        Ok(Run {
+            action: result.return_value,
+            frame: out,
+            reasons: reasons.collect(),
+            guarded: guarded.map(|(word, _)| *word).collect(),
+        })
+    }
+
+    /// The mean time of one of `repeat` runs on the same frame, the kernel's test loop included.
+    pub fn time(
+        &mut self,
+        entry: Entry,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<(u32, Duration), Error> {
+        let result = self.test_run(entry, frame, None, repeat)?;
+        Ok((result.return_value, result.duration))
+    }
+
+    /// Lets the programs accept for that long from now.
+    pub fn lease(&mut self, lease: Duration) -> Result<(), Error> {
+        let program = object::xdp(&mut self.ebpf, "clock")?;
+        let deadline_ns = clock::boot_ns(program)? + lease.as_nanos() as u64;
+        self.state.extend_lease(self.clock.ticks_at(program, deadline_ns)?, deadline_ns);
+        Ok(())
+    }
+
+    /// Sends every frame for a VIP through the slow path although the lease is valid.
+    pub fn force_slow(&mut self) {
+        self.state.force_slow();
+    }
+
+    /// Ends the lease.
+    pub fn fence(&mut self) {
+        self.state.fence();
+    }
+
+    /// Brings the tables to another plan, as a running agent would.
+    pub fn apply(&mut self, plan: Plan) -> Result<(), Error> {
+        apply(&mut self.state, Some(&self.plan), &plan)?;
+        self.plan = plan;
+        Ok(())
+    }
+
+    /// The kernel's number of the program, for `bpftool`.
+    pub fn program_id(&mut self, entry: Entry) -> Result<u32, Error> {
+        self.info(entry, |info| info.id())
+    }
+
+    /// How many instructions the verifier looked at.
+    pub fn verified_instructions(&mut self, entry: Entry) -> Result<u32, Error> {
+        self.info(entry, |info| info.verified_instruction_count().unwrap_or(0))
+    }
+
+    fn info<R>(
+        &mut self,
+        entry: Entry,
+        read: impl Fn(aya::programs::ProgramInfo) -> R,
+    ) -> Result<R, Error> {
+        let program = self.ebpf.program(entry.name());
+        let info = program.ok_or(ProgramError::NotLoaded).and_then(|program| program.info());
+        info.map(read).map_err(|error| object::program_error(entry.name(), &error))
+    }
+
+    fn test_run(
+        &mut self,
+        entry: Entry,
+        frame: &[u8],
+        out: Option<&mut [u8]>,
+        repeat: u32,
+    ) -> Result<TestRunResult, Error> {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: out,
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let result = match entry {
+            Entry::Filter | Entry::Slow => {
+                object::xdp(&mut self.ebpf, entry.name())?.test_run(options)
+            }
+            Entry::Guard => object::classifier(&mut self.ebpf, entry.name())?.test_run(options),
+        };
+        result.map_err(|error| object::program_error("a test run", &error))
+    }
+}
