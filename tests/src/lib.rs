@@ -16,9 +16,12 @@
 //! - [`lab`]: the topology and its life; [`host`]: what one can do at a node or client.
 //! - [`process`], [`capture`], [`frame`]: children, recordings, hand-made frames.
 //! - [`traffic`]: servers and clients that count what users of a farm would notice.
+//! - [`world`]: a farm on paper, and the decision about single frames in it, on host and kernel.
 //! - [`skip`]: how a test says that it cannot run here.
+//! - [`bench`]: what a packet costs; [`translated`]: what the kernel made of a program.
 //! - [`demo`]: the guided tour that `cargo xtask demo` shows.
 
+pub mod bench;
 pub mod capture;
 pub mod demo;
 pub mod frame;
@@ -32,6 +35,8 @@ pub mod skip;
 mod sweep;
 mod switch;
 pub mod traffic;
+pub mod translated;
+pub mod world;
 mod xdp;
 
 pub use capture::{Capture, Captured, Direction};

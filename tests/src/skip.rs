@@ -41,6 +41,17 @@ pub fn root() -> Result<(), String> {
     if geteuid().is_root() { Ok(()) } else { Err("needs root (run it with sudo)".into()) }
 }
 
+/// Requires leave to load eBPF programs. That the kernel refuses *these* programs is a failure, not a
+/// reason to skip.
+pub fn bpf() -> Result<(), String> {
+    root()
+}
+
+/// Requires a program of the system.
+pub fn tool(name: &str) -> Result<(), String> {
+    run(name, &["version"]).map(drop).map_err(|_| format!("needs {name}: `cargo xtask setup`"))
+}
+
 /// Requires what a [`crate::Lab`] needs: root, network namespaces, iproute2.
 pub fn lab() -> Result<(), String> {
     root()?;

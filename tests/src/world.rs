@@ -1,0 +1,168 @@
+//! A farm on paper, for tests that ask the decision about single frames: three VIP blocks, rules of
+//! every kind, three nodes; the point of view is node1's.
+
+use std::net::Ipv4Addr;
+
+use vipfarm::{
+    agent::ports::Port,
+    config,
+    datapath::{Datapath, Options, manual::Manual},
+    host::HostTables,
+    model::{Farm, Mac, NodeId, NodeSet, Open},
+    plan::Plan,
+};
+use vipfarm_common::hash;
+
+/// The file.
+const FARM: &str = "
+farm: paper
+key_file: /nonexistent
+nodes:
+  - { name: node1, addresses: [10.9.0.11] }
+  - { name: node2, addresses: [10.9.0.12] }
+  - { name: node3, addresses: [10.9.0.13] }
+vips:
+  - addresses: [10.9.0.100/24, 10.9.0.101/24]
+    groups:
+      - name: web
+        powers: { node1: 2, node2: 1, node3: 1 }
+        rules:
+          - { port: 80, proto: tcp, filter: on_port }
+          - { virtual_addr: 10.9.0.101, port: \"*\", proto: tcp, filter: on_addr }
+      - name: dns
+        rules:
+          - { port: 53, proto: udp, filter: on_ipid }
+          - { port: 514, proto: udp, filter: on_addr }
+          - { port: \"*\", proto: udp, filter: on_port }
+  - addresses: [10.9.0.102/24]
+    vmac: 5a:fe:00:00:00:02
+    icmp_echo: drop
+    groups:
+      - name: strangers
+        powers: { node2: 1 }
+        rules: [{ port: 22, proto: tcp, filter: on_addr }]
+  - addresses: [10.9.0.103/24]
+    groups: [{ name: shut, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+";
+
+/// The two addresses of the first block, and the second block's.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 100);
+/// See [`VIP`].
+pub const VIP_BY_ADDR: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 101);
+/// See [`VIP`].
+pub const VIP_OF_NODE2: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 102);
+/// See [`VIP`]; closed.
+pub const VIP_CLOSED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 103);
+/// VMAC of the first block.
+pub const VMAC: Mac = Mac([0x5a, 0xfe, 10, 9, 0, 100]);
+/// VMAC of the second block.
+pub const VMAC_OF_NODE2: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 2]);
+/// The node's own MAC.
+pub const OWN: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
+/// A peer's MAC.
+pub const PEER: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
+/// A client's MAC.
+pub const CLIENT: Mac = Mac([2, 0, 0, 0, 1, 1]);
+
+/// Kernel group of ARP and echo, then the file's groups in order.
+pub const RESOLVE: usize = 0;
+/// See [`RESOLVE`].
+pub const WEB: usize = 1;
+/// See [`RESOLVE`].
+pub const DNS: usize = 2;
+
+const HASH_KEY: [u8; 16] = *b"0123456789abcdef";
+
+/// The farm as node1 sees it.
+pub struct World {
+    port: Port,
+    own: NodeId,
+}
+
+impl World {
+    /// The farm with all nodes alive.
+    ///
+    /// # Panics
+    /// If the file above is not valid.
+    pub fn new() -> Self {
+        let mut farm: Farm = config::parse("paper.yaml", FARM).unwrap_or_else(|e| panic!("{e}"));
+        farm.vips[2].open = Open::Manual;
+        let own = NodeId::new(0).expect("0 is below the most");
+        let mut port = Port::new(&farm, |_| true).expect("it fits the tables");
+        port.acquire(own, farm.node_ids().collect());
+        port.learn(NodeId::new(1).expect("1 is below the most"), PEER);
+        Self { port, own }
+    }
+
+    /// The same farm when only these nodes are alive.
+    #[must_use]
+    pub fn with_alive(mut self, alive: NodeSet) -> Self {
+        self.port.acquire(self.own, alive);
+        self
+    }
+
+    /// What node1's tables say.
+    pub fn plan(&self) -> Plan {
+        self.port.plan()
+    }
+
+    /// The decision on the host.
+    pub fn host(&self) -> HostTables {
+        HostTables::new(&self.plan(), HASH_KEY, OWN).expect("it fits the tables")
+    }
+
+    /// The programs in the kernel, with the same tables. They cannot be attached.
+    pub fn kernel(&self) -> Manual {
+        self.kernel_with(false)
+    }
+
+    /// The same; with `trace`, the slow path logs.
+    ///
+    /// # Panics
+    /// If the kernel refuses them.
+    pub fn kernel_with(&self, trace: bool) -> Manual {
+        let options = Options {
+            interface: "none".into(),
+            mac: OWN,
+            hash_key: HASH_KEY,
+            bpf_dir: "/nonexistent".into(),
+            generic: false,
+            clsact: false,
+            trace,
+        };
+        let loaded = Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"));
+        loaded.by_hand(self.plan()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Whether node1 owns the bucket of that client in the kernel group: worked out beside the
+    /// decision, from the hash and the table.
+    pub fn is_mine(&self, group: usize, client: Ipv4Addr, field: u16, proto: u8) -> bool {
+        let hash = hash::hash_v4(key(), client.octets(), field.to_be_bytes(), proto);
+        self.owns(group, hash)
+    }
+
+    /// The same for a client known by its MAC only.
+    pub fn is_mine_by_mac(&self, mac: Mac) -> bool {
+        self.owns(RESOLVE, hash::hash_mac(key(), mac.0))
+    }
+
+    fn owns(&self, group: usize, hash: u64) -> bool {
+        let bucket = usize::from(hash::bucket(hash, u32::try_from(group).expect("few groups")));
+        self.port.accept()[group].0[bucket / 64] >> (bucket % 64) & 1 == 1
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn key() -> [u64; 2] {
+    let word = |half: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&HASH_KEY[half * 8..half * 8 + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    [word(0), word(1)]
+}
