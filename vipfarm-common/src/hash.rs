@@ -33,6 +33,7 @@ pub const ARP: u8 = 0;
 /// The group's bucket: another byte of the same hash for each of eight groups, and the same bytes
 /// under another mask for the next eight, so that groups spread independently.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "one byte is wanted, and there are few groups")]
 pub const fn bucket(hash: u64, group: u32) -> u8 {
     (hash >> ((group & 7) * 8)) as u8 ^ ((group >> 3) as u8).wrapping_mul(0x9d)
 }

@@ -1,5 +1,6 @@
 //! Programs of the lab and the bench; no part of a farm.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(clippy::needless_pass_by_value, reason = "the entry points' signature is aya's")]
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
@@ -50,7 +51,7 @@ fn lookup(ctx: XdpContext) -> u32 {
     };
     let key = u64::from(addr) << 16 | u64::from(port);
     // SAFETY: the value is only read.
-    match unsafe { SERVICES.get(&key) } {
+    match unsafe { SERVICES.get(key) } {
         Some(_) => XDP_DROP,
         None => XDP_PASS,
     }

@@ -10,6 +10,11 @@
     expect(unstable_features, reason = "inline assembly for BPF is not stable yet"),
     feature(asm_experimental_arch)
 )]
+#![expect(clippy::needless_pass_by_value, reason = "the entry points' signature is aya's")]
+#![expect(
+    clippy::inline_always,
+    reason = "a call costs 8 ns in the kernel, and a packet pointer does not survive one"
+)]
 
 mod frame;
 mod tables;

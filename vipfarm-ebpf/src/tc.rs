@@ -14,7 +14,7 @@ use crate::{
 
 /// `TC_ACT_UNSPEC`: let the next program, or the stack, have the frame.
 const NEXT: i32 = -1;
-/// `PACKET_HOST` and `PACKET_OTHERHOST` (linux/if_packet.h).
+/// `PACKET_HOST` and `PACKET_OTHERHOST` (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 

@@ -24,6 +24,7 @@ pub struct HostTables {
 
 impl HostTables {
     /// The tables of a plan, with a lease in force.
+    #[expect(clippy::large_stack_arrays, reason = "90 KB, on their way to the heap")]
     pub fn new(plan: &Plan, hash_key: [u8; 16], own_mac: Mac) -> Result<Self, PlanError> {
         let tables: Generation = *plan.generation()?;
         let control = Control { active: 0, deadline_ticks: 2, deadline_ns: 2 };

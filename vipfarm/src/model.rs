@@ -63,7 +63,7 @@ pub struct NodeId(u8);
 impl NodeId {
     /// The identity with that index; `None` beyond [`MAX_NODES`].
     pub fn new(index: usize) -> Option<Self> {
-        (index < MAX_NODES).then_some(Self(index as u8))
+        u8::try_from(index).ok().filter(|_| index < MAX_NODES).map(Self)
     }
 
     /// The index into [`Farm::nodes`].
@@ -120,7 +120,7 @@ impl NodeSet {
 
     /// The members in ascending order.
     pub fn iter(self) -> impl Iterator<Item = NodeId> {
-        (0..MAX_NODES as u8).map(NodeId).filter(move |&node| self.contains(node))
+        (0..MAX_NODES).filter_map(NodeId::new).filter(move |&node| self.contains(node))
     }
 }
 

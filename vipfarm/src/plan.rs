@@ -162,7 +162,7 @@ impl Services {
 
     /// Flattens the block's rules for the address that was added last.
     fn add_rules(&mut self, block: &Vip, addr: Ipv4Addr) {
-        let vip = self.vips.len() as u32;
+        let vip = number(self.vips.len());
         let named: Vec<Option<u16>> =
             block.groups.iter().flat_map(|group| &group.rules).map(|rule| rule.port).collect();
         for (proto, udp) in [(Proto::Tcp, false), (Proto::Udp, true)] {
@@ -171,7 +171,7 @@ impl Services {
                 if let Some((index, rule)) = block.rule_for(IpAddr::V4(addr), proto, port)
                     && rule.port == port
                 {
-                    let group = (self.groups + index) as u32;
+                    let group = number(self.groups + index);
                     let entry = RuleEntry { group, filter: rule.filter };
                     self.rules.insert(RuleKey { vip, udp, port }, entry);
                 }
@@ -246,6 +246,7 @@ pub fn addr_word(addr: Ipv4Addr) -> u32 {
 }
 
 /// Tables in which nothing is a VIP.
+#[expect(clippy::large_stack_arrays, reason = "32 KB, on their way to the heap")]
 pub fn empty_generation() -> Box<Generation> {
     Box::new(Generation {
         vip_multiplier: 1,
@@ -265,6 +266,11 @@ fn flags(block: &Vip) -> u32 {
     closed | no_echo
 }
 
+/// A count as the tables hold it; [`limit`] refuses far smaller ones.
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 fn limit(what: &'static str, count: usize, most: usize) -> Result<(), PlanError> {
     if count > most { Err(PlanError::TooMany { what, count, most }) } else { Ok(()) }
 }
@@ -274,7 +280,7 @@ fn distinct<const SLOTS: usize>(indices: impl Iterator<Item = usize>) -> bool {
     indices.into_iter().all(|index| !std::mem::replace(&mut taken[index], true))
 }
 
-/// Odd 64-bit multipliers in a fixed order (SplitMix64), so that equal plans make equal tables. At
+/// Odd 64-bit multipliers in a fixed order (`SplitMix64`), so that equal plans make equal tables. At
 /// the limits about one in 3,000 fits; a million tries take well under a second.
 fn multipliers() -> impl Iterator<Item = u64> {
     (1u64..1 << 20).map(|n| {

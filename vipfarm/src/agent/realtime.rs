@@ -20,7 +20,9 @@ const PRIORITY: libc::c_int = 10;
 pub(super) fn now() -> BootTime {
     // The clock exists on every kernel since 2.6.39, so reading it cannot fail.
     let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("CLOCK_BOOTTIME exists");
-    BootTime::from_nanos(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+    BootTime::from_nanos(
+        time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned(),
+    )
 }
 
 /// A number that no other agent's life has: from the kernel's random source.

@@ -55,10 +55,9 @@ pub(super) fn attach(ebpf: &mut Ebpf, options: &Options, pins: &Pins) -> Result<
 pub(super) fn detach_filters(interface: &str) -> Result<(), Error> {
     for (name, direction) in TC_PROGRAMS {
         match tc::qdisc_detach_program(interface, direction, name) {
-            Ok(()) => {}
+            // The last is: no clsact qdisc, or no such device.
+            Ok(()) | Err(TcError::NetlinkError(_)) => {}
             Err(TcError::IoError(error)) if is_absent(&error) => {}
-            // No clsact qdisc, or no such device.
-            Err(TcError::NetlinkError(_)) => {}
             Err(error) => return Err(tc_error(&error)),
         }
     }
@@ -92,7 +91,7 @@ fn attach_xdp(program: &mut Xdp, options: &Options, pins: &Pins) -> Result<XdpMo
     let id = attached.map_err(|error| xdp_error(error, options, mode))?;
     let link =
         program.take_link(id).map_err(|error| object::program_error("the XDP link", &error))?;
-    let link: FdLink = link.try_into().map_err(|_: LinkError| Error::Kernel {
+    let link: FdLink = link.try_into().map_err(|_netlink: LinkError| Error::Kernel {
         what: "an XDP link",
         reason: "this kernel attaches XDP by netlink only; 5.15 or later is needed".into(),
     })?;

@@ -78,8 +78,8 @@ impl Manual {
         let result = self.test_run(entry, frame, Some(&mut out), 1)?;
         out.truncate(result.data_size_out as usize);
         let counted = self.counters.packets()?;
-        let rose = |reason: &Reason| counted[reason] - packets[reason];
-        let reasons = counted.keys().flat_map(|r| std::iter::repeat_n(*r, rose(r) as usize));
+        let rose = |reason: Reason| (packets[&reason]..counted[&reason]).map(move |_| reason);
+        let reasons = counted.keys().copied().flat_map(rose);
         let corrected = self.counters.guard()?;
         let guarded = corrected.iter().filter(|(word, count)| guard[*word] != **count);
         Ok(Run {
@@ -104,7 +104,7 @@ impl Manual {
     /// Lets the programs accept for that long from now.
     pub fn lease(&mut self, lease: Duration) -> Result<(), Error> {
         let program = object::xdp(&mut self.ebpf, "clock")?;
-        let deadline_ns = clock::boot_ns(program)? + lease.as_nanos() as u64;
+        let deadline_ns = clock::boot_ns(program)? + nanos(lease);
         self.state.extend_lease(self.clock.ticks_at(program, deadline_ns)?, deadline_ns);
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Manual {
         read: impl Fn(aya::programs::ProgramInfo) -> R,
     ) -> Result<R, Error> {
         let program = self.ebpf.program(entry.name());
-        let info = program.ok_or(ProgramError::NotLoaded).and_then(|program| program.info());
+        let info = program.ok_or(ProgramError::NotLoaded).and_then(aya::programs::Program::info);
         info.map(read).map_err(|error| object::program_error(entry.name(), &error))
     }
 
@@ -167,4 +167,8 @@ impl Manual {
         };
         result.map_err(|error| object::program_error("a test run", &error))
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

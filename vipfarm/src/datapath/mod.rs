@@ -321,14 +321,14 @@ impl Counters {
 
     /// Packets by reason, since the programs were loaded.
     pub fn packets(&self) -> Result<BTreeMap<Reason, u64>, Error> {
-        let per_cpu = self.packets.get(&0, 0).map_err(object::map_error)?;
+        let per_cpu = self.packets.get(&0, 0).map_err(|error| object::map_error(&error))?;
         let sum = |reason: &Reason| per_cpu.iter().map(|counts| counts[reason.code()]).sum();
         Ok(Reason::ALL.iter().map(|reason| (*reason, sum(reason))).collect())
     }
 
     /// Frames that the egress guard corrected, by word.
     pub fn guard(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
-        let per_cpu = self.guard.get(&0, 0).map_err(object::map_error)?;
+        let per_cpu = self.guard.get(&0, 0).map_err(|error| object::map_error(&error))?;
         let sum = |kind: Guarded| per_cpu.iter().map(|counts| counts[kind as usize]).sum();
         Ok(Guarded::COUNTED.iter().map(|&kind| (kind.as_str(), sum(kind))).collect())
     }

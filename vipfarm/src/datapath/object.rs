@@ -41,10 +41,13 @@ pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
 /// Puts `slow` where `filter` jumps to, and returns the array: its entries live as long as it, or
 /// its pin.
 pub(super) fn fill_jump(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, Error> {
-    let mut jump: ProgramArray<MapData> =
-        ebpf.take_map("JUMP").ok_or_else(|| missing("JUMP"))?.try_into().map_err(map_error)?;
+    let mut jump: ProgramArray<MapData> = ebpf
+        .take_map("JUMP")
+        .ok_or_else(|| missing("JUMP"))?
+        .try_into()
+        .map_err(|error| map_error(&error))?;
     let slow = xdp(ebpf, "slow")?.fd().map_err(|error| program_error("`slow`", &error))?;
-    jump.set(0, slow, 0).map_err(map_error)?;
+    jump.set(0, slow, 0).map_err(|error| map_error(&error))?;
     Ok(jump)
 }
 
@@ -73,7 +76,7 @@ pub(super) fn take_array<V: Pod>(
     ebpf: &mut Ebpf,
     name: &'static str,
 ) -> Result<PerCpuArray<MapData, V>, Error> {
-    ebpf.take_map(name).ok_or_else(|| missing(name))?.try_into().map_err(map_error)
+    ebpf.take_map(name).ok_or_else(|| missing(name))?.try_into().map_err(|error| map_error(&error))
 }
 
 fn missing(name: &'static str) -> Error {
@@ -82,18 +85,18 @@ fn missing(name: &'static str) -> Error {
 
 fn ebpf_error(error: EbpfError) -> Error {
     match error {
-        EbpfError::MapError(error) => map_error(error),
+        EbpfError::MapError(error) => map_error(&error),
         other => Error::Kernel { what: "the eBPF object", reason: chain(&other) },
     }
 }
 
-pub(super) fn map_error(error: MapError) -> Error {
-    if let MapError::CreateError { io_error, .. } = &error
+pub(super) fn map_error(error: &MapError) -> Error {
+    if let MapError::CreateError { io_error, .. } = error
         && io_error.kind() == std::io::ErrorKind::PermissionDenied
     {
         return Error::Permission { call: "bpf(BPF_MAP_CREATE)" };
     }
-    Error::Kernel { what: "a BPF map", reason: chain(&error) }
+    Error::Kernel { what: "a BPF map", reason: chain(error) }
 }
 
 pub(super) fn program_error(what: &'static str, error: &ProgramError) -> Error {

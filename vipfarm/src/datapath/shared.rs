@@ -114,20 +114,21 @@ impl SharedState {
         let idle = self.active_index() ^ 1;
         // SAFETY: the pointers lie within the mapping, and no packet reads the idle generation.
         unsafe {
-            addr_of_mut!((*self.0.as_ptr()).generations[idle as usize]).write(*tables);
-            store(addr_of_mut!((*self.0.as_ptr()).control.active), idle);
+            addr_of_mut!((*self.0.as_ptr()).generations[idle]).write(*tables);
+            store(addr_of_mut!((*self.0.as_ptr()).control.active), idle as u64);
         }
         Ok(())
     }
 
     fn active(&self) -> *mut Generation {
         // SAFETY: the index is 0 or 1, so the pointer lies within the mapping.
-        unsafe { addr_of_mut!((*self.0.as_ptr()).generations[self.active_index() as usize]) }
+        unsafe { addr_of_mut!((*self.0.as_ptr()).generations[self.active_index()]) }
     }
 
-    fn active_index(&self) -> u64 {
+    fn active_index(&self) -> usize {
         // SAFETY: the pointer lies within the mapping; only this thread writes the word.
-        unsafe { ptr::read_volatile(addr_of_mut!((*self.0.as_ptr()).control.active)) & 1 }
+        let active = unsafe { ptr::read_volatile(addr_of_mut!((*self.0.as_ptr()).control.active)) };
+        usize::from(active & 1 == 1)
     }
 }
 

@@ -71,7 +71,7 @@ impl Network {
 
     /// All interfaces.
     pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
-        let refused = |error| refused("list the interfaces", error);
+        let refused = |error| refused("list the interfaces", &error);
         let links: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(refused)?;
         let addresses: Vec<AddressMessage> =
@@ -86,7 +86,7 @@ impl Network {
         let request = self.handle.address().add(interface.index, IpAddr::V4(vip), 32);
         match request.execute().await {
             Err(error) if code(&error) != Some(libc::EEXIST) => {
-                Err(refused(&format!("add {vip} to {}", interface.name), error))
+                Err(refused(&format!("add {vip} to {}", interface.name), &error))
             }
             _ => Ok(()),
         }
@@ -105,7 +105,7 @@ impl Network {
         ];
         match self.handle.address().del(message).execute().await {
             Err(error) if code(&error) != Some(libc::EADDRNOTAVAIL) => {
-                Err(refused(&format!("remove {vip} from {}", interface.name), error))
+                Err(refused(&format!("remove {vip} from {}", interface.name), &error))
             }
             _ => Ok(()),
         }
@@ -118,7 +118,7 @@ impl Network {
         let request = self.handle.neighbours().add_bridge(interface.index, &vmac.0);
         match request.flags(NeighbourFlags::Own).execute().await {
             Err(error) if code(&error) != Some(libc::EEXIST) => {
-                Err(refused(&format!("receive {vmac} on {}", interface.name), error))
+                Err(refused(&format!("receive {vmac} on {}", interface.name), &error))
             }
             _ => Ok(()),
         }
@@ -134,7 +134,7 @@ impl Network {
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(vmac.0.to_vec()));
         match self.handle.neighbours().del(message).execute().await {
             Err(error) if code(&error) != Some(libc::ENOENT) => {
-                Err(refused(&format!("stop receiving {vmac} on {}", interface.name), error))
+                Err(refused(&format!("stop receiving {vmac} on {}", interface.name), &error))
             }
             _ => Ok(()),
         }
@@ -193,8 +193,8 @@ fn code(error: &rtnetlink::Error) -> Option<i32> {
     }
 }
 
-fn refused(what: &str, error: rtnetlink::Error) -> Error {
-    let code = code(&error);
+fn refused(what: &str, error: &rtnetlink::Error) -> Error {
+    let code = code(error);
     let reason = code
         .map_or_else(|| error.to_string(), |code| io::Error::from_raw_os_error(code).to_string());
     Error::Refused { what: what.into(), reason, code }
