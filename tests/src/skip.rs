@@ -49,7 +49,9 @@ pub fn bpf() -> Result<(), String> {
 
 /// Requires a program of the system.
 pub fn tool(name: &str) -> Result<(), String> {
-    run(name, &["version"]).map(drop).map_err(|_| format!("needs {name}: `cargo xtask setup`"))
+    run(name, &["version"])
+        .map(drop)
+        .map_err(|_absent| format!("needs {name}: `cargo xtask setup`"))
 }
 
 /// Requires what a [`crate::Lab`] needs: root, network namespaces, iproute2.

@@ -27,7 +27,7 @@ fn kernel_and_host_agree_on_generated_frames() {
     require!("generated frames in the kernel", skip::bpf());
     let world = World::new();
     let mut kernel = world.kernel();
-    kernel.lease(Duration::from_secs(600)).expect("a lease");
+    kernel.lease(Duration::from_mins(10)).expect("a lease");
     let fast = compare(&mut kernel, &world.host(), Entry::Filter);
     // Every outcome that a frame can have must have been had, or the test proves less than it says.
     for &reason in Reason::ALL {
@@ -46,7 +46,7 @@ fn the_slow_path_loads_and_decides_alike_when_it_logs() {
     require!("the logging slow path in the kernel", skip::bpf());
     let world = World::new();
     let mut kernel = world.kernel_with(true);
-    kernel.lease(Duration::from_secs(600)).expect("a lease");
+    kernel.lease(Duration::from_mins(10)).expect("a lease");
     let mut random = Random(7);
     for _ in 0..500 {
         let frame = generate(&mut random);
@@ -60,7 +60,7 @@ fn a_bitmap_stored_in_place_is_what_the_next_packet_meets() {
     require!("bitmaps in the kernel", skip::bpf());
     let world = World::new();
     let mut kernel = world.kernel();
-    kernel.lease(Duration::from_secs(600)).expect("a lease");
+    kernel.lease(Duration::from_mins(10)).expect("a lease");
     for alive in [0b001, 0b110, 0b101, 0b111] {
         let world = World::new().with_alive(vipfarm::model::NodeSet::from_bits(alive));
         kernel.apply(world.plan()).expect("it is stored");
@@ -121,7 +121,7 @@ fn generate(random: &mut Random) -> Vec<u8> {
     let target = random.pick(&[VMAC, VMAC, VMAC_OF_NODE2, OWN, PEER, Mac([0xff; 6])]);
     let mut frame = frame.macs(random.pick(&[CLIENT, PEER]), target);
     if random.below(8) == 0 {
-        let options = 4 * random.below(11) as usize;
+        let options = 4 * random.below(11);
         frame = frame.ip_options(&vec![1; options]);
     }
     for _ in 0..random.below(12) / 10 {
@@ -129,7 +129,7 @@ fn generate(random: &mut Random) -> Vec<u8> {
     }
     let bytes = if random.below(12) == 0 {
         let fragments = frame.payload(&[0; 64]).fragments(24);
-        fragments[random.below(fragments.len() as u64) as usize].clone()
+        fragments[random.below(fragments.len())].clone()
     } else {
         frame.bytes()
     };
@@ -143,7 +143,7 @@ fn icmp_error(random: &mut Random, client: Ipv4Addr) -> Vec<u8> {
         SocketAddr::from((client, random.next16())),
         0,
     );
-    let quoted = quoted.ip_options(&vec![1; 4 * random.below(3) as usize]).bytes();
+    let quoted = quoted.ip_options(&vec![1; 4 * random.below(3)]).bytes();
     let kind = random.pick(&[3, 11, 12, 5]);
     [&[kind, 4, 0, 0, 0, 0, 5, 0], &quoted[14..]].concat()
 }
@@ -160,10 +160,10 @@ fn arp(random: &mut Random, client: Ipv4Addr, vip: Ipv4Addr) -> Frame {
 /// Cuts the frame or flips bytes in it, one time in three.
 fn damage(random: &mut Random, mut frame: Vec<u8>) -> Vec<u8> {
     match random.below(6) {
-        0 => frame.truncate(14 + random.below(frame.len() as u64 - 13) as usize),
+        0 => frame.truncate(14 + random.below(frame.len() - 13)),
         1 => {
             for _ in 0..=random.below(3) {
-                let at = random.below(frame.len() as u64) as usize;
+                let at = random.below(frame.len());
                 frame[at] = random.next8();
             }
         }
@@ -172,7 +172,7 @@ fn damage(random: &mut Random, mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// SplitMix64: the same frames on every run.
+/// `SplitMix64`: the same frames on every run.
 struct Random(u64);
 
 impl Random {
@@ -185,18 +185,19 @@ impl Random {
     }
 
     fn next16(&mut self) -> u16 {
-        self.next() as u16
+        let [a, b, ..] = self.next().to_ne_bytes();
+        u16::from_ne_bytes([a, b])
     }
 
     fn next8(&mut self) -> u8 {
-        self.next() as u8
+        self.next().to_ne_bytes()[0]
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("it is below a usize")
     }
 
     fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
+        choices[self.below(choices.len())]
     }
 }

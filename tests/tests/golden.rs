@@ -44,7 +44,7 @@ fn the_kernel_decides_every_golden_frame_as_written() {
     let world = World::new();
     let mut kernel = world.kernel();
     for lease in ["valid", "near its end"] {
-        kernel.lease(std::time::Duration::from_secs(60)).expect("a lease");
+        kernel.lease(std::time::Duration::from_mins(1)).expect("a lease");
         if lease == "near its end" {
             kernel.force_slow();
         }
@@ -66,8 +66,11 @@ fn a_fenced_node_refuses_what_it_would_accept_and_passes_what_is_not_the_farms()
     kernel.fence();
     for Golden { name, frame, reason, .. } in golden(&world) {
         let fenced = match reason {
-            Reason::NotIp | Reason::NotVip | Reason::ArpReply => reason,
-            Reason::ArpPeer | Reason::ArpConflict => reason,
+            Reason::NotIp
+            | Reason::NotVip
+            | Reason::ArpReply
+            | Reason::ArpPeer
+            | Reason::ArpConflict => reason,
             _ => Reason::Fenced,
         };
         assert_eq!(host.decide(&mut frame.clone()), fenced, "{name}");
@@ -91,9 +94,6 @@ fn golden(world: &World) -> Vec<Golden> {
     };
     let mine = client(|c| world.is_mine(WEB, c, 4000, TCP));
     let theirs = client(|c| !world.is_mine(WEB, c, 4000, TCP));
-    let tcp = |client: Ipv4Addr, vip: Ipv4Addr, port: u16| {
-        to_vmac(Frame::tcp(at(client, 4000), at(vip, port), SYN))
-    };
 
     row("TCP of an own bucket", tcp(mine, VIP, 80).bytes(), Reason::Mine, true);
     row("TCP of a peer's bucket", tcp(theirs, VIP, 80).bytes(), Reason::NotMine, true);
@@ -144,6 +144,19 @@ fn golden(world: &World) -> Vec<Golden> {
         true,
     );
 
+    rule_rows(world, mine, &mut row);
+    udp_rows(world, &mut row);
+    icmp_rows(world, &mut row);
+    arp_rows(world, &mut row);
+    damaged_rows(mine, &mut row);
+    table
+}
+
+fn rule_rows(
+    world: &World,
+    mine: Ipv4Addr,
+    row: &mut impl FnMut(&'static str, Vec<u8>, Reason, bool),
+) {
     // A rule for one address beats one for a port of all addresses: 80 goes by address there.
     let by_addr = client(|c| world.is_mine(WEB, c, 0, TCP) && !world.is_mine(WEB, c, 4000, TCP));
     row(
@@ -164,11 +177,9 @@ fn golden(world: &World) -> Vec<Golden> {
         Reason::NotMine,
         true,
     );
+}
 
-    udp_rows(world, &mut row);
-    icmp_rows(world, &mut row);
-    arp_rows(world, &mut row);
-
+fn damaged_rows(mine: Ipv4Addr, row: &mut impl FnMut(&'static str, Vec<u8>, Reason, bool)) {
     let whole = tcp(mine, VIP, 80).payload(&[0; 64]);
     for fragment in whole.fragments(24) {
         row("a fragment", fragment, Reason::Fragment, false);
@@ -201,7 +212,6 @@ fn golden(world: &World) -> Vec<Golden> {
         Reason::NotIp,
         false,
     );
-    table
 }
 
 fn udp_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason, bool)) {
@@ -356,6 +366,10 @@ fn client(fits: impl Fn(Ipv4Addr) -> bool) -> Ipv4Addr {
 
 fn at(addr: Ipv4Addr, port: u16) -> std::net::SocketAddr {
     (IpAddr::V4(addr), port).into()
+}
+
+fn tcp(client: Ipv4Addr, vip: Ipv4Addr, port: u16) -> Frame {
+    to_vmac(Frame::tcp(at(client, 4000), at(vip, port), SYN))
 }
 
 fn to_vmac(frame: Frame) -> Frame {

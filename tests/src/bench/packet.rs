@@ -70,7 +70,7 @@ pub fn packet(json: Option<&Path>) -> Result<bool> {
     let world = World::new();
     let mut kernel = world.kernel();
     // The lease outlasts the bench: only the hot path is timed.
-    kernel.lease(std::time::Duration::from_secs(3600))?;
+    kernel.lease(std::time::Duration::from_hours(1))?;
     let mut lab = Reference::load()?;
     let paths = paths(&world);
     let mut floor = Vec::new();
