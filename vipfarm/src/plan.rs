@@ -290,3 +290,6 @@ fn multipliers() -> impl Iterator<Item = u64> {
         (z ^ z >> 31) | 1
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,3 +223,112 @@ fn lower_first(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const FARM: &str = "
+farm: web
+key_file: k
+nodes:
+  - { name: node1, addresses: [10.0.0.11] }
+  - { name: node2, addresses: [10.0.0.12] }
+vips:
+  - addresses: [10.0.0.100/24]
+    groups:
+      - name: http
+        rules:
+          - { port: 80, proto: tcp, filter: on_port }
+          - { port: 53, proto: udp, filter: on_ipid }
+      - { name: idle, powers: { node2: 1 }, rules: [{ port: 22, proto: tcp, filter: on_addr }] }
+";
+
+    fn ask(proto: ExplainProto, client_port: Option<u16>, vip_port: Option<u16>) -> ExplainQuery {
+        ExplainQuery {
+            client: [10, 1, 0, 1].into(),
+            client_port,
+            vip: [10, 0, 0, 100].into(),
+            vip_port,
+            proto,
+            ip_id: None,
+        }
+    }
+
+    fn explain(node: usize, alive: u64, query: &ExplainQuery) -> Result<Explanation, String> {
+        let farm = config::parse("farm.yaml", FARM).expect("it is valid");
+        let mut port = Port::new(&farm, |_| true).expect("it fits");
+        let node = NodeId::new(node).expect("in range");
+        let alive = NodeSet::from_bits(alive);
+        port.acquire(node, alive);
+        Viewpoint {
+            farm: &farm,
+            node,
+            alive,
+            hash_key: [7; 16],
+            port: &port,
+            accept: port.accept(),
+            fenced: false,
+        }
+        .explain(query)
+    }
+
+    #[test]
+    fn both_nodes_name_the_same_bucket_and_owner_and_only_the_owner_accepts() {
+        for client_port in 1000..1100 {
+            let query = ask(ExplainProto::Tcp, Some(client_port), Some(80));
+            let told: Vec<_> =
+                (0..2).map(|node| explain(node, 0b11, &query).expect("a VIP")).collect();
+            assert_eq!((told[0].bucket, &told[0].owner), (told[1].bucket, &told[1].owner));
+            let accepting: Vec<_> = told.iter().filter(|told| told.verdict == "accept").collect();
+            assert_eq!(accepting.len(), 1);
+            assert_eq!(Some(&accepting[0].node), accepting[0].owner.as_ref());
+        }
+    }
+
+    #[test]
+    fn the_sentence_says_who_serves_or_why_nobody_does() {
+        let query = ask(ExplainProto::Tcp, None, Some(22));
+        let told = explain(0, 0b11, &query).expect("a VIP");
+        assert!(
+            told.text.ends_with("of group idle belongs to node2, which serves this client."),
+            "{}",
+            told.text
+        );
+        let told = explain(0, 0b01, &query).expect("a VIP");
+        assert_eq!(told.owner, None);
+        assert!(told.text.contains("no node with power in group idle is alive"), "{}", told.text);
+        let told = explain(0, 0b11, &ask(ExplainProto::Tcp, Some(1), Some(99))).expect("a VIP");
+        assert_eq!((told.reason.as_str(), told.verdict.as_str()), ("no_rule", "drop"));
+        assert_eq!(told.text, "node1 drops it: no rule covers this protocol and port.");
+    }
+
+    #[test]
+    fn what_the_rule_hashes_must_be_in_the_question() {
+        let error = explain(0, 0b11, &ask(ExplainProto::Tcp, None, Some(80))).expect_err("no port");
+        assert!(error.contains("ask for 10.1.0.1:PORT"), "{error}");
+        let error =
+            explain(0, 0b11, &ask(ExplainProto::Udp, Some(1), Some(53))).expect_err("no id");
+        assert!(error.contains("--ip-id"), "{error}");
+    }
+
+    #[test]
+    fn arp_and_echo_go_by_the_built_in_group() {
+        for proto in [ExplainProto::Arp, ExplainProto::Icmp] {
+            let told = explain(0, 0b01, &ask(proto, None, None)).expect("a VIP");
+            assert_eq!(told.group.as_deref(), Some(RESOLVE_GROUP));
+            assert_eq!((told.verdict.as_str(), told.rule), ("accept", None));
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_no_vip_is_said_to_be_none() {
+        let query = ExplainQuery {
+            vip: [10, 0, 0, 99].into(),
+            ..ask(ExplainProto::Tcp, Some(1), Some(80))
+        };
+        let error = explain(0, 0b11, &query).expect_err("no VIP");
+        assert!(error.contains("the VIPs are 10.0.0.100"), "{error}");
+    }
+}

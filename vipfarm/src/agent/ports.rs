@@ -83,3 +83,82 @@ impl Port {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const FARM: &str = "
+farm: web
+key_file: k
+nodes:
+  - { name: node1, addresses: [10.0.0.11] }
+  - { name: node2, addresses: [10.0.0.12] }
+  - { name: node3, addresses: [10.0.0.13] }
+vips:
+  - addresses: [10.0.0.100/24]
+    groups:
+      - { name: g, powers: { node1: 1, node2: 3 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }
+";
+
+    fn port() -> Port {
+        Port::new(&config::parse("farm.yaml", FARM).expect("it is valid"), |_| true)
+            .expect("it fits")
+    }
+
+    fn node(index: usize) -> NodeId {
+        NodeId::new(index).expect("in range")
+    }
+
+    fn alive(indices: &[usize]) -> NodeSet {
+        indices.iter().map(|&index| node(index)).collect()
+    }
+
+    #[test]
+    fn a_new_port_accepts_nothing() {
+        assert!(port().accept().iter().all(|bitmap| bitmap.is_empty()));
+    }
+
+    #[test]
+    fn acquiring_takes_the_share_of_the_powers_in_the_file_and_of_all_nodes_in_the_built_in_group()
+    {
+        let mut port = port();
+        port.acquire(node(1), alive(&[0, 1, 2]));
+        assert_eq!(port.accept()[1].len(), 192, "three of four");
+        assert!((85..=86).contains(&port.accept()[0].len()), "one of three");
+        port.acquire(node(2), alive(&[0, 1, 2]));
+        assert!(port.accept()[1].is_empty(), "not in the group");
+    }
+
+    #[test]
+    fn releasing_never_adds_a_bucket() {
+        let mut port = port();
+        port.acquire(node(0), alive(&[0, 1, 2]));
+        let before = port.accept().to_vec();
+        // node2 is gone, so node1 owns everything; but it may not yet.
+        port.release(node(0), alive(&[0, 2]));
+        assert_eq!(port.accept()[1], before[1]);
+        port.acquire(node(0), alive(&[0, 2]));
+        assert_eq!(port.accept()[1].len(), 256);
+        // node2 comes back: what is its again is given up at once.
+        port.release(node(0), alive(&[0, 1, 2]));
+        assert_eq!(port.accept()[1], before[1]);
+    }
+
+    #[test]
+    fn the_nodes_of_a_view_share_every_bucket_and_none_twice() {
+        for members in [&[0, 1, 2][..], &[0, 1], &[1, 2], &[0]] {
+            let mut owned = [0; 4];
+            for &member in members {
+                let mut port = port();
+                port.acquire(node(member), alive(members));
+                for (owned, word) in owned.iter_mut().zip(port.accept()[0].0) {
+                    assert_eq!(*owned & word, 0, "no bucket twice, {members:?}");
+                    *owned |= word;
+                }
+            }
+            assert_eq!(owned, [u64::MAX; 4], "every bucket, {members:?}");
+        }
+    }
+}

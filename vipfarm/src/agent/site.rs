@@ -186,3 +186,89 @@ fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
     let items: Vec<String> = items.map(|item| item.to_string()).collect();
     if items.is_empty() { "none".into() } else { items.join(", ") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const FARM: &str = "
+farm: web
+key_file: k
+nodes:
+  - { name: node1, addresses: [10.0.0.11] }
+  - { name: node2, addresses: [10.0.0.12] }
+vips:
+  - addresses: [10.0.0.100/24]
+    groups: [{ name: g, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+";
+
+    fn farm() -> Farm {
+        config::parse("farm.yaml", FARM).expect("it is valid")
+    }
+
+    fn interface(name: &str, addresses: &[&str]) -> Interface {
+        Interface {
+            index: 2,
+            name: name.into(),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            up: true,
+            xdp_program: None,
+            addresses: addresses.iter().map(|net| net.parse().expect("a net")).collect(),
+        }
+    }
+
+    #[test]
+    fn the_node_is_the_one_whose_address_is_here() {
+        let here = [interface("lo", &["127.0.0.1/8"]), interface("eth0", &["10.0.0.12/24"])];
+        assert_eq!(own_node(&farm(), None, &here), Ok(NodeId::new(1).expect("in range")));
+        let nowhere = [interface("eth0", &["10.0.0.13/24"])];
+        assert!(matches!(own_node(&farm(), None, &nowhere), Err(SiteError::NoNodeHere { .. })));
+        let both = [interface("eth0", &["10.0.0.11/24", "10.0.0.12/24"])];
+        assert!(matches!(own_node(&farm(), None, &both), Err(SiteError::SeveralNodesHere { .. })));
+        assert_eq!(own_node(&farm(), Some("node1"), &both), Ok(NodeId::new(0).expect("in range")));
+    }
+
+    #[test]
+    fn a_node_that_is_asked_for_must_exist_and_be_here() {
+        let here = [interface("eth0", &["10.0.0.12/24"])];
+        let message =
+            own_node(&farm(), Some("node9"), &here).expect_err("no such node").to_string();
+        assert!(message.contains("its nodes are node1, node2"), "{message}");
+        let message = own_node(&farm(), Some("node1"), &here).expect_err("elsewhere").to_string();
+        assert!(message.contains("10.0.0.11 is not on this machine"), "{message}");
+    }
+
+    #[test]
+    fn a_vip_lives_on_the_interface_of_its_subnet() {
+        let farm = farm();
+        let here = [interface("eth0", &["192.168.0.1/24"]), interface("eth1", &["10.0.0.12/24"])];
+        assert_eq!(interface_of(&farm.vips[0], &here).map(|found| &*found.name), Ok("eth1"));
+        let error = interface_of(&farm.vips[0], &here[..1]).expect_err("no subnet");
+        assert!(matches!(error, SiteError::NoInterface { .. }));
+    }
+
+    #[test]
+    fn a_vip_that_a_crashed_agent_left_proves_no_subnet() {
+        let left = [interface("eth1", &["10.0.0.100/32"])];
+        assert!(interface_of(&farm().vips[0], &left).is_err());
+    }
+
+    #[test]
+    fn a_named_interface_must_exist_be_up_and_have_the_subnet() {
+        let mut block = farm().vips.remove(0);
+        block.interface = Some("eth0".into());
+        let elsewhere = [interface("eth0", &["192.168.0.1/24"])];
+        let message = interface_of(&block, &elsewhere).expect_err("outside").to_string();
+        assert!(message.contains("outside the subnets of eth0 (192.168.0.0/24)"), "{message}");
+        let message =
+            interface_of(&block, &[interface("eth1", &[])]).expect_err("absent").to_string();
+        assert!(message.contains("no interface `eth0`") && message.contains("eth1"), "{message}");
+        let mut down = interface("eth0", &["10.0.0.12/24"]);
+        down.up = false;
+        assert!(matches!(interface_of(&block, &[down]), Err(SiteError::Down { .. })));
+        let mut tunnel = interface("eth0", &["10.0.0.12/24"]);
+        tunnel.mac = Mac([0; 6]);
+        assert!(matches!(interface_of(&block, &[tunnel]), Err(SiteError::NotEthernet { .. })));
+    }
+}

@@ -7,12 +7,13 @@ use serde::Serialize;
 
 use super::screen::{self, Ink, Row};
 use crate::{
+    assign::Assigner,
     cli::CheckArgs,
     config::{
         self, Diagnostics,
         key::{KeyProblem, Secret},
     },
-    model::{Farm, Filter, Group, Mode, Proto, Rule},
+    model::{BUCKETS, Farm, Filter, Group, Mode, Proto, Rule},
 };
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
@@ -111,6 +112,8 @@ struct RuleSummary {
 struct Share {
     node: String,
     power: u16,
+    /// Buckets, of 256.
+    load: usize,
     percent: f64,
 }
 
@@ -162,12 +165,17 @@ impl Summary {
 
 impl GroupSummary {
     fn of(farm: &Farm, vip: usize, group: &Group) -> Self {
-        let total: u32 = group.powers.iter().flatten().map(|&power| u32::from(power)).sum();
-        let shares = farm.nodes.iter().zip(&group.powers).filter_map(|(node, power)| {
-            let power = (*power)?;
-            // All powers zero: nobody gets anything.
-            let percent = 100.0 * f64::from(power) / f64::from(total.max(1));
-            Some(Share { node: node.name.clone(), power, percent })
+        let members: Vec<_> = farm
+            .node_ids()
+            .zip(&farm.nodes)
+            .map(|(id, node)| (node.name.as_str(), group.power(id)))
+            .collect();
+        let table = Assigner::new(&group.name, &members).table(farm.node_ids().collect());
+        let shares = farm.node_ids().zip(&farm.nodes).zip(&group.powers);
+        let shares = shares.filter_map(|((id, node), power)| {
+            let load = table.load(id);
+            let percent = 100.0 * load as f64 / BUCKETS as f64;
+            Some(Share { node: node.name.clone(), power: (*power)?, load, percent })
         });
         Self {
             name: group.name.clone(),
@@ -258,10 +266,11 @@ fn share_table(shares: &[Share], ink: Ink) -> String {
         .iter()
         .map(|share| {
             let percent = format!("{:.1} %", share.percent);
-            Row::new(Style::new(), [share.node.clone(), share.power.to_string(), percent])
+            let load = format!("{}/{BUCKETS}", share.load);
+            Row::new(Style::new(), [share.node.clone(), share.power.to_string(), load, percent])
         })
         .collect();
-    screen::table(ink, &["NODE", "POWER", "SHARE"], &[1, 2], &rows)
+    screen::table(ink, &["NODE", "POWER", "LOAD", "SHARE"], &[1, 2, 3], &rows)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::{collections::HashMap, net::IpAddr};
 
 use ipnet::IpNet;
 
+use vipfarm_common::layout::{self, MAX_RULES, MAX_VIPS};
+
 use crate::model::{Filter, Mode, Proto};
 
 use super::diagnostic::{Located, Report};
@@ -12,12 +14,8 @@ use super::nodes::{NodeDraft, Nodes};
 use super::suggest;
 use super::vip::VipDraft;
 
-/// VIP addresses of one file: the slots of the kernel's address table.
-const MAX_ADDRESSES: usize = 64;
-/// Groups of one file: the kernel table's 32 slots less those of the built-in groups.
-const MAX_GROUPS: usize = 30;
-/// Rules of one file, one for each address they apply to.
-const MAX_RULES: usize = 256;
+/// Groups of one file: the kernel's, less the built-in one and one in reserve.
+const MAX_GROUPS: usize = layout::MAX_GROUPS - 2;
 
 /// Reports whatever does not hold.
 pub(super) fn check(nodes: &Nodes, vips: &[VipDraft], report: &mut Report) {
@@ -50,10 +48,10 @@ fn check_addresses(nodes: &[NodeDraft], vips: &[VipDraft], report: &mut Report) 
                 "choose a free address for the VIP",
             );
         }
-        if index == MAX_ADDRESSES {
+        if index == MAX_VIPS {
             report.error(
                 address.at,
-                format!("too many VIP addresses: this is the first beyond {MAX_ADDRESSES}, the size of the kernel table"),
+                format!("too many VIP addresses: this is the first beyond {MAX_VIPS}, the size of the kernel table"),
                 "remove addresses, or split the farm",
             );
         }

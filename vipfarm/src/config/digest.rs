@@ -2,14 +2,12 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use vipfarm_common::hash::HASH_VERSION;
+
+use crate::assign::TABLE_VERSION;
 use crate::model::{Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, Proto, Rule, Vip};
 
 use super::key::Secret;
-
-/// Version of the rules that place buckets on nodes.
-const TABLE_VERSION: u8 = 1;
-/// Version of the hash that places packets in buckets.
-const HASH_VERSION: u8 = 1;
 
 /// BLAKE3 (128 bits) over everything that the nodes of a farm must agree on: names, order,
 /// addresses, VIPs, groups, rules, powers, timers, port, the secret's identity, the versions of
@@ -238,7 +236,7 @@ vips:
         ("rule proto", |farm| farm.vips[0].groups[0].rules[0].proto = Proto::Udp),
         ("rule filter", |farm| farm.vips[0].groups[0].rules[0].filter = Filter::OnAddr),
         ("rule filter on_ipid", |farm| farm.vips[0].groups[0].rules[0].filter = Filter::OnIpid),
-        ("rule order", |farm| farm.vips[0].groups[0].rules.swap(0, 1)),
+        ("rule order", |farm| farm.vips[0].groups[0].rules.reverse()),
     ];
 
     /// Changes that leave the others without their place.

@@ -71,7 +71,6 @@ pub struct KeyError {
     /// The key file.
     pub path: PathBuf,
     /// What is wrong with it.
-    #[source]
     pub problem: KeyProblem,
 }
 

@@ -21,7 +21,7 @@ pub(super) struct VipDraft {
     pub(super) addresses_complete: bool,
     check: bool,
     tcp_reset: bool,
-    open: Open,
+    pub(super) open: Located<Open>,
     icmp_echo: IcmpEcho,
     pub(super) groups: Vec<GroupDraft>,
 }
@@ -37,7 +37,7 @@ impl VipDraft {
             addresses,
             check: self.check,
             tcp_reset: self.tcp_reset,
-            open: self.open,
+            open: self.open.value,
             icmp_echo: self.icmp_echo,
             groups: self.groups.into_iter().map(|group| group.build(names)).collect(),
         })
@@ -88,15 +88,21 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
         addresses,
         check,
         tcp_reset: flag(&fields, "tcp_reset", report),
-        open: word(&fields, "open", &[("auto", Open::Auto), ("manual", Open::Manual)], report)
-            .unwrap_or(Open::Auto),
+        open: word(
+            &fields,
+            "open",
+            &[("auto", Open::Auto), ("manual", Open::Manual)],
+            Open::Auto,
+            report,
+        ),
         icmp_echo: word(
             &fields,
             "icmp_echo",
             &[("on_addr", IcmpEcho::OnAddr), ("drop", IcmpEcho::Drop)],
+            IcmpEcho::OnAddr,
             report,
         )
-        .unwrap_or(IcmpEcho::OnAddr),
+        .value,
         groups: group::read(&fields, report),
     })
 }
@@ -111,10 +117,13 @@ fn word<T: Copy>(
     fields: &Fields<'_>,
     key: &str,
     choices: &[(&str, T)],
+    default: T,
     report: &mut Report,
-) -> Option<T> {
-    let value = fields.get(key)?;
-    fields::choice(value, &format!("`{key}`"), choices, report).map(|choice| choice.value)
+) -> Located<T> {
+    fields
+        .get(key)
+        .and_then(|value| fields::choice(value, &format!("`{key}`"), choices, report))
+        .unwrap_or(Located { at: fields.at, value: default })
 }
 
 fn read_mode(fields: &Fields<'_>, report: &mut Report) -> Located<Mode> {
@@ -123,10 +132,7 @@ fn read_mode(fields: &Fields<'_>, report: &mut Report) -> Located<Mode> {
         ("vmac_directed", Mode::VmacDirected),
         ("failover", Mode::Failover),
     ];
-    fields
-        .get("mode")
-        .and_then(|value| fields::choice(value, "`mode`", &modes, report))
-        .unwrap_or(Located { at: fields.at, value: Mode::VmacInvisible })
+    word(fields, "mode", &modes, Mode::VmacInvisible, report)
 }
 
 fn read_vmac(value: &Value, report: &mut Report) -> Option<Mac> {

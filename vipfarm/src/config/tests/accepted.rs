@@ -29,7 +29,7 @@ fn what_a_file_leaves_out_has_its_default() {
 #[test]
 fn what_a_file_says_is_in_the_model() {
     let farm = parsed(
-        &edited("mode: vmac_invisible", "interface: eth0\n    vmac: 02:00:00:00:00:01\n    check: false\n    tcp_reset: false\n    open: manual\n    icmp_echo: drop")
+        &edited("mode: vmac_invisible", "interface: eth0\n    vmac: 02:00:00:00:00:01\n    check: false\n    tcp_reset: false\n    open: auto\n    icmp_echo: drop")
             .replace("profile: balanced", "profile: fast, port: 5000"),
     );
     assert_eq!(farm.name, "web");
@@ -40,7 +40,7 @@ fn what_a_file_says_is_in_the_model() {
     assert_eq!(vip.interface.as_deref(), Some("eth0"));
     assert_eq!(vip.vmac, Mac([2, 0, 0, 0, 0, 1]));
     assert_eq!((vip.check, vip.tcp_reset), (false, false));
-    assert_eq!((vip.open, vip.icmp_echo), (Open::Manual, IcmpEcho::Drop));
+    assert_eq!((vip.open, vip.icmp_echo), (Open::Auto, IcmpEcho::Drop));
     assert!(!vip.addresses[0].check, "inherited");
     let rule = |port, filter| Rule { virtual_addr: None, port, proto: Proto::Tcp, filter };
     assert_eq!(vip.groups[0].rules, [rule(Some(80), Filter::OnPort), rule(None, Filter::OnAddr)]);

@@ -1,0 +1,183 @@
+use proptest::prelude::*;
+use vipfarm_common::{Reason, layout::rule_key};
+
+use super::*;
+use crate::{
+    host::HostTables,
+    model::{Group, Mode, Rule, VipAddr},
+};
+
+const ONE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
+const TWO: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 101);
+
+fn block(addresses: &[Ipv4Addr], groups: &[&[Rule]]) -> Vip {
+    let address = |&addr: &Ipv4Addr| VipAddr {
+        addr: addr.into(),
+        prefix: 24,
+        check: true,
+        connections: false,
+    };
+    Vip {
+        interface: None,
+        mode: Mode::VmacInvisible,
+        vmac: Mac::of_vip(addresses[0]),
+        addresses: addresses.iter().map(address).collect(),
+        check: true,
+        tcp_reset: true,
+        open: Open::Auto,
+        icmp_echo: IcmpEcho::OnAddr,
+        groups: groups
+            .iter()
+            .map(|rules| Group { name: "g".into(), powers: vec![], rules: rules.to_vec() })
+            .collect(),
+    }
+}
+
+fn rule(only: Option<Ipv4Addr>, port: Option<u16>) -> Rule {
+    let virtual_addr = only.map(IpAddr::V4);
+    Rule { virtual_addr, port, proto: Proto::Tcp, filter: Filter::OnAddr }
+}
+
+fn plan(blocks: &[Vip], here: impl Fn(usize) -> bool) -> Plan {
+    let services = Services::new(blocks, here).expect("it fits");
+    let bitmaps = vec![Bitmap([u64::MAX; 4]); services.groups()];
+    Plan { services, bitmaps, peers: vec![] }
+}
+
+/// The kernel group that judges a SYN to that service; `None` when no rule covers it.
+fn group_of(plan: &Plan, vip: Ipv4Addr, port: u16) -> Option<u32> {
+    let tables = HostTables::new(plan, [1; 16], Mac([2; 6])).expect("it fits");
+    let mut frame = [0; 60];
+    frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+    frame[23] = 6;
+    frame[30..34].copy_from_slice(&vip.octets());
+    frame[36..38].copy_from_slice(&port.to_be_bytes());
+    match tables.decide(&mut frame) {
+        Reason::Mine => tables.observed().map(|(group, _)| group),
+        Reason::NoRule => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_most_specific_rule_wins_by_address_then_by_port() {
+    let blocks = [block(
+        &[ONE, TWO],
+        &[
+            &[rule(None, None)],
+            &[rule(None, Some(80))],
+            &[rule(Some(TWO), None)],
+            &[rule(Some(TWO), Some(443))],
+        ],
+    )];
+    let plan = plan(&blocks, |_| true);
+    assert_eq!(group_of(&plan, ONE, 22), Some(1), "only the general rule");
+    assert_eq!(group_of(&plan, ONE, 80), Some(2), "a port beats all ports");
+    assert_eq!(group_of(&plan, TWO, 80), Some(3), "an address beats a port");
+    assert_eq!(group_of(&plan, TWO, 443), Some(4), "address and port beat the address");
+}
+
+#[test]
+fn what_no_rule_covers_has_no_group() {
+    let blocks = [block(&[ONE, TWO], &[&[rule(Some(ONE), Some(80))]])];
+    let plan = plan(&blocks, |_| true);
+    assert_eq!(group_of(&plan, ONE, 80), Some(1));
+    assert_eq!(group_of(&plan, ONE, 81), None);
+    assert_eq!(group_of(&plan, TWO, 80), None);
+}
+
+#[test]
+fn groups_are_numbered_alike_on_every_node_whatever_interfaces_it_has() {
+    let any = [rule(None, None)];
+    let blocks = [block(&[ONE], &[&any, &any, &any]), block(&[TWO], &[&any])];
+    let both = plan(&blocks, |_| true);
+    let second_only = plan(&blocks, |block| block == 1);
+    assert_eq!(group_of(&both, TWO, 80), Some(4));
+    assert_eq!(group_of(&second_only, TWO, 80), Some(4));
+}
+
+#[test]
+fn equal_services_change_by_words_only() {
+    let blocks = [block(&[ONE], &[&[rule(None, None)]])];
+    let old = plan(&blocks, |_| true);
+    assert_eq!(old.changes_from(None), [Change::Structure]);
+    assert_eq!(old.changes_from(Some(&old)), []);
+    let mut new = old.clone();
+    new.bitmaps[1] = Bitmap([1, 2, 3, 4]);
+    new.peers.push(Mac([2, 0, 0, 0, 0, 9]));
+    assert_eq!(
+        new.changes_from(Some(&old)),
+        [
+            Change::Bitmap { group: 1, bitmap: Bitmap([1, 2, 3, 4]) },
+            Change::Peer { index: 0, mac: Some(Mac([2, 0, 0, 0, 0, 9])) },
+        ]
+    );
+    assert_eq!(
+        old.changes_from(Some(&new))[1],
+        Change::Peer { index: 0, mac: None },
+        "a peer that is gone is cleared"
+    );
+    let other = plan(&[block(&[TWO], &[&[rule(None, None)]])], |_| true);
+    assert_eq!(other.changes_from(Some(&old)), [Change::Structure]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_numbers() {
+    let many: Vec<Ipv4Addr> = (0..65).map(|i| Ipv4Addr::from(0x0a00_0001 + i)).collect();
+    let error = Services::new(&[block(&many, &[])], |_| true).expect_err("too many");
+    assert_eq!(
+        error.to_string(),
+        "65 virtual addresses but the kernel tables of an interface hold 64"
+    );
+    let rules: Vec<Rule> = (1..=257).map(|port| rule(None, Some(port))).collect();
+    assert!(Services::new(&[block(&[ONE], &[&rules])], |_| true).is_err());
+    let groups = vec![&[][..]; 32];
+    assert!(Services::new(&[block(&[ONE], &groups)], |_| true).is_err());
+}
+
+#[test]
+fn the_fullest_tables_are_built() {
+    let addresses: Vec<Ipv4Addr> = (0..64).map(|i| Ipv4Addr::from(0x0a00_0001 + i * 77)).collect();
+    let rules: Vec<Rule> = [80, 443, 22, 25].map(|port| rule(None, Some(port))).to_vec();
+    let plan = plan(&[block(&addresses, &[&rules])], |_| true);
+    let tables = plan.generation().expect("256 rules for 64 addresses");
+    assert_eq!(tables.vips.iter().filter(|slot| slot.vip != 0).count(), 64);
+    assert_eq!(tables.rules.iter().filter(|slot| slot.key != 0).count(), 256);
+    assert_eq!(group_of(&plan, addresses[63], 25), Some(1));
+}
+
+#[test]
+fn rule_keys_tell_addresses_protocols_and_ports_apart() {
+    let mut keys = std::collections::HashSet::new();
+    for vip in 1..=64 {
+        for udp in [false, true] {
+            for port in [0, 1, 80, u16::MAX] {
+                let key = rule_key(vip, udp, port);
+                assert!(key != 0 && keys.insert(key), "{vip} {udp} {port}");
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Whatever is configured, each configured address is found in its slot and no other one is.
+    #[test]
+    fn every_address_is_found_and_no_other(
+        addresses in proptest::collection::hash_set(any::<u32>(), 1..=64),
+        others in proptest::collection::vec(any::<u32>(), 100),
+    ) {
+        let list: Vec<Ipv4Addr> = addresses.iter().copied().map(Ipv4Addr::from).collect();
+        let plan = plan(&[block(&list, &[&[rule(None, None)]])], |_| true);
+        let tables = plan.generation().expect("it fits");
+        let found = |addr: Ipv4Addr| {
+            let slot = &tables.vips[tables.vip_index(addr_word(addr))];
+            slot.vip != 0 && slot.addr == addr_word(addr)
+        };
+        for &addr in &list {
+            prop_assert!(found(addr));
+        }
+        for other in others.into_iter().filter(|other| !addresses.contains(other)) {
+            prop_assert!(!found(other.into()));
+        }
+    }
+}
