@@ -10,7 +10,7 @@ use crate::{
     hash,
     layout::{VIP_CLOSED, VIP_SLOTS},
     packet::{Head, Packet, Tables},
-    reason::Reason,
+    reason::{Outcome, Reason},
     vip::{
         self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, FRAGMENT, TCP, UDP,
     },
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// The frame's fate.
-    Done(Reason),
+    Done(Outcome),
     /// Ask [`crate::slow()`].
     Slow,
 }
@@ -30,12 +30,12 @@ pub enum Step {
 pub fn filter<P: Packet, T: Tables>(packet: &P, tables: &T) -> Step {
     let ethernet = match vip::ethernet(packet) {
         Ok(ethernet) => ethernet,
-        Err(reason) => return Step::Done(reason),
+        Err(reason) => return done(reason),
     };
     match ethernet.ethertype {
         ETHERTYPE_IPV4 => ipv4(packet, tables, &ethernet.head, ethernet.network),
         ETHERTYPE_ARP | ETHERTYPE_VLAN | ETHERTYPE_QINQ => Step::Slow,
-        _ => Step::Done(Reason::NotIp),
+        _ => done(Reason::NotIp),
     }
 }
 
@@ -48,13 +48,13 @@ fn ipv4<P: Packet, T: Tables>(
 ) -> Step {
     // The IPv4 header and both ports. A shorter frame may still be an ICMP one for a VIP.
     let Some(ip) = packet.head::<24>(network) else { return Step::Slow };
-    let Some(state) = tables.state() else { return Step::Done(Reason::Broken) };
+    let Some(state) = tables.state() else { return done(Reason::Broken) };
     let now = vip::active(tables, state);
 
     let addr = u32::from_ne_bytes(ip.get::<16, 4>());
     let slot = &now.vips[now.vip_index(addr) & (VIP_SLOTS - 1)];
     if slot.addr != addr || slot.vip == 0 {
-        return Step::Done(Reason::NotVip);
+        return done(Reason::NotVip);
     }
     let [proto] = ip.get::<9, 1>();
     let plain = ip.get::<0, 1>() == [0x45]
@@ -63,16 +63,23 @@ fn ipv4<P: Packet, T: Tables>(
     if !plain || tables.ticks() > tables.volatile(&state.control.deadline_ticks) {
         return Step::Slow;
     }
+    if !vip::claim(ethernet, tables, now, slot.vip) {
+        return done(Reason::OtherMac);
+    }
     if slot.vip & VIP_CLOSED != 0 {
-        return Step::Done(Reason::Closed);
+        return done(Reason::Closed);
     }
     let port = u16::from_ne_bytes(ip.get::<22, 2>());
     let rule = vip::rule_of(now, addr, slot.vip, proto == UDP, port);
     if rule == 0 {
-        return Step::Done(Reason::NoRule);
+        return done(Reason::NoRule);
     }
-    vip::claim(ethernet, tables, now, slot.vip);
     let field = vip::field_of(rule, ip.get::<20, 2>(), ip.get::<4, 2>());
     let hash = hash::hash_v4(tables.hash_key(), ip.get::<12, 4>(), field, proto);
     Step::Done(vip::owner_of(tables, now, rule & 0xff, hash))
+}
+
+#[inline(always)]
+fn done(reason: Reason) -> Step {
+    Step::Done(reason.into())
 }

@@ -9,6 +9,12 @@
 /// must never share a group.
 pub const HASH_VERSION: u8 = 1;
 
+/// The key as `SipHash` takes it: two little-endian words.
+pub const fn key_words(key: [u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = key;
+    [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(rest)]
+}
+
 /// The 64-bit hash of an IPv4 client's fields. Each group takes its own byte: see [`bucket`].
 ///
 /// `client` and `field` are bytes in packet order.
@@ -30,8 +36,9 @@ pub const fn hash_mac(key: [u64; 2], mac: [u8; 6]) -> u64 {
 /// never reaches a rule, so it is free.
 pub const ARP: u8 = 0;
 
-/// The group's bucket: another byte of the same hash for each of eight groups, and the same bytes
-/// under another mask for the next eight, so that groups spread independently.
+/// The group's bucket: another byte of the same hash for each of eight groups, which therefore spread
+/// independently; the next eight take the same bytes under another mask, which moves their clients
+/// to other buckets but keeps together who was together.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "one byte is wanted, and there are few groups")]
 pub const fn bucket(hash: u64, group: u32) -> u8 {

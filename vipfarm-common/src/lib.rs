@@ -34,14 +34,14 @@ pub use filter::{Step, filter};
 pub use guard::{Guarded, guard};
 pub use layout::{Generation, State};
 pub use packet::{Head, Packet, Tables};
-pub use reason::{Reason, Verdict};
+pub use reason::{Outcome, Reason, Verdict};
 pub use slow::slow;
 
 /// The whole decision, as the kernel takes it: [`filter()`], then [`slow()`] if it says so.
 #[inline(always)]
-pub fn decide<P: Packet, T: Tables>(packet: &P, tables: &T) -> Reason {
+pub fn decide<P: Packet, T: Tables>(packet: &P, tables: &T) -> Outcome {
     match filter(packet, tables) {
-        Step::Done(reason) => reason,
+        Step::Done(outcome) => outcome,
         Step::Slow => slow(packet, tables),
     }
 }

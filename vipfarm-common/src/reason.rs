@@ -33,8 +33,7 @@ macro_rules! reasons {
         /// Why a frame met its fate: a closed set, one per-CPU counter each.
         ///
         /// The two low bits of the code are the XDP action, and [`Reason::NotMine`] and
-        /// [`Reason::Mine`] are neighbours: the hot path computes both from the bitmap's bit
-        /// without a branch.
+        /// [`Reason::Mine`] are neighbours: see [`Outcome::by_bit`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Reason {
@@ -74,6 +73,8 @@ reasons! {
     NotIp = 2, Pass, PASS, "not_ip";
     /// An ARP reply to a virtual address: every node may have asked.
     ArpReply = 3, Accept, PASS, "arp_reply";
+    /// Addressed to another station's MAC: flooded, or on its way through this node.
+    OtherMac = 16, Pass, PASS, "other_mac";
     /// No rule covers this protocol and port.
     NoRule = 4, Drop, DROP, "no_rule";
     /// The virtual address is closed on this node.
@@ -98,6 +99,43 @@ reasons! {
     ArpConflict = 14, Drop, DROP, "arp_conflict";
     /// The program could not reach its tables or its slow half.
     Broken = 15, Drop, DROP, "broken";
+}
+
+/// A reason as its code: what the packet programs hand around, because the hot path *computes* it
+/// and a match on an enum would be the branch that it avoids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome(u8);
+
+impl Outcome {
+    /// [`Reason::Mine`] or [`Reason::NotMine`] by the bucket's bit (0 or 1), without a branch.
+    #[inline(always)]
+    pub const fn by_bit(bit: u64) -> Self {
+        Self((Reason::NotMine as u64 + (bit & 1)).to_le_bytes()[0])
+    }
+
+    /// Index into the counter array, below [`COUNTERS`].
+    #[inline(always)]
+    pub const fn code(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The XDP action: 1 = `XDP_DROP`, 2 = `XDP_PASS`.
+    #[inline(always)]
+    pub const fn action(self) -> u32 {
+        self.0 as u32 & 3
+    }
+
+    /// The reason by name.
+    pub fn reason(self) -> Reason {
+        Reason::from_code(self.code()).unwrap_or(Reason::Broken)
+    }
+}
+
+impl From<Reason> for Outcome {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self(reason as u8)
+    }
 }
 
 impl Reason {
@@ -137,7 +175,17 @@ mod tests {
     }
 
     #[test]
-    fn not_mine_and_mine_are_neighbours() {
-        assert_eq!(Reason::Mine.code(), Reason::NotMine.code() + 1);
+    fn not_mine_and_mine_are_told_by_a_bit() {
+        assert_eq!(Outcome::by_bit(0).reason(), Reason::NotMine);
+        assert_eq!(Outcome::by_bit(1).reason(), Reason::Mine);
+    }
+
+    #[test]
+    fn an_outcome_is_its_reason() {
+        for &reason in Reason::ALL {
+            let outcome = Outcome::from(reason);
+            assert_eq!((outcome.reason(), outcome.code()), (reason, reason.code()));
+            assert_eq!(outcome.action(), reason.action());
+        }
     }
 }

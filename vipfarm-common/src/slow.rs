@@ -8,7 +8,7 @@ use crate::{
         Generation, MAX_PEERS, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO, mac_word,
     },
     packet::{Head, Packet, Tables},
-    reason::Reason,
+    reason::{Outcome, Reason},
     vip::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, FRAGMENT, ICMP, TCP, UDP},
 };
 
@@ -23,29 +23,35 @@ const ARP_ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 
 /// The same decision as [`crate::decide`] for every frame, without the hot path's short cuts.
 #[inline(always)]
-pub fn slow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Reason {
-    let ethernet = match vip::ethernet(packet) {
-        Ok(ethernet) => ethernet,
-        Err(reason) => return reason,
-    };
-    let Some(state) = tables.state() else { return Reason::Broken };
+pub fn slow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Outcome {
+    match judge(packet, tables) {
+        Ok(outcome) => outcome,
+        Err(reason) => reason.into(),
+    }
+}
+
+/// `Ok` is an owner's verdict, `Err` a reason why it does not come to one.
+#[inline(always)]
+fn judge<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<Outcome, Reason> {
+    let ethernet = vip::ethernet(packet)?;
+    let state = tables.state().ok_or(Reason::Broken)?;
     let now = vip::active(tables, state);
     match ethernet.ethertype {
         ETHERTYPE_IPV4 => ipv4(packet, tables, state, now, &ethernet.head, ethernet.network),
         ETHERTYPE_ARP => arp(packet, tables, state, now, &ethernet.head, ethernet.network),
-        _ => Reason::NotIp,
+        _ => Err(Reason::NotIp),
     }
 }
 
 /// Whether the VIP serves at all at this moment.
 #[inline(always)]
-fn refused<T: Tables>(tables: &T, state: &State, vip: u32) -> Option<Reason> {
+fn serves<T: Tables>(tables: &T, state: &State, vip: u32) -> Result<(), Reason> {
     if tables.boot_ns() >= tables.volatile(&state.control.deadline_ns) {
-        Some(Reason::Fenced)
+        Err(Reason::Fenced)
     } else if vip & VIP_CLOSED != 0 {
-        Some(Reason::Closed)
+        Err(Reason::Closed)
     } else {
-        None
+        Ok(())
     }
 }
 
@@ -57,43 +63,37 @@ fn ipv4<P: Packet, T: Tables>(
     now: &Generation,
     ethernet: &P::Head<14>,
     network: usize,
-) -> Reason {
+) -> Result<Outcome, Reason> {
     // Too short for an IPv4 header: no address to go by, and the stack refuses it.
-    let Some(ip) = packet.head::<20>(network) else { return Reason::NotVip };
+    let ip = packet.head::<20>(network).ok_or(Reason::NotVip)?;
     let addr = u32::from_ne_bytes(ip.get::<16, 4>());
     let vip = vip::find(now, addr);
     if vip == 0 {
-        return Reason::NotVip;
+        return Err(Reason::NotVip);
     }
-    if let Some(reason) = refused(tables, state, vip) {
-        return reason;
+    if !vip::claim(ethernet, tables, now, vip) {
+        return Err(Reason::OtherMac);
     }
+    serves(tables, state, vip)?;
     let [version_ihl] = ip.get::<0, 1>();
     if version_ihl >> 4 != 4 || version_ihl & 15 < 5 {
-        return Reason::Malformed;
+        return Err(Reason::Malformed);
     }
     if u16::from_be_bytes(ip.get::<6, 2>()) & FRAGMENT != 0 {
-        return Reason::Fragment;
+        return Err(Reason::Fragment);
     }
     let transport = network + usize::from(version_ihl & 15) * 4;
     let client = ip.get::<12, 4>();
     let [proto] = ip.get::<9, 1>();
     let flow = match proto {
         TCP | UDP => {
-            let Some([a, b, c, d]) = packet.at::<4>(transport) else { return Reason::Malformed };
+            let [a, b, c, d] = packet.at::<4>(transport).ok_or(Reason::Malformed)?;
             Flow { client, client_port: [a, b], vip_port: [c, d], ip_id: ip.get::<4, 2>(), proto }
         }
-        ICMP => match icmp(packet, vip, addr, client, transport) {
-            Ok(flow) => flow,
-            Err(reason) => return reason,
-        },
-        _ => return Reason::OtherProto,
+        ICMP => icmp(packet, vip, addr, client, transport)?,
+        _ => return Err(Reason::OtherProto),
     };
-    let reason = flow.owner(tables, now, addr, vip);
-    if matches!(reason, Reason::Mine | Reason::NotMine) {
-        vip::claim(ethernet, tables, now, vip);
-    }
-    reason
+    flow.owner(tables, now, addr, vip)
 }
 
 /// What the bucket of an IPv4 packet is taken from: its own header, or the one an ICMP error
@@ -108,19 +108,25 @@ struct Flow {
 
 impl Flow {
     #[inline(always)]
-    fn owner<T: Tables>(&self, tables: &T, now: &Generation, addr: u32, vip: u32) -> Reason {
+    fn owner<T: Tables>(
+        &self,
+        tables: &T,
+        now: &Generation,
+        addr: u32,
+        vip: u32,
+    ) -> Result<Outcome, Reason> {
         if self.proto == ICMP {
             let hash = hash::hash_v4(tables.hash_key(), self.client, [0; 2], ICMP);
-            return vip::owner_of(tables, now, RESOLVE_GROUP, hash);
+            return Ok(vip::owner_of(tables, now, RESOLVE_GROUP, hash));
         }
         let port = u16::from_ne_bytes(self.vip_port);
         let rule = vip::rule_of(now, addr, vip, self.proto == UDP, port);
         if rule == 0 {
-            return Reason::NoRule;
+            return Err(Reason::NoRule);
         }
         let field = vip::field_of(rule, self.client_port, self.ip_id);
         let hash = hash::hash_v4(tables.hash_key(), self.client, field, self.proto);
-        vip::owner_of(tables, now, rule & 0xff, hash)
+        Ok(vip::owner_of(tables, now, rule & 0xff, hash))
     }
 }
 
@@ -133,7 +139,7 @@ fn icmp<P: Packet>(
     client: [u8; 4],
     transport: usize,
 ) -> Result<Flow, Reason> {
-    let Some([kind, ..]) = packet.at::<8>(transport) else { return Err(Reason::Malformed) };
+    let [kind, ..] = packet.at::<8>(transport).ok_or(Reason::Malformed)?;
     match kind {
         ECHO_REQUEST if vip & VIP_NO_ECHO != 0 => Err(Reason::EchoDenied),
         ECHO_REQUEST => {
@@ -150,7 +156,7 @@ fn icmp<P: Packet>(
 /// That packet was sent *by* the VIP, so its destination is the client.
 #[inline(always)]
 fn quoted<P: Packet>(packet: &P, addr: u32, inner: usize) -> Result<Flow, Reason> {
-    let Some(ip) = packet.at::<20>(inner) else { return Err(Reason::Malformed) };
+    let ip = packet.at::<20>(inner).ok_or(Reason::Malformed)?;
     if ip[0] >> 4 != 4 || ip[0] & 15 < 5 {
         return Err(Reason::Malformed);
     }
@@ -166,7 +172,7 @@ fn quoted<P: Packet>(packet: &P, addr: u32, inner: usize) -> Result<Flow, Reason
                 return Err(Reason::Fragment);
             }
             let ports = inner + usize::from(ip[0] & 15) * 4;
-            let Some([a, b, c, d]) = packet.at::<4>(ports) else { return Err(Reason::Malformed) };
+            let [a, b, c, d] = packet.at::<4>(ports).ok_or(Reason::Malformed)?;
             // The reply's IP-ID says nothing of the request's: such rules go by the address.
             Ok(Flow { client, client_port: [c, d], vip_port: [a, b], ip_id: [0; 2], proto })
         }
@@ -184,10 +190,10 @@ fn arp<P: Packet, T: Tables>(
     now: &Generation,
     ethernet: &P::Head<14>,
     network: usize,
-) -> Reason {
-    let Some(arp) = packet.head::<28>(network) else { return Reason::NotVip };
+) -> Result<Outcome, Reason> {
+    let arp = packet.head::<28>(network).ok_or(Reason::NotVip)?;
     if arp.get::<0, 6>() != ARP_ETHERNET_IPV4 {
-        return Reason::NotVip;
+        return Err(Reason::NotVip);
     }
     let sender_mac = arp.get::<8, 6>();
     let sender = arp.get::<14, 4>();
@@ -196,31 +202,30 @@ fn arp<P: Packet, T: Tables>(
     let from_peer = is_peer(now, sender_mac);
     let from_vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)] == mac_word(sender_mac);
     if claimed != 0 && !from_vmac && !from_peer {
-        return Reason::ArpConflict;
+        return Err(Reason::ArpConflict);
     }
     let vip = vip::find(now, target);
     if vip == 0 {
-        return Reason::NotVip;
+        return Err(Reason::NotVip);
+    }
+    if !vip::claim(ethernet, tables, now, vip) {
+        return Err(Reason::OtherMac);
     }
     if arp.get::<6, 2>() != ARP_REQUEST {
-        // The answer to a node that asked as the VIP comes to the VMAC, hence to every node.
-        vip::claim(ethernet, tables, now, vip);
-        return Reason::ArpReply;
+        // The answer to a node that asked as the VIP came to the VMAC, hence to every node.
+        return Err(Reason::ArpReply);
     }
     if claimed != 0 || from_peer {
-        return Reason::ArpPeer;
+        return Err(Reason::ArpPeer);
     }
-    if let Some(reason) = refused(tables, state, vip) {
-        return reason;
-    }
+    serves(tables, state, vip)?;
     let key = tables.hash_key();
     let hash = if sender == [0; 4] {
         hash::hash_mac(key, sender_mac)
     } else {
         hash::hash_v4(key, sender, [0; 2], hash::ARP)
     };
-    vip::claim(ethernet, tables, now, vip);
-    vip::owner_of(tables, now, RESOLVE_GROUP, hash)
+    Ok(vip::owner_of(tables, now, RESOLVE_GROUP, hash))
 }
 
 #[inline(always)]

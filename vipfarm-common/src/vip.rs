@@ -7,7 +7,7 @@ use crate::{
         mac_word, rule_key,
     },
     packet::{Head, Packet, Tables},
-    reason::Reason,
+    reason::{Outcome, Reason},
 };
 
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -67,7 +67,7 @@ pub(crate) fn rule_of(tables: &Generation, addr: u32, vip: u32, udp: bool, port:
     if slot.key == rule_key(vip, udp, port) {
         slot.rule
     } else {
-        tables.any_port[vip as usize & (2 * MAX_VIPS - 1)][usize::from(udp)]
+        tables.any_port[vip as usize & (2 * MAX_VIPS - 1)][udp as usize]
     }
 }
 
@@ -84,23 +84,35 @@ pub(crate) fn field_of(rule: u32, port: [u8; 2], ip_id: [u8; 2]) -> [u8; 2] {
     }
 }
 
-/// Whether the group's bucket of this hash is accepted here.
+/// Whether the group's bucket of this hash is accepted here. Arithmetic to the end: a branch on a
+/// client's bucket is mispredicted half of the time.
 #[inline(always)]
-pub(crate) fn owner_of<T: Tables>(tables: &T, now: &Generation, group: u32, hash: u64) -> Reason {
+pub(crate) fn owner_of<T: Tables>(tables: &T, now: &Generation, group: u32, hash: u64) -> Outcome {
     let bucket = hash::bucket(hash, group);
     tables.observe(group, bucket);
     let bucket = u32::from(bucket);
     let words = &now.groups[group as usize & (MAX_GROUPS - 1)].mine;
     let word = tables.volatile(&words[(bucket >> 6) as usize & 3]);
-    if word >> (bucket & 63) & 1 == 1 { Reason::Mine } else { Reason::NotMine }
+    Outcome::by_bit(word >> (bucket & 63))
 }
 
-/// Addresses a frame that came to the VMAC to this node, so that its stack takes it (T20). Done
-/// before the verdict is known: a dropped frame's bytes do not matter, a mispredicted branch does.
+/// Whether a frame for a VIP is for this node to judge: addressed to the VMAC, to the node itself or
+/// to a group. Another station's passes untouched (T30): this node may be its bridge.
+///
+/// One that came to the VMAC is addressed to this node on the way, so that its stack takes it (T20).
+/// The verdict is not known yet, but a dropped frame's bytes do not matter.
 #[inline(always)]
-pub(crate) fn claim<H: Head, T: Tables>(ethernet: &H, tables: &T, now: &Generation, vip: u32) {
+pub(crate) fn claim<H: Head, T: Tables>(
+    ethernet: &H,
+    tables: &T,
+    now: &Generation,
+    vip: u32,
+) -> bool {
     let vmac = now.vmacs[vip as usize & (2 * MAX_VIPS - 1)];
-    if mac_word(ethernet.get::<0, 6>()) == vmac {
+    let target = ethernet.get::<0, 6>();
+    if mac_word(target) == vmac {
         ethernet.set::<0, 6>(tables.own_mac());
+        return true;
     }
+    target == tables.own_mac() || target[0] & 1 == 1
 }

@@ -1,7 +1,7 @@
 //! The kernel side of vipfarm: a thin shell around the decision in `vipfarm-common`.
 //!
-//! Programs: `filter` and `slow` (XDP; `filter` tail-calls `slow`), `vipfarm_guard` (TC egress), `vipfarm_fixup`
-//! (TC ingress), `clock` (run once by the agent to relate the kernel's two clocks).
+//! Programs: `filter` and `slow` (XDP; `filter` tail-calls `slow`), `vipfarm_guard` (TC egress),
+//! `vipfarm_fixup` (TC ingress), `vipfarm_clock` (run by the agent to read the kernel's two clocks).
 //!
 //! It also compiles for the host, for lints only.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]

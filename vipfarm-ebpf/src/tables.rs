@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use vipfarm_common::{Guarded, Reason, State, Tables, layout::GUARD_COUNTERS, reason::COUNTERS};
+use vipfarm_common::{Guarded, Outcome, State, Tables, layout::GUARD_COUNTERS, reason::COUNTERS};
 
 /// `BPF_F_MMAPABLE`: the agent writes leases and bitmaps without a system call.
 const MMAPABLE: u32 = 1 << 10;
@@ -16,7 +16,7 @@ const MMAPABLE: u32 = 1 << 10;
 #[map]
 static STATE: Array<State> = Array::with_max_entries(1, MMAPABLE);
 
-/// Packets by [`Reason::code`].
+/// Packets by [`Outcome::code`].
 #[map]
 static PACKETS: PerCpuArray<[u64; COUNTERS]> = PerCpuArray::with_max_entries(1, 0);
 
@@ -84,10 +84,10 @@ pub(crate) fn tracing() -> bool {
 
 /// Counts a frame.
 #[inline(always)]
-pub(crate) fn count(reason: Reason) {
+pub(crate) fn count(outcome: Outcome) {
     if let Some(counters) = PACKETS.get_ptr_mut(0) {
         // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
-        unsafe { (*counters)[reason.code() & (COUNTERS - 1)] += 1 };
+        unsafe { (*counters)[outcome.code() & (COUNTERS - 1)] += 1 };
     }
 }
 
