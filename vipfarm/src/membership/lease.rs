@@ -13,7 +13,8 @@ use crate::model::Timers;
 /// however late it was sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lease {
-    lease: Duration,
+    /// [`Timers::lease`].
+    length: Duration,
     /// [`Timers::fail`] less what clocks may drift.
     fail: Duration,
     /// When the newest heartbeat of this life was sent, and the one before it.
@@ -22,7 +23,7 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn new(timers: &Timers) -> Self {
-        Self { lease: timers.lease, fail: timers.fail.saturating_sub(timers.margin()), sent: None }
+        Self { length: timers.lease, fail: timers.fail.saturating_sub(timers.margin()), sent: None }
     }
 
     /// A heartbeat goes out; `now` was read before.
@@ -40,7 +41,7 @@ impl Lease {
     /// within a life.
     pub(super) fn deadline(&self) -> Option<BootTime> {
         let (newest, previous) = self.sent?;
-        Some((newest + self.lease).min(previous + self.fail))
+        Some((newest + self.length).min(previous + self.fail))
     }
 
     /// Whether the deadline has passed.

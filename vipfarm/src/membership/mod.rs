@@ -22,14 +22,17 @@
 //! ```text
 //! loop {
 //!     wait until next_deadline() or a socket is readable
-//!     read every socket until it is empty: handle_datagram(now, ..) for each
+//!     read every socket until it is empty
+//!     now = CLOCK_BOOTTIME
+//!     handle_datagram(now, ..) for each
 //!     if now >= next_deadline() { handle_timeout(now) }
 //!     while let Some(output) = poll_output() { carry it out, completely, in order }
 //! }
 //! ```
-//! `now` is read after the wait and never later than the outputs are carried out. Sockets are
-//! drained before time is judged, or an agent that was frozen takes all peers for dead (PROTOCOL
-//! A.3 rule 6): therefore datagrams are only noted, and decided upon in `handle_timeout`.
+//! The clock is read after the sockets, so that no peer seems silent for longer than it was, and
+//! before the outputs, so that no lease is counted from later than its heartbeat. Sockets are
+//! drained before time is judged, or an agent that was frozen takes all peers for dead: therefore
+//! datagrams are only noted, and decided upon in `handle_timeout`.
 //!
 //! # Limits of this protocol
 //! - The lease follows from what a node sent, not from what peers have acknowledged: one lost
@@ -42,7 +45,10 @@
 //! - A recording of a peer's heartbeats can, for as long as it lasts, pass for its life to an
 //!   agent that started after they were made. It can stop views, but cannot make a bucket served
 //!   twice: a view counts only with the hash of the agent's own life.
+//! - One network: a copy that comes over a second one counts as [`Dropped::Stale`]. A socket that
+//!   overflowed is not yet taken for a stall.
 
+mod agree;
 mod counters;
 mod event;
 mod lease;
@@ -66,8 +72,8 @@ pub use self::{
 };
 use self::{
     lease::Lease,
-    peer::{Peer, precedence},
-    view::{Life, Promise, view_hash},
+    peer::Peer,
+    view::{Life, Promise},
     wire::{Activity, FarmId, Heartbeat},
 };
 use crate::{
@@ -388,114 +394,6 @@ impl Membership {
         if last.is_none_or(|last| now >= last + NUISANCE_INTERVAL) {
             *last = Some(now);
             self.event(event);
-        }
-    }
-
-    /// Brings the members up to date and tells who came and went.
-    fn assess_peers(&mut self, now: BootTime) {
-        let Config { own, digest, timers, .. } = self.config;
-        self.members = NodeSet::EMPTY.with(own);
-        for index in 0..self.peers.len() {
-            let Some(node) = NodeId::new(index) else { break };
-            let peer = &mut self.peers[index];
-            let (before, after) = (peer.member, peer.eligible(now, timers.fail, digest));
-            peer.member = after;
-            let silence = peer.heard_at().map_or(Duration::ZERO, |at| now.saturating_since(at));
-            let (left, silent) = (peer.has_said_goodbye(), silence >= timers.fail);
-            let node_name = || self.config.nodes[index].name.clone();
-            if after.is_some() {
-                self.members = self.members.with(node);
-            }
-            match (before, after) {
-                (None, Some(_)) => self.event(Event::NodeJoined { node: node_name() }),
-                (Some(old), Some(new)) if old.incarnation != new.incarnation => {
-                    self.event(Event::NodeRestarted { node: node_name() });
-                }
-                (Some(_), None) if left => self.event(Event::NodeLeft { node: node_name() }),
-                (Some(_), None) if silent => {
-                    self.event(Event::NodeLost { node: node_name(), silence });
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn promise_what_is_heard(&mut self) {
-        let promise = self.promise_due();
-        if promise != self.promise {
-            self.promise = promise;
-            self.announce = true;
-            self.outputs.push_back(Output::Release(promise.view()));
-        }
-    }
-
-    /// The promise that fits the members: the present one if they have not changed, unless others
-    /// use a higher number for the same view.
-    fn promise_due(&self) -> Promise {
-        let life = |node: NodeId| {
-            if node == self.config.own { Some(self.life) } else { self.peers[node.index()].member }
-        };
-        let hash =
-            view_hash(self.members.iter().filter_map(|node| life(node).map(|life| (node, life))));
-        let heard = || self.member_peers().filter_map(|(_, peer)| peer.promise());
-        let agreed = heard().filter(|promise| promise.hash == hash).map(|promise| promise.epoch);
-        let epoch = match agreed.max() {
-            Some(agreed) if agreed > self.promise.epoch => agreed,
-            _ if hash == self.promise.hash => self.promise.epoch,
-            _ => heard()
-                .fold(self.promise.epoch, |epoch, promise| epoch.max(promise.epoch))
-                .saturating_add(1),
-        };
-        Promise { epoch, alive: self.members, hash }
-    }
-
-    /// Two configurations are two tables, so only one may be served.
-    fn yield_to_other_configuration(&mut self, now: BootTime) {
-        let Config { own, digest, timers, .. } = self.config;
-        let served =
-            self.state == NodeState::Up || self.member_peers().any(|(_, peer)| peer.is_serving());
-        let ours = precedence(served, own);
-        let goes_first = |&(index, peer): &(usize, &Peer)| {
-            let other = peer.present(now, timers.fail).is_some_and(|heartbeat| {
-                heartbeat.digest != digest && heartbeat.activity != Activity::Leaving
-            });
-            let node = NodeId::new(index);
-            other && node.is_some_and(|node| precedence(peer.is_serving(), node) > ours)
-        };
-        let rival = self.peers.iter().enumerate().find(goes_first);
-        let rival = rival.and_then(|(index, _)| NodeId::new(index));
-        if let (Some(node), None) = (rival, self.held_back_by) {
-            let by = self.name(node);
-            self.event(Event::HeldBack { by });
-        }
-        self.held_back_by = rival;
-        if rival.is_some() && self.state == NodeState::Up {
-            self.begin_new_life(now);
-            self.promise_what_is_heard();
-        }
-    }
-
-    fn install_what_is_agreed(&mut self, now: BootTime) {
-        if self.installed == Some(self.promise) || self.held_back_by.is_some() {
-            return;
-        }
-        let agreed = self.member_peers().all(|(_, peer)| peer.promise() == Some(self.promise));
-        let nobody_else_serves = self.state == NodeState::Up
-            || now >= self.listen_until
-            || self.member_peers().any(|(_, peer)| peer.is_serving());
-        if !agreed || !nobody_else_serves {
-            return;
-        }
-        let former = self.installed.replace(self.promise);
-        self.outputs.push_back(Output::Acquire(self.promise.view()));
-        if self.state != NodeState::Up {
-            self.state = NodeState::Up;
-            self.announce = true;
-        }
-        // A higher number for the same view is no news to anybody.
-        if former.is_none_or(|former| former.hash != self.promise.hash) {
-            let members = self.members.iter().map(|node| self.name(node)).collect();
-            self.event(Event::ViewInstalled { epoch: self.promise.epoch, members });
         }
     }
 

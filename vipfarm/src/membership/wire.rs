@@ -271,21 +271,29 @@ mod tests {
             mac: Mac([0x81, 0x82, 0x83, 0x84, 0x85, 0x86]),
         };
         let bytes = seal(&heartbeat, FARM, &KEY);
-        let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let words: Vec<String> = bytes
+            .chunks(8)
+            .map(|word| {
+                format!("{:016x}", u64::from_be_bytes(word.try_into().expect("whole words")))
+            })
+            .collect();
         assert_eq!(
-            text,
-            concat!(
+            words,
+            [
                 "5649506601030200",
                 "0102030421222324",
                 "1112131415161718",
                 "3132333435363738",
-                "44444444444444444444444444444444",
+                "4444444444444444",
+                "4444444444444444",
                 "5152535455565758",
                 "6162636465666768",
-                "77777777777777777777777777777777",
+                "7777777777777777",
+                "7777777777777777",
                 "8182838485860000",
-                "7622d54ba2ecad5e1a2b00aed74bb1b2",
-            )
+                "7622d54ba2ecad5e",
+                "1a2b00aed74bb1b2",
+            ]
         );
     }
 }
