@@ -55,6 +55,8 @@ pub const VIP_OF_NODE2: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 102);
 pub const VIP_CLOSED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 103);
 /// VMAC of the first block.
 pub const VMAC: Mac = Mac([0x5a, 0xfe, 10, 9, 0, 100]);
+/// VMAC of the closed block.
+pub const VMAC_CLOSED: Mac = Mac([0x5a, 0xfe, 10, 9, 0, 103]);
 /// VMAC of the second block.
 pub const VMAC_OF_NODE2: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 2]);
 /// The node's own MAC.
@@ -123,6 +125,7 @@ impl World {
     pub fn kernel_with(&self, trace: bool) -> Manual {
         let options = Options {
             interface: "none".into(),
+            index: 0,
             mac: OWN,
             hash_key: HASH_KEY,
             bpf_dir: "/nonexistent".into(),

@@ -16,7 +16,8 @@ use vipfarm_common::Reason;
 use vipfarm_lab::{
     Frame, require, skip,
     world::{
-        CLIENT, OWN, PEER, VIP, VIP_BY_ADDR, VIP_CLOSED, VIP_OF_NODE2, VMAC, VMAC_OF_NODE2, World,
+        CLIENT, OWN, PEER, VIP, VIP_BY_ADDR, VIP_CLOSED, VIP_OF_NODE2, VMAC, VMAC_CLOSED,
+        VMAC_OF_NODE2, World,
     },
 };
 
@@ -118,7 +119,12 @@ fn generate(random: &mut Random) -> Vec<u8> {
             return damage(random, arp);
         }
     };
-    let target = random.pick(&[VMAC, VMAC, VMAC_OF_NODE2, OWN, PEER, Mac([0xff; 6])]);
+    let vmac = match vip {
+        VIP_OF_NODE2 => VMAC_OF_NODE2,
+        VIP_CLOSED => VMAC_CLOSED,
+        _ => VMAC,
+    };
+    let target = random.pick(&[vmac, vmac, vmac, VMAC_OF_NODE2, OWN, PEER, Mac([0xff; 6])]);
     let mut frame = frame.macs(random.pick(&[CLIENT, PEER]), target);
     if random.below(8) == 0 {
         let options = 4 * random.below(11);

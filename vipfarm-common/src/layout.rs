@@ -9,10 +9,6 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
-/// Version of this layout: part of the pin directory's name, so that an agent never adopts a map
-/// that it would misread.
-pub const LAYOUT_VERSION: u32 = 1;
-
 /// Slots of the VIP table, a power of two well above the 64 addresses allowed, so that a
 /// multiplier without collisions is found quickly.
 pub const VIP_SLOTS: usize = 256;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use vipfarm_common::{
-    Generation, Reason, State, Tables, decide, layout::Control, packet::HostPacket,
+    Generation, Reason, State, Tables, decide, hash::key_words, layout::Control, packet::HostPacket,
 };
 
 use crate::{
@@ -29,9 +29,7 @@ impl HostTables {
         let tables: Generation = *plan.generation()?;
         let control = Control { active: 0, deadline_ticks: 2, deadline_ns: 2 };
         let state = Box::new(State { control, generations: [tables, tables] });
-        let word =
-            |half: &[u8]| half.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
-        let hash_key = [word(&hash_key[..8]), word(&hash_key[8..])];
+        let hash_key = key_words(hash_key);
         Ok(Self { state, hash_key, own_mac, ticks: 1, boot_ns: 1, observed: Cell::new(None) })
     }
 
@@ -58,7 +56,7 @@ impl HostTables {
     /// What becomes of the frame, whose MACs are rewritten as the kernel would.
     pub fn decide(&self, frame: &mut [u8]) -> Reason {
         self.observed.set(None);
-        decide(&HostPacket::new(frame), self)
+        decide(&HostPacket::new(frame), self).reason()
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use thiserror::Error;
@@ -20,11 +21,11 @@ use crate::model::{Bitmap, Filter, IcmpEcho, Mac, Open, Proto, Vip};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Addresses and rules: they change with the configuration only.
-    pub services: Services,
+    pub services: Arc<Services>,
     /// The buckets this node accepts, by kernel group; the first is the built-in group's.
     pub bitmaps: Vec<Bitmap>,
-    /// MACs of the other nodes on this network.
-    pub peers: Vec<Mac>,
+    /// MACs of the other nodes on this network, by node; `None` = own, or not known yet.
+    pub peers: Vec<Option<Mac>>,
 }
 
 /// A step from one plan to another.
@@ -58,9 +59,10 @@ impl Plan {
         let bitmaps = bitmaps
             .filter(|&(group, bitmap)| old.bitmaps.get(group) != Some(bitmap))
             .map(|(group, &bitmap)| Change::Bitmap { group, bitmap });
-        let peers = (0..self.peers.len().max(old.peers.len()))
-            .filter(|&index| self.peers.get(index) != old.peers.get(index))
-            .map(|index| Change::Peer { index, mac: self.peers.get(index).copied() });
+        let peers = self.peers.iter().enumerate();
+        let peers = peers
+            .filter(|&(index, mac)| old.peers.get(index) != Some(mac))
+            .map(|(index, &mac)| Change::Peer { index, mac });
         bitmaps.chain(peers).collect()
     }
 
@@ -73,7 +75,7 @@ impl Plan {
             *slot = GroupBitmap { mine: bitmap.0 };
         }
         for (slot, mac) in tables.peers.iter_mut().zip(&self.peers) {
-            *slot = mac_word(mac.0);
+            *slot = mac.map_or(0, |mac| mac_word(mac.0));
         }
         Ok(tables)
     }

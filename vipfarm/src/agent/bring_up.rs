@@ -1,25 +1,28 @@
 //! Changes this machine for the farm, and takes the changes back.
 //!
-//! The order matters. Up: the record of what will change, then the filter, fenced, then what lets
-//! frames in, then the VIP: there is no instant at which the node's kernel could answer for the VIP
-//! by itself. Down: the other way round.
+//! The order matters. Up: the filter, fenced, which nobody else may have, then the record of what
+//! will change, then what lets frames in, then the VIP: there is no instant at which the node's
+//! kernel could answer for the VIP by itself. Down: the other way round.
 
 use std::{
+    ffi::OsString,
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, anyhow, bail};
+use ipnet::IpNet;
+use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
 
-use super::{options::AgentOptions, ports::Port, site};
+use super::{options::AgentOptions, ports::Port, site, watch::Needs};
 use crate::{
     config::key::Secret,
     datapath::{Datapath, Options},
     model::{Farm, Mac, NodeId, Vip},
     net::{
         Interface, Network,
-        undo::{self, Undo, UndoError},
+        undo::{InterfaceChanges, Undo, UndoError},
     },
 };
 
@@ -41,6 +44,8 @@ pub struct Up {
     pub undo: Record,
     /// The connection to take it back by.
     pub network: Network,
+    /// What the machine must keep.
+    pub(super) needs: Needs,
 }
 
 /// The record of changes, with its place.
@@ -57,19 +62,13 @@ pub(super) async fn bring_up(
     secret: &Secret,
 ) -> anyhow::Result<Up> {
     let network = Network::connect()?;
+    let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
+    clear_up_after_a_crash(&network, &mut undo).await?;
     let interfaces = network.interfaces().await?;
     let own = site::own_node(farm, options.place.node.as_deref(), &interfaces)?;
-    let placed: Vec<&Interface> = farm
-        .vips
-        .iter()
-        .map(|block| site::interface_of(block, &interfaces))
-        .collect::<Result<_, _>>()?;
-    let mut used: Vec<&Interface> = Vec::new();
-    for &interface in &placed {
-        if !used.contains(&interface) {
-            used.push(interface);
-        }
-    }
+    let placed = place(farm, &interfaces)?;
+    site::refuse_present(farm, &interfaces)?;
+    let used = distinct(&placed);
     let interface_of: Vec<usize> = placed
         .iter()
         .filter_map(|interface| used.iter().position(|other| other == interface))
@@ -77,15 +76,15 @@ pub(super) async fn bring_up(
     let ports = (0..used.len())
         .map(|place| Port::new(farm, |block| interface_of[block] == place))
         .collect::<Result<Vec<_>, _>>()?;
-    let socket = bind(farm, own)?;
+    let socket = bind(farm, own, &interfaces)?;
 
-    let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
-    undo.note(farm, &placed)?;
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&ports) {
             datapaths.push(attach(options, secret, interface, port)?);
         }
+        undo.note(farm, &placed, &interfaces)?;
+        undo.undo.interfaces.iter().try_for_each(InterfaceChanges::set_sysctls)?;
         for (block, interface) in farm.vips.iter().zip(&placed) {
             receive(&network, block, interface).await?;
         }
@@ -99,20 +98,54 @@ pub(super) async fn bring_up(
         return Err(error);
     }
     let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
-    Ok(Up { own, mac, socket, ports, datapaths, interface_of, undo, network })
+    let needs = Needs::of(farm, placed.iter().copied());
+    Ok(Up { own, mac, socket, ports, datapaths, interface_of, undo, network, needs })
 }
 
-/// Takes everything back. The filter goes last, so that the kernel never answers for a VIP alone.
+/// The interface of each VIP block, in the order of the file.
+pub(super) fn place<'i>(
+    farm: &Farm,
+    interfaces: &'i [Interface],
+) -> Result<Vec<&'i Interface>, site::SiteError> {
+    farm.vips.iter().map(|block| site::interface_of(block, interfaces)).collect()
+}
+
+/// Takes everything back. The filter goes last, and stays if a VIP could not be removed: without it
+/// this node's kernel would answer for the VIP alone.
 pub(super) async fn take_down(
     network: &Network,
     undo: &Record,
     datapaths: Vec<Datapath>,
 ) -> anyhow::Result<()> {
-    let rolled_back = undo.roll_back(network).await;
-    for datapath in datapaths {
-        datapath.remove()?;
+    undo.roll_back(network)
+        .await
+        .context("the filter stays, and refuses: `vipfarm down` clears up")?;
+    let failed: Vec<String> = datapaths
+        .into_iter()
+        .filter_map(|datapath| datapath.remove().err())
+        .map(|error| error.to_string())
+        .collect();
+    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
+}
+
+/// Takes back what a former agent of this farm could not, while its filter still stands and
+/// refuses: the file may have changed, and what it names no longer would be kept for ever.
+async fn clear_up_after_a_crash(network: &Network, undo: &mut Record) -> anyhow::Result<()> {
+    if !undo.undo.interfaces.is_empty() {
+        undo.roll_back(network).await?;
+        undo.undo.interfaces.clear();
     }
-    rolled_back
+    Ok(())
+}
+
+fn distinct<'i>(placed: &[&'i Interface]) -> Vec<&'i Interface> {
+    let mut used: Vec<&Interface> = Vec::new();
+    for &interface in placed {
+        if !used.contains(&interface) {
+            used.push(interface);
+        }
+    }
+    used
 }
 
 /// Where a node's heartbeats are sent: its first address, on the VIP's own network.
@@ -128,25 +161,28 @@ impl Record {
         Ok(Self { undo: Undo::read(&path)?, path })
     }
 
-    /// The interfaces with changes.
-    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
-        self.undo.interfaces.iter().map(|changes| changes.name.as_str())
+    /// The interfaces with changes, by name and kernel index.
+    pub fn interfaces(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.undo.interfaces.iter().map(|changes| (changes.name.as_str(), changes.index))
     }
 
     /// The changes in words.
     pub fn changes(&self) -> Vec<String> {
-        let words = |changes: &undo::InterfaceChanges| {
+        let words = |changes: &InterfaceChanges| {
             let name = changes.name.clone();
             let vips = changes.vips.iter().map(|vip| format!("VIP {vip} on {name}"));
             let vmacs = changes.vmacs.iter().map(|vmac| format!("virtual MAC {vmac} on {name}"));
-            let sysctls = changes.sysctls.iter().map(|s| format!("{} = {} again", s.key, s.former));
+            let sysctls = changes
+                .sysctls
+                .iter()
+                .map(|sysctl| format!("{} = {} (was {})", sysctl.key, sysctl.value, sysctl.former));
             vips.chain(vmacs).chain(sysctls).collect::<Vec<_>>()
         };
         self.undo.interfaces.iter().flat_map(words).collect()
     }
 
     /// Takes the changes back and forgets them.
-    pub(super) async fn roll_back(&self, network: &Network) -> anyhow::Result<()> {
+    pub async fn roll_back(&self, network: &Network) -> anyhow::Result<()> {
         let failures = self.undo.roll_back(network, &self.path).await;
         if failures.is_empty() {
             return Ok(());
@@ -159,26 +195,46 @@ impl Record {
         )
     }
 
-    /// Writes down what [`bring_up`] is about to change, beside what an agent that crashed has
-    /// noted.
-    fn note(&mut self, farm: &Farm, placed: &[&Interface]) -> Result<(), UndoError> {
-        for (block, interface) in farm.vips.iter().zip(placed) {
-            let changes = self.undo.on(&interface.name);
-            changes.note_sysctls()?;
-            let vmac = block.vmac.to_string();
-            if !changes.vmacs.contains(&vmac) {
-                changes.vmacs.push(vmac);
+    /// Adds the VIPs of the file that an interface holds: should the record be lost, they are taken
+    /// back nevertheless. Without its filter a node would answer for them alone.
+    pub fn add_held(&mut self, block: &Vip, interface: &Interface) {
+        for vip in v4(block) {
+            if interface.addresses.contains(&IpNet::from(IpAddr::V4(vip))) {
+                self.undo.on(interface).note_vip(vip, block.vmac);
             }
-            for vip in block.addresses.iter().map(|address| address.addr) {
-                if let IpAddr::V4(vip) = vip
-                    && !changes.vips.contains(&vip)
-                {
-                    changes.vips.push(vip);
-                }
+        }
+    }
+
+    /// Writes down what [`bring_up`] is about to change.
+    fn note(
+        &mut self,
+        farm: &Farm,
+        placed: &[&Interface],
+        all: &[Interface],
+    ) -> Result<(), UndoError> {
+        for (block, &interface) in farm.vips.iter().zip(placed) {
+            let changes = self.undo.on(interface);
+            changes.note_sysctls(true)?;
+            for vip in v4(block) {
+                changes.note_vip(vip, block.vmac);
             }
+        }
+        let shares_network = |other: &&Interface| {
+            let mut vips = farm.vips.iter().flat_map(v4);
+            vips.any(|vip| other.addresses.iter().any(|net| net.contains(&IpAddr::V4(vip))))
+        };
+        for other in all.iter().filter(shares_network).filter(|other| !placed.contains(other)) {
+            self.undo.on(other).note_sysctls(false)?;
         }
         self.undo.write(&self.path)
     }
+}
+
+fn v4(block: &Vip) -> impl Iterator<Item = Ipv4Addr> {
+    block.addresses.iter().filter_map(|address| match address.addr {
+        IpAddr::V4(vip) => Some(vip),
+        IpAddr::V6(_) => None,
+    })
 }
 
 fn attach(
@@ -189,6 +245,7 @@ fn attach(
 ) -> anyhow::Result<Datapath> {
     let loaded = Datapath::load(&Options {
         interface: interface.name.clone(),
+        index: interface.index,
         mac: interface.mac,
         hash_key: secret.bucket_key(),
         bpf_dir: options.place.bpf_dir.clone(),
@@ -200,17 +257,14 @@ fn attach(
 }
 
 async fn receive(network: &Network, block: &Vip, interface: &Interface) -> anyhow::Result<()> {
-    undo::set_arp_sysctls(&interface.name)?;
     network.add_vmac(interface, block.vmac).await?;
-    for address in &block.addresses {
-        if let IpAddr::V4(vip) = address.addr {
-            network.add_vip(interface, vip).await?;
-        }
+    for vip in v4(block) {
+        network.add_vip(interface, vip).await?;
     }
     Ok(())
 }
 
-fn bind(farm: &Farm, own: NodeId) -> anyhow::Result<UdpSocket> {
+fn bind(farm: &Farm, own: NodeId, interfaces: &[Interface]) -> anyhow::Result<UdpSocket> {
     let address = heartbeat_address(farm, own).ok_or_else(|| anyhow!("the node has no address"))?;
     let socket = UdpSocket::bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!(
@@ -221,5 +275,13 @@ fn bind(farm: &Farm, own: NodeId) -> anyhow::Result<UdpSocket> {
         _ => anyhow!("cannot open the heartbeat socket {address}: {error}"),
     })?;
     socket.set_nonblocking(true).context("the heartbeat socket")?;
+    let has_address =
+        |interface: &&Interface| interface.addresses.iter().any(|net| net.addr() == address.ip());
+    if let Some(interface) = interfaces.iter().find(has_address) {
+        // Heartbeats say that clients on the VIP's network reach this node: they must not find
+        // another way when that one is broken.
+        setsockopt(&socket, BindToDevice, &OsString::from(&interface.name))
+            .with_context(|| format!("cannot bind the heartbeats to {}", interface.name))?;
+    }
     Ok(socket)
 }

@@ -1,5 +1,5 @@
 //! The heartbeat thread: owns the socket, the membership machine, the leases and the kernel tables,
-//! and does nothing else. Reports through bounded channels that it never waits for.
+//! and does nothing else. What it reports it never waits for.
 //!
 //! A turn: wait for a datagram, a deadline or a stop; read *all* datagrams; then judge time-outs
 //! (a thawed agent must read what waited before it calls anybody dead); then do what the machine
@@ -9,7 +9,7 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     os::fd::AsFd,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -20,23 +20,18 @@ use nix::{
         time::{TimeSpec, TimeValLike},
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use super::{
-    bring_up::{self, Up},
-    ports::Port,
-    realtime,
-};
+use super::{ports::Port, realtime};
 use crate::{
-    config::{self, key::Secret},
-    datapath::Datapath,
+    datapath::{self, Datapath},
     membership::{self, BootTime, Membership, Output, PeerStatus},
-    model::{Bitmap, Farm, NodeId, NodeSet, View},
+    model::{Bitmap, NodeId, NodeSet, View},
     status::{Lateness, NodeState},
 };
 
-/// Datagrams read in one turn at most: more than a socket's buffer holds, so that all that waited
-/// are read, and a flood cannot keep the thread from its time-outs.
+/// Datagrams read in one turn at most: more than a socket's buffer holds by default, so that all that
+/// waited are read; and a flood cannot keep the thread from its time-outs.
 const DATAGRAMS_PER_TURN: usize = 4096;
 
 /// Longer than any heartbeat; a longer datagram is cut, and refused for its size.
@@ -51,18 +46,86 @@ struct Wired {
     datapath: Datapath,
 }
 
-/// What the thread needs.
-pub struct Engine {
+/// What the thread starts from.
+pub struct Parts {
+    /// For the membership machine.
+    pub config: membership::Config,
+    /// Random, never used before.
+    pub incarnation: u64,
+    /// The heartbeat socket.
+    pub socket: UdpSocket,
+    /// Where the other nodes are.
+    pub peers: Vec<SocketAddr>,
+    /// The interfaces' desired states.
+    pub ports: Vec<Port>,
+    /// The interfaces' kernel sides, in the same order.
+    pub datapaths: Vec<Datapath>,
+    /// Told what happened; a full channel loses the report, not the time.
+    pub reports: mpsc::Sender<Report>,
+    /// Shows the present state.
+    pub latest: Latest,
+    /// Becomes readable when the agent is to leave the farm.
+    pub stop: Arc<EventFd>,
+}
+
+/// Where the thread leaves its state for others to look at. It never waits for them: if somebody is
+/// looking just then, the state appears a turn later.
+#[derive(Debug, Clone)]
+pub struct Latest(Arc<Mutex<Arc<Snapshot>>>);
+
+impl Latest {
+    /// The state before the thread has run.
+    pub fn new(ports: &[Port]) -> Self {
+        Self(Arc::new(Mutex::new(Arc::new(Snapshot::before_the_first_turn(ports)))))
+    }
+
+    /// The state after the last turn.
+    pub fn get(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, snapshot: Snapshot) {
+        if let Ok(mut latest) = self.0.try_lock() {
+            *latest = Arc::new(snapshot);
+        }
+    }
+}
+
+/// Runs the thread until told to stop and out of the farm; gives the kernel sides back, whatever
+/// happened.
+pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
+    let real_time = prepare_thread(&parts.reports);
+    // Only now: what preparing took must not look like a stall.
+    let membership = Membership::new(parts.config.clone(), parts.incarnation, realtime::now());
+    let wired = parts.ports.into_iter().zip(parts.datapaths);
+    let mut engine = Engine {
+        own: parts.config.own,
+        membership,
+        socket: parts.socket,
+        peers: parts.peers,
+        wired: wired.map(|(port, datapath)| Wired { port, datapath }).collect(),
+        reports: parts.reports,
+        latest: parts.latest,
+        stop: parts.stop,
+        last_error: None,
+        lateness: Sampler { real_time, ..Sampler::default() },
+    };
+    let outcome = engine.turns();
+    (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
+}
+
+struct Engine {
     own: NodeId,
     membership: Membership,
     socket: UdpSocket,
-    /// Where the other nodes are.
     peers: Vec<SocketAddr>,
     wired: Vec<Wired>,
     reports: mpsc::Sender<Report>,
-    snapshot: watch::Sender<Snapshot>,
-    /// Becomes readable when the agent is to leave the farm.
+    latest: Latest,
     stop: Arc<EventFd>,
+    /// The kernel's last refusal, so that one that goes on is told once.
+    last_error: Option<String>,
+    lateness: Sampler,
 }
 
 /// Something for the history.
@@ -102,8 +165,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The state before the thread has run.
-    pub fn before_the_first_turn(ports: &[Port]) -> Self {
+    fn before_the_first_turn(ports: &[Port]) -> Self {
         Self {
             view: NO_VIEW,
             state: NodeState::Joining,
@@ -118,82 +180,29 @@ impl Snapshot {
 }
 
 impl Engine {
-    /// A thread's worth of state; nothing happens before [`Engine::run`].
-    ///
-    /// A full `reports` channel loses the report, not the time.
-    pub fn new(
-        farm: &Farm,
-        secret: &Secret,
-        up: Up,
-        reports: mpsc::Sender<Report>,
-        snapshot: watch::Sender<Snapshot>,
-        stop: Arc<EventFd>,
-    ) -> io::Result<Self> {
-        let config = membership::Config {
-            farm: farm.name.clone(),
-            own: up.own,
-            nodes: farm.nodes.clone(),
-            timers: farm.membership.timers,
-            key: secret.membership_key(),
-            digest: config::digest(farm, secret),
-            mac: up.mac,
-        };
-        let others = farm.node_ids().filter(|&node| node != up.own);
-        let wired = up.ports.into_iter().zip(up.datapaths);
-        Ok(Self {
-            own: up.own,
-            membership: Membership::new(config, realtime::random()?, realtime::now()),
-            socket: up.socket,
-            peers: others.filter_map(|node| bring_up::heartbeat_address(farm, node)).collect(),
-            wired: wired.map(|(port, datapath)| Wired { port, datapath }).collect(),
-            reports,
-            snapshot,
-            stop,
-        })
-    }
-
-    /// Runs until told to stop and out of the farm; gives the kernel sides back, whatever happened.
-    pub fn run(mut self) -> (Vec<Datapath>, io::Result<()>) {
-        let outcome = self.turns();
-        (self.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
-    }
-
     fn turns(&mut self) -> io::Result<()> {
-        let mut lateness = Sampler { real_time: self.prepare_thread(), ..Sampler::default() };
         let mut leaving = false;
         let mut buffer = [0; DATAGRAM_BYTES];
         loop {
             self.act();
-            self.publish(lateness.lateness());
             if leaving && self.membership.has_left() {
                 return Ok(());
             }
-            self.wait(self.membership.next_deadline(), leaving)?;
-            let now = realtime::now();
+            let due = self.membership.next_deadline();
+            self.wait(due, leaving)?;
             if !leaving && self.stop.read().is_ok() {
                 leaving = true;
-                self.membership.leave(now);
+                self.membership.leave(realtime::now());
             }
-            self.receive(&mut buffer);
+            let heard = self.receive(&mut buffer);
             let now = realtime::now();
-            let due = self.membership.next_deadline();
-            if now >= due {
-                lateness.add(now.saturating_since(due));
+            if !heard {
+                self.lateness.add(now.saturating_since(due));
+            }
+            if now >= self.membership.next_deadline() {
                 self.membership.handle_timeout(now);
             }
         }
-    }
-
-    /// Asks for real-time scheduling; says whether it was granted.
-    fn prepare_thread(&self) -> bool {
-        if let Err(error) = realtime::lock_memory() {
-            self.report(Report::NotLocked(error.to_string()));
-        }
-        let granted = realtime::become_real_time();
-        if let Err(error) = &granted {
-            self.report(Report::NotRealTime(error.to_string()));
-        }
-        granted.is_ok()
     }
 
     fn wait(&self, until: BootTime, leaving: bool) -> io::Result<()> {
@@ -209,10 +218,13 @@ impl Engine {
         }
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) {
+    /// Reads what waits; says whether anything did.
+    fn receive(&mut self, buffer: &mut [u8]) -> bool {
+        let mut heard = false;
         for _ in 0..DATAGRAMS_PER_TURN {
             match self.socket.recv_from(buffer) {
                 Ok((length, source)) => {
+                    heard = true;
                     let datagram = &buffer[..length];
                     self.membership.handle_datagram(realtime::now(), source.ip(), datagram);
                 }
@@ -221,31 +233,36 @@ impl Engine {
                 Err(_) => {}
             }
         }
+        heard
     }
 
-    /// Does what the machine says, in its order.
+    /// Does what the machine says, in its order, and shows the result.
     fn act(&mut self) {
+        let mut acted = false;
         while let Some(output) = self.membership.poll_output() {
+            acted = true;
             match output {
-                Output::Broadcast(datagram) => self.broadcast(&datagram),
+                Output::Broadcast(datagram) => {
+                    let sent = self.broadcast(&datagram);
+                    self.membership.heartbeat_sent(realtime::now(), sent);
+                }
                 Output::Release(view) => {
                     let own = self.own;
                     self.change(|port| port.release(own, view.alive));
                 }
                 Output::Acquire(view) => {
                     let own = self.own;
+                    let before = self.accept();
                     self.change(|port| port.acquire(own, view.alive));
-                    self.report(Report::Load(view));
+                    if self.accept() != before {
+                        self.report(Report::Load(view));
+                    }
                 }
                 Output::Lease(until) => {
-                    let extended: Vec<_> = self
-                        .wired
-                        .iter_mut()
-                        .filter_map(|wired| wired.datapath.extend_lease(until.as_nanos()).err())
-                        .collect();
-                    for error in extended {
-                        self.report(Report::Kernel(error.to_string()));
-                    }
+                    let extend =
+                        |wired: &mut Wired| wired.datapath.extend_lease(until.as_nanos()).err();
+                    let errors = self.wired.iter_mut().filter_map(extend).collect();
+                    self.report_kernel(errors);
                 }
                 Output::Fence => {
                     for wired in &mut self.wired {
@@ -257,24 +274,35 @@ impl Engine {
                 Output::Event(event) => self.report(Report::Membership(event)),
             }
         }
+        if acted {
+            self.publish();
+        }
     }
 
     /// Changes what the ports accept, and brings the kernel there.
     fn change(&mut self, change: impl Fn(&mut Port)) {
-        let mut errors = Vec::new();
-        for wired in &mut self.wired {
+        let apply = |wired: &mut Wired| {
             change(&mut wired.port);
-            errors.extend(wired.datapath.apply(wired.port.plan()).err());
-        }
-        for error in errors {
-            self.report(Report::Kernel(error.to_string()));
-        }
+            wired.datapath.apply(wired.port.plan()).err()
+        };
+        let errors = self.wired.iter_mut().filter_map(apply).collect();
+        self.report_kernel(errors);
     }
 
-    fn broadcast(&self, datagram: &[u8]) {
-        for peer in &self.peers {
-            // A peer that cannot be reached now is the membership's business, not an error.
-            let _ = self.socket.send_to(datagram, peer);
+    /// Whether the datagram left for any peer. One that cannot be reached now is the membership's
+    /// business; that none can is this node's own trouble.
+    fn broadcast(&self, datagram: &[u8]) -> bool {
+        let send = |peer: &&SocketAddr| self.socket.send_to(datagram, peer).is_ok();
+        self.peers.is_empty() || self.peers.iter().filter(send).count() > 0
+    }
+
+    fn report_kernel(&mut self, errors: Vec<datapath::Error>) {
+        for error in errors {
+            let error = error.to_string();
+            if self.last_error.as_ref() != Some(&error) {
+                self.report(Report::Kernel(error.clone()));
+                self.last_error = Some(error);
+            }
         }
     }
 
@@ -283,18 +311,34 @@ impl Engine {
         let _ = self.reports.try_send(report);
     }
 
-    fn publish(&self, lateness: Lateness) {
-        self.snapshot.send_replace(Snapshot {
+    fn accept(&self) -> Vec<Vec<Bitmap>> {
+        self.wired.iter().map(|wired| wired.port.accept().to_vec()).collect()
+    }
+
+    fn publish(&self) {
+        self.latest.set(Snapshot {
             view: self.membership.view().unwrap_or(NO_VIEW),
             state: self.membership.state(),
             converged: self.membership.is_converged(),
             deadline: self.membership.lease(),
             peers: self.membership.peers(realtime::now()).collect(),
-            accept: self.wired.iter().map(|wired| wired.port.accept().to_vec()).collect(),
+            accept: self.accept(),
             heartbeats: self.membership.counters().by_word().collect(),
-            lateness,
+            lateness: self.lateness.lateness(),
         });
     }
+}
+
+/// Asks for real-time scheduling and resident memory; says whether the former was granted.
+fn prepare_thread(reports: &mpsc::Sender<Report>) -> bool {
+    if let Err(error) = realtime::lock_memory() {
+        let _ = reports.try_send(Report::NotLocked(error.to_string()));
+    }
+    let granted = realtime::become_real_time();
+    if let Err(error) = &granted {
+        let _ = reports.try_send(Report::NotRealTime(error.to_string()));
+    }
+    granted.is_ok()
 }
 
 /// Gathers how late the thread wakes.

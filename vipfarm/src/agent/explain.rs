@@ -65,9 +65,14 @@ impl Viewpoint<'_> {
         plan.bitmaps = self.accept.to_vec();
         let tables = HostTables::new(&plan, self.hash_key, Mac([2, 0, 0, 0, 0, 1]))
             .map_err(|error| error.to_string())?;
-        let tables = if self.fenced { tables.fenced() } else { tables };
-        let reason = tables.decide(&mut frame(block.vmac, client, vip, query));
+        // Bucket and owner do not depend on the lease.
+        let served = tables.decide(&mut frame(block.vmac, client, vip, query));
         let observed = tables.observed();
+        let reason = if self.fenced {
+            tables.fenced().decide(&mut frame(block.vmac, client, vip, query))
+        } else {
+            served
+        };
         let owner = observed
             .and_then(|(group, bucket)| self.port.table(group as usize, self.alive).owner(bucket));
         let group = observed.map(|(group, _)| match group {
@@ -126,6 +131,12 @@ impl Viewpoint<'_> {
             return format!("{node} drops it: {}", lower_first(reason.text()));
         };
         match (reason, owner) {
+            (Reason::NotMine | Reason::Fenced, _) if self.alive.is_empty() => format!(
+                "{node} drops it: it serves nothing, because it has not agreed with the farm yet; bucket {bucket} of group {group}."
+            ),
+            (Reason::Fenced, Some(owner)) => format!(
+                "{node} drops it, because its lease has ended and it serves nothing; bucket {bucket} of group {group} belongs to {owner}."
+            ),
             (Reason::Mine, Some(owner)) if *owner == node => {
                 format!("{node} accepts it: bucket {bucket} of group {group} is its own.")
             }
@@ -302,6 +313,28 @@ vips:
         let told = explain(0, 0b11, &ask(ExplainProto::Tcp, Some(1), Some(99))).expect("a VIP");
         assert_eq!((told.reason.as_str(), told.verdict.as_str()), ("no_rule", "drop"));
         assert_eq!(told.text, "node1 drops it: no rule covers this protocol and port.");
+    }
+
+    #[test]
+    fn a_fenced_node_says_so_and_whose_the_bucket_is() {
+        let farm = config::parse("farm.yaml", FARM).expect("it is valid");
+        let port = Port::new(&farm, |_| true).expect("it fits");
+        let told = |alive: u64| {
+            let viewpoint = Viewpoint {
+                farm: &farm,
+                node: NodeId::new(0).expect("in range"),
+                alive: NodeSet::from_bits(alive),
+                hash_key: [7; 16],
+                port: &port,
+                accept: port.accept(),
+                fenced: true,
+            };
+            viewpoint.explain(&ask(ExplainProto::Tcp, None, Some(22))).expect("a VIP")
+        };
+        assert_eq!(told(0b11).owner.as_deref(), Some("node2"));
+        assert!(told(0b11).text.contains("its lease has ended"), "{}", told(0b11).text);
+        assert!(told(0).text.contains("has not agreed with the farm yet"), "{}", told(0).text);
+        assert_eq!(told(0).reason, "fenced");
     }
 
     #[test]

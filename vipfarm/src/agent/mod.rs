@@ -6,7 +6,10 @@
 //!   accepts, [`realtime`] is what it needs of the system.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //!
-//! The thread and the runtime meet in bounded channels only, which the thread never waits for.
+//! - [`watch`]: whether the machine still has what the farm needs.
+//!
+//! The thread never waits for the runtime: it reports through a bounded channel that may lose a
+//! line, and leaves its state where others may look at it.
 
 mod bring_up;
 pub mod control;
@@ -18,34 +21,44 @@ pub mod ports;
 mod realtime;
 pub mod report;
 pub mod site;
+mod watch;
 
-use std::{collections::BTreeSet, os::fd::AsFd, sync::Arc, thread};
+use std::{
+    collections::BTreeSet, convert::Infallible, future::Future, os::fd::AsFd, sync::Arc, thread,
+    time::Duration,
+};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::JoinHandle,
+    time,
 };
 
 use self::{
     bring_up::Up,
     control::ControlSocket,
-    engine::{Engine, Snapshot},
+    engine::{Latest, Parts, Report},
     history::{History, Level},
     options::{AgentOptions, DownOptions},
     report::Reporter,
 };
 use crate::{
     config::{self, key::Secret},
-    datapath::{self, Trace},
-    model::Farm,
-    net::Network,
+    datapath::{LeftOver, Trace},
+    membership,
+    model::{Farm, Mac, NodeId},
+    net::{self, Network},
 };
+
+/// How often to look for strangers that claim a VIP.
+const CONFLICT_ROUND: Duration = Duration::from_secs(1);
 
 /// Reports waiting for the history: more than a farm of 64 nodes makes in one view change.
 const REPORTS: usize = 1024;
@@ -67,14 +80,20 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
         // Held meanwhile: no agent may start on what is being removed, and none may run.
         let _socket = ControlSocket::open(&place.run_dir, &farm.name)?;
         let network = Network::connect()?;
-        let undo = bring_up::Record::read(&place.run_dir, &farm.name)?;
+        let mut undo = bring_up::Record::read(&place.run_dir, &farm.name)?;
         let present = network.interfaces().await?;
-        let mut interfaces: BTreeSet<String> = undo.interfaces().map(str::to_owned).collect();
-        let named = farm.vips.iter().filter_map(|block| site::interface_of(block, &present).ok());
-        interfaces.extend(named.map(|interface| interface.name.clone()));
+        let mut interfaces: BTreeSet<(String, u32)> =
+            undo.interfaces().map(|(name, index)| (name.to_owned(), index)).collect();
+        for block in &farm.vips {
+            let Ok(interface) = site::interface_of(block, &present) else { continue };
+            interfaces.insert((interface.name.clone(), interface.index));
+            undo.add_held(block, interface);
+        }
+        let interfaces = interfaces.iter().map(|(name, index)| (name.as_str(), *index));
+        let left_over = LeftOver::hold(&place.bpf_dir, interfaces)?;
         let removed = undo.changes();
         undo.roll_back(&network).await?;
-        let unpinned = datapath::remove_left_over(&place.bpf_dir, interfaces.iter())?;
+        let unpinned = left_over.remove()?;
         let unpinned = unpinned.into_iter().map(|interface| format!("the filter on {interface}"));
         Ok(removed.into_iter().chain(unpinned).collect())
     })
@@ -91,51 +110,160 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Result<()> {
     // First of all: a second agent must not touch what the first one holds.
     let socket = ControlSocket::open(&options.place.run_dir, &farm.name)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let signals = Signals::catch()?;
+    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+    let incarnation = realtime::random()?;
     let history = Arc::new(History::new());
     let mut up = bring_up::bring_up(&options, &farm, &secret).await?;
-    let (undo, network) = (up.undo.clone(), up.network.clone());
     announce(&farm, &up, &history);
-
-    for datapath in &mut up.datapaths {
-        if let Some(trace) = datapath.take_trace()? {
-            thread::Builder::new().name("trace".into()).spawn(move || follow(trace))?;
-        }
-    }
-    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-    let (reports, mut incoming) = mpsc::channel(REPORTS);
-    let (snapshot, latest) = watch::channel(Snapshot::before_the_first_turn(&up.ports));
-    let reporter = Arc::new(Reporter::new(farm, &secret, &mut up, latest, Arc::clone(&history))?);
-    let engine = Engine::new(&reporter.farm, &secret, up, reports, snapshot, Arc::clone(&stop))?;
-    let thread = thread::Builder::new().name("heartbeat".into()).spawn(move || engine.run())?;
-    let mut finished = tokio::task::spawn_blocking(move || thread.join());
-
-    let answering = socket.serve(Arc::clone(&reporter) as _);
-    tokio::pin!(answering);
-    let joined = loop {
-        tokio::select! {
-            Some(report) = incoming.recv() => reporter.note(report),
-            joined = &mut finished => break joined,
-            Err(error) = &mut answering => {
-                history.push(Level::Warn, "control_lost", format!("the control socket: {error}"));
-                stop.write(1)?;
-            }
-            _ = terminate.recv() => stop.write(1).map(drop)?,
-            _ = interrupt.recv() => stop.write(1).map(drop)?,
+    let (undo, network) = (up.undo.clone(), up.network.clone());
+    let latest = Latest::new(&up.ports);
+    let reporter = follow_traces(&mut up)
+        .and_then(|()| Ok(Reporter::new(farm, &secret, &mut up, latest.clone(), history)?));
+    let reporter = match reporter {
+        Ok(reporter) => Arc::new(reporter),
+        Err(error) => {
+            bring_up::take_down(&network, &undo, up.datapaths).await?;
+            return Err(error);
         }
     };
-    while let Ok(report) = incoming.try_recv() {
-        reporter.note(report);
-    }
-    let Ok((datapaths, outcome)) = joined? else {
+    let lost = up.needs.clone().lost(network.clone());
+    let (reports, incoming) = mpsc::channel(REPORTS);
+    let parts = Parts {
+        config: membership_config(&reporter.farm, &secret, up.own, up.mac),
+        incarnation,
+        socket: up.socket,
+        peers: reporter
+            .farm
+            .node_ids()
+            .filter(|&node| node != up.own)
+            .filter_map(|node| bring_up::heartbeat_address(&reporter.farm, node))
+            .collect(),
+        ports: up.ports,
+        datapaths: up.datapaths,
+        reports,
+        latest,
+        stop: Arc::clone(&stop),
+    };
+    let thread =
+        thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
+    let finished = tokio::task::spawn_blocking(move || thread.join());
+    let answering = socket.serve(Arc::clone(&reporter) as _);
+    let running = Running { reporter, stop, incoming, signals };
+    let (joined, why) = running.supervise(finished, answering, lost).await?;
+    let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
         );
     };
     bring_up::take_down(&network, &undo, datapaths).await?;
     outcome?;
-    tracing::info!("stopped");
+    why.map_or_else(
+        || {
+            tracing::info!("stopped");
+            Ok(())
+        },
+        |why| {
+            Err(anyhow!(
+                "{why}: this node has left the farm; start the agent again when that is mended"
+            ))
+        },
+    )
+}
+
+/// The signals that an agent knows.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// An agent at work.
+struct Running {
+    reporter: Arc<Reporter>,
+    stop: Arc<EventFd>,
+    incoming: mpsc::Receiver<Report>,
+    signals: Signals,
+}
+
+impl Running {
+    /// Does what the runtime has to do until the heartbeat thread has ended; gives its result, and
+    /// the reason if the machine lost something.
+    async fn supervise<R>(
+        mut self,
+        mut finished: JoinHandle<R>,
+        answering: impl Future<Output = std::io::Result<Infallible>>,
+        lost: impl Future<Output = Result<String, net::Error>>,
+    ) -> anyhow::Result<(R, Option<String>)> {
+        tokio::pin!(answering, lost);
+        let (mut answers, mut watches, mut why) = (true, true, None);
+        let mut conflicts = time::interval(CONFLICT_ROUND);
+        let joined = loop {
+            tokio::select! {
+                Some(report) = self.incoming.recv() => self.reporter.note(report),
+                joined = &mut finished => break joined?,
+                Err(error) = &mut answering, if answers => {
+                    answers = false;
+                    self.reporter.warn("control_lost", format!("the control socket: {error}"));
+                }
+                outcome = &mut lost, if watches => {
+                    watches = false;
+                    match outcome {
+                        Ok(lost) => {
+                            self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
+                            why = Some(lost);
+                            self.stop.write(1)?;
+                        }
+                        Err(error) => self.reporter.warn("watch_lost", format!(
+                            "losses of interfaces and addresses will not be noticed: {error}"
+                        )),
+                    }
+                }
+                _ = conflicts.tick() => self.reporter.note_conflicts(),
+                _ = self.signals.terminate.recv() => self.stop.write(1).map(drop)?,
+                _ = self.signals.interrupt.recv() => self.stop.write(1).map(drop)?,
+                _ = self.signals.hang_up.recv() => self.reporter.warn(
+                    "reload_refused",
+                    "SIGHUP: this version cannot reload; restart the agent to read the file anew".into(),
+                ),
+            }
+        };
+        while let Ok(report) = self.incoming.try_recv() {
+            self.reporter.note(report);
+        }
+        Ok((joined, why))
+    }
+}
+
+fn membership_config(farm: &Farm, secret: &Secret, own: NodeId, mac: Mac) -> membership::Config {
+    membership::Config {
+        farm: farm.name.clone(),
+        own,
+        nodes: farm.nodes.clone(),
+        timers: farm.membership.timers,
+        key: secret.membership_key(),
+        digest: config::digest(farm, secret),
+        mac,
+    }
+}
+
+/// Starts a reader for each interface whose slow path logs.
+fn follow_traces(up: &mut Up) -> anyhow::Result<()> {
+    for datapath in &mut up.datapaths {
+        if let Some(trace) = datapath.take_trace()? {
+            thread::Builder::new().name("trace".into()).spawn(move || follow(trace))?;
+        }
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! One interface's share of the farm: which buckets this node accepts, and how that follows from a
 //! view.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::{
     assign::Assigner,
@@ -16,11 +16,12 @@ pub const RESOLVE_GROUP: &str = "(resolve)";
 /// The groups of one interface and the buckets that this node accepts of each.
 #[derive(Debug, Clone)]
 pub struct Port {
-    services: Services,
+    services: Arc<Services>,
     /// By kernel group; the first is the built-in group's.
     assigners: Vec<Assigner>,
     accept: Vec<Bitmap>,
-    peers: BTreeMap<NodeId, Mac>,
+    /// By node.
+    peers: Vec<Option<Mac>>,
 }
 
 impl Port {
@@ -37,7 +38,8 @@ impl Port {
             assigners.push(Assigner::new(&group.name, &members));
         }
         let accept = vec![Bitmap::default(); assigners.len()];
-        Ok(Self { services, assigners, accept, peers: BTreeMap::new() })
+        let peers = vec![None; farm.nodes.len()];
+        Ok(Self { services: Arc::new(services), assigners, accept, peers })
     }
 
     /// The owners of a kernel group's buckets when `alive` are.
@@ -66,7 +68,7 @@ impl Port {
 
     /// Notes a peer's MAC.
     pub fn learn(&mut self, node: NodeId, mac: Mac) {
-        self.peers.insert(node, mac);
+        self.peers[node.index()] = Some(mac);
     }
 
     /// The bitmaps accepted, by kernel group.
@@ -77,9 +79,9 @@ impl Port {
     /// What the kernel tables are to say.
     pub fn plan(&self) -> Plan {
         Plan {
-            services: self.services.clone(),
+            services: Arc::clone(&self.services),
             bitmaps: self.accept.clone(),
-            peers: self.peers.values().copied().collect(),
+            peers: self.peers.clone(),
         }
     }
 }

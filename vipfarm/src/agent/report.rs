@@ -1,14 +1,22 @@
 //! What the control socket tells: the snapshot of the heartbeat thread, the kernel's counters and
 //! the history, in the words of [`crate::status`].
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use tokio::sync::watch;
+use vipfarm_common::Reason;
 
 use super::{
     bring_up::Up,
     control::Source,
-    engine::{Report, Snapshot},
+    engine::{Latest, Report, Snapshot},
     explain::Viewpoint,
     history::{History, Level},
     ports::Port,
@@ -44,8 +52,10 @@ pub struct Reporter {
     watched: Vec<Watched>,
     /// For each VIP block of the file, its place in `watched`.
     interface_of: Vec<usize>,
-    snapshot: watch::Receiver<Snapshot>,
+    latest: Latest,
     history: Arc<History>,
+    /// Claims of a VIP by strangers, already told of.
+    conflicts: AtomicU64,
     started: Instant,
 }
 
@@ -55,7 +65,7 @@ impl Reporter {
         farm: Farm,
         secret: &Secret,
         up: &mut Up,
-        snapshot: watch::Receiver<Snapshot>,
+        latest: Latest,
         history: Arc<History>,
     ) -> Result<Self, datapath::Error> {
         let watch = |(port, datapath): (&Port, &mut Datapath)| {
@@ -72,8 +82,9 @@ impl Reporter {
             hash_key: secret.bucket_key(),
             watched: up.ports.iter().zip(&mut up.datapaths).map(watch).collect::<Result<_, _>>()?,
             interface_of: up.interface_of.clone(),
-            snapshot,
+            latest,
             history,
+            conflicts: AtomicU64::new(0),
             started: Instant::now(),
             farm,
         })
@@ -111,6 +122,26 @@ impl Reporter {
         }
     }
 
+    /// Writes a warning into the history.
+    pub fn warn(&self, kind: &str, message: String) {
+        self.history.push(Level::Warn, kind, message);
+    }
+
+    /// Tells of strangers that have claimed a VIP since the last time.
+    pub fn note_conflicts(&self) {
+        let count =
+            |watched: &Watched| Some(watched.counters.packets().ok()?[&Reason::ArpConflict]);
+        let now: u64 = self.watched.iter().filter_map(count).sum();
+        let before = self.conflicts.swap(now, Ordering::Relaxed);
+        if now > before {
+            let message = format!(
+                "another machine claims a VIP of this farm as its own ({} ARP packets): look for its address in `ip neigh` of a client",
+                now - before
+            );
+            self.history.push(Level::Warn, "address_conflict", message);
+        }
+    }
+
     /// The groups with their kernel numbers and their blocks. Numbered in the order of the file
     /// from 1 on; 0 is the built-in group.
     fn kernel_groups(&self) -> impl Iterator<Item = (usize, usize, &Group)> {
@@ -122,7 +153,7 @@ impl Reporter {
 
 impl Source for Reporter {
     fn status(&self) -> Status {
-        let snapshot = self.snapshot.borrow().clone();
+        let snapshot = self.latest.get();
         let groups = self.groups(&snapshot);
         let lease = snapshot.deadline.saturating_since(realtime::now());
         Status {
@@ -158,7 +189,7 @@ impl Source for Reporter {
     }
 
     fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
-        let snapshot = self.snapshot.borrow().clone();
+        let snapshot = self.latest.get();
         let block = self
             .farm
             .vips

@@ -82,6 +82,18 @@ pub enum SiteError {
         /// The interface's subnets.
         subnets: String,
     },
+    /// The VIP is an address of this machine already.
+    #[error(
+        "{vip} is an address of {interface} already: remove it (`ip addr del {vip}/{prefix} dev {interface}`) and keep others from adding it; the agent does both"
+    )]
+    VipPresent {
+        /// The VIP.
+        vip: IpAddr,
+        /// Prefix length with which it is there.
+        prefix: u8,
+        /// Interface name.
+        interface: String,
+    },
     /// The interface is administratively down.
     #[error("{interface} is down: `ip link set {interface} up`")]
     Down {
@@ -156,9 +168,10 @@ pub fn interface_of<'i>(
             }
         })?
     } else {
-        interfaces
-            .iter()
-            .find(|interface| covers(interface, first.addr))
+        let candidates = || interfaces.iter().filter(|interface| covers(interface, first.addr));
+        candidates()
+            .find(|interface| interface.up)
+            .or_else(|| candidates().next())
             .ok_or(SiteError::NoInterface { vip: first.addr, prefix: first.prefix })?
     };
     if let Some(outside) = block.addresses.iter().find(|vip| !covers(interface, vip.addr)) {
@@ -176,6 +189,22 @@ pub fn interface_of<'i>(
         return Err(SiteError::NotEthernet { interface: interface.name.clone(), vip: first.addr });
     }
     Ok(interface)
+}
+
+/// Whether a VIP is on this machine already: then somebody else added it, and it would stay when the
+/// filter goes.
+pub fn refuse_present(farm: &Farm, interfaces: &[Interface]) -> Result<(), SiteError> {
+    let vips = || farm.vips.iter().flat_map(|block| &block.addresses).map(|address| address.addr);
+    for interface in interfaces {
+        if let Some(net) = interface.addresses.iter().find(|net| vips().any(|v| v == net.addr())) {
+            return Err(SiteError::VipPresent {
+                vip: net.addr(),
+                prefix: net.prefix_len(),
+                interface: interface.name.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn has_address(interfaces: &[Interface], address: IpAddr) -> bool {
@@ -252,6 +281,22 @@ vips:
     fn a_vip_that_a_crashed_agent_left_proves_no_subnet() {
         let left = [interface("eth1", &["10.0.0.100/32"])];
         assert!(interface_of(&farm().vips[0], &left).is_err());
+    }
+
+    #[test]
+    fn an_interface_that_is_up_is_preferred() {
+        let mut down = interface("eth0", &["10.0.0.12/24"]);
+        down.up = false;
+        let here = [down, interface("eth1", &["10.0.0.13/24"])];
+        assert_eq!(interface_of(&farm().vips[0], &here).map(|found| &*found.name), Ok("eth1"));
+    }
+
+    #[test]
+    fn a_vip_that_somebody_else_added_is_refused() {
+        let here = [interface("lo", &["127.0.0.1/8", "10.0.0.100/32"])];
+        let message = refuse_present(&farm(), &here).expect_err("it is there").to_string();
+        assert!(message.contains("ip addr del 10.0.0.100/32 dev lo"), "{message}");
+        assert_eq!(refuse_present(&farm(), &[interface("lo", &["127.0.0.1/8"])]), Ok(()));
     }
 
     #[test]

@@ -21,10 +21,16 @@ use super::{Error, Options, XdpMode, object, pins::Pins};
 const TC_PROGRAMS: [(&str, TcAttachType); 2] =
     [("vipfarm_fixup", TcAttachType::Ingress), ("vipfarm_guard", TcAttachType::Egress)];
 
-const XDP_PINS: [(XdpMode, &str); 2] =
-    [(XdpMode::Native, "filter-native"), (XdpMode::Generic, "filter-generic")];
+/// Where the XDP link is pinned; the name says how it is attached.
+fn xdp_pin(mode: XdpMode) -> &'static str {
+    match mode {
+        XdpMode::Native => "filter-native",
+        XdpMode::Generic => "filter-generic",
+    }
+}
 
-/// Attaches everything: the TC programs first, because an accepted frame needs them.
+/// Attaches everything. The filter first: whoever else has the interface is found out by it before
+/// anything is touched, and it accepts nothing before the lease begins.
 ///
 /// The links stay pinned when this process dies. A pinned link of a former agent gets the new
 /// program by one atomic update; one whose device is gone is replaced.
@@ -37,6 +43,9 @@ pub(super) fn attach(ebpf: &mut Ebpf, options: &Options, pins: &Pins) -> Result<
         what: "the pin of the jump table",
         reason: error.to_string(),
     })?;
+    let mode = attach_xdp(object::xdp(ebpf, "filter")?, options, pins)?;
+    fs::rename(pins.path("jump-new"), pins.path("jump"))
+        .map_err(|error| Error::Pin { path: pins.path("jump"), error })?;
     for (name, direction) in TC_PROGRAMS {
         let program = object::classifier(ebpf, name)?;
         if options.clsact || !has_tcx() {
@@ -45,9 +54,6 @@ pub(super) fn attach(ebpf: &mut Ebpf, options: &Options, pins: &Pins) -> Result<
             attach_tcx(program, name, direction, &options.interface, pins)?;
         }
     }
-    let mode = attach_xdp(object::xdp(ebpf, "filter")?, options, pins)?;
-    fs::rename(pins.path("jump-new"), pins.path("jump"))
-        .map_err(|error| Error::Pin { path: pins.path("jump"), error })?;
     Ok(mode)
 }
 
@@ -71,7 +77,8 @@ fn has_tcx() -> bool {
 
 fn attach_xdp(program: &mut Xdp, options: &Options, pins: &Pins) -> Result<XdpMode, Error> {
     let wanted = if options.generic { XdpMode::Generic } else { XdpMode::Native };
-    for (mode, pin) in XDP_PINS {
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let pin = xdp_pin(mode);
         if let Some(link) = adopt(pins, pin)? {
             let link: Result<XdpLink, LinkError> = link.try_into();
             // A driver without native XDP left a generic link when native was wanted: keep it.
@@ -95,8 +102,7 @@ fn attach_xdp(program: &mut Xdp, options: &Options, pins: &Pins) -> Result<XdpMo
         what: "an XDP link",
         reason: "this kernel attaches XDP by netlink only; 5.15 or later is needed".into(),
     })?;
-    let pin = if mode == XdpMode::Native { "filter-native" } else { "filter-generic" };
-    pin_link(link, pins, pin)?;
+    pin_link(link, pins, xdp_pin(mode))?;
     Ok(mode)
 }
 
@@ -195,6 +201,10 @@ fn xdp_error(error: ProgramError, options: &Options, mode: XdpMode) -> Error {
                 _ if mode == XdpMode::Native => Error::Native { interface, error: io_error },
                 _ => Error::Kernel { what: "the XDP program", reason: io_error.to_string() },
             }
+        }
+        // After EINVAL aya tries the older netlink interface, whose error has the driver's words.
+        ProgramError::XdpError(error) if mode == XdpMode::Native => {
+            Error::Native { interface, error: io::Error::other(error) }
         }
         other => object::program_error("the XDP program", &other),
     }

@@ -103,7 +103,7 @@ impl Manual {
 
     /// Lets the programs accept for that long from now.
     pub fn lease(&mut self, lease: Duration) -> Result<(), Error> {
-        let program = object::xdp(&mut self.ebpf, "clock")?;
+        let program = object::classifier(&mut self.ebpf, "vipfarm_clock")?;
         let deadline_ns = clock::boot_ns(program)? + nanos(lease);
         self.state.extend_lease(self.clock.ticks_at(program, deadline_ns)?, deadline_ns);
         Ok(())

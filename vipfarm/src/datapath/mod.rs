@@ -28,7 +28,7 @@ use vipfarm_common::{Guarded, Reason, layout::GUARD_COUNTERS, reason::COUNTERS};
 
 use self::{clock::TickClock, manual::Manual, pins::Pins, shared::SharedState};
 use crate::{
-    model::{Bitmap, Mac},
+    model::Mac,
     plan::{Change, Plan, PlanError},
 };
 
@@ -39,6 +39,8 @@ pub use object::OBJECT;
 pub struct Options {
     /// Interface name.
     pub interface: String,
+    /// Its kernel index.
+    pub index: u32,
     /// The interface's own MAC.
     pub mac: Mac,
     /// The farm's hash key (see `config::key`).
@@ -92,9 +94,17 @@ pub enum Error {
     },
     /// Another XDP program holds the interface.
     #[error(
-        "another XDP program is attached to {interface}: `ip link set dev {interface} xdp off` removes one that `ip` attached, `bpftool net` tells which it is"
+        "another XDP program is attached to {interface}: `bpftool net` tells which; `ip link set dev {interface} xdp off` removes one that `ip` attached, `vipfarm down` one that an agent left"
     )]
     Occupied {
+        /// Interface name.
+        interface: String,
+    },
+    /// Another agent has the interface.
+    #[error(
+        "another agent filters {interface}: stop it first, or put the VIPs of both farms in one file"
+    )]
+    Held {
         /// Interface name.
         interface: String,
     },
@@ -161,41 +171,34 @@ impl Datapath {
     ///
     /// Nothing is visible to packets before [`Datapath::attach`].
     pub fn load(options: &Options) -> Result<Loaded, Error> {
-        let mut ebpf = object::load(options)?;
+        let ebpf = object::load(options)?;
         let state = SharedState::map(object::map(&ebpf, "STATE")?)?;
-        let clock = TickClock::calibrate(object::xdp(&mut ebpf, "clock")?)?;
+        let clock = TickClock::new()?;
         Ok(Loaded { options: options.clone(), ebpf, state, clock })
     }
 
     /// Brings the tables from what they say to what the plan says.
     ///
-    /// Bitmaps are stored in place: when this returns, no packet is judged by an old word of them.
+    /// Bitmaps are stored in place: a packet that arrives after this returned is judged by them.
     pub fn apply(&mut self, plan: Plan) -> Result<(), Error> {
         apply(&mut self.state, self.plan.as_ref(), &plan)?;
         self.plan = Some(plan);
         Ok(())
     }
 
-    /// Lets the kernel accept until `deadline_ns` of the boot clock.
+    /// Lets the kernel accept until `deadline_ns` of the boot clock; also when that fails, if more
+    /// slowly.
     pub fn extend_lease(&mut self, deadline_ns: u64) -> Result<(), Error> {
-        let ticks = self.clock.ticks_at(object::xdp(&mut self.ebpf, "clock")?, deadline_ns)?;
-        self.state.extend_lease(ticks, deadline_ns);
-        Ok(())
+        let clock = object::classifier(&mut self.ebpf, "vipfarm_clock")?;
+        let ticks = self.clock.ticks_at(clock, deadline_ns);
+        // Without a tick count the slow path alone decides, exactly: slower, but not wrong.
+        self.state.extend_lease(*ticks.as_ref().unwrap_or(&0), deadline_ns);
+        ticks.map(drop)
     }
 
     /// Ends the lease: every frame for a VIP is refused from now on.
     pub fn fence(&mut self) {
         self.state.fence();
-    }
-
-    /// The bitmap in force for a kernel group.
-    pub fn bitmap(&self, group: usize) -> Bitmap {
-        self.state.bitmap(group)
-    }
-
-    /// The plan in force.
-    pub fn plan(&self) -> Option<&Plan> {
-        self.plan.as_ref()
     }
 
     /// Interface name.
@@ -233,26 +236,39 @@ impl Datapath {
     /// Detaches the programs and removes their pins.
     pub fn remove(self) -> Result<(), Error> {
         let Self { interface, pins, ebpf, .. } = self;
-        pins::remove(pins.bpf_dir(), &interface)?;
+        pins.remove()?;
         drop(ebpf);
         attach::detach_filters(&interface)
     }
 }
 
-/// Removes what an agent left attached to those interfaces and pinned under `bpf_dir`, of any
-/// version. Returns the interfaces on which something was. Idempotent.
-pub fn remove_left_over<'i>(
-    bpf_dir: &Path,
-    interfaces: impl Iterator<Item = &'i String>,
-) -> Result<Vec<String>, Error> {
-    let mut found = Vec::new();
-    for interface in interfaces {
-        if pins::remove(bpf_dir, interface)? {
-            found.push(interface.clone());
-        }
-        attach::detach_filters(interface)?;
+/// What agents that are gone left on some interfaces; no agent starts on them as long as this
+/// lives.
+pub struct LeftOver(Vec<(String, Option<Pins>)>);
+
+impl LeftOver {
+    /// What is pinned under `bpf_dir` for the interfaces, by name and kernel index. An error if a
+    /// running agent has any of it.
+    pub fn hold<'i>(
+        bpf_dir: &Path,
+        interfaces: impl Iterator<Item = (&'i str, u32)>,
+    ) -> Result<Self, Error> {
+        let hold = |(name, index): (&str, u32)| {
+            Ok((name.to_owned(), Pins::left_over(bpf_dir, name, index)?))
+        };
+        interfaces.map(hold).collect::<Result<_, _>>().map(Self)
     }
-    Ok(found)
+
+    /// Removes it. Returns the interfaces on which something was. Idempotent.
+    pub fn remove(self) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
+        for (interface, pins) in self.0 {
+            let had_pins = pins.map_or(Ok(false), |pins| pins.remove())?;
+            attach::detach_filters(&interface)?;
+            found.extend(had_pins.then_some(interface));
+        }
+        Ok(found)
+    }
 }
 
 /// Programs that are loaded but not attached.
@@ -266,10 +282,20 @@ pub struct Loaded {
 impl Loaded {
     /// Writes the first plan, attaches and pins the programs; those of an agent that crashed here
     /// are replaced in place, without an instant in which nothing filters.
+    ///
+    /// On an error nothing new is left; a dead agent's filter, which refuses, stays.
     pub fn attach(mut self, plan: Plan) -> Result<Datapath, Error> {
-        let pins = Pins::prepare(&self.options.bpf_dir, &self.options.interface)?;
-        apply(&mut self.state, None, &plan)?;
-        let mode = attach::attach(&mut self.ebpf, &self.options, &pins)?;
+        let Options { bpf_dir, interface, index, .. } = &self.options;
+        let pins = Pins::prepare(bpf_dir, interface, *index)?;
+        let attached = apply(&mut self.state, None, &plan)
+            .and_then(|()| attach::attach(&mut self.ebpf, &self.options, &pins));
+        let mode = attached.inspect_err(|_| {
+            if pins.were_none() {
+                // The error that led here matters more than one on the way back.
+                let _ = pins.remove();
+                let _ = attach::detach_filters(interface);
+            }
+        })?;
         Ok(Datapath {
             generic_wanted: self.options.generic,
             trace: self.options.trace,

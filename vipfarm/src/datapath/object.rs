@@ -7,17 +7,14 @@ use aya::{
 };
 
 use super::{Error, Options};
-use vipfarm_common::layout::mac_word;
+use vipfarm_common::{hash::key_words, layout::mac_word};
 
 /// The eBPF object that `cargo xtask build` made: a built agent needs no toolchain.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_BPF_OBJECT"));
 
 /// Loads the object's maps and programs with the interface's constants.
 pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
-    let (low, high) = options.hash_key.split_at(8);
-    let word =
-        |bytes: &[u8]| bytes.iter().rev().fold(0u64, |word, &byte| word << 8 | u64::from(byte));
-    let (key0, key1) = (word(low), word(high));
+    let [key0, key1] = key_words(options.hash_key);
     let own_mac = mac_word(options.mac.0);
     let trace = u8::from(options.trace);
     let mut ebpf = EbpfLoader::new()
@@ -27,11 +24,11 @@ pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
         .override_global("TRACE", &trace, true)
         .load(OBJECT)
         .map_err(ebpf_error)?;
-    for name in ["filter", "slow", "clock"] {
+    for name in ["filter", "slow"] {
         let program = xdp(&mut ebpf, name)?;
         program.load().map_err(|error| program_error("an XDP program", &error))?;
     }
-    for name in ["vipfarm_guard", "vipfarm_fixup"] {
+    for name in ["vipfarm_guard", "vipfarm_fixup", "vipfarm_clock"] {
         let program = classifier(&mut ebpf, name)?;
         program.load().map_err(|error| program_error("a TC program", &error))?;
     }
@@ -106,7 +103,12 @@ pub(super) fn program_error(what: &'static str, error: &ProgramError) -> Error {
     {
         return Error::Permission { call: "bpf(BPF_PROG_LOAD)" };
     }
-    Error::Kernel { what, reason: chain(error) }
+    // What the verifier says to a process without CAP_PERFMON.
+    let reason = chain(error);
+    if reason.contains("!root") {
+        return Error::Permission { call: "pointer arithmetic in BPF" };
+    }
+    Error::Kernel { what, reason }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -1,33 +1,53 @@
 //! Where the links and the jump table are pinned, so that they outlive the agent.
 //!
-//! `<bpf_dir>/v<layout>/<interface>/{filter,fixup,guard,jump}`. The layout's version is in the path:
-//! an agent never adopts what it would misread, and `down` removes every version.
+//! `<bpf_dir>/<device>/{filter-native,filter-generic,vipfarm_fixup,vipfarm_guard,jump}`. The device
+//! is named by its network namespace and index: names are given again, and change.
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use vipfarm_common::layout::LAYOUT_VERSION;
 
 use super::Error;
 
-/// The pins of one interface.
+/// The pins of one device, which no other agent touches as long as this lives: the kernel gives the
+/// lock on their directory up when the process ends, however it ends.
 pub(super) struct Pins {
     bpf_dir: PathBuf,
     dir: PathBuf,
+    fresh: bool,
+    _lock: File,
 }
 
 impl Pins {
-    /// Makes the directory.
-    pub(super) fn prepare(bpf_dir: &Path, interface: &str) -> Result<Self, Error> {
+    /// Makes the directory for the interface with that index, in this thread's network namespace.
+    /// An error if a running agent has it.
+    pub(super) fn prepare(bpf_dir: &Path, interface: &str, index: u32) -> Result<Self, Error> {
         if !on_bpffs(bpf_dir) {
             return Err(Error::NoBpffs { path: bpf_dir.into() });
         }
-        let dir = bpf_dir.join(format!("v{LAYOUT_VERSION}")).join(interface);
+        let dir = directory(bpf_dir, index)?;
         fs::create_dir_all(&dir).map_err(|error| Error::Pin { path: dir.clone(), error })?;
-        Ok(Self { bpf_dir: bpf_dir.into(), dir })
+        Self::hold(bpf_dir, dir, interface)
+    }
+
+    /// What a former agent left, if anything. An error if a running agent has it.
+    pub(super) fn left_over(
+        bpf_dir: &Path,
+        interface: &str,
+        index: u32,
+    ) -> Result<Option<Self>, Error> {
+        let dir = directory(bpf_dir, index)?;
+        dir.is_dir().then(|| Self::hold(bpf_dir, dir, interface)).transpose()
+    }
+
+    /// Whether no former agent had left any.
+    pub(super) fn were_none(&self) -> bool {
+        self.fresh
     }
 
     /// The path of a pin.
@@ -40,40 +60,43 @@ impl Pins {
         remove_file(&self.path(name))
     }
 
-    /// The directory that [`remove`] takes.
-    pub(super) fn bpf_dir(&self) -> &Path {
-        &self.bpf_dir
-    }
-}
-
-/// Removes the pins of an interface, of any version, and with them the programs; then the
-/// directories if nothing else is in them. Says whether there was anything.
-pub(super) fn remove(bpf_dir: &Path, interface: &str) -> Result<bool, Error> {
-    let mut found = false;
-    for version in entries(bpf_dir)? {
-        let dir = version.join(interface);
-        if dir.is_dir() {
-            found = true;
-            remove_dir(&dir)?;
+    /// Removes all pins, and with them the programs; the links first, so that the jump table is
+    /// never empty under an attached `filter`. Says whether there were any.
+    pub(super) fn remove(&self) -> Result<bool, Error> {
+        let mut pins = entries(&self.dir)?;
+        pins.sort_by_key(|pin| pin.file_name().is_some_and(|name| name == "jump"));
+        for pin in &pins {
+            remove_file(pin)?;
         }
+        fs::remove_dir(&self.dir)
+            .or_else(absent_is_fine)
+            .map_err(|error| Error::Pin { path: self.dir.clone(), error })?;
+        // Not empty: another device's.
+        let _ = fs::remove_dir(&self.bpf_dir);
+        Ok(!pins.is_empty())
     }
-    prune(bpf_dir);
-    Ok(found)
+
+    fn hold(bpf_dir: &Path, dir: PathBuf, interface: &str) -> Result<Self, Error> {
+        let pin_error = |error| Error::Pin { path: dir.clone(), error };
+        let lock = File::open(&dir).map_err(pin_error)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Held { interface: interface.into() });
+            }
+            Err(TryLockError::Error(error)) => return Err(pin_error(error)),
+        }
+        let fresh = entries(&dir)?.is_empty();
+        Ok(Self { bpf_dir: bpf_dir.into(), dir, fresh, _lock: lock })
+    }
 }
 
-/// Removes an interface's directory: the links first, so that the jump table is never empty under
-/// an attached `filter`.
-fn remove_dir(dir: &Path) -> Result<(), Error> {
-    let mut pins = entries(dir)?;
-    pins.sort_by_key(|pin| {
-        pin.file_name().is_some_and(|name| name.to_string_lossy().starts_with("jump"))
-    });
-    for pin in pins {
-        remove_file(&pin)?;
-    }
-    fs::remove_dir(dir)
-        .or_else(absent_is_fine)
-        .map_err(|error| Error::Pin { path: dir.into(), error })
+fn directory(bpf_dir: &Path, index: u32) -> Result<PathBuf, Error> {
+    let namespace = Path::new("/proc/thread-self/ns/net");
+    let namespace = fs::metadata(namespace)
+        .map_err(|error| Error::Pin { path: namespace.into(), error })?
+        .ino();
+    Ok(bpf_dir.join(format!("{namespace}-{index}")))
 }
 
 fn remove_file(path: &Path) -> Result<(), Error> {
@@ -94,15 +117,6 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     listing
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
         .map_err(|error| Error::Pin { path: dir.into(), error })
-}
-
-/// Removes the version directories and `bpf_dir` itself if they are empty.
-fn prune(bpf_dir: &Path) {
-    for version in entries(bpf_dir).unwrap_or_default() {
-        // Not empty: another interface's.
-        let _ = fs::remove_dir(version);
-    }
-    let _ = fs::remove_dir(bpf_dir);
 }
 
 /// Whether the nearest existing ancestor of `path` is on a bpffs.

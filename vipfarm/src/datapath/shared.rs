@@ -19,7 +19,11 @@ use crate::model::{Bitmap, Mac};
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 
 /// The mapped state. One writer: the thread that owns this value.
-pub(super) struct SharedState(NonNull<State>);
+pub(super) struct SharedState {
+    state: NonNull<State>,
+    /// Whether a packet may have used the idle generation.
+    idle_was_active: bool,
+}
 
 // SAFETY: the mapping belongs to this value alone and is not tied to a thread.
 unsafe impl Send for SharedState {}
@@ -41,7 +45,9 @@ impl SharedState {
             )
         };
         match NonNull::new(address.cast()) {
-            Some(state) if address != libc::MAP_FAILED => Ok(Self(state)),
+            Some(state) if address != libc::MAP_FAILED => {
+                Ok(Self { state, idle_was_active: false })
+            }
             _ => Err(Error::Memory {
                 call: "mmap of the STATE map",
                 error: io::Error::last_os_error(),
@@ -52,7 +58,7 @@ impl SharedState {
     /// Extends the lease. `deadline_ns` first: a packet in between errs to the slow path.
     pub(super) fn extend_lease(&mut self, deadline_ticks: u64, deadline_ns: u64) {
         // SAFETY: the pointers lie within the mapping.
-        let control = unsafe { addr_of_mut!((*self.0.as_ptr()).control) };
+        let control = unsafe { addr_of_mut!((*self.state.as_ptr()).control) };
         // SAFETY: as above.
         let (ns, ticks) = unsafe {
             (addr_of_mut!((*control).deadline_ns), addr_of_mut!((*control).deadline_ticks))
@@ -65,13 +71,13 @@ impl SharedState {
     pub(super) fn fence(&mut self) {
         self.force_slow();
         // SAFETY: the pointer lies within the mapping.
-        store(unsafe { addr_of_mut!((*self.0.as_ptr()).control.deadline_ns) }, 0);
+        store(unsafe { addr_of_mut!((*self.state.as_ptr()).control.deadline_ns) }, 0);
     }
 
     /// Makes the hot path ask the slow one for every frame of a VIP.
     pub(super) fn force_slow(&mut self) {
         // SAFETY: the pointer lies within the mapping.
-        store(unsafe { addr_of_mut!((*self.0.as_ptr()).control.deadline_ticks) }, 0);
+        store(unsafe { addr_of_mut!((*self.state.as_ptr()).control.deadline_ticks) }, 0);
     }
 
     /// Stores a group's bitmap in the active generation. Each word is old or new to a packet.
@@ -95,39 +101,37 @@ impl SharedState {
         );
     }
 
-    /// The bitmap in force.
-    pub(super) fn bitmap(&self, group: usize) -> Bitmap {
-        assert!(group < MAX_GROUPS, "a plan has at most MAX_GROUPS groups");
-        // SAFETY: the pointer lies within the mapping; only this thread writes bitmaps.
-        Bitmap(unsafe { ptr::read_volatile(addr_of_mut!((*self.active()).groups[group].mine)) })
-    }
-
     /// Writes the idle generation and makes it the active one.
     ///
     /// The idle generation may still be in use by a packet that began before the last switch:
-    /// `membarrier` returns only when every CPU has passed through a quiescent state since.
+    /// `membarrier` returns only when every CPU has passed through a quiescent state since. (It is
+    /// refused on nohz_full machines, which therefore get one configuration a start.)
     pub(super) fn switch(&mut self, tables: &Generation) -> Result<(), Error> {
         // SAFETY: no pointers are passed.
-        if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+        let barrier =
+            || unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+        if self.idle_was_active && barrier() != 0 {
             return Err(Error::Memory { call: "membarrier", error: io::Error::last_os_error() });
         }
         let idle = self.active_index() ^ 1;
         // SAFETY: the pointers lie within the mapping, and no packet reads the idle generation.
         unsafe {
-            addr_of_mut!((*self.0.as_ptr()).generations[idle]).write(*tables);
-            store(addr_of_mut!((*self.0.as_ptr()).control.active), idle as u64);
+            addr_of_mut!((*self.state.as_ptr()).generations[idle]).write(*tables);
+            store(addr_of_mut!((*self.state.as_ptr()).control.active), idle as u64);
         }
+        self.idle_was_active = true;
         Ok(())
     }
 
     fn active(&self) -> *mut Generation {
         // SAFETY: the index is 0 or 1, so the pointer lies within the mapping.
-        unsafe { addr_of_mut!((*self.0.as_ptr()).generations[self.active_index()]) }
+        unsafe { addr_of_mut!((*self.state.as_ptr()).generations[self.active_index()]) }
     }
 
     fn active_index(&self) -> usize {
         // SAFETY: the pointer lies within the mapping; only this thread writes the word.
-        let active = unsafe { ptr::read_volatile(addr_of_mut!((*self.0.as_ptr()).control.active)) };
+        let active =
+            unsafe { ptr::read_volatile(addr_of_mut!((*self.state.as_ptr()).control.active)) };
         usize::from(active & 1 == 1)
     }
 }
@@ -135,7 +139,7 @@ impl SharedState {
 impl Drop for SharedState {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map` with this length and is not used any more.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), size_of::<State>()) };
+        unsafe { libc::munmap(self.state.as_ptr().cast(), size_of::<State>()) };
     }
 }
 

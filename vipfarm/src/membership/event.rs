@@ -65,6 +65,8 @@ pub enum Event {
         /// By how much it was late.
         late: Duration,
     },
+    /// No heartbeat can be sent to any peer.
+    CannotSend,
     /// This node stops serving and tells its peers.
     Leaving,
 }
@@ -103,6 +105,7 @@ impl Event {
             Self::DuplicateNode { .. } => "duplicate_node",
             Self::BadTag { .. } => "bad_tag",
             Self::Stall { .. } => "stall",
+            Self::CannotSend => "cannot_send",
             Self::Leaving => "leaving",
         }
     }
@@ -121,6 +124,7 @@ impl Event {
             | Self::HeldBack { .. }
             | Self::DuplicateNode { .. }
             | Self::BadTag { .. }
+            | Self::CannotSend
             | Self::Stall { .. } => Level::Warn,
         }
     }
@@ -165,6 +169,9 @@ impl fmt::Display for Event {
                 f,
                 "this agent ran {} ms late: it judges its peers' silence anew",
                 late.as_millis()
+            ),
+            Self::CannotSend => f.write_str(
+                "no heartbeat can be sent to any node: this node stops serving unless that ends within its lease; check its address, routes and packet filters",
             ),
             Self::Leaving => f.write_str("this node leaves the farm"),
         }

@@ -19,22 +19,35 @@ pub(super) struct Lease {
     fail: Duration,
     /// When the newest heartbeat of this life was sent, and the one before it.
     sent: Option<(BootTime, BootTime)>,
+    /// The same before the newest one.
+    sent_before: Option<(BootTime, BootTime)>,
 }
 
 impl Lease {
     pub(super) fn new(timers: &Timers) -> Self {
-        Self { length: timers.lease, fail: timers.fail.saturating_sub(timers.margin()), sent: None }
+        Self {
+            length: timers.lease,
+            fail: timers.fail.saturating_sub(timers.margin()),
+            sent: None,
+            sent_before: None,
+        }
     }
 
     /// A heartbeat goes out; `now` was read before.
     pub(super) fn heartbeat_sent(&mut self, now: BootTime) {
         let previous = self.sent.map_or(now, |(newest, _)| newest);
-        self.sent = Some((now, previous));
+        self.sent_before = self.sent.replace((now, previous));
+    }
+
+    /// The newest heartbeat could not be sent to anybody: it justifies nothing.
+    pub(super) fn heartbeat_failed(&mut self) {
+        self.sent = self.sent_before;
     }
 
     /// A new life begins: nothing sent before it counts.
     pub(super) fn begin_life(&mut self) {
         self.sent = None;
+        self.sent_before = None;
     }
 
     /// Until when the kernel may accept; `None` before the first heartbeat of a life. Never falls
@@ -84,6 +97,19 @@ mod tests {
         let last_heard = at(0);
         let deadline = lease(&[0, 160]).deadline().expect("heartbeats were sent");
         assert!(deadline < last_heard + TIMERS.fail);
+    }
+
+    #[test]
+    fn a_heartbeat_that_could_not_be_sent_leases_nothing() {
+        let mut lease = lease(&[0, 50]);
+        let before = lease.deadline();
+        lease.heartbeat_sent(at(100));
+        lease.heartbeat_failed();
+        assert_eq!(lease.deadline(), before);
+        let mut fresh = Lease::new(&TIMERS);
+        fresh.heartbeat_sent(at(0));
+        fresh.heartbeat_failed();
+        assert_eq!(fresh.deadline(), None);
     }
 
     #[test]

@@ -150,6 +150,8 @@ pub struct Membership {
     /// Until when peers are waited for to let go of this node, which leaves.
     leave_by: Option<BootTime>,
     left: bool,
+    /// The newest heartbeat could not be sent.
+    mute: bool,
     counters: Counters,
     last_duplicate: Option<BootTime>,
     last_bad_tag: Option<BootTime>,
@@ -180,6 +182,7 @@ impl Membership {
             held_back_by: None,
             leave_by: None,
             left: false,
+            mute: false,
             counters: Counters::default(),
             last_duplicate: None,
             last_bad_tag: None,
@@ -235,6 +238,25 @@ impl Membership {
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// To be told of each [`Output::Broadcast`] before the next output: whether it could be sent to
+    /// anybody. A node that cannot speak must not go on as if it were heard: its lease runs out,
+    /// and it does not take the peers' silence for their death.
+    pub fn heartbeat_sent(&mut self, now: BootTime, sent: bool) {
+        if !sent {
+            self.lease.heartbeat_failed();
+            self.outputs.retain(|output| !matches!(output, Output::Lease(_)));
+            if self.state == NodeState::Up {
+                self.armed = self.lease.deadline().unwrap_or(BootTime::ZERO);
+            } else {
+                self.listen_until = now + listening(&self.config.timers);
+            }
+            if !self.mute {
+                self.event(Event::CannotSend);
+            }
+        }
+        self.mute = !sent;
     }
 
     /// Leaves for good: serves nothing from the next output on, and tells the peers, which take

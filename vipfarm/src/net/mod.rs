@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
@@ -15,7 +15,7 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
-use rtnetlink::Handle;
+use rtnetlink::{Handle, MulticastGroup};
 use thiserror::Error;
 
 use crate::model::Mac;
@@ -77,6 +77,15 @@ impl Network {
         let addresses: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.map_err(refused)?;
         Ok(links.iter().map(|link| interface(link, &addresses)).collect())
+    }
+
+    /// Wakes up whenever a link or an IPv4 address of this network namespace has changed.
+    pub fn changes() -> Result<impl Stream<Item = ()> + Unpin, Error> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+        let (connection, _, messages) =
+            rtnetlink::new_multicast_connection(&groups).map_err(Error::Connect)?;
+        tokio::spawn(connection);
+        Ok(messages.map(drop))
     }
 
     /// Adds a virtual address: as a host address, so that it is never chosen as the source of the

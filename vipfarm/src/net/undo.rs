@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::Network;
+use super::{Interface, Network};
 use crate::model::Mac;
 
 /// The record of one farm's changes on this node.
@@ -25,6 +25,8 @@ pub struct Undo {
 pub struct InterfaceChanges {
     /// Interface name.
     pub name: String,
+    /// Its kernel index.
+    pub index: u32,
     /// Virtual addresses added.
     pub vips: Vec<Ipv4Addr>,
     /// VMACs that it receives, as text.
@@ -40,6 +42,8 @@ pub struct Sysctl {
     pub key: String,
     /// The value before the agent came.
     pub former: String,
+    /// The value it set.
+    pub value: String,
 }
 
 /// Why the record could not be kept, or a change not be taken back.
@@ -74,9 +78,11 @@ pub enum UndoError {
     Net(#[from] super::Error),
 }
 
-/// ARP as a farm node needs it: ask with the address of the interface, never with a VIP
-/// (`arp_announce` 2, T1); answer only for addresses of the interface asked on (`arp_ignore` 1).
-const ARP_SYSCTLS: [(&str, &str); 2] = [("arp_announce", "2"), ("arp_ignore", "1")];
+/// ARP as the VIP's interface needs it: ask with the interface's address, never with a VIP (T1).
+const OWN_ADDRESS_ONLY: (&str, &str) = ("arp_announce", "2");
+/// ARP as every interface on the VIP's network needs it: answer only for the addresses of the
+/// interface asked on. Otherwise a second one there, which has no filter, answers for the VIP.
+const OWN_ANSWERS_ONLY: (&str, &str) = ("arp_ignore", "1");
 
 impl Undo {
     /// Reads the record; an absent one is empty.
@@ -100,10 +106,14 @@ impl Undo {
     }
 
     /// The interface's changes, to be added to.
-    pub fn on(&mut self, name: &str) -> &mut InterfaceChanges {
-        let index = self.interfaces.iter().position(|changes| changes.name == name);
+    pub fn on(&mut self, interface: &Interface) -> &mut InterfaceChanges {
+        let index = self.interfaces.iter().position(|changes| changes.index == interface.index);
         let index = index.unwrap_or_else(|| {
-            self.interfaces.push(InterfaceChanges { name: name.into(), ..Default::default() });
+            self.interfaces.push(InterfaceChanges {
+                name: interface.name.clone(),
+                index: interface.index,
+                ..InterfaceChanges::default()
+            });
             self.interfaces.len() - 1
         });
         &mut self.interfaces[index]
@@ -113,22 +123,23 @@ impl Undo {
     /// that cannot be undone does not keep the rest; returns the failures.
     pub async fn roll_back(&self, network: &Network, path: &Path) -> Vec<UndoError> {
         let mut failures = Vec::new();
-        let present = network.interfaces().await.unwrap_or_else(|error| {
-            failures.push(error.into());
-            Vec::new()
-        });
+        let present = match network.interfaces().await {
+            Ok(present) => present,
+            Err(error) => return vec![error.into()],
+        };
         for changes in &self.interfaces {
             // An interface that is gone took its addresses and sysctls along.
-            let Some(interface) = present.iter().find(|i| i.name == changes.name) else { continue };
+            let same = |interface: &&Interface| {
+                interface.index == changes.index && interface.name == changes.name
+            };
+            let Some(interface) = present.iter().find(same) else { continue };
             for &vip in &changes.vips {
                 failures.extend(network.remove_vip(interface, vip).await.err().map(Into::into));
             }
             for vmac in changes.vmacs.iter().filter_map(|text| text.parse::<Mac>().ok()) {
                 failures.extend(network.remove_vmac(interface, vmac).await.err().map(Into::into));
             }
-            for sysctl in &changes.sysctls {
-                failures.extend(write_sysctl(&sysctl.key, &sysctl.former).err());
-            }
+            failures.extend(changes.sysctls.iter().filter_map(|sysctl| sysctl.restore().err()));
         }
         if failures.is_empty()
             && let Err(error) = fs::remove_file(path)
@@ -141,27 +152,45 @@ impl Undo {
 }
 
 impl InterfaceChanges {
-    /// Notes the present values of the sysctls that [`set_arp_sysctls`] will change. A value that an
-    /// earlier agent noted is the true one: the present one is that agent's.
-    pub fn note_sysctls(&mut self) -> Result<(), UndoError> {
-        for (name, _) in ARP_SYSCTLS {
-            let key = arp_key(&self.name, name);
+    /// Notes a virtual address and its MAC.
+    pub fn note_vip(&mut self, vip: Ipv4Addr, vmac: Mac) {
+        if !self.vips.contains(&vip) {
+            self.vips.push(vip);
+        }
+        let vmac = vmac.to_string();
+        if !self.vmacs.contains(&vmac) {
+            self.vmacs.push(vmac);
+        }
+    }
+
+    /// Notes the present values of the sysctls that [`InterfaceChanges::set_sysctls`] will change.
+    /// `has_vip` tells the VIP's own interface from another one on its network.
+    pub fn note_sysctls(&mut self, has_vip: bool) -> Result<(), UndoError> {
+        let own = has_vip.then_some(OWN_ADDRESS_ONLY);
+        for (name, value) in own.into_iter().chain([OWN_ANSWERS_ONLY]) {
+            let key = format!("net/ipv4/conf/{}/{name}", self.name);
             if !self.sysctls.iter().any(|sysctl| sysctl.key == key) {
                 let former = read_sysctl(&key)?;
-                self.sysctls.push(Sysctl { key, former });
+                self.sysctls.push(Sysctl { key, former, value: value.into() });
             }
         }
         Ok(())
     }
+
+    /// Sets the sysctls noted.
+    pub fn set_sysctls(&self) -> Result<(), UndoError> {
+        self.sysctls.iter().try_for_each(|sysctl| write_sysctl(&sysctl.key, &sysctl.value))
+    }
 }
 
-/// Sets the interface's ARP behaviour for a farm node.
-pub fn set_arp_sysctls(interface: &str) -> Result<(), UndoError> {
-    ARP_SYSCTLS.iter().try_for_each(|(name, value)| write_sysctl(&arp_key(interface, name), value))
-}
-
-fn arp_key(interface: &str, name: &str) -> String {
-    format!("net/ipv4/conf/{interface}/{name}")
+impl Sysctl {
+    /// Writes the former value, unless it is there already: /proc/sys may be read-only.
+    fn restore(&self) -> Result<(), UndoError> {
+        if read_sysctl(&self.key)? == self.former {
+            return Ok(());
+        }
+        write_sysctl(&self.key, &self.former)
+    }
 }
 
 fn read_sysctl(key: &str) -> Result<String, UndoError> {
@@ -180,10 +209,21 @@ fn write_sysctl(key: &str, value: &str) -> Result<(), UndoError> {
 mod tests {
     use super::*;
 
+    fn interface(index: u32) -> Interface {
+        Interface {
+            index,
+            name: format!("eth{index}"),
+            mac: Mac([2; 6]),
+            up: true,
+            xdp_program: None,
+            addresses: vec![],
+        }
+    }
+
     fn record() -> Undo {
         let mut undo = Undo::default();
-        undo.on("eth0").vips.push(Ipv4Addr::new(192, 168, 1, 222));
-        undo.on("eth0").vmacs.push("5a:fe:c0:a8:01:de".into());
+        let vip = Ipv4Addr::new(192, 168, 1, 222);
+        undo.on(&interface(2)).note_vip(vip, Mac::of_vip(vip));
         undo
     }
 
@@ -211,8 +251,9 @@ mod tests {
     #[test]
     fn an_interface_has_one_entry() {
         let mut undo = record();
-        undo.on("eth1");
-        undo.on("eth0");
+        undo.on(&interface(3));
+        undo.on(&interface(2)).note_vip(Ipv4Addr::new(192, 168, 1, 222), Mac([2; 6]));
         assert_eq!(undo.interfaces.len(), 2);
+        assert_eq!((undo.interfaces[0].vips.len(), undo.interfaces[0].vmacs.len()), (1, 2));
     }
 }

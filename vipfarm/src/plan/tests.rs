@@ -41,13 +41,14 @@ fn rule(only: Option<Ipv4Addr>, port: Option<u16>) -> Rule {
 fn plan(blocks: &[Vip], here: impl Fn(usize) -> bool) -> Plan {
     let services = Services::new(blocks, here).expect("it fits");
     let bitmaps = vec![Bitmap([u64::MAX; 4]); services.groups()];
-    Plan { services, bitmaps, peers: vec![] }
+    Plan { services: Arc::new(services), bitmaps, peers: vec![None; 2] }
 }
 
 /// The kernel group that judges a SYN to that service; `None` when no rule covers it.
 fn group_of(plan: &Plan, vip: Ipv4Addr, port: u16) -> Option<u32> {
     let tables = HostTables::new(plan, [1; 16], Mac([2; 6])).expect("it fits");
     let mut frame = [0; 60];
+    frame[..6].copy_from_slice(&[2; 6]);
     frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
     frame[23] = 6;
     frame[30..34].copy_from_slice(&vip.octets());
@@ -104,17 +105,17 @@ fn equal_services_change_by_words_only() {
     assert_eq!(old.changes_from(Some(&old)), []);
     let mut new = old.clone();
     new.bitmaps[1] = Bitmap([1, 2, 3, 4]);
-    new.peers.push(Mac([2, 0, 0, 0, 0, 9]));
+    new.peers[1] = Some(Mac([2, 0, 0, 0, 0, 9]));
     assert_eq!(
         new.changes_from(Some(&old)),
         [
             Change::Bitmap { group: 1, bitmap: Bitmap([1, 2, 3, 4]) },
-            Change::Peer { index: 0, mac: Some(Mac([2, 0, 0, 0, 0, 9])) },
+            Change::Peer { index: 1, mac: Some(Mac([2, 0, 0, 0, 0, 9])) },
         ]
     );
     assert_eq!(
         old.changes_from(Some(&new))[1],
-        Change::Peer { index: 0, mac: None },
+        Change::Peer { index: 1, mac: None },
         "a peer that is gone is cleared"
     );
     let other = plan(&[block(&[TWO], &[&[rule(None, None)]])], |_| true);

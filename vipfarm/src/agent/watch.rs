@@ -1,0 +1,110 @@
+//! Notices when the machine loses what the farm needs: an interface, its filter, a VIP (T31).
+
+use std::{net::IpAddr, time::Duration};
+
+use futures::StreamExt;
+use tokio::time;
+
+use crate::{
+    model::{Farm, Vip},
+    net::{self, Interface, Network},
+};
+
+/// How often to look although nothing was announced: a loss must not go unnoticed because an
+/// announcement was lost.
+const ROUND: Duration = Duration::from_secs(5);
+
+/// What must stay as it is.
+#[derive(Debug, Clone)]
+pub(super) struct Needs(Vec<(Interface, Vec<IpAddr>)>);
+
+impl Needs {
+    /// The blocks with `check: true`, each on its interface, in the order of the file.
+    pub(super) fn of<'i>(farm: &Farm, placed: impl Iterator<Item = &'i Interface>) -> Self {
+        let need = |(block, interface): (&Vip, &'i Interface)| {
+            let watched = block.addresses.iter().filter(|address| address.check);
+            (interface.clone(), watched.map(|address| address.addr).collect())
+        };
+        let checked = farm.vips.iter().zip(placed).filter(|(block, _)| block.check);
+        Self(checked.map(need).collect())
+    }
+
+    /// Resolves when something is lost, to the sentence that says what.
+    pub(super) async fn lost(self, network: Network) -> Result<String, net::Error> {
+        let mut changes = Network::changes()?;
+        loop {
+            // Nothing to watch: never.
+            let present = network.interfaces().await?;
+            if let Some(lost) = self.0.iter().find_map(|(need, vips)| loss(need, vips, &present)) {
+                return Ok(lost);
+            }
+            // An end of the announcements leaves the rounds.
+            let _ = time::timeout(ROUND, changes.next()).await;
+        }
+    }
+}
+
+fn loss(need: &Interface, vips: &[IpAddr], present: &[Interface]) -> Option<String> {
+    let name = &need.name;
+    let Some(found) = present.iter().find(|found| found.index == need.index) else {
+        return Some(format!("interface {name} is gone"));
+    };
+    if found.mac != need.mac {
+        return Some(format!("the MAC of {name} is {} now, and was {}", found.mac, need.mac));
+    }
+    if found.xdp_program.is_none() {
+        return Some(format!("the filter was taken off {name}"));
+    }
+    let has = |vip: &&IpAddr| !found.addresses.iter().any(|net| net.addr() == **vip);
+    vips.iter().find(has).map(|vip| format!("VIP {vip} was removed from {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Mac;
+
+    fn eth0() -> Interface {
+        Interface {
+            index: 2,
+            name: "eth0".into(),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            up: true,
+            xdp_program: Some(7),
+            addresses: vec![
+                "10.0.0.11/24".parse().expect("a net"),
+                "10.0.0.100/32".parse().expect("a net"),
+            ],
+        }
+    }
+
+    fn told(change: impl Fn(&mut Interface)) -> Option<String> {
+        let mut present = eth0();
+        change(&mut present);
+        loss(&eth0(), &[[10, 0, 0, 100].into()], &[present])
+    }
+
+    #[test]
+    fn what_stays_is_no_loss() {
+        assert_eq!(told(|_| ()), None);
+        assert_eq!(told(|eth0| eth0.xdp_program = Some(8)), None, "a new program is the agent's");
+        assert_eq!(told(|eth0| eth0.addresses.push("10.9.0.1/24".parse().expect("a net"))), None);
+        assert_eq!(told(|eth0| eth0.up = false), None, "heartbeats will tell");
+    }
+
+    #[test]
+    fn each_loss_is_named() {
+        assert_eq!(loss(&eth0(), &[], &[]).as_deref(), Some("interface eth0 is gone"));
+        assert_eq!(told(|eth0| eth0.index = 3).as_deref(), Some("interface eth0 is gone"));
+        let lost = told(|eth0| eth0.mac = Mac([2, 0, 0, 0, 0, 2])).expect("the MAC changed");
+        assert!(lost.contains("02:00:00:00:00:02"), "{lost}");
+        assert_eq!(
+            told(|eth0| eth0.xdp_program = None).as_deref(),
+            Some("the filter was taken off eth0")
+        );
+        assert_eq!(
+            told(|eth0| eth0.addresses.truncate(1)).as_deref(),
+            Some("VIP 10.0.0.100 was removed from eth0")
+        );
+    }
+}
