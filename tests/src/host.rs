@@ -6,6 +6,8 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -137,6 +139,21 @@ impl Host {
     pub fn inject(&self, frame: &[u8]) -> Result<()> {
         let socket = PacketSocket::open(&self.namespace, INTERFACE)?;
         socket.send(frame).with_context(|| format!("{}: send a frame", self.name))
+    }
+
+    /// Sends frames from `eth0` as they are, in that order and so slowly that no receiver's queue
+    /// overflows.
+    pub fn inject_all(&self, frames: &[Vec<u8>]) -> Result<()> {
+        // An end of a veth pair with an XDP program queues 256 frames.
+        const AT_ONCE: usize = 32;
+        let socket = PacketSocket::open(&self.namespace, INTERFACE)?;
+        for frames in frames.chunks(AT_ONCE) {
+            for frame in frames {
+                socket.send(frame).with_context(|| format!("{}: send a frame", self.name))?;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// The MAC that the host's neighbour table holds for `address`.

@@ -17,6 +17,7 @@
 //! - [`process`], [`capture`], [`frame`]: children, recordings, hand-made frames.
 //! - [`traffic`]: servers and clients that count what users of a farm would notice.
 //! - [`world`]: a farm on paper, and the decision about single frames in it, on host and kernel.
+//! - [`farm`]: agents on the nodes, through the `vipfarm` program.
 //! - [`skip`]: how a test says that it cannot run here.
 //! - [`bench`]: what a packet costs; [`translated`]: what the kernel made of a program.
 //! - [`demo`]: the guided tour that `cargo xtask demo` shows.
@@ -24,6 +25,8 @@
 pub mod bench;
 pub mod capture;
 pub mod demo;
+pub mod farm;
+mod footprint;
 pub mod frame;
 pub mod host;
 mod iproute;
@@ -40,6 +43,7 @@ pub mod world;
 mod xdp;
 
 pub use capture::{Capture, Captured, Direction};
+pub use farm::Farm;
 pub use frame::Frame;
 pub use host::Host;
 pub use lab::{Lab, Topology};

@@ -77,6 +77,22 @@ pub fn vipfarm_object() -> Result<PathBuf, String> {
     object("vipfarm-bpf")
 }
 
+/// Requires a lab and the `vipfarm` program, whose path it is: `VIPFARM_BIN`, or the one built
+/// beside the running test.
+pub fn farm() -> Result<PathBuf, String> {
+    lab()?;
+    let built = || {
+        let test = std::env::current_exe().ok()?;
+        Some(test.parent()?.parent()?.join("vipfarm"))
+    };
+    let program = std::env::var_os("VIPFARM_BIN").map(PathBuf::from).or_else(built);
+    match program {
+        Some(program) if program.is_file() => Ok(program),
+        Some(program) => Err(format!("{} is missing: run `cargo xtask build`", program.display())),
+        None => Err("the vipfarm program is not to be found: set VIPFARM_BIN".into()),
+    }
+}
+
 /// `cargo xtask build` leaves the objects in the build directory.
 fn object(name: &str) -> Result<PathBuf, String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -67,7 +67,7 @@ pub(crate) fn rule_of(tables: &Generation, addr: u32, vip: u32, udp: bool, port:
     if slot.key == rule_key(vip, udp, port) {
         slot.rule
     } else {
-        tables.any_port[vip as usize & (2 * MAX_VIPS - 1)][udp as usize]
+        tables.any_port[vip as usize & (2 * MAX_VIPS - 1)][usize::from(udp)]
     }
 }
 

@@ -92,7 +92,7 @@ fn show(options: &Options, screen: &Screen, verdict: &mut Verdict) -> Result<()>
     };
     let result = tour.run(traffic);
     if (result.is_err() || !verdict.ok()) && !interrupt.is_told() {
-        screen.agents_last_words(&farm.last_lines(LAST_LINES));
+        screen.agents_last_words(&farm.agents.last_lines(LAST_LINES));
         let kept = lab.keep_logs("vipfarm-demo-logs")?;
         screen.note(&format!("the agents' logs: {}", kept.display()));
     }

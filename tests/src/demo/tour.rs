@@ -83,7 +83,7 @@ impl Tour<'_, '_> {
             format!("{} client addresses behind the same plain switch", clients.sum::<usize>()),
         ];
         self.screen.title("vipfarm: one address, three servers, no load balancer in front", &lines);
-        self.farm.start()?;
+        self.farm.agents.start()?;
         let took = self.farm.wait_converged(&ALL, self.interrupt)?;
         self.check(true, format!("three agents agreed on the farm in {} ms", took.as_millis()));
         Ok(())
@@ -97,7 +97,7 @@ impl Tour<'_, '_> {
         })?;
         let answered = traffic.shares();
         let total: usize = answered.values().sum();
-        let status = self.farm.status(1)?;
+        let status = self.farm.agents.status(1)?;
         let group = status.groups.first().context("the farm has no group")?;
         for (index, node) in self.lab.nodes().iter().enumerate() {
             let requests = answered.get(node.name()).copied().unwrap_or(0);
@@ -124,7 +124,7 @@ impl Tour<'_, '_> {
         self.screen.chapter(&format!("2  Power cut of node{POWER_CUT}"));
         let from = Instant::now();
         self.lab.node(POWER_CUT).cut()?;
-        self.farm.kill(POWER_CUT)?;
+        self.farm.agents.kill(POWER_CUT)?;
         let survivors: Vec<_> = ALL.into_iter().filter(|&node| node != POWER_CUT).collect();
         let took = self.farm.wait_converged(&survivors, self.interrupt)?;
         self.screen.note(&format!("the survivors agreed within {} ms", took.as_millis()));
@@ -135,7 +135,7 @@ impl Tour<'_, '_> {
         self.screen.chapter(&format!("3  node{POWER_CUT} comes back"));
         let from = Instant::now();
         self.lab.node(POWER_CUT).heal()?;
-        self.farm.restart(POWER_CUT)?;
+        self.farm.agents.start_node(POWER_CUT, &[])?;
         let took = self.farm.wait_converged(&ALL, self.interrupt)?;
         self.screen.note(&format!("all three agreed after {} ms", took.as_millis()));
         self.judge("return", POWER_CUT, from, traffic)
@@ -146,14 +146,14 @@ impl Tour<'_, '_> {
         self.screen.chapter(&format!("4  node{FROZEN}'s agent is frozen for {seconds} s"));
         let (screen, interrupt) = (self.screen, self.interrupt);
         let from = Instant::now();
-        self.farm.freeze(FROZEN, true)?;
+        self.farm.agents.freeze(FROZEN, true)?;
         interrupt.sleep_while(FREEZE_TIME, |passed| {
             screen.progress(passed, FREEZE_TIME, &shares_line(traffic));
         })?;
         let others_serve = traffic.all_served_without(self.lab.node(FROZEN).name());
         let text = format!("the others served all clients while node{FROZEN}'s agent was frozen");
         self.check(others_serve, text);
-        self.farm.freeze(FROZEN, false)?;
+        self.farm.agents.freeze(FROZEN, false)?;
         let took = self.farm.wait_converged(&ALL, interrupt)?;
         screen.note(&format!("it was back in the farm {} ms after it woke up", took.as_millis()));
         self.judge("freeze", FROZEN, from, traffic)
@@ -207,7 +207,7 @@ impl Tour<'_, '_> {
                 .filter(|disturbed| request.started < disturbed.until && end > disturbed.from)
                 .peekable();
             let excused = then.peek().is_some() && {
-                let owner = self.farm.owner(request.client, HTTP)?;
+                let owner = self.farm.agents.owner(request.client, HTTP)?;
                 then.any(|disturbed| disturbed.node == owner)
             };
             count += usize::from(!excused);

@@ -1,0 +1,292 @@
+//! A farm in the lab: the agents, started, asked and stopped through the `vipfarm` program alone.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddrV4,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::de::DeserializeOwned;
+use vipfarm::status::{Explanation, NodeState, Status};
+
+pub use crate::footprint::Footprint;
+use crate::{
+    host::Host,
+    iproute::checked,
+    lab::Lab,
+    process::{Process, Signal},
+};
+
+/// How long a farm may take to agree, or an agent to stop.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// Lines of each agent's log that a failed test shows.
+const LAST_LINES: usize = 25;
+
+/// The agents of a lab's nodes. Dropped by a panic, it prints what they said last.
+#[derive(Debug)]
+pub struct Farm<'a> {
+    lab: &'a Lab,
+    program: PathBuf,
+    config: PathBuf,
+    agents: BTreeMap<usize, Process>,
+}
+
+impl<'a> Farm<'a> {
+    /// Writes the key and the configuration: all nodes of the lab, and `vips`, the YAML below the
+    /// key of that name. `program` is the `vipfarm` program. No agent runs yet.
+    pub fn new(lab: &'a Lab, program: &Path, name: &str, vips: &str) -> Result<Self> {
+        let directory = lab.directory();
+        let config = directory.join("farm.yaml");
+        let farm = Self { lab, program: program.to_owned(), config, agents: BTreeMap::new() };
+        let key = directory.join("farm.key");
+        output(farm.command("keygen").arg(&key))?;
+        let node = |node: &Host| {
+            format!("  - {{ name: {}, addresses: [{}] }}\n", node.name(), node.address())
+        };
+        let nodes = lab.nodes().iter().map(node).collect::<Vec<_>>().concat();
+        let text = format!("farm: {name}\nkey_file: {}\nnodes:\n{nodes}{vips}", key.display());
+        fs::write(&farm.config, text).context("write the configuration")?;
+        Ok(farm)
+    }
+
+    /// The lab that it lives in.
+    pub fn lab(&self) -> &'a Lab {
+        self.lab
+    }
+
+    /// The configuration file of all nodes.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Starts all agents.
+    pub fn start(&mut self) -> Result<()> {
+        (1..=self.lab.nodes().len()).try_for_each(|node| self.start_node(node, &[]))
+    }
+
+    /// Starts the agent of one node, or starts it again, with further `arguments`.
+    pub fn start_node(&mut self, node: usize, arguments: &[&str]) -> Result<()> {
+        let mut command = self.agent_command(node);
+        command.args(arguments);
+        let agent = self.lab.node(node).spawn("agent", command)?;
+        self.agents.insert(node, agent);
+        Ok(())
+    }
+
+    /// The command that runs a node's agent there; options can be added.
+    pub fn agent_command(&self, node: usize) -> Command {
+        let host = self.lab.node(node);
+        let mut command = host.command(&self.program);
+        command.args(["agent", "--node", host.name(), "-c"]).arg(&self.config);
+        command.arg("--run-dir").arg(self.run_directory(node));
+        command.arg("--bpf-dir").arg(self.bpf_directory(node));
+        command
+    }
+
+    /// The command `vipfarm down` for a node.
+    pub fn down_command(&self, node: usize) -> Command {
+        let host = self.lab.node(node);
+        let mut command = host.command(&self.program);
+        command.args(["down", "--node", host.name(), "-c"]).arg(&self.config);
+        command.arg("--run-dir").arg(self.run_directory(node));
+        command.arg("--bpf-dir").arg(self.bpf_directory(node));
+        command
+    }
+
+    /// A command of the program that needs no agent.
+    pub fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(verb);
+        command
+    }
+
+    /// A command that asks a node's agent; `arguments` begin with the verb.
+    pub fn ask_command(&self, node: usize, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--run-dir").arg(self.run_directory(node));
+        command
+    }
+
+    /// The running agent of a node; an error if none was started.
+    pub fn agent(&mut self, node: usize) -> Result<&mut Process> {
+        self.agents.get_mut(&node).with_context(|| format!("node{node} has no agent"))
+    }
+
+    /// Waits until these nodes agree that they, and no others, are the farm: how long it took.
+    pub fn wait_converged(&mut self, nodes: &[usize]) -> Result<Duration> {
+        self.wait_converged_or(nodes, |pause| {
+            thread::sleep(pause);
+            Ok(())
+        })
+    }
+
+    /// As [`Farm::wait_converged`]; `sleep` sleeps between two looks, and its error ends the wait.
+    pub fn wait_converged_or(
+        &mut self,
+        nodes: &[usize],
+        sleep: impl Fn(Duration) -> Result<()>,
+    ) -> Result<Duration> {
+        let begin = Instant::now();
+        loop {
+            let missing = nodes.iter().find_map(|&node| self.not_ready(node, nodes).err());
+            let Some(missing) = missing else { return Ok(begin.elapsed()) };
+            for &node in nodes {
+                if let Some(status) = self.agent(node)?.try_wait()? {
+                    bail!("the agent of node{node} ended: {status}");
+                }
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(missing.context(format!("the farm does not agree after {PATIENCE:?}")));
+            }
+            sleep(POLL)?;
+        }
+    }
+
+    /// What the agent of a node says.
+    pub fn status(&self, node: usize) -> Result<Status> {
+        self.ask_json(node, &["status", "--json"])
+    }
+
+    /// The answer of a node's agent, read from its JSON.
+    pub fn ask_json<T: DeserializeOwned>(&self, node: usize, arguments: &[&str]) -> Result<T> {
+        json(&mut self.ask_command(node, arguments))
+    }
+
+    /// The answer of a node's agent as text.
+    pub fn ask(&self, node: usize, arguments: &[&str]) -> Result<String> {
+        output(&mut self.ask_command(node, arguments))
+    }
+
+    /// Who serves a client while all nodes are alive, from the configuration alone; `arguments`
+    /// are those of `explain`.
+    pub fn explain_offline(&self, arguments: &[&str]) -> Result<Explanation> {
+        let mut command = self.command("explain");
+        json(command.args(arguments).args(["--json", "-c"]).arg(&self.config))
+    }
+
+    /// The node that owns a TCP client's bucket while all nodes are alive.
+    pub fn owner(&self, client: SocketAddrV4, vip: SocketAddrV4) -> Result<String> {
+        let explanation = self.explain_offline(&[&client.to_string(), &vip.to_string()])?;
+        explanation.owner.with_context(|| format!("nobody owns {client}: {}", explanation.text))
+    }
+
+    /// Kills a node's agent at once.
+    pub fn kill(&mut self, node: usize) -> Result<()> {
+        self.agent(node)?.kill()
+    }
+
+    /// Freezes a node's agent, or lets it go on.
+    pub fn freeze(&mut self, node: usize, frozen: bool) -> Result<()> {
+        let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        self.agent(node)?.signal(signal)
+    }
+
+    /// Stops all agents with SIGTERM; an error unless each exits 0.
+    pub fn stop(&mut self) -> Result<()> {
+        for agent in self.agents.values_mut() {
+            agent.signal(Signal::SIGTERM)?;
+        }
+        for agent in self.agents.values_mut() {
+            let status = agent.wait_timeout(PATIENCE)?;
+            ensure!(status.success(), "an agent ended with {status} on SIGTERM");
+        }
+        self.agents.clear();
+        Ok(())
+    }
+
+    /// Everything that an agent changes on a node, as it is now.
+    pub fn footprint(&self, node: usize) -> Result<Footprint> {
+        let directories = [self.run_directory(node), self.bpf_directory(node)];
+        Footprint::of(self.lab.node(node), &directories)
+    }
+
+    /// The last lines of each agent's log, by node.
+    pub fn last_lines(&self, count: usize) -> Vec<(String, Vec<String>)> {
+        let lines = |(&node, agent): (&usize, &Process)| {
+            (self.lab.node(node).name().to_owned(), agent.last_lines(count))
+        };
+        self.agents.iter().map(lines).collect()
+    }
+
+    /// Where a node's agent has its control socket and its record.
+    pub fn run_directory(&self, node: usize) -> PathBuf {
+        self.lab.directory().join("run").join(self.lab.node(node).name())
+    }
+
+    /// Where a node's agent pins its programs.
+    pub fn bpf_directory(&self, node: usize) -> PathBuf {
+        self.lab.bpf_directory().join(self.lab.node(node).name())
+    }
+
+    fn not_ready(&self, node: usize, farm: &[usize]) -> Result<()> {
+        let status = self.status(node).with_context(|| format!("node{node}"))?;
+        let alive: Vec<_> = status.nodes.iter().filter(|node| node.alive).collect();
+        let expected = |name: &str| farm.iter().any(|&node| self.lab.node(node).name() == name);
+        let names: Vec<_> = alive.iter().map(|node| node.name.as_str()).collect();
+        ensure!(
+            status.state == NodeState::Up
+                && status.converged
+                && names.len() == farm.len()
+                && names.iter().all(|name| expected(name)),
+            "node{node} is {:?}, {}, and sees {names:?} alive",
+            status.state,
+            if status.converged { "converged" } else { "not converged" },
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Farm<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for (node, lines) in self.last_lines(LAST_LINES) {
+                println!("--- the agent of {node} said last:\n{}", lines.join("\n"));
+            }
+        }
+    }
+}
+
+/// Runs a command to its end, however it ends; an error if it cannot be run or does not end
+/// within [`PATIENCE`].
+pub fn run_to_end(command: &mut Command) -> Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("run {command:?}"))?;
+    let deadline = Instant::now() + PATIENCE;
+    // A pipe holds 64 KiB: more than anything that is run here says.
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= deadline {
+            child.kill()?;
+            let output = child.wait_with_output()?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{command:?} still runs after {PATIENCE:?}: {said}");
+        }
+        thread::sleep(POLL / 4);
+    }
+    child.wait_with_output().context("wait for a child")
+}
+
+/// Everything a command that ended said, and its exit code.
+pub fn exit_code_and_words(command: &mut Command) -> Result<(Option<i32>, String)> {
+    let Output { status, stdout, stderr } = run_to_end(command)?;
+    let words = [stdout, stderr].concat();
+    Ok((ExitStatus::code(&status), String::from_utf8_lossy(&words).into_owned()))
+}
+
+fn json<T: DeserializeOwned>(command: &mut Command) -> Result<T> {
+    let text = output(command)?;
+    serde_json::from_str(&text).with_context(|| format!("{command:?} printed {text}"))
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("run {command:?}"))?;
+    checked(&output, || format!("{command:?}"))
+}

@@ -1,0 +1,126 @@
+//! What an agent changes on a node, read back from the node: nothing of it may stay.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use aya::programs::{SchedClassifier, TcAttachType};
+use serde::Deserialize;
+
+use crate::{
+    host::{Host, INTERFACE},
+    iproute::query,
+};
+
+/// Everything that an agent changes on a node. Two of the same node can be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footprint {
+    /// IPv4 addresses of `eth0`.
+    pub addresses: Vec<Ipv4Addr>,
+    /// MACs that `eth0` receives besides its own.
+    pub macs: Vec<String>,
+    /// Sysctls of `eth0` that steer ARP, with their values.
+    pub sysctls: Vec<(&'static str, String)>,
+    /// Id of the XDP program on `eth0`.
+    pub xdp: Option<u32>,
+    /// TC programs on `eth0`.
+    pub tc: Vec<String>,
+    /// Sockets, records and pins.
+    pub files: Vec<PathBuf>,
+}
+
+impl Footprint {
+    /// What is on `host` now; files are looked for below `directories`.
+    pub(crate) fn of(host: &Host, directories: &[PathBuf]) -> Result<Self> {
+        let mut files: Vec<_> = directories.iter().flat_map(|dir| files_below(dir)).collect();
+        files.sort();
+        let sysctl = |name: &'static str| {
+            let path = format!("/proc/sys/net/ipv4/conf/{INTERFACE}/{name}");
+            let value = host.in_ns(|| fs::read_to_string(&path));
+            value.map(|value| (name, value.trim().to_owned())).with_context(|| path.clone())
+        };
+        let sysctls = ["arp_announce", "arp_ignore"].into_iter().map(sysctl);
+        Ok(Self {
+            addresses: addresses(host)?,
+            macs: macs(host)?,
+            sysctls: sysctls.collect::<Result<_>>()?,
+            xdp: xdp(host)?,
+            tc: host.in_ns(tc)?,
+            files,
+        })
+    }
+}
+
+fn addresses(host: &Host) -> Result<Vec<Ipv4Addr>> {
+    #[derive(Deserialize)]
+    struct Row {
+        addr_info: Vec<Address>,
+    }
+    #[derive(Deserialize)]
+    struct Address {
+        local: Ipv4Addr,
+    }
+    let line = format!("-4 addr show dev {INTERFACE}");
+    let rows: Vec<Row> = query("ip", host.namespace().name(), &line)?;
+    Ok(rows.iter().flat_map(|row| &row.addr_info).map(|address| address.local).collect())
+}
+
+/// The unicast ones: groups of multicast come and go by themselves.
+fn macs(host: &Host) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Row {
+        mac: String,
+    }
+    let line = format!("fdb show dev {INTERFACE}");
+    let rows: Vec<Row> = query("bridge", host.namespace().name(), &line)?;
+    let unicast = |mac: &String| !mac.starts_with("33:33:") && !mac.starts_with("01:00:5e:");
+    Ok(rows.into_iter().map(|row| row.mac).filter(unicast).collect())
+}
+
+fn xdp(host: &Host) -> Result<Option<u32>> {
+    #[derive(Deserialize)]
+    struct Row {
+        xdp: Option<Xdp>,
+    }
+    #[derive(Deserialize)]
+    struct Xdp {
+        prog: Program,
+    }
+    #[derive(Deserialize)]
+    struct Program {
+        id: u32,
+    }
+    let rows: Vec<Row> =
+        query("ip", host.namespace().name(), &format!("-d link show dev {INTERFACE}"))?;
+    Ok(rows.into_iter().find_map(|row| row.xdp).map(|xdp| xdp.prog.id))
+}
+
+/// In the namespace of the calling thread.
+fn tc() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let (_, programs) = SchedClassifier::query_tcx(INTERFACE, direction)
+            .with_context(|| format!("the TC programs of {INTERFACE}"))?;
+        let name = |program: aya::programs::ProgramInfo| {
+            String::from_utf8_lossy(program.name()).into_owned()
+        };
+        names.extend(programs.into_iter().map(name));
+    }
+    Ok(names)
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}

@@ -1,0 +1,82 @@
+//! Real agents on the nodes of a lab: what must hold on the wire and at the command line.
+//!
+//! Trap numbers (T1, T2, ..) in names are those of the project's list of what breaks networks when
+//! several nodes hold one address.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod arp;
+mod wire;
+
+use std::{
+    net::SocketAddrV4,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use vipfarm::model::Mac;
+use vipfarm_lab::{Farm, Lab, Topology, farm::PATIENCE, lab::VIP};
+
+/// One VIP for everything: TCP by port, UDP by port, each on any port.
+const ONE_VIP: &str = "vips:
+  - interface: eth0
+    addresses: [10.77.0.100/16]
+    groups:
+      - name: all
+        rules:
+          - { port: 80, proto: tcp, filter: on_port }
+          - { port: 7000, proto: udp, filter: on_port }
+";
+
+const ECHO: SocketAddrV4 = SocketAddrV4::new(VIP, 7000);
+const HTTP: SocketAddrV4 = SocketAddrV4::new(VIP, 80);
+
+fn vmac() -> Mac {
+    Mac::of_vip(VIP)
+}
+
+fn lab(name: &str, nodes: u8, client_addresses: u8) -> Lab {
+    Lab::new(name, &Topology { client_addresses, ..Topology::new(nodes, 1) }).unwrap()
+}
+
+/// A farm on all nodes of the lab that has agreed.
+fn running<'a>(lab: &'a Lab, program: &Path, vips: &str) -> Farm<'a> {
+    let mut farm = Farm::new(lab, program, "test", vips).unwrap();
+    farm.start().unwrap();
+    farm.wait_converged(&all(lab)).unwrap();
+    farm
+}
+
+/// The numbers of the lab's nodes.
+fn all(lab: &Lab) -> Vec<usize> {
+    (1..=lab.nodes().len()).collect()
+}
+
+/// Waits until something holds.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "still not after {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A counter of a node's agent: packets by reason.
+fn packets(farm: &Farm<'_>, node: usize, reason: &str) -> u64 {
+    farm.status(node).unwrap().packets[reason]
+}
+
+/// As [`packets`], of all nodes together.
+fn packets_of_all(farm: &Farm<'_>, reason: &str) -> u64 {
+    all(farm.lab()).into_iter().map(|node| packets(farm, node, reason)).sum()
+}
+
+/// Whether the history of a node's agent has an event of that kind.
+fn has_event(farm: &Farm<'_>, node: usize, kind: &str) -> bool {
+    events(farm, node).iter().any(|event| event.kind == kind)
+}
+
+fn events(farm: &Farm<'_>, node: usize) -> Vec<vipfarm::status::EventRecord> {
+    farm.ask_json(node, &["events", "--json"]).unwrap()
+}
