@@ -7,7 +7,7 @@
 //! assert_eq!(frame.len(), 14 + 4 + 20 + 20);
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use etherparse::{
     ArpEthIpv4Packet, ArpOperation, EtherType, Ethernet2Header, IcmpEchoHeader, Icmpv4Header,
@@ -360,6 +360,12 @@ pub trait Endpoint {
 impl Endpoint for SocketAddr {
     fn endpoint(self) -> SocketAddr {
         self
+    }
+}
+
+impl Endpoint for SocketAddrV4 {
+    fn endpoint(self) -> SocketAddr {
+        self.into()
     }
 }
 

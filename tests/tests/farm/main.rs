@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod arp;
+mod explained;
+mod serving;
 mod wire;
 
 use std::{
