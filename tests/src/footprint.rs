@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{
+    SchedClassifier, TcAttachType,
+    links::{FdLink, LinkType, PinnedLink},
+};
 use serde::Deserialize;
 
 use crate::{
@@ -28,6 +31,9 @@ pub struct Footprint {
     pub xdp: Option<u32>,
     /// TC programs on `eth0`.
     pub tc: Vec<String>,
+    /// Pinned XDP and TC links by name, with the kernel's number: a link keeps it as long as it is
+    /// attached, whatever program it runs.
+    pub links: Vec<(String, u32)>,
     /// Sockets, records and pins.
     pub files: Vec<PathBuf>,
 }
@@ -49,6 +55,7 @@ impl Footprint {
             sysctls: sysctls.collect::<Result<_>>()?,
             xdp: xdp(host)?,
             tc: host.in_ns(tc)?,
+            links: files.iter().filter_map(|path| link(path)).collect(),
             files,
         })
     }
@@ -110,6 +117,14 @@ fn tc() -> Result<Vec<String>> {
         names.extend(programs.into_iter().map(name));
     }
     Ok(names)
+}
+
+fn link(path: &Path) -> Option<(String, u32)> {
+    let link: FdLink = PinnedLink::from_pin(path).ok()?.into();
+    let info = link.info().ok()?;
+    // What is pinned may also be a map.
+    let attached = matches!(info.link_type(), Ok(LinkType::Xdp | LinkType::Tcx));
+    attached.then(|| (path.file_name().unwrap_or_default().display().to_string(), info.id()))
 }
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {

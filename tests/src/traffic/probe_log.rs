@@ -114,6 +114,18 @@ impl ProbeLog {
         self.flows.iter().filter_map(owner).collect()
     }
 
+    /// When the last probe was sent that `node` answered.
+    pub fn last_served(&self, node: &str) -> Option<Instant> {
+        let last = |flow: &Mutex<Flow>| {
+            let flow = lock(flow);
+            let mut latest = flow.probes.iter().rev();
+            let by_node =
+                |probe: &&Probe| probe.answer.as_ref().is_some_and(|answer| *answer.node == *node);
+            latest.find(by_node).map(|probe| probe.sent)
+        };
+        self.flows.iter().filter_map(last).max()
+    }
+
     /// Whether every flow's last `count` probes, those of the last `grace` aside, were answered.
     pub fn all_answered(&self, count: usize, grace: Duration) -> bool {
         let Some(due) = Instant::now().checked_sub(grace) else { return false };
@@ -270,6 +282,13 @@ mod tests {
         let duplicates = log.duplicates();
         assert_eq!(duplicates.len(), 1);
         assert_eq!(&*duplicates[0].duplicates[0].node, "b");
+    }
+
+    #[test]
+    fn a_node_served_last_when_the_last_probe_it_answered_was_sent() {
+        let (log, start) = log(&["aab.", "a..a", "bbbb"]);
+        assert_eq!(log.last_served("a"), Some(start + INTERVAL * 3));
+        assert_eq!(log.last_served("c"), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod arp;
 mod explained;
+mod lease;
 mod serving;
 mod wire;
 
