@@ -36,6 +36,8 @@ pub struct Farm<'a> {
     lab: &'a Lab,
     program: PathBuf,
     config: PathBuf,
+    /// Of the nodes that have a configuration of their own.
+    own_configs: BTreeMap<usize, PathBuf>,
     agents: BTreeMap<usize, Process>,
 }
 
@@ -45,8 +47,14 @@ impl<'a> Farm<'a> {
     pub fn new(lab: &'a Lab, program: &Path, name: &str, vips: &str) -> Result<Self> {
         let directory = lab.directory();
         let config = directory.join("farm.yaml");
-        let farm = Self { lab, program: program.to_owned(), config, agents: BTreeMap::new() };
-        let key = directory.join("farm.key");
+        let farm = Self {
+            lab,
+            program: program.to_owned(),
+            config,
+            own_configs: BTreeMap::new(),
+            agents: BTreeMap::new(),
+        };
+        let key = farm.key();
         output(farm.command("keygen").arg(&key))?;
         let node = |node: &Host| {
             format!("  - {{ name: {}, addresses: [{}] }}\n", node.name(), node.address())
@@ -62,9 +70,23 @@ impl<'a> Farm<'a> {
         self.lab
     }
 
-    /// The configuration file of all nodes.
-    pub fn config(&self) -> &Path {
-        &self.config
+    /// Gives a node a configuration of its own, made from the common one.
+    pub fn give_own_config(&mut self, node: usize, edit: impl Fn(&str) -> String) -> Result<()> {
+        let common = fs::read_to_string(&self.config).context("read the configuration")?;
+        let own = self.config.with_file_name(format!("farm-{node}.yaml"));
+        fs::write(&own, edit(&common)).context("write a node's configuration")?;
+        self.own_configs.insert(node, own);
+        Ok(())
+    }
+
+    /// The configuration file of a node.
+    pub fn config(&self, node: usize) -> &Path {
+        self.own_configs.get(&node).unwrap_or(&self.config)
+    }
+
+    /// The key file of all nodes.
+    pub fn key(&self) -> PathBuf {
+        self.config.with_file_name("farm.key")
     }
 
     /// Starts all agents.
@@ -83,22 +105,12 @@ impl<'a> Farm<'a> {
 
     /// The command that runs a node's agent there; options can be added.
     pub fn agent_command(&self, node: usize) -> Command {
-        let host = self.lab.node(node);
-        let mut command = host.command(&self.program);
-        command.args(["agent", "--node", host.name(), "-c"]).arg(&self.config);
-        command.arg("--run-dir").arg(self.run_directory(node));
-        command.arg("--bpf-dir").arg(self.bpf_directory(node));
-        command
+        self.local_command("agent", node)
     }
 
     /// The command `vipfarm down` for a node.
     pub fn down_command(&self, node: usize) -> Command {
-        let host = self.lab.node(node);
-        let mut command = host.command(&self.program);
-        command.args(["down", "--node", host.name(), "-c"]).arg(&self.config);
-        command.arg("--run-dir").arg(self.run_directory(node));
-        command.arg("--bpf-dir").arg(self.bpf_directory(node));
-        command
+        self.local_command("down", node)
     }
 
     /// A command of the program that needs no agent.
@@ -224,6 +236,15 @@ impl<'a> Farm<'a> {
     /// Where a node's agent pins its programs.
     pub fn bpf_directory(&self, node: usize) -> PathBuf {
         self.lab.bpf_directory().join(self.lab.node(node).name())
+    }
+
+    fn local_command(&self, verb: &str, node: usize) -> Command {
+        let host = self.lab.node(node);
+        let mut command = host.command(&self.program);
+        command.args([verb, "--node", host.name(), "-c"]).arg(self.config(node));
+        command.arg("--run-dir").arg(self.run_directory(node));
+        command.arg("--bpf-dir").arg(self.bpf_directory(node));
+        command
     }
 
     fn not_ready(&self, node: usize, farm: &[usize]) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
     thread,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use aya::Ebpf;
 use serde::Deserialize;
 use vipfarm::model::Mac;
 
@@ -21,6 +22,7 @@ use crate::{
     packet_socket::PacketSocket,
     process::Process,
     switch::Switch,
+    xdp::PortProgram,
 };
 
 /// The interface of every host.
@@ -109,6 +111,12 @@ impl Host {
     /// Undoes [`Host::link_down`].
     pub fn link_up(&self) -> Result<()> {
         self.switch.set_link(&self.name, true)
+    }
+
+    /// Puts an XDP program that lets everything pass on `eth0`, from the lab's eBPF object; it
+    /// stays until the result is dropped.
+    pub fn occupy_xdp(&self, object: &Path) -> Result<Ebpf> {
+        PortProgram::Pass.attach(object, &self.namespace, &[INTERFACE.to_owned()])
     }
 
     /// Records `eth0`: what got through the host's XDP program, and what its kernel sends.

@@ -43,7 +43,7 @@ pub mod world;
 mod xdp;
 
 pub use capture::{Capture, Captured, Direction};
-pub use farm::Farm;
+pub use farm::{Farm, Footprint};
 pub use frame::Frame;
 pub use host::Host;
 pub use lab::{Lab, Topology};

@@ -31,17 +31,17 @@ impl PortProgram {
         }
     }
 
-    /// Loads it from `object` and attaches it to every port; it stays until the result is dropped.
+    /// Loads it from `object` and attaches it to every port of the namespace; it stays until the result is dropped.
     pub(crate) fn attach(
         self,
         object: &Path,
-        switch: &Namespace,
+        namespace: &Namespace,
         ports: &[String],
     ) -> Result<Ebpf> {
         if !object.is_file() {
             bail!("{} is missing: build it with `cargo xtask build`", object.display());
         }
-        switch
+        namespace
             .in_ns(|| self.attach_here(object, ports))
             .with_context(|| format!("`{}` of {}", self.name(), object.display()))
     }
@@ -57,9 +57,7 @@ impl PortProgram {
         let program: &mut Xdp = program.try_into().context("not an XDP program")?;
         program.load().context("load the program")?;
         for port in ports {
-            program
-                .attach(port, XdpMode::Driver)
-                .with_context(|| format!("attach to switch port {port}"))?;
+            program.attach(port, XdpMode::Driver).with_context(|| format!("attach to {port}"))?;
         }
         Ok(ebpf)
     }

@@ -8,7 +8,9 @@
 mod arp;
 mod explained;
 mod lease;
+mod life;
 mod serving;
+mod told;
 mod wire;
 
 use std::{

@@ -1,0 +1,143 @@
+//! Agents come and go: what they leave on their nodes is nothing.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use vipfarm_lab::{
+    Farm, Footprint, Lab,
+    farm::{PATIENCE, exit_code_and_words},
+    process::Signal,
+    require, skip,
+    traffic::{GRACE, UdpEcho, UdpProbe},
+};
+
+use crate::{ECHO, ONE_VIP, lab, running, vmac};
+
+/// The footprint of a node before its agent came, with values of its own in the sysctls.
+fn untouched(lab: &Lab, farm: &Farm<'_>, node: usize) -> Footprint {
+    let set = ["arp_announce=1", "arp_ignore=0"].map(|set| format!("net.ipv4.conf.eth0.{set}"));
+    for set in set {
+        let (key, value) = set.split_once('=').expect("written above");
+        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+        lab.node(node).in_ns(|| std::fs::write(path, value)).unwrap();
+    }
+    farm.footprint(node).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_agent_takes_everything_back_and_its_peers_take_over_at_once() {
+    const NAME: &str = "a_stopped_agent_takes_everything_back_and_its_peers_take_over_at_once";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("stop", 3, 40);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let before = untouched(&lab, &farm, 2);
+    farm.start().unwrap();
+    farm.wait_converged(&[1, 2, 3]).unwrap();
+    let during = farm.footprint(2).unwrap();
+    assert!(during.addresses.contains(&vipfarm_lab::lab::VIP), "{during:?}");
+    assert!(during.macs.contains(&vmac().to_string()), "{during:?}");
+    assert_eq!(during.sysctls, [("arp_announce", "2".into()), ("arp_ignore", "1".into())]);
+    assert!(during.xdp.is_some() && during.tc.len() == 2 && during.links.len() == 3);
+
+    let _echoes: Vec<_> =
+        lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
+    let probe = UdpProbe::start(lab.clients(), ECHO, 40, Duration::from_millis(4)).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    let from = Instant::now();
+    let agent = farm.agent(2).unwrap();
+    agent.signal(Signal::SIGTERM).unwrap();
+    let status = agent.wait_timeout(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(farm.footprint(2).unwrap(), before);
+    farm.wait_converged(&[1, 3]).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    let until = Instant::now();
+    sleep(GRACE).await;
+    let log = probe.stop().await;
+    let outage = log.outage(from, until, "node2");
+    println!("clients of the stopped node waited {:?} at most", outage.longest);
+    assert!(outage.flows > 0, "no client of node2 was probed");
+    assert_eq!(outage.survivor_failures, 0, "the others' clients noticed");
+    // Far less than it takes to miss a node that did not say goodbye.
+    assert!(outage.longest < Duration::from_millis(150), "{outage:?}");
+    assert!(log.duplicates().is_empty());
+    assert!(crate::has_event(&farm, 1, "node_left"));
+}
+
+#[test]
+fn down_removes_what_a_killed_agent_left_and_is_harmless_when_nothing_is() {
+    const NAME: &str = "down_removes_what_a_killed_agent_left_and_is_harmless_when_nothing_is";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("down", 2, 1);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let before = untouched(&lab, &farm, 1);
+    farm.start_node(1, &[]).unwrap();
+    farm.wait_converged(&[1]).unwrap();
+    farm.kill(1).unwrap();
+    assert_ne!(farm.footprint(1).unwrap(), before);
+
+    let (code, words) = exit_code_and_words(&mut farm.down_command(1)).unwrap();
+    assert_eq!(code, Some(0), "{words}");
+    for what in
+        ["VIP 10.77.0.100 on eth0", "5a:fe:0a:4d:00:64", "arp_announce = 1", "the filter on eth0"]
+    {
+        assert!(words.contains(what), "`{what}` is not in: {words}");
+    }
+    assert_eq!(farm.footprint(1).unwrap(), before);
+    let (code, words) = exit_code_and_words(&mut farm.down_command(1)).unwrap();
+    assert_eq!((code, words.as_str()), (Some(0), "nothing was left\n"));
+    assert_eq!(farm.footprint(1).unwrap(), before);
+}
+
+#[test]
+fn a_crash_in_between_does_not_hide_what_a_later_clean_stop_must_take_back() {
+    const NAME: &str = "a_crash_in_between_does_not_hide_what_a_later_clean_stop_must_take_back";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("crash", 2, 1);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let before = untouched(&lab, &farm, 1);
+    for _ in 0..2 {
+        farm.start_node(1, &[]).unwrap();
+        farm.wait_converged(&[1]).unwrap();
+        farm.kill(1).unwrap();
+    }
+    farm.start_node(1, &[]).unwrap();
+    farm.wait_converged(&[1]).unwrap();
+    farm.stop().unwrap();
+    assert_eq!(farm.footprint(1).unwrap(), before);
+}
+
+#[test]
+fn down_leaves_no_vip_without_a_filter_even_if_the_record_is_lost() {
+    const NAME: &str = "down_leaves_no_vip_without_a_filter_even_if_the_record_is_lost";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("lost", 2, 1);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let before = untouched(&lab, &farm, 1);
+    farm.start_node(1, &[]).unwrap();
+    farm.wait_converged(&[1]).unwrap();
+    farm.kill(1).unwrap();
+    std::fs::remove_dir_all(farm.run_directory(1)).unwrap();
+
+    let (code, words) = exit_code_and_words(&mut farm.down_command(1)).unwrap();
+    assert_eq!(code, Some(0), "{words}");
+    assert!(words.contains("VIP 10.77.0.100 on eth0"), "{words}");
+    // What the sysctls were is known to nobody any more.
+    let after = farm.footprint(1).unwrap();
+    assert_eq!(after, Footprint { sysctls: after.sysctls.clone(), ..before });
+}
+
+#[test]
+fn down_is_refused_while_the_agent_runs() {
+    const NAME: &str = "down_is_refused_while_the_agent_runs";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("refused", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let before = farm.footprint(1).unwrap();
+    let (code, words) = exit_code_and_words(&mut farm.down_command(1)).unwrap();
+    let pid = farm.agent(1).unwrap().id();
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains(&format!("already runs here (pid {pid})")), "{words}");
+    assert_eq!(farm.footprint(1).unwrap(), before);
+    farm.wait_converged(&[1, 2]).unwrap();
+}
