@@ -9,6 +9,7 @@ mod arp;
 mod explained;
 mod lease;
 mod life;
+mod refused;
 mod serving;
 mod told;
 mod wire;

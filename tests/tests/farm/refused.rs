@@ -1,0 +1,197 @@
+//! What an agent refuses to start on: its exit code, words that name the fix, and nothing left.
+
+use std::{
+    fs::{self, Permissions},
+    net::UdpSocket,
+    os::unix::fs::{PermissionsExt, chown},
+    process::Command,
+};
+
+use vipfarm_lab::{
+    Farm, Footprint,
+    farm::{PATIENCE, exit_code_and_words},
+    require, skip,
+};
+
+use crate::{ONE_VIP, lab, running};
+
+/// The port of the heartbeats.
+const PORT: u16 = vipfarm::model::DEFAULT_PORT;
+
+/// Runs an agent on node 1 that must refuse: with that exit code and these words, and the node is
+/// as it was.
+fn refuses(farm: &Farm<'_>, command: &mut Command, code: i32, words: &[&str]) {
+    let before = farm.footprint(1).unwrap();
+    let (ended, said) = exit_code_and_words(command).unwrap();
+    assert_eq!(ended, Some(code), "{said}");
+    for word in words {
+        assert!(said.contains(word), "`{word}` is not in: {said}");
+    }
+    assert!(!said.contains("panicked") && !said.contains("RUST_BACKTRACE"), "{said}");
+    assert_eq!(farm.footprint(1).unwrap(), before, "after: {said}");
+}
+
+/// As [`refuses`], with another configuration.
+fn refuses_config(farm: &mut Farm<'_>, edit: impl Fn(&str) -> String, words: &[&str]) {
+    farm.give_own_config(1, edit).unwrap();
+    refuses(farm, &mut farm.agent_command(1), 2, words);
+    farm.give_own_config(1, str::to_owned).unwrap();
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_all_its_errors_and_their_places() {
+    const NAME: &str = "a_wrong_configuration_is_refused_with_all_its_errors_and_their_places";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("wrong", 2, 1);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let swap = |from: &'static str, to: &'static str| {
+        move |yaml: &str| {
+            assert!(yaml.contains(from), "{yaml}");
+            yaml.replace(from, to)
+        }
+    };
+    refuses_config(
+        &mut farm,
+        |yaml| {
+            let yaml = swap("proto: tcp, filter: on_port", "proto: tcp, filter: on_ipid")(yaml);
+            swap("port: 7000", "port: 70000, color: red")(&yaml)
+        },
+        &["farm-1.yaml:12:45:", "farm-1.yaml:13:21:", "3 errors", "on_ipid", "70000", "color"],
+    );
+    refuses_config(&mut farm, |_| "farm: [".into(), &["farm-1.yaml:1:"]);
+    refuses_config(&mut farm, swap("eth0", "eth7"), &["no interface `eth7`", "eth0", "lo"]);
+    refuses_config(
+        &mut farm,
+        swap("10.77.0.100/16", "10.78.0.100/16"),
+        &["wrong subnet: 10.78.0.0/16 does not contain", "correct its prefix length"],
+    );
+    refuses_config(&mut farm, swap("eth0", "lo"), &["outside the subnets of lo"]);
+    refuses_config(
+        &mut farm,
+        swap("[10.77.0.11]", "[10.77.0.99]"),
+        &["node1's first address 10.77.0.99 is not on this machine"],
+    );
+
+    let mut command = lab.node(1).command(&program);
+    command.args(["agent", "--node", "node9", "-c"]).arg(farm.config(1));
+    command.arg("--run-dir").arg(farm.run_directory(1)).arg("--bpf-dir").arg(farm.bpf_directory(1));
+    refuses(&farm, &mut command, 2, &["no node `node9`", "node1, node2"]);
+
+    lab.node(1).run("ip link set eth0 down").unwrap();
+    refuses(&farm, &mut farm.agent_command(1), 2, &["eth0 is down", "ip link set eth0 up"]);
+    lab.node(1).run("ip link set eth0 up").unwrap();
+}
+
+#[test]
+fn an_unusable_key_is_refused() {
+    const NAME: &str = "an_unusable_key_is_refused";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("key", 2, 1);
+    let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let key = farm.key();
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    refuses(&farm, &mut farm.agent_command(1), 2, &["mode 0644", "chmod 600", "farm.yaml:2:"]);
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    fs::write(&key, "no key\n").unwrap();
+    refuses(&farm, &mut farm.agent_command(1), 2, &["64 hex digits", "keygen --force"]);
+    fs::remove_file(&key).unwrap();
+    refuses(&farm, &mut farm.agent_command(1), 2, &["does not exist", "vipfarm keygen"]);
+}
+
+#[test]
+fn a_node_without_what_the_agent_needs_is_left_as_it_was() {
+    const NAME: &str = "a_node_without_what_the_agent_needs_is_left_as_it_was";
+    let program = require!(NAME, skip::farm());
+    let object = require!(NAME, skip::lab_object());
+    let lab = lab("needs", 2, 1);
+    let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let node = lab.node(1);
+
+    let place = lab.directory().join("no-bpffs");
+    let mut command = node.command(&program);
+    command.args(["agent", "--node", "node1", "-c"]).arg(farm.config(1));
+    command.arg("--run-dir").arg(farm.run_directory(1)).arg("--bpf-dir").arg(&place);
+    refuses(&farm, &mut command, 1, &["not on a BPF file system", "mount -t bpf"]);
+    assert!(!place.exists(), "a directory was left");
+
+    let other = node.occupy_xdp(&object).unwrap();
+    let words = ["another XDP program is attached to eth0", "xdp off", "bpftool net"];
+    refuses(&farm, &mut farm.agent_command(1), 1, &words);
+    assert!(farm.footprint(1).unwrap().xdp.is_some(), "the other program is still there");
+    drop(other);
+
+    let in_use = node.in_ns(|| UdpSocket::bind((node.address(), PORT))).unwrap();
+    let words = [&format!("UDP port {PORT} is in use on 10.77.0.11"), "ss -ulpn"];
+    refuses(&farm, &mut farm.agent_command(1), 1, &words);
+    drop(in_use);
+
+    fs::create_dir_all(farm.run_directory(1)).unwrap();
+    let file = farm.run_directory(1).join("test.sock");
+    fs::write(&file, "not a socket").unwrap();
+    refuses(&farm, &mut farm.agent_command(1), 1, &["control socket", "not a socket"]);
+    fs::remove_file(&file).unwrap();
+
+    // The disturbances gone, it runs.
+    let mut farm = farm;
+    farm.start_node(1, &[]).unwrap();
+    farm.wait_converged(&[1]).unwrap();
+}
+
+#[test]
+fn an_agent_without_the_rights_it_needs_says_which() {
+    const NAME: &str = "an_agent_without_the_rights_it_needs_says_which";
+    const NOBODY: u32 = 65_534;
+    let program = require!(NAME, skip::farm());
+    let lab = lab("rights", 2, 1);
+    let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let run = farm.run_directory(1);
+    fs::create_dir_all(&run).unwrap();
+    for theirs in [&run, &farm.key()] {
+        chown(theirs, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let agent = farm.agent_command(1);
+    let mut command = lab.node(1).command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
+    command.arg(agent.get_program()).args(agent.get_args());
+    refuses(&farm, &mut command, 1, &["not permitted", "as root", "CAP_BPF"]);
+}
+
+#[test]
+fn a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed() {
+    const NAME: &str = "a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("second", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let unharmed: Footprint = farm.footprint(1).unwrap();
+    let first = farm.agent(1).unwrap().id();
+    let words = [&format!("an agent of farm `test` already runs here (pid {first})"), "stop it"];
+    refuses(&farm, &mut farm.agent_command(1), 1, &words);
+
+    // In directories of its own: the heartbeat port is taken.
+    let elsewhere = |farm: &Farm<'_>| {
+        let mut command = lab.node(1).command(&program);
+        command.args(["agent", "--node", "node1", "-c"]).arg(farm.config(1));
+        command.arg("--run-dir").arg(lab.directory().join("run-2"));
+        command.arg("--bpf-dir").arg(lab.bpf_directory().join("2"));
+        command
+    };
+    refuses(&farm, &mut elsewhere(&farm), 1, &["UDP port", "in use"]);
+
+    // Another farm that wants the same VIP on the same interface: elsewhere, and, as the defaults
+    // would have it, in the same directories.
+    farm.give_own_config(1, |yaml| {
+        let port = format!("membership: {{ port: {} }}\nnodes:", PORT + 1);
+        yaml.replace("farm: test", "farm: other").replace("nodes:", &port)
+    })
+    .unwrap();
+    refuses(&farm, &mut elsewhere(&farm), 1, &["another XDP program is attached to eth0"]);
+    let words = ["another agent filters eth0", "in one file"];
+    refuses(&farm, &mut farm.agent_command(1), 1, &words);
+    refuses(&farm, &mut farm.down_command(1), 1, &words);
+    for left in [lab.bpf_directory().join("2"), lab.directory().join("run-2/other.undo.json")] {
+        assert!(!left.exists(), "{} was left", left.display());
+    }
+    assert_eq!(farm.footprint(1).unwrap(), unharmed);
+    farm.wait_converged(&[1, 2]).unwrap();
+    farm.agent(1).unwrap().stop(PATIENCE).unwrap();
+}
