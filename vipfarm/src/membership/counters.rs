@@ -19,12 +19,12 @@ pub enum Dropped {
     Malformed,
     /// This node's own, sent back by the network.
     Own,
-    /// Claims to be this node, but another agent has written it.
+    /// From a second agent that claims to be this node, or a peer that is heard all the while.
     Duplicate,
     /// Repeated, or overtaken by a later one.
     Stale,
-    /// From another agent of that node than the one that is heard: an old datagram, a restart that
-    /// is too fresh, or two agents that claim one node.
+    /// From another agent of that node than the one that is heard: an old datagram, or a restart
+    /// that is too fresh.
     Incarnation,
 }
 

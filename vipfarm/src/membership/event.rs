@@ -50,9 +50,11 @@ pub enum Event {
         /// The other node.
         by: String,
     },
-    /// Another agent claims to be this node.
+    /// Two agents claim to be one node, this one or a peer.
     DuplicateNode {
-        /// Where its heartbeat came from.
+        /// The node.
+        node: String,
+        /// Where a heartbeat of one of them came from.
         source: IpAddr,
     },
     /// A heartbeat is not authentic.
@@ -157,9 +159,9 @@ impl fmt::Display for Event {
                 f,
                 "this node serves nothing while {by} runs another configuration: give all nodes the same file"
             ),
-            Self::DuplicateNode { source } => write!(
+            Self::DuplicateNode { node, source } => write!(
                 f,
-                "another agent claims to be this node, from {source}: stop one of the two"
+                "two agents claim to be {node}, from {source}: stop one of the two; clients may be served twice"
             ),
             Self::BadTag { source } => write!(
                 f,

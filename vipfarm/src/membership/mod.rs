@@ -409,7 +409,12 @@ impl Membership {
     fn drop_datagram(&mut self, now: BootTime, source: IpAddr, reason: Dropped) {
         self.counters.drop_for(reason);
         let (last, event) = match reason {
-            Dropped::Duplicate => (&mut self.last_duplicate, Event::DuplicateNode { source }),
+            Dropped::Duplicate => {
+                let address = source.to_canonical();
+                let node = self.config.nodes.iter().find(|node| node.addresses.contains(&address));
+                let node = node.map_or_else(String::new, |node| node.name.clone());
+                (&mut self.last_duplicate, Event::DuplicateNode { node, source })
+            }
             Dropped::Tag => (&mut self.last_bad_tag, Event::BadTag { source }),
             _ => return,
         };

@@ -36,6 +36,15 @@ pub(super) struct Peer {
     newest: Option<Heard>,
     /// Its life when membership was last judged; `None` = it was no member.
     pub(super) member: Option<Life>,
+    rival: Option<Rival>,
+}
+
+/// Another agent of the node than the one that is heard.
+#[derive(Debug, Clone, Copy)]
+struct Rival {
+    incarnation: u64,
+    since: BootTime,
+    last: BootTime,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +68,7 @@ impl Peer {
     ///
     /// Incarnations have no order. The one that is heard stays until it says goodbye or has been
     /// silent for `suspect`, so that no delayed or recorded datagram of a former one can push it
-    /// aside.
+    /// aside. An agent that is heard beside it for longer than a restart explains is a duplicate.
     pub(super) fn absorb(
         &mut self,
         now: BootTime,
@@ -69,7 +78,7 @@ impl Peer {
         if let Some(Heard { at, heartbeat: newest }) = self.newest {
             if newest.life.incarnation != heartbeat.life.incarnation {
                 if now < at + suspect && newest.activity != Activity::Leaving {
-                    return Err(Dropped::Incarnation);
+                    return Err(self.refuse(now, suspect, heartbeat.life.incarnation));
                 }
             } else if heartbeat.sequence <= newest.sequence {
                 return Err(Dropped::Stale);
@@ -77,6 +86,9 @@ impl Peer {
         }
         let before = self.newest.map(|heard| heard.heartbeat);
         self.newest = Some(Heard { at: now, heartbeat });
+        if self.rival.is_some_and(|rival| rival.incarnation == heartbeat.life.incarnation) {
+            self.rival = None;
+        }
         let Some(before) = before else {
             return Ok(Change { any: true, mac: true, config: true });
         };
@@ -86,6 +98,17 @@ impl Peer {
             config: before.digest != heartbeat.digest
                 || before.life.incarnation != heartbeat.life.incarnation,
         })
+    }
+
+    /// The agent before a restart falls silent, so that the new one is refused for less than
+    /// `suspect`.
+    fn refuse(&mut self, now: BootTime, suspect: Duration, incarnation: u64) -> Dropped {
+        let known = self
+            .rival
+            .filter(|rival| rival.incarnation == incarnation && now < rival.last + suspect);
+        let since = known.map_or(now, |rival| rival.since);
+        self.rival = Some(Rival { incarnation, since, last: now });
+        if now >= since + suspect { Dropped::Duplicate } else { Dropped::Incarnation }
     }
 
     /// Starts the silence clock anew.
@@ -159,4 +182,57 @@ impl Peer {
 /// index. The greater value goes first.
 pub(super) fn precedence(serving: bool, node: NodeId) -> (bool, Reverse<NodeId>) {
     (serving, Reverse(node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NodeSet;
+
+    const SUSPECT: Duration = Duration::from_millis(110);
+
+    fn hear(peer: &mut Peer, millis: u64, incarnation: u64) -> Result<Change, Dropped> {
+        let heartbeat = Heartbeat {
+            source: NodeId::new(1).expect("in range"),
+            activity: Activity::Serving,
+            life: Life { incarnation, number: 0 },
+            sequence: millis,
+            digest: [0; 16],
+            promise: Promise { epoch: 1, alive: NodeSet::EMPTY, hash: [0; 16] },
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+        };
+        peer.absorb(BootTime::ZERO + Duration::from_millis(millis), SUSPECT, heartbeat)
+    }
+
+    #[test]
+    fn an_agent_that_follows_a_dead_one_is_no_duplicate() {
+        let mut peer = Peer::default();
+        hear(&mut peer, 0, 1).expect("the first");
+        for millis in [1, 50, 100] {
+            assert_eq!(hear(&mut peer, millis, 2), Err(Dropped::Incarnation));
+        }
+        hear(&mut peer, 110, 2).expect("the other is silent");
+    }
+
+    #[test]
+    fn two_agents_that_are_heard_at_once_are_duplicates() {
+        let mut peer = Peer::default();
+        for millis in (0..=100).step_by(50) {
+            hear(&mut peer, millis, 1).expect("in time");
+            assert_eq!(hear(&mut peer, millis + 1, 2), Err(Dropped::Incarnation));
+        }
+        hear(&mut peer, 150, 1).expect("in time");
+        assert_eq!(hear(&mut peer, 151, 2), Err(Dropped::Duplicate));
+    }
+
+    #[test]
+    fn old_datagrams_now_and_then_are_no_second_agent() {
+        let mut peer = Peer::default();
+        for millis in (0..10_000).step_by(50) {
+            hear(&mut peer, millis, 1).expect("in time");
+            if millis % 200 == 0 {
+                assert_eq!(hear(&mut peer, millis + 1, 2), Err(Dropped::Incarnation));
+            }
+        }
+    }
 }
