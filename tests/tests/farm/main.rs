@@ -7,6 +7,7 @@
 
 mod arp;
 mod explained;
+mod heartbeats;
 mod lease;
 mod life;
 mod refused;
