@@ -130,6 +130,8 @@ async fn t20_t21_the_stack_serves_what_the_filter_accepts_native_and_generic() {
             let owner = farm.owner(request.client, HTTP);
             assert_eq!(request.outcome.as_ref(), Ok(&owner.unwrap()), "{mode}: {request:?}");
         }
+        // T2: no connection has taught the switch where the VMAC is.
+        assert!(lab.fdb().unwrap().iter().all(|entry| entry.mac != vmac()));
         farm.stop().unwrap();
     }
 }

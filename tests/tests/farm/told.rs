@@ -104,7 +104,10 @@ fn assert_partition(bitmaps: &[Bitmap]) {
 
 /// A line of eight words of 32 bits, lowest buckets first.
 fn bitmap_of_hex(line: &str) -> Option<Bitmap> {
-    let words: Vec<_> = line.split_whitespace().map(|word| u64::from_str_radix(word, 16)).collect();
-    let [Ok(a), Ok(b), Ok(c), Ok(d), Ok(e), Ok(f), Ok(g), Ok(h)] = words[..] else { return None };
-    Some(Bitmap([a | b << 32, c | d << 32, e | f << 32, g | h << 32]))
+    let words = line.split_whitespace().map(|word| u64::from_str_radix(word, 16).ok());
+    let words: Vec<_> = words.collect::<Option<_>>()?;
+    let (pairs, []) = words.as_chunks::<2>() else { return None };
+    let words: [_; 4] =
+        pairs.iter().map(|[low, high]| low | high << 32).collect::<Vec<_>>().try_into().ok()?;
+    Some(Bitmap(words))
 }
