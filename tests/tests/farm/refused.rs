@@ -177,21 +177,27 @@ fn a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed() {
     };
     refuses(&farm, &mut elsewhere(&farm), 1, &["UDP port", "in use"]);
 
-    // Another farm that wants the same VIP on the same interface: elsewhere, and, as the defaults
-    // would have it, in the same directories.
-    farm.give_own_config(1, |yaml| {
+    // Another farm on the same interface: elsewhere, and, as the defaults would have it, in the same
+    // directories.
+    let other_farm = |yaml: &str| {
         let port = format!("membership: {{ port: {} }}\nnodes:", PORT + 1);
         yaml.replace("farm: test", "farm: other").replace("nodes:", &port)
-    })
-    .unwrap();
+    };
+    farm.give_own_config(1, |yaml| other_farm(yaml).replace("10.77.0.100", "10.77.0.150")).unwrap();
     refuses(&farm, &mut elsewhere(&farm), 1, &["another XDP program is attached to eth0"]);
     let words = ["another agent filters eth0", "in one file"];
     refuses(&farm, &mut farm.agent_command(1), 1, &words);
     refuses(&farm, &mut farm.down_command(1), 1, &words);
+    // With the same VIP: above all it must not be taken back by the one that has not added it.
+    farm.give_own_config(1, other_farm).unwrap();
+    for mut command in [elsewhere(&farm), farm.agent_command(1), farm.down_command(1)] {
+        let (code, words) = exit_code_and_words(&mut command).unwrap();
+        assert!(matches!(code, Some(1 | 2)) && words.contains("eth0"), "{code:?} {words}");
+        assert_eq!(farm.footprint(1).unwrap(), unharmed, "{words}");
+    }
     for left in [lab.bpf_directory().join("2"), lab.directory().join("run-2/other.undo.json")] {
         assert!(!left.exists(), "{} was left", left.display());
     }
-    assert_eq!(farm.footprint(1).unwrap(), unharmed);
     farm.wait_converged(&[1, 2]).unwrap();
     farm.agent(1).unwrap().stop(PATIENCE).unwrap();
 }
