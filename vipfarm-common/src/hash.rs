@@ -102,9 +102,9 @@ mod tests {
         for (length, expected) in vectors.into_iter().enumerate() {
             let mut block = [0; 8];
             for (i, byte) in block.iter_mut().take(length).enumerate() {
-                *byte = i as u8;
+                *byte = u8::try_from(i).expect("it is below seven");
             }
-            block[7] = length as u8;
+            block[7] = u8::try_from(length).expect("it is below eight");
             assert_eq!(sip13_short(KEY, u64::from_le_bytes(block)), expected, "{length} bytes");
         }
     }

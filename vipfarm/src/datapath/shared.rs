@@ -105,7 +105,7 @@ impl SharedState {
     ///
     /// The idle generation may still be in use by a packet that began before the last switch:
     /// `membarrier` returns only when every CPU has passed through a quiescent state since. (It is
-    /// refused on nohz_full machines, which therefore get one configuration a start.)
+    /// refused on `nohz_full` machines, which therefore get one configuration a start.)
     pub(super) fn switch(&mut self, tables: &Generation) -> Result<(), Error> {
         // SAFETY: no pointers are passed.
         let barrier =

@@ -1,0 +1,197 @@
+//! Farms of real machines in virtual time, without loss or delay.
+
+use std::net::Ipv4Addr;
+
+use super::super::*;
+
+use super::{KEY, LISTENED, TIMERS};
+
+/// Nodes on a network without faults: what is sent arrives a millisecond later.
+pub(super) struct Farm {
+    pub(super) millis: u64,
+    pub(super) nodes: Vec<Membership>,
+    pub(super) running: Vec<bool>,
+    pub(super) frozen_until: Vec<u64>,
+    pub(super) inbox: Vec<Vec<(IpAddr, Vec<u8>)>>,
+    pub(super) log: Vec<Vec<Output>>,
+    pub(super) logged_at: Vec<Vec<BootTime>>,
+    /// Nothing arrives anywhere.
+    pub(super) cut: bool,
+}
+
+impl Farm {
+    pub(super) fn of(count: usize) -> Self {
+        let node = |own: usize| Membership::new(config(own, count), 1 + own as u64, at(0));
+        Self {
+            millis: 0,
+            nodes: (0..count).map(node).collect(),
+            running: vec![true; count],
+            frozen_until: vec![0; count],
+            inbox: vec![Vec::new(); count],
+            log: vec![Vec::new(); count],
+            logged_at: vec![Vec::new(); count],
+            cut: false,
+        }
+    }
+
+    pub(super) fn settled(count: usize) -> Self {
+        let mut farm = Self::of(count);
+        farm.run(2 * LISTENED);
+        assert!(farm.nodes.iter().all(Membership::is_converged));
+        farm
+    }
+
+    pub(super) fn now(&self) -> BootTime {
+        at(self.millis)
+    }
+
+    pub(super) fn run(&mut self, millis: u64) {
+        for _ in 0..millis {
+            self.millis += 1;
+            let awake =
+                |index: &usize| self.running[*index] && self.millis >= self.frozen_until[*index];
+            // What is sent in this millisecond arrives in the next.
+            let turns: Vec<_> = (0..self.nodes.len())
+                .filter(awake)
+                .map(|index| (index, std::mem::take(&mut self.inbox[index])))
+                .collect();
+            for (index, datagrams) in turns {
+                self.turn(index, datagrams);
+            }
+        }
+    }
+
+    pub(super) fn turn(&mut self, index: usize, datagrams: Vec<(IpAddr, Vec<u8>)>) {
+        let now = self.now();
+        let node = &mut self.nodes[index];
+        for (source, datagram) in datagrams {
+            node.handle_datagram(now, source, &datagram);
+        }
+        if now >= node.next_deadline() {
+            node.handle_timeout(now);
+        }
+        for output in drain(node) {
+            if let Output::Broadcast(datagram) = &output
+                && !self.cut
+            {
+                for to in (0..self.nodes.len()).filter(|&to| to != index && self.running[to]) {
+                    self.inbox[to].push((address(index), datagram.clone()));
+                }
+            }
+            self.log[index].push(output);
+            self.logged_at[index].push(now);
+        }
+    }
+
+    pub(super) fn stop(&mut self, index: usize) {
+        self.running[index] = false;
+        self.inbox[index].clear();
+    }
+
+    pub(super) fn restart(&mut self, index: usize) {
+        let config = config(index, self.nodes.len());
+        self.nodes[index] = Membership::new(config, 1000 + self.millis, self.now());
+        self.running[index] = true;
+    }
+
+    pub(super) fn freeze(&mut self, index: usize, millis: u64) {
+        self.frozen_until[index] = self.millis + millis;
+    }
+
+    pub(super) fn clear_log(&mut self) {
+        self.log.iter_mut().for_each(Vec::clear);
+        self.logged_at.iter_mut().for_each(Vec::clear);
+    }
+
+    pub(super) fn members(&self, index: usize) -> NodeSet {
+        self.nodes[index].view().map_or(NodeSet::EMPTY, |view| view.alive)
+    }
+
+    pub(super) fn when(&self, index: usize, what: impl Fn(&Output) -> bool) -> Option<BootTime> {
+        self.log[index].iter().position(what).map(|position| self.logged_at[index][position])
+    }
+
+    pub(super) fn events(&self, index: usize, kind: &str) -> Vec<String> {
+        let events = self.log[index].iter().filter_map(|output| match output {
+            Output::Event(event) if event.kind() == kind => Some(event.to_string()),
+            _ => None,
+        });
+        events.collect()
+    }
+}
+
+pub(super) fn config(own: usize, count: usize) -> Config {
+    let node = |index| Node { name: format!("node{}", index + 1), addresses: vec![address(index)] };
+    Config {
+        farm: "web".into(),
+        own: id(own),
+        nodes: (0..count).map(node).collect(),
+        timers: TIMERS,
+        key: KEY,
+        digest: [0; 16],
+        mac: Mac([2, 0, 0, 0, 0, octet(own)]),
+    }
+}
+
+pub(super) fn heartbeat(source: usize, incarnation: u64) -> Heartbeat {
+    Heartbeat {
+        source: id(source),
+        activity: Activity::Joining,
+        life: Life { incarnation, number: 0 },
+        sequence: 1,
+        digest: [0; 16],
+        promise: Promise::default(),
+        mac: Mac([2, 0, 0, 0, 0, octet(source)]),
+    }
+}
+
+pub(super) fn hear(node: &mut Membership, now: BootTime, heartbeat: &Heartbeat) {
+    let bytes = wire::seal(heartbeat, wire::farm_id("web"), &KEY);
+    node.handle_datagram(now, address(heartbeat.source.index()), &bytes);
+}
+
+pub(super) fn drain(node: &mut Membership) -> Vec<Output> {
+    std::iter::from_fn(|| node.poll_output()).collect()
+}
+
+pub(super) fn kinds(outputs: &[Output]) -> Vec<&'static str> {
+    let kind = |output: &Output| match output {
+        Output::Event(event) => Some(event.kind()),
+        _ => None,
+    };
+    outputs.iter().filter_map(kind).collect()
+}
+
+pub(super) fn is_release(output: &Output, alive: NodeSet) -> bool {
+    matches!(output, Output::Release(view) if view.alive == alive)
+}
+
+pub(super) fn is_acquire(output: &Output, alive: NodeSet) -> bool {
+    matches!(output, Output::Acquire(view) if view.alive == alive)
+}
+
+pub(super) fn promises(output: &Output, alive: NodeSet) -> bool {
+    let Output::Broadcast(bytes) = output else { return false };
+    let datagram = wire::screen(bytes, wire::farm_id("web")).expect("our own");
+    wire::open(datagram, &KEY).expect("our own").promise.alive == alive
+}
+
+pub(super) fn at(millis: u64) -> BootTime {
+    BootTime::ZERO + Duration::from_mins(1) + Duration::from_millis(millis)
+}
+
+pub(super) fn address(node: usize) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, 1 + octet(node)).into()
+}
+
+pub(super) fn octet(node: usize) -> u8 {
+    u8::try_from(node).expect("a small farm")
+}
+
+pub(super) fn id(index: usize) -> NodeId {
+    NodeId::new(index).expect("a small farm")
+}
+
+pub(super) fn set(indices: &[usize]) -> NodeSet {
+    indices.iter().map(|&index| id(index)).collect()
+}
