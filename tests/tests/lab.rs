@@ -45,6 +45,9 @@ fn a_frame_arrives(lab: &Lab, payload: &[u8]) -> bool {
     arrived.wait_for(Duration::from_millis(200), |frame| frame.bytes.ends_with(payload)).is_some()
 }
 
+/// A process of its own, for what must happen in one.
+const CHILD: &str = env!("CARGO_BIN_EXE_lab-child");
+
 #[test]
 fn labs_made_at_once_have_names_and_networks_of_their_own() {
     require!("labs_made_at_once_have_names_and_networks_of_their_own", skip::lab());
@@ -97,24 +100,9 @@ fn a_panic_leaves_no_namespace_mount_directory_or_child() {
 }
 
 #[test]
-#[ignore = "the victim of `a_killed_run_is_swept_by_the_next_lab`"]
-fn victim() {
-    let lab = Lab::new("victim", &Topology::new(1, 0)).unwrap();
-    let mut sleep = lab.node(1).command("sleep");
-    sleep.arg("1000");
-    let process = lab.node(1).spawn("sleep", sleep).unwrap();
-    println!("victim {} {} {}", lab.id(), process.id(), lab.directory().display());
-    thread::sleep(Duration::from_secs(1000));
-}
-
-#[test]
 fn a_killed_run_is_swept_by_the_next_lab() {
     require!("a_killed_run_is_swept_by_the_next_lab", skip::lab());
-    let mut run = Command::new(std::env::current_exe().unwrap())
-        .args(["victim", "--exact", "--ignored", "--nocapture"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut run = Command::new(CHILD).arg("victim").stdout(Stdio::piped()).spawn().unwrap();
     let output = std::io::BufReader::new(run.stdout.take().unwrap());
     let told = std::io::BufRead::lines(output)
         .map(Result::unwrap)
@@ -275,18 +263,11 @@ fn a_missing_object_is_an_error_that_names_the_fix() {
 }
 
 #[test]
-#[ignore = "run by `a_skipped_test_is_recorded_and_fails_in_ci`"]
-fn skipper() {
-    require!("skipper", Err::<(), _>("on purpose".to_owned()));
-    unreachable!("`require!` returns");
-}
-
-#[test]
 fn a_skipped_test_is_recorded_and_fails_in_ci() {
     let record = std::env::temp_dir().join(format!("skips-{}", std::process::id()));
     let run = |ci: &str| {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["skipper", "--exact", "--ignored", "--nocapture"])
+        Command::new(CHILD)
+            .arg("skipper")
             .env("VIPFARM_SKIPS", &record)
             .env("CI", ci)
             .output()

@@ -67,6 +67,8 @@ pub(super) async fn bring_up(
     let interfaces = network.interfaces().await?;
     let own = site::own_node(farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(farm, &interfaces)?;
+    // First, because a second agent of this node is found out by it.
+    let socket = bind(farm, own, &interfaces)?;
     site::refuse_present(farm, &interfaces)?;
     let used = distinct(&placed);
     let interface_of: Vec<usize> = placed
@@ -76,7 +78,6 @@ pub(super) async fn bring_up(
     let ports = (0..used.len())
         .map(|place| Port::new(farm, |block| interface_of[block] == place))
         .collect::<Result<Vec<_>, _>>()?;
-    let socket = bind(farm, own, &interfaces)?;
 
     let mut datapaths = Vec::new();
     let done = async {
