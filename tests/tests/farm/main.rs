@@ -10,6 +10,7 @@ mod explained;
 mod heartbeats;
 mod lease;
 mod life;
+mod losses;
 mod refused;
 mod serving;
 mod told;
