@@ -238,23 +238,9 @@ fn lower_first(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
+    use crate::agent::fixture;
 
-    const FARM: &str = "
-farm: web
-key_file: k
-nodes:
-  - { name: node1, addresses: [10.0.0.11] }
-  - { name: node2, addresses: [10.0.0.12] }
-vips:
-  - addresses: [10.0.0.100/24]
-    groups:
-      - name: http
-        rules:
-          - { port: 80, proto: tcp, filter: on_port }
-          - { port: 53, proto: udp, filter: on_ipid }
-      - { name: idle, powers: { node2: 1 }, rules: [{ port: 22, proto: tcp, filter: on_addr }] }
-";
+    const GROUPS: &str = "[{ name: http, rules: [{ port: 80, proto: tcp, filter: on_port }, { port: 53, proto: udp, filter: on_ipid }] }, { name: idle, powers: { node2: 1 }, rules: [{ port: 22, proto: tcp, filter: on_addr }] }]";
 
     fn ask(proto: ExplainProto, client_port: Option<u16>, vip_port: Option<u16>) -> ExplainQuery {
         ExplainQuery {
@@ -268,7 +254,7 @@ vips:
     }
 
     fn explain(node: usize, alive: u64, query: &ExplainQuery) -> Result<Explanation, String> {
-        let farm = config::parse("farm.yaml", FARM).expect("it is valid");
+        let farm = fixture::farm(GROUPS);
         let mut port = Port::new(&farm, |_| true).expect("it fits");
         let node = NodeId::new(node).expect("in range");
         let alive = NodeSet::from_bits(alive);
@@ -317,7 +303,7 @@ vips:
 
     #[test]
     fn a_fenced_node_says_so_and_whose_the_bucket_is() {
-        let farm = config::parse("farm.yaml", FARM).expect("it is valid");
+        let farm = fixture::farm(GROUPS);
         let port = Port::new(&farm, |_| true).expect("it fits");
         let told = |alive: u64| {
             let viewpoint = Viewpoint {

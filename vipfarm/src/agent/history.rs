@@ -10,27 +10,10 @@ use tokio::sync::watch;
 
 use crate::status::EventRecord;
 
+pub use crate::membership::Level;
+
 /// Events kept; older ones are forgotten.
 pub const CAPACITY: usize = 1000;
-
-/// How much an event matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// The farm does its work.
-    Info,
-    /// Somebody should look.
-    Warn,
-}
-
-impl Level {
-    /// The word of [`EventRecord::level`].
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warn => "warn",
-        }
-    }
-}
 
 /// A bounded ring of events, shared between who reports and who reads.
 ///

@@ -15,6 +15,8 @@ mod bring_up;
 pub mod control;
 pub mod engine;
 pub mod explain;
+#[cfg(test)]
+mod fixture;
 pub mod history;
 pub mod options;
 pub mod ports;

@@ -89,24 +89,12 @@ impl Port {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
+    use crate::agent::fixture;
 
-    const FARM: &str = "
-farm: web
-key_file: k
-nodes:
-  - { name: node1, addresses: [10.0.0.11] }
-  - { name: node2, addresses: [10.0.0.12] }
-  - { name: node3, addresses: [10.0.0.13] }
-vips:
-  - addresses: [10.0.0.100/24]
-    groups:
-      - { name: g, powers: { node1: 1, node2: 3 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }
-";
+    const GROUPS: &str = "[{ name: g, powers: { node1: 1, node2: 3 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
 
     fn port() -> Port {
-        Port::new(&config::parse("farm.yaml", FARM).expect("it is valid"), |_| true)
-            .expect("it fits")
+        Port::new(&fixture::farm(GROUPS), |_| true).expect("it fits")
     }
 
     fn node(index: usize) -> NodeId {

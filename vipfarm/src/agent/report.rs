@@ -25,7 +25,6 @@ use super::{
 use crate::{
     config::key::Secret,
     datapath::{self, Counters, Datapath, XdpMode},
-    membership,
     model::{BUCKETS, Farm, Group, Mac, NodeId, Open, Rule},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, RuleStatus,
@@ -94,11 +93,7 @@ impl Reporter {
     pub fn note(&self, report: Report) {
         match report {
             Report::Membership(event) => {
-                let level = match event.level() {
-                    membership::Level::Info => Level::Info,
-                    membership::Level::Warn => Level::Warn,
-                };
-                self.history.push(level, event.kind(), event.to_string());
+                self.history.push(event.level(), event.kind(), event.to_string());
             }
             Report::Load(view) => {
                 for (kernel_group, vip, group) in self.kernel_groups() {

@@ -219,21 +219,12 @@ fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
+    use crate::agent::fixture;
 
-    const FARM: &str = "
-farm: web
-key_file: k
-nodes:
-  - { name: node1, addresses: [10.0.0.11] }
-  - { name: node2, addresses: [10.0.0.12] }
-vips:
-  - addresses: [10.0.0.100/24]
-    groups: [{ name: g, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
-";
+    const GROUPS: &str = "[{ name: g, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
 
     fn farm() -> Farm {
-        config::parse("farm.yaml", FARM).expect("it is valid")
+        fixture::farm(GROUPS)
     }
 
     fn interface(name: &str, addresses: &[&str]) -> Interface {
@@ -251,7 +242,7 @@ vips:
     fn the_node_is_the_one_whose_address_is_here() {
         let here = [interface("lo", &["127.0.0.1/8"]), interface("eth0", &["10.0.0.12/24"])];
         assert_eq!(own_node(&farm(), None, &here), Ok(NodeId::new(1).expect("in range")));
-        let nowhere = [interface("eth0", &["10.0.0.13/24"])];
+        let nowhere = [interface("eth0", &["10.0.0.14/24"])];
         assert!(matches!(own_node(&farm(), None, &nowhere), Err(SiteError::NoNodeHere { .. })));
         let both = [interface("eth0", &["10.0.0.11/24", "10.0.0.12/24"])];
         assert!(matches!(own_node(&farm(), None, &both), Err(SiteError::SeveralNodesHere { .. })));
@@ -263,7 +254,7 @@ vips:
         let here = [interface("eth0", &["10.0.0.12/24"])];
         let message =
             own_node(&farm(), Some("node9"), &here).expect_err("no such node").to_string();
-        assert!(message.contains("its nodes are node1, node2"), "{message}");
+        assert!(message.contains("its nodes are node1, node2, node3"), "{message}");
         let message = own_node(&farm(), Some("node1"), &here).expect_err("elsewhere").to_string();
         assert!(message.contains("10.0.0.11 is not on this machine"), "{message}");
     }
