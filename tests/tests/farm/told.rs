@@ -6,7 +6,7 @@ use vipfarm::{
 };
 use vipfarm_lab::{farm::exit_code_and_words, require, skip};
 
-use crate::{all, events, lab, running};
+use crate::{all, events, eventually, lab, running};
 
 const POWERS: &str = "vips:
   - interface: eth0
@@ -56,9 +56,11 @@ fn every_verb_answers_in_json_and_in_text() {
     let program = require!(NAME, skip::farm());
     let lab = lab("verbs", 3, 1);
     let mut farm = running(&lab, &program, POWERS);
-    let nodes: Vec<NodeStatus> = farm.ask_json(1, &["nodes", "--json"]).unwrap();
-    for (row, host) in nodes.iter().zip(lab.nodes()) {
-        assert_eq!((row.name.as_str(), row.state, row.alive), (host.name(), NodeState::Up, true));
+    let nodes = || farm.ask_json::<Vec<NodeStatus>>(1, &["nodes", "--json"]).unwrap();
+    // That a peer serves is known when its next heartbeat has come.
+    eventually("all are up", || nodes().iter().all(|node| node.state == NodeState::Up));
+    for (row, host) in nodes().iter().zip(lab.nodes()) {
+        assert_eq!((row.name.as_str(), row.alive), (host.name(), true));
         assert_eq!(row.mac.as_ref(), Some(&host.mac().to_string()));
         assert_eq!(row.own, row.name == "node1");
     }
