@@ -2,18 +2,19 @@
 
 use std::{
     fs::{self, Permissions},
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     os::unix::fs::{PermissionsExt, chown},
     process::Command,
 };
 
 use vipfarm_lab::{
-    Farm, Footprint,
+    Farm, Footprint, Frame,
     farm::{PATIENCE, exit_code_and_words},
+    lab::VIP,
     require, skip,
 };
 
-use crate::{ONE_VIP, lab, running};
+use crate::{ONE_VIP, lab, running, wire};
 
 /// The port of the heartbeats.
 const PORT: u16 = vipfarm::model::DEFAULT_PORT;
@@ -188,8 +189,9 @@ fn a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed() {
     };
     farm.give_own_config(1, |yaml| other_farm(yaml).replace("10.77.0.100", "10.77.0.150")).unwrap();
     refuses(&farm, &mut elsewhere(&farm), 1, &["another XDP program is attached to eth0"]);
-    let words = ["another agent filters eth0", "in one file"];
+    let words = ["farm test has VIPs on eth0 already", "in one file"];
     refuses(&farm, &mut farm.agent_command(1), 1, &words);
+    let words = ["another agent filters eth0", "in one file"];
     refuses(&farm, &mut farm.down_command(1), 1, &words);
     // With the same VIP: above all it must not be taken back by the one that has not added it.
     farm.give_own_config(1, other_farm).unwrap();
@@ -203,4 +205,31 @@ fn a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed() {
     }
     farm.wait_converged(&[1, 2]).unwrap();
     farm.agent(1).unwrap().stop(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_farm_is_refused_where_another_ones_agent_has_crashed() {
+    const NAME: &str = "a_farm_is_refused_where_another_ones_agent_has_crashed";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("crashed", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    farm.kill(1).unwrap();
+    farm.wait_converged(&[2]).unwrap();
+    farm.give_own_config(1, |yaml| {
+        let port = format!("membership: {{ port: {} }}\nnodes:", PORT + 1);
+        let yaml = yaml.replace("farm: test", "farm: other").replace("nodes:", &port);
+        yaml.replace("10.77.0.100", "10.77.0.150")
+    })
+    .unwrap();
+    let words = ["farm test has VIPs on eth0 already", "`vipfarm down` with its file"];
+    refuses(&farm, &mut farm.agent_command(1), 1, &words);
+    let client = lab.client(1);
+    let request = |i| Frame::arp_request(client.mac(), Ipv4Addr::new(10, 77, 9, i), VIP).bytes();
+    let replies = wire::arp_replies(client, &(0..50).map(request).collect::<Vec<_>>());
+    let by_survivor = replies.iter().filter(|reply| reply.mac == lab.node(2).mac()).count();
+    assert_eq!((replies.len(), by_survivor), (50, 50), "the dead agent's node stays fenced");
+
+    farm.give_own_config(1, str::to_owned).unwrap();
+    farm.start_node(1, &[]).unwrap();
+    farm.wait_converged(&[1, 2]).unwrap();
 }

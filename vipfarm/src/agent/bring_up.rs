@@ -71,6 +71,7 @@ pub(super) async fn bring_up(
     let socket = bind(farm, own, &interfaces)?;
     site::refuse_present(farm, &interfaces)?;
     let used = distinct(&placed);
+    refuse_others(&options.place.run_dir, &farm.name, &used)?;
     let interface_of: Vec<usize> = placed
         .iter()
         .filter_map(|interface| used.iter().position(|other| other == interface))
@@ -147,6 +148,31 @@ fn distinct<'i>(placed: &[&'i Interface]) -> Vec<&'i Interface> {
         }
     }
     used
+}
+
+/// Whose record names an interface has, or had until it crashed, the filter and VIPs there. In
+/// place of that filter, this farm's would let every frame for those VIPs pass.
+fn refuse_others(run_dir: &Path, farm: &str, used: &[&Interface]) -> anyhow::Result<()> {
+    let listing = run_dir.read_dir().with_context(|| run_dir.display().to_string())?;
+    for entry in listing {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(other) = name.strip_suffix(".undo.json").filter(|&other| other != farm) else {
+            continue;
+        };
+        let record = Undo::read(&path)?;
+        let taken = |interface: &&&Interface| {
+            let mut changes = record.interfaces.iter();
+            changes.any(|changes| changes.index == interface.index && !changes.vips.is_empty())
+        };
+        if let Some(interface) = used.iter().find(taken) {
+            bail!(
+                "farm {other} has VIPs on {interface} already: put those of both farms in one file, or, if it is not to run here any more, stop its agent or run `vipfarm down` with its file",
+                interface = interface.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Where a node's heartbeats are sent: its first address, on the VIP's own network.
