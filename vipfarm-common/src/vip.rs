@@ -74,7 +74,8 @@ pub(crate) fn rule_of(tables: &Generation, addr: u32, vip: u32, udp: bool, port:
 /// The bytes of the client that the rule hashes beside the address.
 #[inline(always)]
 pub(crate) fn field_of(rule: u32, port: [u8; 2], ip_id: [u8; 2]) -> [u8; 2] {
-    // Branches, not masks: predicted per service, so the hash need not wait for the rule.
+    // Branches are predicted per service, so that the hash need not wait for the rule; the compiler
+    // keeps the first one.
     if rule & RULE_ON_PORT != 0 {
         port
     } else if rule & RULE_ON_IPID != 0 {
