@@ -143,6 +143,8 @@ fn a_node_with_another_key_never_joins_and_both_sides_say_so() {
     assert!(!alone.nodes[0].alive && !alone.nodes[1].alive, "{alone:?}");
     assert!(alone.heartbeats["dropped_tag"] >= 16, "{:?}", alone.heartbeats);
     assert!(has_event(&farm, 3, "bad_tag"));
+    assert_eq!(alone.state, NodeState::Joining, "it must not serve beside the others");
+    assert!(alone.groups.iter().all(|group| group.bitmap.0 == [0; 4]), "{alone:?}");
 }
 
 #[test]

@@ -94,6 +94,16 @@ pub enum SiteError {
         /// Interface name.
         interface: String,
     },
+    /// The VIP is an address of this machine already, behind a filter.
+    #[error(
+        "{vip} is an address of {interface} already, and an XDP program filters that interface: if another agent runs here (`pgrep -a vipfarm`), stop it; if one has crashed, clear up with `vipfarm down` and the directories it was given"
+    )]
+    VipServed {
+        /// The VIP.
+        vip: IpAddr,
+        /// Interface name.
+        interface: String,
+    },
     /// The interface is administratively down.
     #[error("{interface} is down: `ip link set {interface} up`")]
     Down {
@@ -197,10 +207,11 @@ pub fn refuse_present(farm: &Farm, interfaces: &[Interface]) -> Result<(), SiteE
     let vips = || farm.vips.iter().flat_map(|block| &block.addresses).map(|address| address.addr);
     for interface in interfaces {
         if let Some(net) = interface.addresses.iter().find(|net| vips().any(|v| v == net.addr())) {
-            return Err(SiteError::VipPresent {
-                vip: net.addr(),
-                prefix: net.prefix_len(),
-                interface: interface.name.clone(),
+            let (vip, interface_name) = (net.addr(), interface.name.clone());
+            return Err(if interface.xdp_program.is_some() {
+                SiteError::VipServed { vip, interface: interface_name }
+            } else {
+                SiteError::VipPresent { vip, prefix: net.prefix_len(), interface: interface_name }
             });
         }
     }
@@ -287,6 +298,9 @@ mod tests {
         let here = [interface("lo", &["127.0.0.1/8", "10.0.0.100/32"])];
         let message = refuse_present(&farm(), &here).expect_err("it is there").to_string();
         assert!(message.contains("ip addr del 10.0.0.100/32 dev lo"), "{message}");
+        let served = Interface { xdp_program: Some(7), ..interface("eth0", &["10.0.0.100/32"]) };
+        let message = refuse_present(&farm(), &[served]).expect_err("it is served").to_string();
+        assert!(message.contains("pgrep") && !message.contains("ip addr del"), "{message}");
         assert_eq!(refuse_present(&farm(), &[interface("lo", &["127.0.0.1/8"])]), Ok(()));
     }
 

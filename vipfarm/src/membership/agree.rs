@@ -101,11 +101,18 @@ impl Membership {
 
     /// Takes this node's buckets once every member has promised the same, and somebody among them
     /// knows that no other node serves.
+    /// A joiner that hears nobody but nodes with another key does not serve alone: it is most likely
+    /// the one that was given the wrong key, and the others serve already.
     pub(super) fn install_what_is_agreed(&mut self, now: BootTime) {
         if self.installed == Some(self.promise) || self.held_back_by.is_some() {
             return;
         }
         let agreed = self.member_peers().all(|(_, peer)| peer.promise() == Some(self.promise));
+        let fail = self.config.timers.fail;
+        let stranger = self.stranger_heard.is_some_and(|heard| now < heard + fail);
+        if stranger && self.state != NodeState::Up && self.members.len() == 1 {
+            return;
+        }
         let nobody_else_serves = self.state == NodeState::Up
             || now >= self.listen_until
             || self.member_peers().any(|(_, peer)| peer.is_serving());

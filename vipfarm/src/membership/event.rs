@@ -165,7 +165,7 @@ impl fmt::Display for Event {
             ),
             Self::BadTag { source } => write!(
                 f,
-                "a heartbeat from {source} does not carry this farm's key: give all nodes the same key file"
+                "a heartbeat from {source} does not carry this farm's key: give all nodes the same key file; one that hears no other serves nothing"
             ),
             Self::Stall { late } => write!(
                 f,

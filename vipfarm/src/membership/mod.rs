@@ -153,6 +153,8 @@ pub struct Membership {
     /// The newest heartbeat could not be sent.
     mute: bool,
     counters: Counters,
+    /// When a heartbeat of this farm with another key last came from a node's address.
+    stranger_heard: Option<BootTime>,
     last_duplicate: Option<BootTime>,
     last_bad_tag: Option<BootTime>,
     outputs: VecDeque<Output>,
@@ -184,6 +186,7 @@ impl Membership {
             left: false,
             mute: false,
             counters: Counters::default(),
+            stranger_heard: None,
             last_duplicate: None,
             last_bad_tag: None,
             outputs: VecDeque::from([Output::Fence]),
@@ -415,7 +418,10 @@ impl Membership {
                 let node = node.map_or_else(String::new, |node| node.name.clone());
                 (&mut self.last_duplicate, Event::DuplicateNode { node, source })
             }
-            Dropped::Tag => (&mut self.last_bad_tag, Event::BadTag { source }),
+            Dropped::Tag => {
+                self.stranger_heard = Some(now);
+                (&mut self.last_bad_tag, Event::BadTag { source })
+            }
             _ => return,
         };
         if last.is_none_or(|last| now >= last + NUISANCE_INTERVAL) {

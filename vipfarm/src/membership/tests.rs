@@ -204,6 +204,24 @@ fn a_leaver_stops_first_and_its_peers_take_over_without_waiting() {
 }
 
 #[test]
+fn a_joiner_that_hears_only_another_key_serves_nothing() {
+    let mut node = Membership::new(Config { key: [1; 32], ..config(0, 2) }, 7, at(0));
+    let mut late = 0;
+    for millis in (0..2_000).step_by(50) {
+        hear(&mut node, at(millis), &Heartbeat { sequence: millis + 1, ..heartbeat(1, 8) });
+        node.handle_timeout(at(millis));
+        late = millis;
+    }
+    assert_eq!(node.state(), NodeState::Joining);
+    assert_eq!(node.counters().dropped(Dropped::Tag), 40);
+    // The other is gone: alone after all.
+    for millis in (late..late + 1_000).step_by(50) {
+        node.handle_timeout(at(millis));
+    }
+    assert_eq!(node.state(), NodeState::Up);
+}
+
+#[test]
 fn a_leaver_that_nobody_answers_is_gone_after_the_failure_time() {
     let mut farm = Farm::settled(2);
     farm.stop(1);
