@@ -18,7 +18,7 @@ use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
 use super::{options::AgentOptions, ports::Port, site, watch::Needs};
 use crate::{
     config::key::Secret,
-    datapath::{Datapath, Options},
+    datapath::{Datapath, LeftOver, Options},
     model::{Farm, Mac, NodeId, Vip},
     net::{
         Interface, Network,
@@ -63,7 +63,7 @@ pub(super) async fn bring_up(
 ) -> anyhow::Result<Up> {
     let network = Network::connect()?;
     let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
-    clear_up_after_a_crash(&network, &mut undo).await?;
+    clear_up_after_a_crash(&network, &mut undo, &options.place.bpf_dir, farm).await?;
     let interfaces = network.interfaces().await?;
     let own = site::own_node(farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(farm, &interfaces)?;
@@ -131,12 +131,28 @@ pub(super) async fn take_down(
 }
 
 /// Takes back what a former agent of this farm could not, while its filter still stands and
-/// refuses: the file may have changed, and what it names no longer would be kept for ever.
-async fn clear_up_after_a_crash(network: &Network, undo: &mut Record) -> anyhow::Result<()> {
-    if !undo.undo.interfaces.is_empty() {
-        undo.roll_back(network).await?;
-        undo.undo.interfaces.clear();
+/// refuses: the file may have changed, and what it names no longer would be kept for ever. A filter
+/// on an interface that the file still uses stays, to be taken over.
+async fn clear_up_after_a_crash(
+    network: &Network,
+    undo: &mut Record,
+    bpf_dir: &Path,
+    farm: &Farm,
+) -> anyhow::Result<()> {
+    if undo.undo.interfaces.is_empty() {
+        return Ok(());
     }
+    undo.roll_back(network).await?;
+    let interfaces = network.interfaces().await?;
+    let used: Vec<u32> = farm
+        .vips
+        .iter()
+        .filter_map(|block| site::interface_of(block, &interfaces).ok())
+        .map(|interface| interface.index)
+        .collect();
+    LeftOver::hold(bpf_dir, undo.interfaces().filter(|(_, index)| !used.contains(index)))?
+        .remove()?;
+    undo.undo.interfaces.clear();
     Ok(())
 }
 

@@ -5,7 +5,6 @@
 //! - [`engine`]: the heartbeat thread, the only writer of leases and tables; [`ports`] says what it
 //!   accepts, [`realtime`] is what it needs of the system.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
-//!
 //! - [`watch`]: whether the machine still has what the farm needs.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
