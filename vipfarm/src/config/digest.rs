@@ -9,20 +9,50 @@ use crate::model::{Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, 
 
 use super::key::Secret;
 
-/// BLAKE3 (128 bits) over everything that the nodes of a farm must agree on: names, order,
-/// addresses, VIPs, groups, rules, powers, timers, port, the secret's identity, the versions of
-/// table and hash. `interface` and `key_file` are each node's own.
+/// The parts of a [`digest`], in its order: what to look at where two nodes' digests differ.
+const PARTS: [&str; 4] = ["program version or key", "nodes or timers", "VIPs", "groups"];
+
+/// A digest of everything that the nodes of a farm must agree on: names, order, addresses, VIPs,
+/// groups, rules, powers, timers, port, the secret's identity, the versions of table and hash.
+/// `interface` and `key_file` are each node's own.
+///
+/// Four BLAKE3 hashes of 32 bits, one for each part of the configuration, so that two nodes can
+/// tell what differs. Peers are authenticated: this guards against mistakes, not against forgers.
 pub fn digest(farm: &Farm, secret: &Secret) -> [u8; 16] {
-    let mut encoder = Encoder(blake3::Hasher::new_derive_key("vipfarm 1 configuration"));
-    encoder.bytes(&[TABLE_VERSION, HASH_VERSION]);
-    encoder.bytes(&secret.id());
-    encoder.text(&farm.name);
-    encoder.membership(farm.membership);
-    encoder.list(&farm.nodes, Encoder::node);
-    encoder.list(&farm.vips, Encoder::vip);
+    let [program, nodes, vips, groups] = [
+        part(|encoder| {
+            encoder.bytes(&[TABLE_VERSION, HASH_VERSION]);
+            encoder.bytes(&secret.id());
+            encoder.text(&farm.name);
+        }),
+        part(|encoder| {
+            encoder.membership(farm.membership);
+            encoder.list(&farm.nodes, Encoder::node);
+        }),
+        part(|encoder| encoder.list(&farm.vips, Encoder::vip)),
+        part(|encoder| {
+            encoder.list(&farm.vips, |encoder, vip| encoder.list(&vip.groups, Encoder::group))
+        }),
+    ];
     let mut digest = [0; 16];
-    encoder.0.finalize_xof().fill(&mut digest);
+    for (bytes, part) in digest.chunks_exact_mut(4).zip([program, nodes, vips, groups]) {
+        bytes.copy_from_slice(&part);
+    }
     digest
+}
+
+/// The parts of the configuration in which two digests differ, in words.
+pub fn differing_parts(one: [u8; 16], other: [u8; 16]) -> Vec<&'static str> {
+    let parts = one.chunks_exact(4).zip(other.chunks_exact(4)).zip(PARTS);
+    parts.filter(|((one, other), _)| one != other).map(|(_, part)| part).collect()
+}
+
+fn part(encode: impl FnOnce(&mut Encoder)) -> [u8; 4] {
+    let mut encoder = Encoder(blake3::Hasher::new_derive_key("vipfarm 1 configuration"));
+    encode(&mut encoder);
+    let mut part = [0; 4];
+    encoder.0.finalize_xof().fill(&mut part);
+    part
 }
 
 /// A canonical encoding: numbers little-endian, lengths before what varies in length, options and
@@ -88,8 +118,18 @@ impl Encoder {
 
     // Patterns without `..`: a new field of the model must find its place here.
     fn vip(&mut self, vip: &Vip) {
-        let Vip { interface: _, mode, vmac, addresses, check, tcp_reset, open, icmp_echo, groups } =
-            vip;
+        // The groups are a part of their own.
+        let Vip {
+            interface: _,
+            mode,
+            vmac,
+            addresses,
+            check,
+            tcp_reset,
+            open,
+            icmp_echo,
+            groups: _,
+        } = vip;
         let mode = match mode {
             Mode::VmacInvisible => 0,
             Mode::VmacDirected => 1,
@@ -113,7 +153,6 @@ impl Encoder {
                 u8::from(address.connections),
             ]);
         });
-        self.list(groups, Self::group);
     }
 
     fn group(&mut self, Group { name, powers, rules }: &Group) {
@@ -173,9 +212,24 @@ vips:
     #[test]
     fn the_digest_of_a_known_farm_never_changes() {
         let digest = digest(&farm(), &secret(1));
+        assert_eq!(u128::from_be_bytes(digest), 66_217_600_193_607_808_470_102_763_259_015_228_322);
+    }
+
+    #[test]
+    fn the_parts_that_differ_are_named() {
+        let parts = |change: fn(&mut Farm)| {
+            let mut other = farm();
+            change(&mut other);
+            differing_parts(digest(&farm(), &secret(1)), digest(&other, &secret(1)))
+        };
+        assert!(parts(|_| ()).is_empty());
+        assert_eq!(parts(|farm| farm.nodes[0].name.push('x')), ["nodes or timers"]);
+        assert_eq!(parts(|farm| farm.vips[0].addresses[0].prefix = 8), ["VIPs"]);
+        assert_eq!(parts(|farm| farm.vips[0].groups[0].rules[0].port = None), ["groups"]);
+        let other_key = digest(&farm(), &secret(2));
         assert_eq!(
-            u128::from_be_bytes(digest),
-            237_952_124_519_135_029_496_277_584_955_615_422_059
+            differing_parts(digest(&farm(), &secret(1)), other_key),
+            ["program version or key"]
         );
     }
 

@@ -34,7 +34,7 @@ use crate::model::{Farm, Node};
 use address::Resolve;
 pub use diagnostic::{Diagnostic, Diagnostics};
 use diagnostic::{Located, Report};
-pub use digest::digest;
+pub use digest::{differing_parts, digest};
 use fields::{FARM_NAME, Fields};
 use key::Secret;
 use yaml::Value;
