@@ -31,7 +31,7 @@ pub fn digest(farm: &Farm, secret: &Secret) -> [u8; 16] {
         }),
         part(|encoder| encoder.list(&farm.vips, Encoder::vip)),
         part(|encoder| {
-            encoder.list(&farm.vips, |encoder, vip| encoder.list(&vip.groups, Encoder::group))
+            encoder.list(&farm.vips, |encoder, vip| encoder.list(&vip.groups, Encoder::group));
         }),
     ];
     let mut digest = [0; 16];
