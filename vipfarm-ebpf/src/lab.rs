@@ -1,12 +1,13 @@
 //! Programs of the lab and the bench; no part of a farm.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(clippy::inline_always, reason = "as in the packet programs")]
 #![expect(clippy::needless_pass_by_value, reason = "the entry points' signature is aya's")]
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
     helpers::generated::bpf_get_prandom_u32,
     macros::{map, xdp},
-    maps::{Array, HashMap},
+    maps::{Array, HashMap, ProgramArray},
     programs::XdpContext,
 };
 
@@ -54,6 +55,40 @@ fn lookup(ctx: XdpContext) -> u32 {
     match unsafe { SERVICES.get(key) } {
         Some(_) => XDP_DROP,
         None => XDP_PASS,
+    }
+}
+
+/// What [`vary`] and [`vary_floor`] go on with: slots 0 and 1.
+#[map]
+static NEXT: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+/// Draws another source port for every packet, then runs the program under test: what the CPU cannot
+/// predict is whose the client is.
+#[xdp]
+fn vary(ctx: XdpContext) -> u32 {
+    draw_port(&ctx);
+    // SAFETY: slot 0 holds an XDP program.
+    unsafe { NEXT.tail_call(&ctx, 0) };
+    XDP_ABORTED
+}
+
+/// The same work without the program under test.
+#[xdp]
+fn vary_floor(ctx: XdpContext) -> u32 {
+    draw_port(&ctx);
+    // SAFETY: slot 1 holds an XDP program.
+    unsafe { NEXT.tail_call(&ctx, 1) };
+    XDP_ABORTED
+}
+
+#[inline(always)]
+fn draw_port(ctx: &XdpContext) {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + 36 <= end {
+        // SAFETY: takes no pointer.
+        let [a, b, ..] = unsafe { bpf_get_prandom_u32() }.to_ne_bytes();
+        // SAFETY: 36 bytes lie within the frame, as just checked.
+        unsafe { ((data + 34) as *mut [u8; 2]).write_unaligned([a, b]) };
     }
 }
 

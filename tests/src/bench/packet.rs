@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Ebpf,
-    maps::HashMap,
+    maps::{HashMap, ProgramArray},
     programs::{TestRun, TestRunOptions, Xdp},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -72,19 +72,33 @@ pub fn packet(json: Option<&Path>) -> Result<bool> {
     // The lease outlasts the bench: only the hot path is timed.
     kernel.lease(std::time::Duration::from_hours(1))?;
     let mut lab = Reference::load()?;
+    lab.follow_with(&mut kernel)?;
     let paths = paths(&world);
     let mut floor = Vec::new();
     let mut lookup = Vec::new();
+    let (mut varied, mut varied_floor) = (Vec::new(), Vec::new());
     let mut samples = vec![Vec::new(); paths.len()];
     for _ in 0..ROUNDS {
         floor.push(lab.time("floor", 1)?);
         lookup.push(lab.time("lookup", 1)?);
+        varied_floor.push(lab.time("vary_floor", 1)?);
+        varied.push(lab.time_varied()?);
         for (path, samples) in paths.iter().zip(&mut samples) {
             samples.push(time_path(&mut kernel, path)?);
         }
     }
     let floor_ns = median(&mut floor);
     let lookup_ns = median(&mut lookup) - floor_ns;
+    let mixed_ns = median(&mut varied) - median(&mut varied_floor);
+    let mixed = PathFigures {
+        name: "mixed, varying clients",
+        family: "ipv4",
+        over_floor_ns: mixed_ns,
+        min_over_floor_ns: varied[0] - varied_floor[0],
+        ratio_to_lookup: mixed_ns / lookup_ns,
+        gate: 0.7,
+        verdict: "half accept, half drop",
+    };
     let figures = Figures {
         floor_ns,
         lookup_ns,
@@ -108,6 +122,7 @@ pub fn packet(json: Option<&Path>) -> Result<bool> {
                     verdict: path.verdict,
                 }
             })
+            .chain([mixed])
             .collect(),
     };
     if let Some(file) = json {
@@ -175,10 +190,34 @@ impl Reference {
             let port = u16::from_ne_bytes(port.to_be_bytes());
             services.insert(u64::from(addr) << 16 | u64::from(port), 1, 0)?;
         }
-        for name in ["floor", "lookup"] {
+        for name in ["floor", "lookup", "vary", "vary_floor"] {
             Self::program(&mut ebpf, name)?.load()?;
         }
         Ok(Self { ebpf, frame })
+    }
+
+    /// Lets `vary` go on with the hot path, and `vary_floor` with the floor.
+    fn follow_with(&mut self, kernel: &mut Manual) -> Result<()> {
+        let floor = Self::program(&mut self.ebpf, "floor")?.fd()?.try_clone()?;
+        let next = self.ebpf.map_mut("NEXT").context("the lab object has no map NEXT")?;
+        let mut next: ProgramArray<_> = next.try_into()?;
+        kernel.put_into(&mut next, 0, Entry::Filter)?;
+        Ok(next.set(1, &floor, 0)?)
+    }
+
+    /// Nanoseconds a packet of the hot path, and of drawing the client's port.
+    fn time_varied(&mut self) -> Result<f64> {
+        let vmac = [&VMAC.0[..], &self.frame[6..]].concat();
+        let options =
+            TestRunOptions { data_in: Some(&vmac), repeat: REPEAT, ..TestRunOptions::default() };
+        let program = Self::program(&mut self.ebpf, "vary")?;
+        let before = thread_time()?;
+        let result = program.test_run(options)?;
+        let elapsed = thread_time()? - before;
+        if !matches!(result.return_value, 1 | 2) {
+            bail!("vary: XDP action {}", result.return_value);
+        }
+        Ok(elapsed / f64::from(REPEAT))
     }
 
     fn time(&mut self, name: &str, action: u32) -> Result<f64> {

@@ -126,6 +126,18 @@ impl Manual {
         Ok(())
     }
 
+    /// Puts a program into somebody else's jump table.
+    pub fn put_into(
+        &mut self,
+        table: &mut ProgramArray<&mut MapData>,
+        index: u32,
+        entry: Entry,
+    ) -> Result<(), Error> {
+        let program = object::xdp(&mut self.ebpf, entry.name())?;
+        let fd = program.fd().map_err(|error| object::program_error(entry.name(), &error))?;
+        table.set(index, fd, 0).map_err(|error| object::map_error(&error))
+    }
+
     /// The kernel's number of the program, for `bpftool`.
     pub fn program_id(&mut self, entry: Entry) -> Result<u32, Error> {
         self.info(entry, |info| info.id())
