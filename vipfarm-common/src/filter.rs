@@ -8,7 +8,7 @@
 
 use crate::{
     hash,
-    layout::{VIP_CLOSED, VIP_SLOTS},
+    layout::{VIP_CLOSED, VIP_SLOTS, mix, multiplier, vip_index},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{
@@ -49,10 +49,11 @@ fn ipv4<P: Packet, T: Tables>(
     // The IPv4 header and both ports. A shorter frame may still be an ICMP one for a VIP.
     let Some(ip) = packet.head::<24>(network) else { return Step::Slow };
     let Some(state) = tables.state() else { return done(Reason::Broken) };
-    let now = vip::active(tables, state);
+    let (now, active) = vip::active(tables, state);
 
     let addr = u32::from_ne_bytes(ip.get::<16, 4>());
-    let slot = &now.vips[now.vip_index(addr) & (VIP_SLOTS - 1)];
+    let mixed = mix(addr, multiplier(active));
+    let slot = &now.vips[vip_index(mixed) & (VIP_SLOTS - 1)];
     if slot.addr != addr || slot.vip == 0 {
         return done(Reason::NotVip);
     }
@@ -70,7 +71,7 @@ fn ipv4<P: Packet, T: Tables>(
         return done(Reason::Closed);
     }
     let port = u16::from_ne_bytes(ip.get::<22, 2>());
-    let rule = vip::rule_of(now, addr, slot.vip, proto == UDP, port);
+    let rule = vip::rule_of(now, mixed, slot.vip, proto == UDP, port);
     if rule == 0 {
         return done(Reason::NoRule);
     }

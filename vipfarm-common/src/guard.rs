@@ -45,7 +45,7 @@ pub fn guard<P: Packet, T: Tables>(packet: &P, tables: &T) -> Guarded {
         return Guarded::Clean;
     }
     let Some(state) = tables.state() else { return Guarded::Clean };
-    let now = vip::active(tables, state);
+    let (now, active) = vip::active(tables, state);
     let mut guarded = Guarded::Clean;
     if source != own && is_vmac(now, source) {
         ethernet.head.set::<6, 6>(own);
@@ -54,7 +54,7 @@ pub fn guard<P: Packet, T: Tables>(packet: &P, tables: &T) -> Guarded {
     if ethernet.ethertype == ETHERTYPE_ARP
         && let Some(arp) = packet.head::<28>(ethernet.network)
     {
-        let claimed = vip::find(now, u32::from_ne_bytes(arp.get::<14, 4>()));
+        let claimed = vip::find(now, active, u32::from_ne_bytes(arp.get::<14, 4>()));
         let vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)];
         if claimed != 0 && mac_word(arp.get::<8, 6>()) != vmac {
             let [a, b, c, d, e, f, ..] = vmac.to_ne_bytes();

@@ -43,7 +43,9 @@ pub struct State {
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Control {
-    /// Index of the active generation; only bit 0 counts.
+    /// Bit 0: the index of the active generation. The rest: the multiplier of its VIP table (see
+    /// [`multiplier`]), here, so that the slot's address needs no load from the generation, and in
+    /// one word, so that no packet sees one without the other.
     pub active: u64,
     /// The lease in kernel ticks, rounded down by a safety margin: past it [`crate::filter()`] asks
     /// [`crate::slow()`], which reads the exact clock. 0 = fenced.
@@ -59,7 +61,7 @@ pub struct Control {
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Generation {
-    /// Multiplier of the VIP table, chosen by the agent so that no two addresses share a slot.
+    /// Multiplier of the VIP table, chosen by the agent so that no two addresses share a slot. Odd.
     pub vip_multiplier: u64,
     /// Multiplier of the rule table, likewise.
     pub rule_multiplier: u64,
@@ -130,25 +132,36 @@ pub const fn rule_key(vip: u32, udp: bool, port: u16) -> u32 {
     (vip & 0x7f) << 17 | (udp as u32) << 16 | port as u32
 }
 
+/// The word of [`Control::active`] for a generation at that index (0 or 1).
+pub const fn active_word(index: usize, generation: &Generation) -> u64 {
+    generation.vip_multiplier & !1 | index as u64 & 1
+}
+
+/// The VIP table's multiplier in [`Control::active`].
+#[inline(always)]
+pub const fn multiplier(active: u64) -> u64 {
+    active | 1
+}
+
+/// An address spread over 64 bits: both its VIP's slot and its rules' start from it, so that the two
+/// probes run in parallel.
+#[inline(always)]
+pub const fn mix(addr: u32, multiplier: u64) -> u64 {
+    (addr as u64).wrapping_mul(multiplier)
+}
+
+/// The slot of a VIP whose address was mixed.
+#[inline(always)]
+pub const fn vip_index(mixed: u64) -> usize {
+    (mixed >> VIP_SHIFT) as usize
+}
+
 impl Generation {
-    /// The slot of an address. [`Self::rule_index`] starts from the same product, so that both
-    /// probes depend on packet bytes only and run in parallel.
+    /// The slot of a rule on `port` of a VIP whose address was mixed.
     #[inline(always)]
-    pub const fn vip_index(&self, addr: u32) -> usize {
-        (self.mix(addr) >> VIP_SHIFT) as usize
-    }
-
-    /// The slot of a rule on `port` of that address.
-    #[inline(always)]
-    pub const fn rule_index(&self, addr: u32, udp: bool, port: u16) -> usize {
+    pub const fn rule_index(&self, mixed: u64, udp: bool, port: u16) -> usize {
         let service = (udp as u64) << 16 | port as u64;
-        let mixed = self.mix(addr) ^ service.wrapping_mul(self.rule_multiplier);
-        (mixed >> RULE_SHIFT) as usize
-    }
-
-    #[inline(always)]
-    const fn mix(&self, addr: u32) -> u64 {
-        (addr as u64).wrapping_mul(self.vip_multiplier)
+        ((mixed ^ service.wrapping_mul(self.rule_multiplier)) >> RULE_SHIFT) as usize
     }
 }
 

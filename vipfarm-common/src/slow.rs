@@ -6,6 +6,7 @@ use crate::{
     hash,
     layout::{
         Generation, MAX_PEERS, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO, mac_word,
+        mix, multiplier,
     },
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
@@ -60,14 +61,14 @@ fn ipv4<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     state: &State,
-    now: &Generation,
+    (now, active): (&Generation, u64),
     ethernet: &P::Head<14>,
     network: usize,
 ) -> Result<Outcome, Reason> {
     // Too short for an IPv4 header: no address to go by, and the stack refuses it.
     let ip = packet.head::<20>(network).ok_or(Reason::NotVip)?;
     let addr = u32::from_ne_bytes(ip.get::<16, 4>());
-    let vip = vip::find(now, addr);
+    let vip = vip::find(now, active, addr);
     if vip == 0 {
         return Err(Reason::NotVip);
     }
@@ -93,7 +94,7 @@ fn ipv4<P: Packet, T: Tables>(
         ICMP => icmp(packet, vip, addr, client, transport)?,
         _ => return Err(Reason::OtherProto),
     };
-    flow.owner(tables, now, addr, vip)
+    flow.owner(tables, now, mix(addr, multiplier(active)), vip)
 }
 
 /// What the bucket of an IPv4 packet is taken from: its own header, or the one an ICMP error
@@ -112,7 +113,7 @@ impl Flow {
         &self,
         tables: &T,
         now: &Generation,
-        addr: u32,
+        mixed: u64,
         vip: u32,
     ) -> Result<Outcome, Reason> {
         if self.proto == ICMP {
@@ -120,7 +121,7 @@ impl Flow {
             return Ok(vip::owner_of(tables, now, RESOLVE_GROUP, hash));
         }
         let port = u16::from_ne_bytes(self.vip_port);
-        let rule = vip::rule_of(now, addr, vip, self.proto == UDP, port);
+        let rule = vip::rule_of(now, mixed, vip, self.proto == UDP, port);
         if rule == 0 {
             return Err(Reason::NoRule);
         }
@@ -187,7 +188,7 @@ fn arp<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     state: &State,
-    now: &Generation,
+    (now, active): (&Generation, u64),
     ethernet: &P::Head<14>,
     network: usize,
 ) -> Result<Outcome, Reason> {
@@ -198,13 +199,13 @@ fn arp<P: Packet, T: Tables>(
     let sender_mac = arp.get::<8, 6>();
     let sender = arp.get::<14, 4>();
     let target = u32::from_ne_bytes(arp.get::<24, 4>());
-    let claimed = vip::find(now, u32::from_ne_bytes(sender));
+    let claimed = vip::find(now, active, u32::from_ne_bytes(sender));
     let from_peer = is_peer(now, sender_mac);
     let from_vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)] == mac_word(sender_mac);
     if claimed != 0 && !from_vmac && !from_peer {
         return Err(Reason::ArpConflict);
     }
-    let vip = vip::find(now, target);
+    let vip = vip::find(now, active, target);
     if vip == 0 {
         return Err(Reason::NotVip);
     }

@@ -4,7 +4,7 @@ use crate::{
     hash,
     layout::{
         Generation, MAX_GROUPS, MAX_VIPS, RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, State, VIP_SLOTS,
-        mac_word, rule_key,
+        mac_word, mix, multiplier, rule_key, vip_index,
     },
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
@@ -47,27 +47,29 @@ pub(crate) fn ethernet<P: Packet>(packet: &P) -> Result<Ethernet<P::Head<14>>, R
     Ok(Ethernet { head, ethertype: u16::from_be_bytes(tag.get::<2, 2>()), network: 18 })
 }
 
-/// The generation in force.
+/// The generation in force, and the word that says which.
 #[inline(always)]
-pub(crate) fn active<'s, T: Tables>(tables: &T, state: &'s State) -> &'s Generation {
-    &state.generations[(tables.volatile(&state.control.active) & 1) as usize]
+pub(crate) fn active<'s, T: Tables>(tables: &T, state: &'s State) -> (&'s Generation, u64) {
+    let word = tables.volatile(&state.control.active);
+    (&state.generations[(word & 1) as usize], word)
 }
 
-/// The identity and flags of a virtual address, 0 for any other.
+/// The identity and flags of a virtual address, 0 for any other. `active` as from [`active`].
 #[inline(always)]
-pub(crate) fn find(tables: &Generation, addr: u32) -> u32 {
-    let slot = &tables.vips[tables.vip_index(addr) & (VIP_SLOTS - 1)];
+pub(crate) fn find(now: &Generation, active: u64, addr: u32) -> u32 {
+    let mixed = mix(addr, multiplier(active));
+    let slot = &now.vips[vip_index(mixed) & (VIP_SLOTS - 1)];
     if slot.addr == addr { slot.vip } else { 0 }
 }
 
 /// The rule for a service of a VIP, 0 if there is none. `port` in packet order.
 #[inline(always)]
-pub(crate) fn rule_of(tables: &Generation, addr: u32, vip: u32, udp: bool, port: u16) -> u32 {
-    let slot = &tables.rules[tables.rule_index(addr, udp, port) & (RULE_SLOTS - 1)];
+pub(crate) fn rule_of(now: &Generation, mixed: u64, vip: u32, udp: bool, port: u16) -> u32 {
+    let slot = &now.rules[now.rule_index(mixed, udp, port) & (RULE_SLOTS - 1)];
     if slot.key == rule_key(vip, udp, port) {
         slot.rule
     } else {
-        tables.any_port[vip as usize & (2 * MAX_VIPS - 1)][usize::from(udp)]
+        now.any_port[vip as usize & (2 * MAX_VIPS - 1)][usize::from(udp)]
     }
 }
 

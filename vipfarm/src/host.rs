@@ -3,7 +3,10 @@
 use std::cell::Cell;
 
 use vipfarm_common::{
-    Generation, Reason, State, Tables, decide, hash::key_words, layout::Control, packet::HostPacket,
+    Generation, Reason, State, Tables, decide,
+    hash::key_words,
+    layout::{Control, active_word},
+    packet::HostPacket,
 };
 
 use crate::{
@@ -27,7 +30,8 @@ impl HostTables {
     #[expect(clippy::large_stack_arrays, reason = "90 KB, on their way to the heap")]
     pub fn new(plan: &Plan, hash_key: [u8; 16], own_mac: Mac) -> Result<Self, PlanError> {
         let tables: Generation = *plan.generation()?;
-        let control = Control { active: 0, deadline_ticks: 2, deadline_ns: 2 };
+        let active = active_word(0, &tables);
+        let control = Control { active, deadline_ticks: 2, deadline_ns: 2 };
         let state = Box::new(State { control, generations: [tables, tables] });
         let hash_key = key_words(hash_key);
         Ok(Self { state, hash_key, own_mac, ticks: 1, boot_ns: 1, observed: Cell::new(None) })

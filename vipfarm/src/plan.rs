@@ -12,7 +12,8 @@ use std::{
 use thiserror::Error;
 use vipfarm_common::layout::{
     self, Generation, GroupBitmap, MAX_GROUPS, MAX_PEERS, MAX_RULES, MAX_VIPS, RULE_ON_IPID,
-    RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_NO_ECHO, VIP_SLOTS, VipSlot, mac_word,
+    RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_NO_ECHO, VIP_SLOTS, VipSlot, mac_word, mix,
+    vip_index,
 };
 
 use crate::model::{Bitmap, Filter, IcmpEcho, Mac, Open, Proto, Vip};
@@ -183,7 +184,7 @@ impl Services {
 
     fn place_vips(&self, tables: &mut Generation) -> Result<(), PlanError> {
         let fits = |tables: &Generation| {
-            let slots = self.vips.iter().map(|vip| tables.vip_index(addr_word(vip.addr)));
+            let slots = self.vips.iter().map(|vip| vip_slot(tables, vip.addr));
             distinct::<VIP_SLOTS>(slots)
         };
         tables.vip_multiplier = multipliers()
@@ -193,8 +194,8 @@ impl Services {
             })
             .ok_or(PlanError::Crowded(self.vips.len(), "virtual addresses"))?;
         for (vip, entry) in (1u32..).zip(&self.vips) {
-            let addr = addr_word(entry.addr);
-            tables.vips[tables.vip_index(addr)] = VipSlot { addr, vip: vip | entry.flags };
+            let slot = VipSlot { addr: addr_word(entry.addr), vip: vip | entry.flags };
+            tables.vips[vip_slot(tables, entry.addr)] = slot;
             tables.vmacs[vip as usize] = mac_word(entry.vmac.0);
         }
         Ok(())
@@ -210,7 +211,7 @@ impl Services {
             .collect();
         let index = |tables: &Generation, key: &RuleKey, port: u16| {
             let addr = self.vips[key.vip as usize - 1].addr;
-            tables.rule_index(addr_word(addr), key.udp, port)
+            tables.rule_index(mix(addr_word(addr), tables.vip_multiplier), key.udp, port)
         };
         tables.rule_multiplier = multipliers()
             .find(|&multiplier| {
@@ -240,6 +241,10 @@ impl RuleEntry {
         };
         layout::rule(self.group, flags)
     }
+}
+
+fn vip_slot(tables: &Generation, addr: Ipv4Addr) -> usize {
+    vip_index(mix(addr_word(addr), tables.vip_multiplier))
 }
 
 /// An address as the tables hold it: the native integer of its bytes in packet order.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::maps::MapData;
-use vipfarm_common::layout::{Generation, MAX_GROUPS, MAX_PEERS, State, mac_word};
+use vipfarm_common::layout::{Generation, MAX_GROUPS, MAX_PEERS, State, active_word, mac_word};
 
 use super::Error;
 use crate::model::{Bitmap, Mac};
@@ -117,7 +117,8 @@ impl SharedState {
         // SAFETY: the pointers lie within the mapping, and no packet reads the idle generation.
         unsafe {
             addr_of_mut!((*self.state.as_ptr()).generations[idle]).write(*tables);
-            store(addr_of_mut!((*self.state.as_ptr()).control.active), idle as u64);
+            let active = addr_of_mut!((*self.state.as_ptr()).control.active);
+            store(active, active_word(idle, tables));
         }
         self.idle_was_active = true;
         Ok(())

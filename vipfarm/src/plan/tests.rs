@@ -171,7 +171,7 @@ proptest! {
         let plan = plan(&[block(&list, &[&[rule(None, None)]])], |_| true);
         let tables = plan.generation().expect("it fits");
         let found = |addr: Ipv4Addr| {
-            let slot = &tables.vips[tables.vip_index(addr_word(addr))];
+            let slot = &tables.vips[vip_slot(&tables, addr)];
             slot.vip != 0 && slot.addr == addr_word(addr)
         };
         for &addr in &list {
