@@ -3,7 +3,8 @@
 //! - [`site`]: which node this machine is, which interface a VIP lives on.
 //! - [`bring_up`]: changes the machine, and takes the changes back.
 //! - [`engine`]: the heartbeat thread, the only writer of leases and tables; [`ports`] says what it
-//!   accepts, [`realtime`] is what it needs of the system.
+//!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
+//!   what it needs of the system.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`watch`]: whether the machine still has what the farm needs.
 //!
@@ -11,12 +12,14 @@
 //! line, and leaves its state where others may look at it.
 
 mod bring_up;
+pub mod command;
 pub mod control;
 pub mod engine;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
 pub mod history;
+pub mod links;
 pub mod options;
 pub mod ports;
 mod realtime;
@@ -33,7 +36,6 @@ use anyhow::{Context, anyhow, bail};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::{EfdFlags, EventFd},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -44,6 +46,7 @@ use tokio::{
 
 use self::{
     bring_up::Up,
+    command::{Command, Commander},
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
@@ -54,7 +57,7 @@ use crate::{
     config::{self, key::Secret},
     datapath::{LeftOver, Trace},
     membership,
-    model::{Farm, Mac, NodeId},
+    model::{Farm, Mac, NodeId, Overrides},
     net::{self, Network},
 };
 
@@ -112,7 +115,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     // First of all: a second agent must not touch what the first one holds.
     let socket = ControlSocket::open(&options.place.run_dir, &farm.name)?;
     let signals = Signals::catch()?;
-    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+    let (commander, commands) = command::channel()?;
     let incarnation = realtime::random()?;
     let history = Arc::new(History::new());
     let mut up = bring_up::bring_up(&options, &farm, &secret).await?;
@@ -133,24 +136,18 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let parts = Parts {
         config: membership_config(&reporter.farm, &secret, up.own, up.mac),
         incarnation,
-        socket: up.socket,
-        peers: reporter
-            .farm
-            .node_ids()
-            .filter(|&node| node != up.own)
-            .filter_map(|node| bring_up::heartbeat_address(&reporter.farm, node))
-            .collect(),
+        links: up.links,
         ports: up.ports,
         datapaths: up.datapaths,
         reports,
         latest,
-        stop: Arc::clone(&stop),
+        commands,
     };
     let thread =
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
-    let running = Running { reporter, stop, incoming, signals };
+    let running = Running { reporter, commander, incoming, signals };
     let (joined, why) = running.supervise(finished, answering, lost).await?;
     let Ok((datapaths, outcome)) = joined else {
         bail!(
@@ -192,7 +189,7 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
-    stop: Arc<EventFd>,
+    commander: Commander,
     incoming: mpsc::Receiver<Report>,
     signals: Signals,
 }
@@ -223,7 +220,7 @@ impl Running {
                         Ok(lost) => {
                             self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
                             why = Some(lost);
-                            self.stop.write(1)?;
+                            self.commander.send(Command::Leave)?;
                         }
                         Err(error) => self.reporter.warn("watch_lost", format!(
                             "losses of interfaces and addresses will not be noticed: {error}"
@@ -231,8 +228,8 @@ impl Running {
                     }
                 }
                 _ = conflicts.tick() => self.reporter.note_conflicts(),
-                _ = self.signals.terminate.recv() => self.stop.write(1).map(drop)?,
-                _ = self.signals.interrupt.recv() => self.stop.write(1).map(drop)?,
+                _ = self.signals.terminate.recv() => self.commander.send(Command::Leave)?,
+                _ = self.signals.interrupt.recv() => self.commander.send(Command::Leave)?,
                 _ = self.signals.hang_up.recv() => self.reporter.warn(
                     "reload_refused",
                     "SIGHUP: this version cannot reload; restart the agent to read the file anew".into(),
@@ -252,9 +249,10 @@ fn membership_config(farm: &Farm, secret: &Secret, own: NodeId, mac: Mac) -> mem
         own,
         nodes: farm.nodes.clone(),
         timers: farm.membership.timers,
-        key: secret.membership_key(),
+        keys: vec![secret.membership_key()],
         digest: config::digest(farm, secret),
         mac,
+        overrides: Overrides::default(),
     }
 }
 
@@ -301,9 +299,5 @@ fn announce(farm: &Farm, up: &Up, history: &History) {
             datapath.interface()
         );
         history.push(Level::Warn, "generic_xdp", message);
-    }
-    if farm.nodes.iter().any(|node| node.addresses.len() > 1) {
-        let message = "heartbeats run on the nodes' first addresses only: this version does not use the others";
-        history.push(Level::Warn, "single_link", message);
     }
 }

@@ -98,7 +98,7 @@ impl Reporter {
             Report::Load(view) => {
                 for (kernel_group, vip, group) in self.kernel_groups() {
                     let port = &self.watched[self.interface_of[vip]].port;
-                    let load = port.table(kernel_group, view.alive).load(self.own);
+                    let load = port.table(kernel_group, &view).load(self.own);
                     let message = format!("farm load: {load}/{BUCKETS} (group {})", group.name);
                     self.history.push(Level::Info, "farm_load", message);
                 }
@@ -194,7 +194,7 @@ impl Source for Reporter {
         Viewpoint {
             farm: &self.farm,
             node: self.own,
-            alive: snapshot.view.alive,
+            view: &snapshot.view,
             hash_key: self.hash_key,
             port: &self.watched[interface].port,
             accept: &snapshot.accept[interface],
@@ -252,8 +252,13 @@ impl Reporter {
         let named = |id: NodeId| self.farm.nodes[id.index()].name.clone();
         let status = |(kernel_group, vip, group): (usize, usize, &Group)| {
             let interface = self.interface_of[vip];
-            let table = self.watched[interface].port.table(kernel_group, snapshot.view.alive);
-            let power = |id: NodeId| group.powers.get(id.index()).copied().flatten();
+            let port = &self.watched[interface].port;
+            let table = port.table(kernel_group, &snapshot.view);
+            let power = |id: NodeId| {
+                let in_file = group.powers.get(id.index()).copied().flatten();
+                let now = port.power(kernel_group, id, &snapshot.view);
+                in_file.map(|_| now).or_else(|| (now > 0).then_some(now))
+            };
             GroupStatus {
                 name: group.name.clone(),
                 vip,

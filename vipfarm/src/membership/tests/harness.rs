@@ -1,8 +1,9 @@
 //! Farms of real machines in virtual time, without loss or delay.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::super::*;
+use super::super::{view::Stamp, wire::Ack, *};
+use crate::model::Version;
 
 use super::{KEY, LISTENED, TIMERS};
 
@@ -17,6 +18,8 @@ pub(super) struct Farm {
     pub(super) logged_at: Vec<Vec<BootTime>>,
     /// Nothing arrives anywhere.
     pub(super) cut: bool,
+    /// From whom nothing arrives at whom.
+    pub(super) cuts: Vec<(usize, usize)>,
 }
 
 impl Farm {
@@ -31,6 +34,7 @@ impl Farm {
             log: vec![Vec::new(); count],
             logged_at: vec![Vec::new(); count],
             cut: false,
+            cuts: Vec::new(),
         }
     }
 
@@ -65,16 +69,19 @@ impl Farm {
         let now = self.now();
         let node = &mut self.nodes[index];
         for (source, datagram) in datagrams {
-            node.handle_datagram(now, source, &datagram);
+            node.handle_datagram(now, 0, source, &datagram);
         }
         if now >= node.next_deadline() {
             node.handle_timeout(now);
         }
         for output in drain(node) {
-            if let Output::Broadcast(datagram) = &output
+            if let Output::Send { link: 0, datagram } = &output
                 && !self.cut
             {
                 for to in (0..self.nodes.len()).filter(|&to| to != index && self.running[to]) {
+                    if self.cuts.contains(&(index, to)) {
+                        continue;
+                    }
                     self.inbox[to].push((address(index), datagram.clone()));
                 }
             }
@@ -127,27 +134,52 @@ pub(super) fn config(own: usize, count: usize) -> Config {
         own: id(own),
         nodes: (0..count).map(node).collect(),
         timers: TIMERS,
-        key: KEY,
+        keys: vec![KEY],
         digest: [0; 16],
         mac: Mac([2, 0, 0, 0, 0, octet(own)]),
+        overrides: Overrides::default(),
     }
 }
 
-pub(super) fn heartbeat(source: usize, incarnation: u64) -> Heartbeat {
+/// What an agent of that node sends that has just started, and has heard `heard` of node 0.
+pub(super) fn heartbeat(source: usize, incarnation: u64, heard: Ack) -> Heartbeat {
     Heartbeat {
         source: id(source),
-        activity: Activity::Joining,
-        life: Life { incarnation, number: 0 },
+        incarnation,
         sequence: 1,
-        digest: [0; 16],
-        promise: Promise::default(),
-        mac: Mac([2, 0, 0, 0, 0, octet(source)]),
+        state: State {
+            flags: Flags::default(),
+            digest: [0; 16],
+            staged: None,
+            installed: Stamp::default(),
+            promised: Stamp::default(),
+            ready: NodeSet::EMPTY,
+            hears: set(&[0]),
+            linked: NodeSet::EMPTY,
+            max_epoch: 0,
+            overrides: Version::default(),
+            mac: Mac([2, 0, 0, 0, 0, octet(source)]),
+        },
+        acks: vec![heard, Ack::default()],
+        proposal: None,
+        overrides: None,
     }
+}
+
+pub(super) fn seal(heartbeat: &Heartbeat) -> Vec<u8> {
+    wire::seal(heartbeat, 0, wire::farm_id("web"), &KEY)
 }
 
 pub(super) fn hear(node: &mut Membership, now: BootTime, heartbeat: &Heartbeat) {
-    let bytes = wire::seal(heartbeat, wire::farm_id("web"), &KEY);
-    node.handle_datagram(now, address(heartbeat.source.index()), &bytes);
+    node.handle_datagram(now, 0, address(heartbeat.source.index()), &seal(heartbeat));
+}
+
+/// A node 0 of two that has sent its first heartbeat, which is the acknowledgement's.
+pub(super) fn speaking() -> (Membership, Ack) {
+    let mut node = Membership::new(config(0, 2), 1, at(0));
+    node.handle_timeout(at(0));
+    drain(&mut node);
+    (node, Ack { life: 1, sequence: 1 })
 }
 
 pub(super) fn drain(node: &mut Membership) -> Vec<Output> {
@@ -171,9 +203,9 @@ pub(super) fn is_acquire(output: &Output, alive: NodeSet) -> bool {
 }
 
 pub(super) fn promises(output: &Output, alive: NodeSet) -> bool {
-    let Output::Broadcast(bytes) = output else { return false };
-    let datagram = wire::screen(bytes, wire::farm_id("web")).expect("our own");
-    wire::open(datagram, &KEY).expect("our own").promise.alive == alive
+    let Output::Send { datagram, .. } = output else { return false };
+    let heartbeat = wire::open(datagram, 0, &[KEY]).expect("our own");
+    heartbeat.proposal.is_some_and(|proposal| proposal.content.alive == alive)
 }
 
 pub(super) fn at(millis: u64) -> BootTime {
