@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use vipfarm_common::Reason;
 
@@ -27,8 +28,8 @@ use crate::{
     datapath::{self, Counters, Datapath, XdpMode},
     model::{BUCKETS, Farm, Group, Mac, NodeId, Open, Rule},
     status::{
-        EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, RuleStatus,
-        Status, VipStatus,
+        EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, PowerReply,
+        PowerRequest, RuleStatus, Status, VipStatus,
     },
 };
 
@@ -158,6 +159,7 @@ impl Source for Reporter {
             state: snapshot.state,
             epoch: snapshot.view.epoch,
             converged: snapshot.converged,
+            powers_version: 0,
             lease_ms: lease.as_secs_f64() * 1e3,
             uptime_s: self.started.elapsed().as_secs_f64(),
             nodes: self.nodes(&snapshot, &groups),
@@ -201,6 +203,16 @@ impl Source for Reporter {
             fenced: snapshot.deadline <= realtime::now(),
         }
         .explain(query)
+    }
+
+    fn set_power<'a>(
+        &'a self,
+        request: &'a PowerRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        Box::pin(async move {
+            let _ = request;
+            Err("not yet".to_owned())
+        })
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) fn healthy() -> Status {
         state: NodeState::Up,
         epoch: 7,
         converged: true,
+        powers_version: 0,
         lease_ms: 143.2,
         uptime_s: 11_520.0,
         nodes: vec![
