@@ -39,7 +39,7 @@ use nix::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time,
 };
@@ -52,6 +52,7 @@ use self::{
     history::{History, Level},
     options::{AgentOptions, DownOptions},
     report::Reporter,
+    watch::Change,
 };
 use crate::{
     config::{self, key::Secret},
@@ -122,8 +123,9 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     announce(&farm, &up, &history);
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let latest = Latest::new(&up.ports);
-    let reporter = follow_traces(&mut up)
-        .and_then(|()| Ok(Reporter::new(farm, &secret, &mut up, latest.clone(), history)?));
+    let reporter = follow_traces(&mut up).and_then(|()| {
+        Ok(Reporter::new(farm, &secret, &mut up, latest.clone(), history, commander.clone())?)
+    });
     let reporter = match reporter {
         Ok(reporter) => Arc::new(reporter),
         Err(error) => {
@@ -131,7 +133,8 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
             return Err(error);
         }
     };
-    let lost = up.needs.clone().lost(network.clone());
+    let (changes, changed) = mpsc::channel(1);
+    let watching = up.needs.clone().watch(network.clone(), changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
     let parts = Parts {
         config: membership_config(&reporter.farm, &secret, up.own, up.mac),
@@ -147,8 +150,8 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
-    let running = Running { reporter, commander, incoming, signals };
-    let (joined, why) = running.supervise(finished, answering, lost).await?;
+    let running = Running { reporter, commander, incoming, changed, signals, why: None };
+    let (joined, why) = running.supervise(finished, answering, watching).await?;
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
@@ -191,7 +194,11 @@ struct Running {
     reporter: Arc<Reporter>,
     commander: Commander,
     incoming: mpsc::Receiver<Report>,
+    /// Of the machine.
+    changed: mpsc::Receiver<Change>,
     signals: Signals,
+    /// What was lost, if that is why the agent leaves.
+    why: Option<String>,
 }
 
 impl Running {
@@ -201,10 +208,10 @@ impl Running {
         mut self,
         mut finished: JoinHandle<R>,
         answering: impl Future<Output = std::io::Result<Infallible>>,
-        lost: impl Future<Output = Result<String, net::Error>>,
+        watching: impl Future<Output = Result<(), net::Error>>,
     ) -> anyhow::Result<(R, Option<String>)> {
-        tokio::pin!(answering, lost);
-        let (mut answers, mut watches, mut why) = (true, true, None);
+        tokio::pin!(answering, watching);
+        let (mut answers, mut watches) = (true, true);
         let mut conflicts = time::interval(CONFLICT_ROUND);
         let joined = loop {
             tokio::select! {
@@ -214,17 +221,13 @@ impl Running {
                     answers = false;
                     self.reporter.warn("control_lost", format!("the control socket: {error}"));
                 }
-                outcome = &mut lost, if watches => {
+                Some(change) = self.changed.recv() => self.follow_change(change)?,
+                outcome = &mut watching, if watches => {
                     watches = false;
-                    match outcome {
-                        Ok(lost) => {
-                            self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
-                            why = Some(lost);
-                            self.commander.send(Command::Leave)?;
-                        }
-                        Err(error) => self.reporter.warn("watch_lost", format!(
+                    if let Err(error) = outcome {
+                        self.reporter.warn("watch_lost", format!(
                             "losses of interfaces and addresses will not be noticed: {error}"
-                        )),
+                        ));
                     }
                 }
                 _ = conflicts.tick() => self.reporter.note_conflicts(),
@@ -239,7 +242,30 @@ impl Running {
         while let Ok(report) = self.incoming.try_recv() {
             self.reporter.note(report);
         }
-        Ok((joined, why))
+        Ok((joined, self.why))
+    }
+
+    /// Acts on what the machine has lost or found again.
+    fn follow_change(&mut self, change: Change) -> std::io::Result<()> {
+        match change {
+            Change::Lost(lost) => {
+                self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
+                self.why = Some(lost);
+                self.commander.send(Command::Leave)
+            }
+            Change::Reachable(fit) => {
+                if fit {
+                    self.reporter
+                        .info("carrier", "the VIPs' interfaces have a carrier again".into());
+                } else {
+                    let message = "an interface with a VIP has lost its carrier: this node serves nothing until it is back";
+                    self.reporter.warn("carrier_lost", message.into());
+                }
+                // In force before the answer, for which nobody waits.
+                let (reply, _) = oneshot::channel();
+                self.commander.send(Command::SetFit { fit, reply })
+            }
+        }
     }
 }
 

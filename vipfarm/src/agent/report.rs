@@ -11,11 +11,12 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use vipfarm_common::Reason;
 
 use super::{
     bring_up::Up,
+    command::{Command, Commander},
     control::Source,
     engine::{Latest, Report, Snapshot},
     explain::Viewpoint,
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     config::key::Secret,
     datapath::{self, Counters, Datapath, XdpMode},
-    model::{BUCKETS, Farm, Group, Mac, NodeId, Open, Rule},
+    model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule, TooManyOverrides},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, PowerReply,
         PowerRequest, RuleStatus, Status, VipStatus,
@@ -54,6 +55,8 @@ pub struct Reporter {
     interface_of: Vec<usize>,
     latest: Latest,
     history: Arc<History>,
+    /// Asks the heartbeat thread.
+    commander: Commander,
     /// Claims of a VIP by strangers, already told of.
     conflicts: AtomicU64,
     started: Instant,
@@ -67,6 +70,7 @@ impl Reporter {
         up: &mut Up,
         latest: Latest,
         history: Arc<History>,
+        commander: Commander,
     ) -> Result<Self, datapath::Error> {
         let watch = |(port, datapath): (&Port, &mut Datapath)| {
             Ok::<_, datapath::Error>(Watched {
@@ -84,6 +88,7 @@ impl Reporter {
             interface_of: up.interface_of.clone(),
             latest,
             history,
+            commander,
             conflicts: AtomicU64::new(0),
             started: Instant::now(),
             farm,
@@ -116,6 +121,11 @@ impl Reporter {
                 format!("memory is not locked ({error}): under memory pressure this node may fence itself; grant CAP_IPC_LOCK"),
             ),
         }
+    }
+
+    /// Writes good news into the history.
+    pub fn info(&self, kind: &str, message: String) {
+        self.history.push(Level::Info, kind, message);
     }
 
     /// Writes a warning into the history.
@@ -159,7 +169,7 @@ impl Source for Reporter {
             state: snapshot.state,
             epoch: snapshot.view.epoch,
             converged: snapshot.converged,
-            powers_version: 0,
+            powers_version: snapshot.view.powers.version().counter,
             lease_ms: lease.as_secs_f64() * 1e3,
             uptime_s: self.started.elapsed().as_secs_f64(),
             nodes: self.nodes(&snapshot, &groups),
@@ -210,13 +220,53 @@ impl Source for Reporter {
         request: &'a PowerRequest,
     ) -> BoxFuture<'a, Result<PowerReply, String>> {
         Box::pin(async move {
-            let _ = request;
-            Err("not yet".to_owned())
+            let (reply, answer) = oneshot::channel();
+            let command = self.power_command(request, reply)?;
+            self.commander.send(command).map_err(|error| error.to_string())?;
+            let version = answer.await.map_err(|_ended| "the agent is stopping".to_owned())?;
+            let version = version.map_err(|full| full.to_string())?;
+            Ok(PowerReply { version })
         })
     }
 }
 
 impl Reporter {
+    /// The command for a change of powers that the farm can take.
+    fn power_command(
+        &self,
+        request: &PowerRequest,
+        reply: oneshot::Sender<Result<u64, TooManyOverrides>>,
+    ) -> Result<Command, String> {
+        let farm = &self.farm;
+        let node = farm.node_named(&request.node).ok_or_else(|| {
+            let names: Vec<&str> = farm.nodes.iter().map(|node| node.name.as_str()).collect();
+            format!(
+                "farm {} has no node `{}`; its nodes are {}",
+                farm.name,
+                request.node,
+                names.join(", ")
+            )
+        })?;
+        let group = request.group.as_ref().map(|name| self.group_index(name)).transpose()?;
+        if let Some(power) = request.power.filter(|&power| power > MAX_POWER) {
+            return Err(format!("a power is 0 to {MAX_POWER}, not {power}"));
+        }
+        Ok(Command::SetPower { group, node, power: request.power, reply })
+    }
+
+    fn group_index(&self, name: &str) -> Result<u8, String> {
+        let groups = || self.kernel_groups().map(|(_, _, group)| group.name.as_str());
+        let index = groups().position(|group| group == name).and_then(|at| u8::try_from(at).ok());
+        index.ok_or_else(|| {
+            let names: Vec<&str> = groups().collect();
+            format!(
+                "farm {} has no group `{name}`; its groups are {}",
+                self.farm.name,
+                names.join(", ")
+            )
+        })
+    }
+
     fn nodes(&self, snapshot: &Snapshot, groups: &[GroupStatus]) -> Vec<NodeStatus> {
         let now = realtime::now();
         let status = |(id, node): (NodeId, &crate::model::Node)| {
