@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BootTime, Counters, Event, Membership, PeerStatus, wire::Flags};
+use super::{BootTime, Counters, Event, Membership, PeerStatus, listening, wire::Flags};
 use crate::{
     model::{NodeId, Overrides, TooManyOverrides, View},
     status::NodeState,
@@ -33,6 +33,9 @@ impl Membership {
         }
         self.fit = fit;
         if fit {
+            // While its network was lost it heard nobody, and nobody heard it: as after a start, it
+            // does not know who serves.
+            self.listen_until = now + listening(&self.config.timers);
             self.event(Event::Fit);
         } else {
             self.event(Event::Unfit);

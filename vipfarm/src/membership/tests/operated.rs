@@ -34,6 +34,22 @@ fn a_leaver_serves_until_the_view_without_it_and_others_take_over_after_that() {
 }
 
 #[test]
+fn a_node_whose_network_is_back_listens_before_it_serves_alone() {
+    let mut farm = Farm::settled(2);
+    farm.cut = true;
+    let now = farm.now();
+    farm.nodes[0].set_fit(now, false);
+    farm.run(1000);
+    let now = farm.now();
+    farm.clear_log();
+    farm.nodes[0].set_fit(now, true);
+    farm.run(LISTENED - 10);
+    assert!(!farm.log[0].iter().any(|output| matches!(output, Output::Acquire(_))));
+    farm.run(200);
+    assert_eq!(farm.members(0), set(&[0]), "nobody is there");
+}
+
+#[test]
 fn the_last_but_one_leaves_without_a_gap() {
     for leaver in 0..2 {
         let mut farm = Farm::settled(2);
