@@ -174,6 +174,31 @@ fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// When in a period of what is measured a run's event happens. A silent death is noticed a time-out
+/// after the last sign of life, so the median depends on when in its period a node dies: runs spread
+/// evenly over the period, and not at the phase that starting everything happens to lead to.
+fn phase(run: u16, period: Duration) -> Duration {
+    /// Multiples of the golden ratio are spread evenly modulo 1, however many there are.
+    const GOLDEN_RATIO: f64 = 0.618_033_988_749_895;
+    period.mul_f64((f64::from(run) * GOLDEN_RATIO).fract())
+}
+
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seven_runs_leave_no_quarter_of_a_period_out() {
+        let period = Duration::from_millis(100);
+        let mut phases: Vec<_> = (0..7).map(|run| phase(run, period)).collect();
+        phases.sort();
+        phases.push(period + phases[0]);
+        for pair in phases.windows(2) {
+            assert!(pair[1] < pair[0] + period / 4, "{phases:?}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::{
     Bench, GROUP, farm_yaml,
     figures::{EventFigures, Sample},
-    millis,
+    millis, phase,
     watch::{ECHO, Owners, Seen, Watch},
 };
 use crate::{
@@ -21,6 +21,9 @@ const CLIENTS: u8 = 2;
 const CLIENT_ADDRESSES: u8 = 30;
 
 const FREEZE: Duration = Duration::from_secs(2);
+
+/// A multiple of the heartbeat period of each profile that is measured.
+const PERIOD: Duration = Duration::from_millis(100);
 
 /// Every node's power until it is changed.
 const POWER: u16 = 1;
@@ -172,11 +175,12 @@ impl Round<'_> {
         let mut farm = Farm::new(&lab, self.bench.program, "bench", &farm_yaml(self.profile))?;
         farm.start()?;
         self.bench.agree(&farm, &NODES)?;
+        let phase = phase(self.run, PERIOD);
         let mut victim = Victim::new(self.bench, &lab, farm, self.node);
         for (tried, chain) in (1..).zip(chains) {
             for event in *chain {
                 let what = self.describe(*event);
-                let Some(sample) = self.bench.sample(&what, victim.suffer(*event))? else {
+                let Some(sample) = self.bench.sample(&what, victim.suffer(*event, phase))? else {
                     victim.show_last_words();
                     return Ok(tried);
                 };
@@ -214,9 +218,9 @@ impl<'a> Victim<'a> {
         Self { bench, lab, farm, node, name, others }
     }
 
-    /// Does it, and says what the clients saw until all was settled.
-    fn suffer(&mut self, event: Event) -> Result<Sample> {
-        let watch = Watch::start(self.bench, self.lab.clients(), |_| true)?;
+    /// Does it, `phase` after all are served, and says what the clients saw until all was settled.
+    fn suffer(&mut self, event: Event, phase: Duration) -> Result<Sample> {
+        let watch = Watch::start(self.bench, self.lab.clients(), phase, |_| true)?;
         self.provoke(event, &watch)?;
         let Seen { log, from, until } = watch.finish()?;
         let outage = match event {

@@ -10,7 +10,7 @@ use super::{
     Bench,
     events::Event,
     figures::KeepalivedFigures,
-    millis,
+    millis, phase,
     watch::{ECHO, Owners, Watch},
 };
 use crate::{
@@ -56,7 +56,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<KeepalivedFigures>> {
                     bench.runs,
                     event.name()
                 );
-                let Some(sample) = bench.sample(&what, once(bench, advert, *event))? else {
+                let Some(sample) = bench.sample(&what, once(bench, advert, run, *event))? else {
                     continue;
                 };
                 let Sample { outage_ms, double_answers, holders } = sample;
@@ -100,7 +100,7 @@ fn summary(
 }
 
 /// One event, in a lab of its own: the first node is the master.
-fn once(bench: &Bench<'_>, advert: Duration, event: Event) -> Result<Sample> {
+fn once(bench: &Bench<'_>, advert: Duration, run: u16, event: Event) -> Result<Sample> {
     let topology = Topology { client_addresses: CLIENT_ADDRESSES, ..Topology::new(2, 2) };
     let lab = Lab::new("keepalived", &topology)?;
     let echoes = lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO));
@@ -111,7 +111,7 @@ fn once(bench: &Bench<'_>, advert: Duration, event: Event) -> Result<Sample> {
     let (first, second) = (lab.node(1), lab.node(2));
     // The second client asks who holds the address; only the first one's packets are watched.
     let (clients, asker) = (&lab.clients()[..1], lab.client(2));
-    let watch = Watch::start(bench, clients, all_at(first))?;
+    let watch = Watch::start(bench, clients, phase(run, advert), all_at(first))?;
     let holders = match event {
         Event::SilentDeath => {
             first.cut()?;

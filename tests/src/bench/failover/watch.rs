@@ -51,15 +51,18 @@ pub(super) struct Seen {
 }
 
 impl<'a> Watch<'a> {
-    /// Lets the clients send, and waits until all of them are served by whom they should be.
+    /// Lets the clients send, and waits until all of them are served by whom they should be, and for
+    /// `phase` more: see [`super::phase`].
     pub(super) fn start(
         bench: &'a Bench<'a>,
         clients: &[Host],
+        phase: Duration,
         expected: impl Fn(&Owners) -> bool,
     ) -> Result<Self> {
         let probe = UdpProbe::start(clients, ECHO, FLOWS, PERIOD)?;
         let mut watch = Self { bench, probe, from: Instant::now() };
         watch.until_served(expected)?;
+        bench.interrupt.sleep(phase)?;
         watch.from = Instant::now();
         Ok(watch)
     }
