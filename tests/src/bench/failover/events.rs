@@ -20,7 +20,8 @@ const NODES: [usize; 3] = [1, 2, 3];
 const CLIENTS: u8 = 2;
 const CLIENT_ADDRESSES: u8 = 30;
 
-const FREEZE: Duration = Duration::from_secs(2);
+/// How long a node is cut off or frozen before it comes back by itself.
+const ABSENCE: Duration = Duration::from_secs(2);
 
 /// A multiple of the heartbeat period of each profile that is measured.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -37,11 +38,11 @@ const LAST_LINES: usize = 6;
 pub(super) enum Event {
     /// Its network goes away without a trace, and its agent dies.
     SilentDeath,
-    /// Its network goes away without a trace, and later comes back.
+    /// Its network goes away without a trace, and comes back after [`ABSENCE`].
     SilentCut,
     /// Its agent is killed; kernel and network go on.
     Kill9,
-    /// Its agent is stopped for [`FREEZE`], and goes on.
+    /// Its agent is stopped for [`ABSENCE`], and goes on.
     Freeze,
     /// Its agent is told to end.
     GracefulStop,
@@ -247,6 +248,7 @@ impl<'a> Victim<'a> {
             }
             Event::SilentCut => {
                 host.cut()?;
+                self.bench.interrupt.sleep(ABSENCE)?;
                 self.until_gone(watch)?;
                 host.heal()?;
                 self.until_back(watch)
@@ -258,7 +260,7 @@ impl<'a> Victim<'a> {
             }
             Event::Freeze => {
                 self.farm.freeze(node, true)?;
-                self.bench.interrupt.sleep(FREEZE)?;
+                self.bench.interrupt.sleep(ABSENCE)?;
                 self.until_gone(watch)?;
                 self.farm.freeze(node, false)?;
                 self.until_back(watch)
