@@ -22,12 +22,12 @@ use nix::{
 };
 use tokio::sync::mpsc;
 
-use super::{ports::Port, realtime};
+use super::{barrier::Barrier, ports::Port, realtime};
 use crate::{
     datapath::{self, Datapath},
     membership::{self, BootTime, Membership, Output, PeerStatus},
     model::{Bitmap, NodeId, NodeSet, View},
-    status::{Lateness, NodeState},
+    status::{Lateness, NodeState, ViewChange},
 };
 
 /// Datagrams read in one turn at most: more than a socket's buffer holds by default, so that all that
@@ -109,6 +109,7 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         stop: parts.stop,
         last_error: None,
         lateness: Sampler { real_time, ..Sampler::default() },
+        barrier: Barrier::default(),
     };
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
@@ -126,6 +127,7 @@ struct Engine {
     /// The kernel's last refusal, so that one that goes on is told once.
     last_error: Option<String>,
     lateness: Sampler,
+    barrier: Barrier,
 }
 
 /// Something for the history.
@@ -162,6 +164,8 @@ pub struct Snapshot {
     pub heartbeats: Vec<(String, u64)>,
     /// How late the thread woke.
     pub lateness: Lateness,
+    /// The last change of view.
+    pub view_change: Option<ViewChange>,
 }
 
 impl Snapshot {
@@ -175,6 +179,7 @@ impl Snapshot {
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
+            view_change: None,
         }
     }
 }
@@ -247,6 +252,9 @@ impl Engine {
                     self.membership.heartbeat_sent(realtime::now(), sent);
                 }
                 Output::Release(view) => {
+                    if self.is_serving() {
+                        self.barrier.release(realtime::now());
+                    }
                     let own = self.own;
                     self.change(|port| port.release(own, view.alive));
                 }
@@ -254,6 +262,7 @@ impl Engine {
                     let own = self.own;
                     let before = self.accept();
                     self.change(|port| port.acquire(own, view.alive));
+                    self.barrier.acquire(realtime::now(), view.epoch);
                     if self.accept() != before {
                         self.report(Report::Load(view));
                     }
@@ -269,6 +278,7 @@ impl Engine {
                         wired.datapath.fence();
                     }
                     self.change(Port::clear);
+                    self.barrier.fence();
                 }
                 Output::Peer(node, mac) => self.change(|port| port.learn(node, mac)),
                 Output::Event(event) => self.report(Report::Membership(event)),
@@ -315,6 +325,12 @@ impl Engine {
         self.wired.iter().map(|wired| wired.port.accept().to_vec()).collect()
     }
 
+    /// Whether any bucket is accepted.
+    fn is_serving(&self) -> bool {
+        let accepts = |wired: &Wired| wired.port.accept().iter().any(|bitmap| !bitmap.is_empty());
+        self.wired.iter().any(accepts)
+    }
+
     fn publish(&self) {
         self.latest.set(Snapshot {
             view: self.membership.view().unwrap_or(NO_VIEW),
@@ -325,6 +341,7 @@ impl Engine {
             accept: self.accept(),
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness.lateness(),
+            view_change: self.barrier.last(),
         });
     }
 }
