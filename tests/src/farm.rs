@@ -148,8 +148,7 @@ impl<'a> Farm<'a> {
     ) -> Result<Duration> {
         let begin = Instant::now();
         loop {
-            let missing = nodes.iter().find_map(|&node| self.not_ready(node, nodes).err());
-            let Some(missing) = missing else { return Ok(begin.elapsed()) };
+            let Err(missing) = self.check_agreement(nodes) else { return Ok(begin.elapsed()) };
             for &node in nodes {
                 if let Some(status) = self.agent(node)?.try_wait()? {
                     bail!("the agent of node{node} ended: {status}");
@@ -160,6 +159,12 @@ impl<'a> Farm<'a> {
             }
             sleep(POLL)?;
         }
+    }
+
+    /// Whether these nodes agree now that they, and no others, are the farm; the error says what is
+    /// missing.
+    pub fn check_agreement(&self, nodes: &[usize]) -> Result<()> {
+        nodes.iter().try_for_each(|&node| self.check_ready(node, nodes))
     }
 
     /// What the agent of a node says.
@@ -247,7 +252,7 @@ impl<'a> Farm<'a> {
         command
     }
 
-    fn not_ready(&self, node: usize, farm: &[usize]) -> Result<()> {
+    fn check_ready(&self, node: usize, farm: &[usize]) -> Result<()> {
         let status = self.status(node).with_context(|| format!("node{node}"))?;
         let alive: Vec<_> = status.nodes.iter().filter(|node| node.alive).collect();
         let expected = |name: &str| farm.iter().any(|&node| self.lab.node(node).name() == name);

@@ -19,7 +19,7 @@
 //! - [`world`]: a farm on paper, and the decision about single frames in it, on host and kernel.
 //! - [`farm`]: agents on the nodes, through the `vipfarm` program.
 //! - [`skip`]: how a test says that it cannot run here.
-//! - [`bench`]: what a packet costs; [`translated`]: what the kernel made of a program.
+//! - [`bench`]: what a packet costs, what clients notice of failures; [`translated`]: what the kernel made of a program.
 //! - [`demo`]: the guided tour that `cargo xtask demo` shows.
 
 pub mod bench;
@@ -29,6 +29,7 @@ pub mod farm;
 mod footprint;
 pub mod frame;
 pub mod host;
+mod interrupt;
 mod iproute;
 pub mod lab;
 pub mod ns;

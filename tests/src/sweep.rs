@@ -44,7 +44,7 @@ pub(crate) fn directory_of(id: &str) -> PathBuf {
 /// may be at it in this very moment.
 pub(crate) fn sweep() {
     for namespace in stale_entries(Path::new(NETNS)) {
-        kill_processes_in(&namespace);
+        signal_processes_in(&namespace, Signal::SIGKILL);
         let _ = run("ip", &["netns", "del", &namespace]);
     }
     for directory in stale_entries(&std::env::temp_dir()) {
@@ -88,11 +88,12 @@ fn is_dead(pid: Pid) -> bool {
     kill(pid, None) == Err(Errno::ESRCH)
 }
 
-/// Only a lab's own children can be in its namespaces: nothing else knows their names.
-fn kill_processes_in(namespace: &str) {
+/// Sends a signal to every process in a lab's namespace. Only the lab's own children, and theirs, can
+/// be there: nothing else knows its name.
+pub(crate) fn signal_processes_in(namespace: &str, signal: Signal) {
     let pids = run("ip", &["netns", "pids", namespace]).unwrap_or_default();
     for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 

@@ -50,6 +50,9 @@ pub struct Status {
     pub heartbeats: BTreeMap<String, u64>,
     /// Lateness of the heartbeat thread.
     pub lateness: Lateness,
+    /// The last change of view; absent before the first.
+    #[serde(default)]
+    pub last_view_change: Option<ViewChange>,
 }
 
 /// What a node is doing.
@@ -149,6 +152,18 @@ pub struct Lateness {
     pub mean_ms: f64,
     /// Worst.
     pub max_ms: f64,
+}
+
+/// When a node changed over to a view, in microseconds of its boot clock. Between the two times what
+/// it gave up may have had no owner. Only nodes on one machine have a clock in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewChange {
+    /// Number of the view.
+    pub epoch: u64,
+    /// Just before the node began to make room for it; absent if it served nothing then.
+    pub released_us: Option<u64>,
+    /// Just after its buckets were in force in the kernel.
+    pub acquired_us: u64,
 }
 
 /// One line of the farm's history: `GET /v1/events?since=N`.

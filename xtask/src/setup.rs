@@ -49,18 +49,28 @@ pub(crate) fn ebpf_compiler(workspace: &Workspace) -> Result<Compiler> {
 
 /// The programs that the lab calls; installs what is missing.
 pub(crate) fn lab_tools() -> Result<()> {
-    let mut tools = found::lab_tools();
+    tools("the lab", found::LAB_TOOLS)
+}
+
+/// keepalived, which only the bench that compares needs; installs it if it is missing. Debian's
+/// service starts only where somebody has configured it.
+pub(crate) fn keepalived() -> Result<()> {
+    tools("the comparison", found::KEEPALIVED)
+}
+
+fn tools(user: &'static str, wanted: &[(&str, &str)]) -> Result<()> {
+    let mut tools = found::tools(user, wanted);
     loop {
-        match choose::lab_tools(&tools) {
+        match choose::tools(&tools) {
             Plan::Ready(names) => {
-                say(&format!("lab tools: {names}"));
+                say(&format!("{user}: {names}"));
                 return Ok(());
             }
             Plan::Do(step, why) => {
                 say(&why);
                 let outcome = act::install(&step);
                 let tried = tools.with_outcome(step, outcome);
-                tools = found::LabTools { tried, ..found::lab_tools() };
+                tools = found::Tools { tried, ..found::tools(user, wanted) };
             }
             Plan::Stuck(help) => bail!(help),
         }

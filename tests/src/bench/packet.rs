@@ -15,6 +15,7 @@ use vipfarm::{
     model::Mac,
 };
 
+use super::statistics::median;
 use crate::{
     Frame,
     frame::ACK,
@@ -271,12 +272,6 @@ fn report(figures: &Figures) -> bool {
         );
     }
     held
-}
-
-/// Sorts and takes the middle.
-fn median(samples: &mut [f64]) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
 }
 
 /// CPU time of this thread in nanoseconds: what other work on the machine takes is not in it.

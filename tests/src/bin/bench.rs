@@ -1,9 +1,10 @@
-//! `bench packet [--json FILE]`: what a packet costs, and whether that is within the budget.
+//! `bench packet`: what a packet costs; `bench failover`: what clients notice when nodes fail; and
+//! whether that is within the budget.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use vipfarm_lab::bench;
+use vipfarm_lab::bench::{self, FailoverOptions};
 
 #[derive(Parser)]
 struct Args {
@@ -19,11 +20,16 @@ enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Measure what clients notice when nodes fail, stop, come back or change their share
+    Failover(FailoverOptions),
 }
 
 fn main() -> ExitCode {
-    let Bench::Packet { json } = Args::parse().bench;
-    match bench::packet(json.as_deref()) {
+    let outcome = match Args::parse().bench {
+        Bench::Packet { json } => bench::packet(json.as_deref()),
+        Bench::Failover(options) => bench::failover(&options),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 
-use super::interrupt::Interrupt;
 use crate::{
     farm::{self, Footprint},
     host::{Host, INTERFACE},
+    interrupt::Interrupt,
     lab::{Lab, PREFIX, VIP},
 };
 

@@ -3,10 +3,8 @@
 //!
 //! - [`tour`]: the chapters, in order. [`farm`]: the agents. [`traffic`]: what is measured.
 //! - [`verdict`]: the checks and the numbers that come out. [`screen`]: how it looks.
-//! - [`interrupt`]: ending early, tidily.
 
 mod farm;
-mod interrupt;
 mod screen;
 mod tour;
 mod traffic;
@@ -20,11 +18,11 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use self::{
-    farm::Farm, interrupt::Interrupt, screen::Screen, tour::Tour, traffic::Traffic,
-    verdict::Verdict,
+use self::{farm::Farm, screen::Screen, tour::Tour, traffic::Traffic, verdict::Verdict};
+use crate::{
+    interrupt::Interrupt,
+    lab::{Lab, Topology},
 };
-use crate::lab::{Lab, Topology};
 
 const NODES: u8 = 3;
 const CLIENTS: u8 = 2;

@@ -9,12 +9,12 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     farm::Farm,
-    interrupt::Interrupt,
     screen::Screen,
     traffic::{Flowing, HTTP, PATIENCE, Seen, Traffic},
     verdict::{Event, Share, Verdict},
 };
 use crate::{
+    interrupt::Interrupt,
     lab::{Lab, VIP},
     traffic::Request,
 };

@@ -35,11 +35,13 @@ pub struct Answer {
 /// What an event did to flows, as seen by their probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outage {
-    /// Flows that the node served before or serves after.
+    /// Flows concerned.
     pub flows: usize,
     /// Longest time for which one of them got no answers. Time in which nothing was sent is not
     /// counted: a gap holds at least one unanswered probe.
     pub longest: Duration,
+    /// Unanswered probes of the flows concerned.
+    pub lost: usize,
     /// All other flows.
     pub survivor_flows: usize,
     /// Unanswered probes of those.
@@ -140,12 +142,30 @@ impl ProbeLog {
     /// What happened between two instants to the flows that `node` served at the first or at the
     /// second, and to the others.
     pub fn outage(&self, from: Instant, until: Instant, node: &str) -> Outage {
+        self.outage_where(from, until, |owners| {
+            owners.iter().flatten().any(|owner| **owner == *node)
+        })
+    }
+
+    /// What happened between two instants to the flows that had changed hands by the second, and
+    /// to the others.
+    pub fn outage_of_moved(&self, from: Instant, until: Instant) -> Outage {
+        self.outage_where(from, until, |[before, after]| before != after)
+    }
+
+    /// `concerned` is asked with who served a flow before and after.
+    fn outage_where(
+        &self,
+        from: Instant,
+        until: Instant,
+        concerned: impl Fn(&[Option<Arc<str>>; 2]) -> bool,
+    ) -> Outage {
         let mut outage = Outage::default();
         for flow in &self.flows {
             let flow = lock(flow);
-            let owners = [flow.owner(from), flow.owner(until)];
-            if owners.iter().flatten().any(|owner| **owner == *node) {
+            if concerned(&[flow.owner(from), flow.owner(until)]) {
                 outage.flows += 1;
+                outage.lost += flow.unanswered(from, until);
                 let gap = flow.longest_gap(from, until, self.interval);
                 outage.longest = outage.longest.max(gap);
             } else {
@@ -235,8 +255,13 @@ mod tests {
     fn the_outage_is_the_longest_gap_of_the_nodes_flows_less_the_interval() {
         let (log, start) = log(&["aa....bb", "aa..cccc", "cccccccc"]);
         let outage = log.outage(start + INTERVAL * 2, start + INTERVAL * 8, "a");
-        let expected =
-            Outage { flows: 2, longest: INTERVAL * 4, survivor_flows: 1, survivor_failures: 0 };
+        let expected = Outage {
+            flows: 2,
+            longest: INTERVAL * 4,
+            lost: 6,
+            survivor_flows: 1,
+            survivor_failures: 0,
+        };
         assert_eq!(outage, expected);
     }
 
@@ -258,8 +283,27 @@ mod tests {
     fn a_node_that_comes_back_owns_the_gap_of_what_moves_to_it() {
         let (log, start) = log(&["bb..aa", "bbbbbb"]);
         let outage = log.outage(start + INTERVAL, start + INTERVAL * 6, "a");
-        let expected =
-            Outage { flows: 1, longest: INTERVAL * 2, survivor_flows: 1, survivor_failures: 0 };
+        let expected = Outage {
+            flows: 1,
+            longest: INTERVAL * 2,
+            lost: 2,
+            survivor_flows: 1,
+            survivor_failures: 0,
+        };
+        assert_eq!(outage, expected);
+    }
+
+    #[test]
+    fn a_flow_that_stays_is_a_survivor_when_only_what_moved_counts() {
+        let (log, start) = log(&["aa.bbb", "aa.aaa", "bbbbbb"]);
+        let outage = log.outage_of_moved(start + INTERVAL, start + INTERVAL * 6);
+        let expected = Outage {
+            flows: 1,
+            longest: INTERVAL,
+            lost: 1,
+            survivor_flows: 2,
+            survivor_failures: 1,
+        };
         assert_eq!(outage, expected);
     }
 

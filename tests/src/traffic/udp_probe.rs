@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::{Task, probe_log::ProbeLog, udp_echo::RECEIVE_BUFFER};
 use crate::host::Host;
@@ -16,11 +16,15 @@ use crate::host::Host;
 /// What an answer may take before its probe counts as lost.
 pub const GRACE: Duration = Duration::from_millis(200);
 
+/// Groups of flows that are sent in turn, spread over the period: all flows at once would leave a
+/// short interruption of all of them unseen between two probes.
+const PHASES: u32 = 5;
+
 /// Running probes; they end with [`UdpProbe::stop`] or when dropped.
 #[derive(Debug)]
 pub struct UdpProbe {
     log: Arc<ProbeLog>,
-    sender: Task,
+    senders: Vec<Task>,
     receivers: Vec<Task>,
 }
 
@@ -48,8 +52,13 @@ impl UdpProbe {
             Task::spawn(receive(Arc::clone(socket), flow, Arc::clone(&log)))
         };
         let receivers = sockets.iter().enumerate().map(receive).collect();
-        let sender = Task::spawn(send(sockets, Arc::clone(&log), period));
-        Ok(Self { log, sender, receivers })
+        let flows: Vec<_> = sockets.into_iter().enumerate().collect();
+        let phase = |phase: u32| {
+            let own = flows.iter().skip(phase as usize).step_by(PHASES as usize).cloned().collect();
+            Task::spawn(send(own, Arc::clone(&log), period, period * phase / PHASES))
+        };
+        let senders = (0..PHASES).map(phase).collect();
+        Ok(Self { log, senders, receivers })
     }
 
     /// What is known so far. Probes younger than [`GRACE`] may still be answered.
@@ -59,20 +68,26 @@ impl UdpProbe {
 
     /// Ends sending, waits [`GRACE`] for answers, and returns what is known then.
     pub async fn stop(self) -> Arc<ProbeLog> {
-        drop(self.sender);
+        drop(self.senders);
         sleep(GRACE).await;
         drop(self.receivers);
         self.log
     }
 }
 
-async fn send(sockets: Vec<Arc<tokio::net::UdpSocket>>, log: Arc<ProbeLog>, period: Duration) {
-    let mut tick = interval(period);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn send(
+    flows: Vec<(usize, Arc<tokio::net::UdpSocket>)>,
+    log: Arc<ProbeLog>,
+    period: Duration,
+    delay: Duration,
+) {
+    let mut tick = interval_at(tokio::time::Instant::now() + delay, period);
+    // No burst after a delay, and no drift by the little that every tick is late.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tick.tick().await;
-        for (flow, socket) in sockets.iter().enumerate() {
-            let tag = log.sending(flow, Instant::now());
+        for (flow, socket) in &flows {
+            let tag = log.sending(*flow, Instant::now());
             // What cannot be sent stays unanswered in the log, as a user would see it.
             let _ = socket.send(&tag).await;
         }

@@ -19,6 +19,7 @@ use nix::{
 use tokio::sync::mpsc;
 
 use super::{
+    barrier::Barrier,
     command::{Command, Commands, Staged},
     links::Links,
     ports::Port,
@@ -28,7 +29,7 @@ use crate::{
     datapath::{self, Datapath},
     membership::{self, BootTime, Membership, Output, PeerStatus},
     model::{Bitmap, NodeId, View},
-    status::{Lateness, NodeState},
+    status::{Lateness, NodeState, ViewChange},
 };
 
 /// One interface: what it is to accept, and the kernel side that does.
@@ -101,6 +102,7 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         commands: parts.commands,
         last_error: None,
         lateness: Sampler { real_time, ..Sampler::default() },
+        barrier: Barrier::default(),
     };
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
@@ -120,6 +122,7 @@ struct Engine {
     /// The kernel's last refusal, so that one that goes on is told once.
     last_error: Option<String>,
     lateness: Sampler,
+    barrier: Barrier,
 }
 
 /// Something for the history.
@@ -156,6 +159,8 @@ pub struct Snapshot {
     pub heartbeats: Vec<(String, u64)>,
     /// How late the thread woke.
     pub lateness: Lateness,
+    /// The last change of view.
+    pub view_change: Option<ViewChange>,
 }
 
 impl Snapshot {
@@ -169,6 +174,7 @@ impl Snapshot {
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
+            view_change: None,
         }
     }
 }
@@ -280,6 +286,9 @@ impl Engine {
                     self.membership.heartbeat_sent(realtime::now(), link, sent);
                 }
                 Output::Release(view) => {
+                    if self.is_serving() {
+                        self.barrier.release(realtime::now());
+                    }
                     let own = self.own;
                     self.go_over(&view);
                     self.change(|port| port.release(own, &view));
@@ -289,6 +298,7 @@ impl Engine {
                     let before = self.accept();
                     self.go_over(&view);
                     self.change(|port| port.acquire(own, &view));
+                    self.barrier.acquire(realtime::now(), view.epoch);
                     if self.accept() != before {
                         self.report(Report::Load(view));
                     }
@@ -304,6 +314,7 @@ impl Engine {
                         wired.datapath.fence();
                     }
                     self.change(Port::clear);
+                    self.barrier.fence();
                 }
                 Output::Peer(node, mac) => self.change(|port| port.learn(node, mac)),
                 Output::Event(event) => self.report(Report::Membership(event)),
@@ -343,6 +354,12 @@ impl Engine {
         self.wired.iter().map(|wired| wired.port.accept().to_vec()).collect()
     }
 
+    /// Whether any bucket is accepted.
+    fn is_serving(&self) -> bool {
+        let accepts = |wired: &Wired| wired.port.accept().iter().any(|bitmap| !bitmap.is_empty());
+        self.wired.iter().any(accepts)
+    }
+
     fn publish(&self) {
         self.latest.set(Snapshot {
             view: self.membership.view().unwrap_or_default(),
@@ -353,6 +370,7 @@ impl Engine {
             accept: self.accept(),
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness.lateness(),
+            view_change: self.barrier.last(),
         });
     }
 }

@@ -4,13 +4,14 @@
 //! - [`bring_up`]: changes the machine, and takes the changes back.
 //! - [`engine`]: the heartbeat thread, the only writer of leases and tables; [`ports`] says what it
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
-//!   what it needs of the system.
+//!   what it needs of the system, [`barrier`] times its changes of view.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`watch`]: whether the machine still has what the farm needs.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
 //! line, and leaves its state where others may look at it.
 
+mod barrier;
 mod bring_up;
 pub mod command;
 pub mod control;

@@ -184,6 +184,7 @@ impl Source for Reporter {
             guard: sum(self.watched.iter().filter_map(|w| w.counters.guard().ok()).flatten()),
             heartbeats: snapshot.heartbeats.iter().cloned().collect(),
             lateness: snapshot.lateness,
+            last_view_change: snapshot.view_change,
         }
     }
 

@@ -50,6 +50,7 @@ pub(super) fn healthy() -> Status {
         guard: BTreeMap::from([("corrected".into(), 3), ("passed".into(), 0)]),
         heartbeats: BTreeMap::from([("received".into(), 460_800), ("sent".into(), 460_804)]),
         lateness: Lateness { real_time: true, mean_ms: 0.062, max_ms: 1.91 },
+        last_view_change: None,
     }
 }
 

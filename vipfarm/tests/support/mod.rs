@@ -155,6 +155,7 @@ pub(crate) fn status() -> Status {
         guard: BTreeMap::new(),
         heartbeats: BTreeMap::new(),
         lateness: Lateness::default(),
+        last_view_change: None,
     }
 }
 

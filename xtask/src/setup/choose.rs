@@ -1,7 +1,7 @@
 //! The decision: from what was found, the next step, or the words that tell the user what to do.
 //! Pure, so that every situation can be tested.
 
-use super::found::{Compiler, Found, LINKER_VERSION, LLVM_MAJORS, LabTools, oldest_release};
+use super::found::{Compiler, Found, LINKER_VERSION, LLVM_MAJORS, Tools, oldest_release};
 
 /// What to do next; `T` is what one has when there is nothing left to do.
 #[derive(Debug, PartialEq)]
@@ -55,8 +55,8 @@ pub(crate) fn compiler(found: &Found) -> Plan<Compiler> {
         .unwrap_or_else(|| Plan::Stuck(stuck(found)))
 }
 
-/// Sees to the programs of the lab. `Ready` lists them.
-pub(crate) fn lab_tools(tools: &LabTools) -> Plan<String> {
+/// Sees to programs of the system. `Ready` lists them.
+pub(crate) fn tools(tools: &Tools) -> Plan<String> {
     if tools.missing.is_empty() {
         return Plan::Ready(tools.present.join(", "));
     }
@@ -67,14 +67,14 @@ pub(crate) fn lab_tools(tools: &LabTools) -> Plan<String> {
 
     let install = install(tools.is_root && tools.has_apt, &tools.tried, packages.clone());
     if let Some(step) = install {
-        return Plan::Do(step, format!("the lab needs {names}: from Debian's packages"));
+        return Plan::Do(step, format!("{} needs {names}: from Debian's packages", tools.user));
     }
     let remedy = if tools.has_apt {
         format!("Run: {}", apt_command(&packages))
     } else {
         format!("Install the packages that hold them (on Debian: {}).", packages.join(" "))
     };
-    let mut help = vec![format!("the lab needs {names}, which this machine does not have.")];
+    let mut help = vec![format!("{} needs {names}, which this machine does not have.", tools.user)];
     help.extend(failures(&tools.tried));
     help.push(remedy);
     Plan::Stuck(help.join("\n"))

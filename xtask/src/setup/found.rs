@@ -17,8 +17,11 @@ pub(crate) const LINKER_VERSION: &str = "0.13.0";
 pub(crate) const LLVM_MAJORS: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// The programs the lab calls, and the Debian package of each.
-const LAB_TOOLS: [(&str, &str); 4] =
-    [("ip", "iproute2"), ("bridge", "iproute2"), ("tc", "iproute2"), ("bpftool", "bpftool")];
+pub(crate) const LAB_TOOLS: &[(&str, &str)] =
+    &[("ip", "iproute2"), ("bridge", "iproute2"), ("tc", "iproute2"), ("bpftool", "bpftool")];
+
+/// What vipfarm is compared with.
+pub(crate) const KEEPALIVED: &[(&str, &str)] = &[("keepalived", "keepalived")];
 
 /// The Debian names of rustc, cargo and the library source. The backports for browsers come
 /// first: on a stable release they alone are new enough.
@@ -87,9 +90,11 @@ pub(crate) struct Llvm {
     pub libraries: PathBuf,
 }
 
-/// The programs the lab calls.
+/// Programs of the system that are called.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct LabTools {
+pub(crate) struct Tools {
+    /// What calls them, such as `the lab`.
+    pub user: &'static str,
     /// Whether packages can be installed.
     pub is_root: bool,
     /// Whether `apt-get` exists.
@@ -119,7 +124,7 @@ impl Found {
     }
 }
 
-impl LabTools {
+impl Tools {
     /// What was tried, with one more attempt.
     pub(crate) fn with_outcome(&self, step: Step, outcome: anyhow::Result<()>) -> Vec<Attempt> {
         extended(&self.tried, step, outcome)
@@ -168,11 +173,12 @@ pub(crate) fn compilers(workspace: &Workspace) -> Found {
     found
 }
 
-/// Looks for the programs the lab calls.
-pub(crate) fn lab_tools() -> LabTools {
+/// Looks for the programs that `user` calls: each with its Debian package.
+pub(crate) fn tools(user: &'static str, wanted: &[(&str, &str)]) -> Tools {
     let (present, missing): (Vec<_>, Vec<_>) =
-        LAB_TOOLS.into_iter().partition(|(name, _)| process::find_tool(name).is_some());
-    LabTools {
+        wanted.iter().copied().partition(|(name, _)| process::find_tool(name).is_some());
+    Tools {
+        user,
         is_root: process::is_root(),
         has_apt: process::find_tool("apt-get").is_some(),
         present: present.into_iter().map(|(name, _)| name.to_owned()).collect(),

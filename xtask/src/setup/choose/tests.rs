@@ -150,17 +150,18 @@ fn no_situation_repeats_a_step() {
 
 #[test]
 fn missing_lab_tools_are_installed_once_per_package_by_root() {
-    let mut tools = LabTools { is_root: true, has_apt: true, ..no_iproute() };
+    let mut tools = Tools { is_root: true, has_apt: true, ..no_iproute() };
     tools.tried.push(done(Step::RefreshPackageLists));
-    let Plan::Do(step, why) = lab_tools(&tools) else { panic!("nothing to do?") };
+    let Plan::Do(step, why) = super::tools(&tools) else { panic!("nothing to do?") };
     assert_eq!(step, Step::InstallPackages(vec!["iproute2".into(), "bpftool".into()]));
     assert!(why.contains("ip, tc, bpftool"), "{why}");
 }
 
 #[test]
 fn missing_lab_tools_are_a_command_for_everybody_else() {
-    let tools = LabTools { has_apt: true, ..no_iproute() };
-    let Plan::Stuck(help) = lab_tools(&tools) else { panic!("not stuck?") };
+    let tools = Tools { has_apt: true, ..no_iproute() };
+    let Plan::Stuck(help) = super::tools(&tools) else { panic!("not stuck?") };
+    assert!(help.starts_with("the lab needs ip, tc, bpftool,"), "{help}");
     assert!(help.contains("sudo apt-get install -y iproute2 bpftool"), "{help}");
 }
 
@@ -218,11 +219,12 @@ fn offer() -> Offer {
     }
 }
 
-fn no_iproute() -> LabTools {
+fn no_iproute() -> Tools {
     let missing = [("ip", "iproute2"), ("tc", "iproute2"), ("bpftool", "bpftool")];
-    LabTools {
+    Tools {
+        user: "the lab",
         missing: missing.map(|(name, package)| (name.to_owned(), package.to_owned())).to_vec(),
-        ..LabTools::default()
+        ..Tools::default()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ctrl-C ends the demo early, and still removes everything.
+//! Ctrl-C ends a demo or a bench early, and still removes everything.
 
 use std::{
     sync::{
@@ -14,13 +14,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Whether the demo was told to end.
+/// Whether this process was told to end.
 #[derive(Debug)]
-pub(super) struct Interrupt(Arc<AtomicBool>);
+pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Watches for SIGINT, SIGTERM and SIGHUP (a closed terminal) from now on.
-    pub(super) fn on_signals() -> Result<Self> {
+    pub(crate) fn on_signals() -> Result<Self> {
         let told = Arc::new(AtomicBool::new(false));
         for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
             let mut stream = signal(kind).context("watch for signals")?;
@@ -33,13 +33,13 @@ impl Interrupt {
         Ok(Self(told))
     }
 
-    /// Whether the demo was told to end.
-    pub(super) fn is_told(&self) -> bool {
+    /// Whether this process was told to end.
+    pub(crate) fn is_told(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Sleeps, and calls `meanwhile` now and then with the time that has passed.
-    pub(super) fn sleep_while(
+    pub(crate) fn sleep_while(
         &self,
         duration: Duration,
         mut meanwhile: impl FnMut(Duration),
@@ -56,7 +56,7 @@ impl Interrupt {
     }
 
     /// Sleeps.
-    pub(super) fn sleep(&self, duration: Duration) -> Result<()> {
+    pub(crate) fn sleep(&self, duration: Duration) -> Result<()> {
         self.sleep_while(duration, |_| {})
     }
 }
