@@ -1,12 +1,16 @@
 //! What operators and the driver ask for and look at.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{BootTime, Counters, Event, Membership, PeerStatus, listening, wire::Flags};
 use crate::{
     model::{NodeId, Overrides, TooManyOverrides, View},
     status::NodeState,
 };
+
+/// A switch forwards for a port some time after the port has a carrier: a Linux bridge is told of
+/// carriers once a second.
+const PORT_OPENS: Duration = Duration::from_secs(1);
 
 impl Membership {
     /// Leaves for good: becomes idle by one view change, and serves until then. Go on driving until
@@ -35,7 +39,7 @@ impl Membership {
         if fit {
             // While its network was lost it heard nobody, and nobody heard it: as after a start, it
             // does not know who serves.
-            self.listen_until = now + listening(&self.config.timers);
+            self.listen_until = now + listening(&self.config.timers) + PORT_OPENS;
             self.event(Event::Fit);
         } else {
             self.event(Event::Unfit);
