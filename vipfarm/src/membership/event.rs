@@ -29,6 +29,11 @@ pub enum Event {
         /// How long it has been silent there.
         silence: Duration,
     },
+    /// This node has lost the VIP's network, on which most others hear each other.
+    CutOff {
+        /// One of them.
+        from: String,
+    },
     /// A peer is no longer heard on an extra network.
     LinkLost {
         /// The peer.
@@ -134,6 +139,7 @@ impl Event {
             Self::NodeRestarted { .. } => "node_restarted",
             Self::NodeLost { .. } => "node_lost",
             Self::NetworkLost { .. } => "network_lost",
+            Self::CutOff { .. } => "cut_off",
             Self::LinkLost { .. } => "link_lost",
             Self::LinkRestored { .. } => "link_restored",
             Self::NodeLeft { .. } => "node_left",
@@ -168,6 +174,7 @@ impl Event {
             Self::NodeRestarted { .. }
             | Self::NodeLost { .. }
             | Self::NetworkLost { .. }
+            | Self::CutOff { .. }
             | Self::LinkLost { .. }
             | Self::WildEpoch { .. }
             | Self::Unfit
@@ -196,6 +203,10 @@ impl fmt::Display for Event {
                 f,
                 "{node} is lost on the VIP's network: not heard there for {} ms, but on another one; look at its interface and switch port",
                 silence.as_millis()
+            ),
+            Self::CutOff { from } => write!(
+                f,
+                "this node is cut off from the VIP's network: {from} and others hear each other there; it serves nothing until it hears them there too; look at its interface and switch port"
             ),
             Self::LinkLost { node, link } => {
                 write!(f, "{node} is no longer heard on its address number {}", link + 1)

@@ -39,7 +39,8 @@
 //!
 //! Link 0 is the VIP's own network and alone decides who is heard and acknowledged: a split of the
 //! farm is a split of its clients. What comes by other links is news like any other (proposals,
-//! readiness, that a node is unfit or leaves), sooner or in spite of loss.
+//! readiness, that a node is unfit or leaves), sooner or in spite of loss. A node that hears by
+//! them alone from a larger side of the farm has lost the VIP's network and serves nothing.
 //!
 //! # What the driver does
 //! ```text
@@ -69,6 +70,7 @@
 mod agree;
 mod configs;
 mod counters;
+mod cut_off;
 mod door;
 mod event;
 mod lease;
@@ -201,6 +203,8 @@ pub struct Membership {
     wake: Option<BootTime>,
     last_turn: BootTime,
     held_back_by: Option<NodeId>,
+    /// Somebody on the larger side of the VIP's network, which this node hears elsewhere only.
+    cut_off_from: Option<NodeId>,
     /// Until when peers are waited for to take over from this node, which leaves.
     leave_by: Option<BootTime>,
     left: bool,
@@ -242,6 +246,7 @@ impl Membership {
             wake: None,
             last_turn: now,
             held_back_by: None,
+            cut_off_from: None,
             leave_by: None,
             left: false,
             mute: false,
@@ -261,6 +266,7 @@ impl Membership {
         self.wake = None;
         self.assess_peers(now);
         self.yield_to_other_configuration(now);
+        self.yield_to_the_larger_side(now);
         self.promise_what_is_proposed(now);
         self.propose_what_is_due(now);
         self.install_what_is_agreed(now);

@@ -24,7 +24,8 @@ const PACE: u32 = 2;
 impl Membership {
     /// Proposes a view if it is this node's part and the one promised last will not do.
     pub(super) fn propose_what_is_due(&mut self, now: BootTime) {
-        if self.mute || self.held_back_by.is_some() || now < self.next_proposal {
+        let yields = self.held_back_by.is_some() || self.cut_off_from.is_some();
+        if self.mute || yields || now < self.next_proposal {
             return;
         }
         let forced = self.forced_digest();

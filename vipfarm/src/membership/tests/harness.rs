@@ -13,17 +13,33 @@ pub(super) struct Farm {
     pub(super) nodes: Vec<Membership>,
     pub(super) running: Vec<bool>,
     pub(super) frozen_until: Vec<u64>,
-    pub(super) inbox: Vec<Vec<(IpAddr, Vec<u8>)>>,
+    pub(super) inbox: Vec<Vec<(u8, IpAddr, Vec<u8>)>>,
     pub(super) log: Vec<Vec<Output>>,
     pub(super) logged_at: Vec<Vec<BootTime>>,
-    /// Nothing arrives anywhere.
+    /// Nothing arrives anywhere on the first network.
     pub(super) cut: bool,
-    /// From whom nothing arrives at whom.
+    /// From whom nothing arrives at whom on the first network.
     pub(super) cuts: Vec<(usize, usize)>,
 }
 
 impl Farm {
     pub(super) fn of(count: usize) -> Self {
+        Self::by(count, config)
+    }
+
+    /// Nodes that have another network.
+    pub(super) fn with_two_networks(count: usize) -> Self {
+        let mut farm = Self::by(count, |own, count| {
+            let mut config = config(own, count);
+            let nodes = config.nodes.iter_mut().enumerate();
+            nodes.for_each(|(index, node)| node.addresses.push(extra(index)));
+            config
+        });
+        farm.settle();
+        farm
+    }
+
+    fn by(count: usize, config: impl Fn(usize, usize) -> Config) -> Self {
         let node = |own: usize| Membership::new(config(own, count), 1 + own as u64, at(0));
         Self {
             millis: 0,
@@ -40,9 +56,13 @@ impl Farm {
 
     pub(super) fn settled(count: usize) -> Self {
         let mut farm = Self::of(count);
-        farm.run(2 * LISTENED);
-        assert!(farm.nodes.iter().all(Membership::is_converged));
+        farm.settle();
         farm
+    }
+
+    fn settle(&mut self) {
+        self.run(2 * LISTENED);
+        assert!(self.nodes.iter().all(Membership::is_converged));
     }
 
     pub(super) fn now(&self) -> BootTime {
@@ -65,24 +85,23 @@ impl Farm {
         }
     }
 
-    pub(super) fn turn(&mut self, index: usize, datagrams: Vec<(IpAddr, Vec<u8>)>) {
+    pub(super) fn turn(&mut self, index: usize, datagrams: Vec<(u8, IpAddr, Vec<u8>)>) {
         let now = self.now();
         let node = &mut self.nodes[index];
-        for (source, datagram) in datagrams {
-            node.handle_datagram(now, 0, source, &datagram);
+        for (link, source, datagram) in datagrams {
+            node.handle_datagram(now, link, source, &datagram);
         }
         if now >= node.next_deadline() {
             node.handle_timeout(now);
         }
         for output in drain(node) {
-            if let Output::Send { link: 0, datagram } = &output
-                && !self.cut
-            {
+            if let Output::Send { link, datagram } = &output {
                 for to in (0..self.nodes.len()).filter(|&to| to != index && self.running[to]) {
-                    if self.cuts.contains(&(index, to)) {
+                    if *link == 0 && (self.cut || self.cuts.contains(&(index, to))) {
                         continue;
                     }
-                    self.inbox[to].push((address(index), datagram.clone()));
+                    let source = if *link == 0 { address(index) } else { extra(index) };
+                    self.inbox[to].push((*link, source, datagram.clone()));
                 }
             }
             self.log[index].push(output);
@@ -214,6 +233,11 @@ pub(super) fn at(millis: u64) -> BootTime {
 
 pub(super) fn address(node: usize) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, 1 + octet(node)).into()
+}
+
+/// A node's address on the other network.
+pub(super) fn extra(node: usize) -> IpAddr {
+    IpAddr::from([198, 51, 100, 1 + octet(node)])
 }
 
 pub(super) fn octet(node: usize) -> u8 {

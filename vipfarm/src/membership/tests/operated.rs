@@ -1,7 +1,6 @@
 //! What operators do: leave, drain, change powers, go over to another configuration; and networks
 //! beside the VIP's own.
 
-use std::net::IpAddr;
 
 use super::{harness::*, *};
 
@@ -313,7 +312,6 @@ fn a_new_key_comes_in_and_an_old_one_goes_out_without_a_view_change() {
 /// Node 0 of two with two networks, and what the other says on one of them.
 fn two_networks() -> (Membership, impl Fn(&mut Membership, u64, u8, &Heartbeat)) {
     let mut config = config(0, 2);
-    let extra = |node: usize| IpAddr::from([198, 51, 100, 1 + octet(node)]);
     for (index, node) in config.nodes.iter_mut().enumerate() {
         node.addresses.push(extra(index));
     }
@@ -380,4 +378,41 @@ fn what_came_by_the_faster_network_is_not_news_by_the_other() {
     hear(&mut node, 1, 1, &new);
     hear(&mut node, 2, 0, &Heartbeat { sequence: 2, ..old });
     assert!(node.says(id(1), Flags::UNFIT));
+}
+
+#[test]
+fn a_node_that_only_the_extra_network_reaches_serves_nothing_until_the_other_is_back() {
+    for cut in 0..3 {
+        let mut farm = Farm::with_two_networks(3);
+        let others = set(&[0, 1, 2]).without(id(cut));
+        farm.clear_log();
+        farm.cuts = others.iter().flat_map(|it| [(cut, it.index()), (it.index(), cut)]).collect();
+        farm.run(1000);
+        assert_eq!(farm.nodes[cut].state(), NodeState::Fenced);
+        assert_eq!(farm.events(cut, "cut_off").len(), 1);
+        let went_on: Vec<_> = others.iter().map(NodeId::index).collect();
+        assert!(went_on.iter().all(|&node| farm.members(node) == others));
+        assert!(went_on.iter().all(|&node| farm.events(node, "cut_off").is_empty()));
+
+        farm.cuts.clear();
+        farm.run(1500);
+        assert!((0..3).all(|node| farm.members(node) == set(&[0, 1, 2])), "it is back");
+
+        farm.cut = true;
+        farm.run(1000);
+        assert!((0..3).all(|node| farm.members(node) == set(&[node])), "the switch died for all");
+    }
+}
+
+#[test]
+fn a_node_that_is_deaf_on_the_first_network_alone_stops_nobody() {
+    for deaf in 0..3 {
+        let mut farm = Farm::with_two_networks(3);
+        farm.cuts = (0..3).filter(|&it| it != deaf).map(|it| (it, deaf)).collect();
+        farm.run(2000);
+        for node in (0..3).filter(|&node| node != deaf) {
+            assert_eq!(farm.members(node), set(&[0, 1, 2]).without(id(deaf)), "{deaf} is deaf");
+            assert_eq!(farm.nodes[node].state(), NodeState::Up);
+        }
+    }
 }
