@@ -107,3 +107,50 @@ async fn a_pulled_cable_fences_at_once_and_a_plugged_one_does_not_serve_before_t
     assert!(log.duplicates().is_empty(), "{:?}", log.duplicates().len());
     farm.stop().unwrap();
 }
+
+/// Heartbeats on another network tell a node whose VIP network is cut that the others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn t14_a_node_that_only_another_network_reaches_stops_serving_and_answers_nobody_twice() {
+    const NAME: &str =
+        "t14_a_node_that_only_another_network_reaches_stops_serving_and_answers_nobody_twice";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("extra", 3, 40);
+    let extra = lab.add_network().unwrap();
+    let mut farm = Farm::new(&lab, &program, "web", ONE_VIP).unwrap();
+    for node in 1..=3 {
+        farm.give_own_config(node, |common| {
+            lab.nodes().iter().zip(&extra).fold(common.to_owned(), |text, (node, extra)| {
+                text.replace(
+                    &format!("[{}]", node.address()),
+                    &format!("[{}, {extra}]", node.address()),
+                )
+            })
+        })
+        .unwrap();
+    }
+    farm.start().unwrap();
+    farm.wait_converged(&[1, 2, 3]).unwrap();
+    let _echoes: Vec<_> =
+        lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
+    let probe = UdpProbe::start(lab.clients(), ECHO, 40, Duration::from_millis(4)).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    for cut in [2, 1] {
+        let others: Vec<_> = (1..=3).filter(|&node| node != cut).collect();
+        lab.node(cut).cut().unwrap();
+        eventually("it says so", || has_event(&farm, cut, "cut_off"));
+        farm.wait_converged(&others).unwrap();
+        sleep(Duration::from_millis(400)).await;
+        assert_eq!(farm.status(cut).unwrap().state, NodeState::Fenced);
+        lab.node(cut).heal().unwrap();
+        farm.wait_converged(&[1, 2, 3]).unwrap();
+    }
+    lab.node(3).run("ip link set eth1 down").unwrap();
+    let before = farm.status(1).unwrap().epoch;
+    eventually("the loss of the other network is told", || has_event(&farm, 1, "link_lost"));
+    sleep(Duration::from_millis(400)).await;
+    assert_eq!(farm.status(1).unwrap().epoch, before, "and changes nothing");
+    sleep(GRACE).await;
+    let log = probe.stop().await;
+    assert!(log.duplicates().is_empty(), "{:?}", log.duplicates().len());
+    farm.stop().unwrap();
+}

@@ -1,7 +1,6 @@
 //! What operators do: leave, drain, change powers, go over to another configuration; and networks
 //! beside the VIP's own.
 
-
 use super::{harness::*, *};
 
 const NEXT: [u8; 16] = [5; 16];
