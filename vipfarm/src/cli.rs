@@ -310,7 +310,7 @@ impl FromStr for NodePower {
     fn from_str(text: &str) -> Result<Self, String> {
         let explain = || format!("`{text}` is not NODE=N with N from 0 to {MAX_POWER}");
         let (node, power) = text.split_once('=').ok_or_else(explain)?;
-        let power: u16 = power.parse().map_err(|_| explain())?;
+        let power: u16 = power.parse().ok().ok_or_else(explain)?;
         if node.is_empty() || power > MAX_POWER {
             return Err(explain());
         }
@@ -322,7 +322,8 @@ impl FromStr for NodePower {
 fn humantime(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u32 = number.parse().map_err(|_| format!("`{text}` is not a time such as 10s"))?;
+    let is_not = || format!("`{text}` is not a time such as 10s");
+    let number: u32 = number.parse().ok().ok_or_else(is_not)?;
     match unit {
         "ms" => Ok(Duration::from_millis(number.into())),
         "s" => Ok(Duration::from_secs(number.into())),

@@ -88,10 +88,10 @@ pub struct NodeStatus {
     pub mac: Option<String>,
     /// Buckets it owns, summed over the groups.
     pub load: usize,
-    /// Whether its heartbeats name another configuration than this node's: it is kept out of the
-    /// view until the files agree.
+    /// In which parts its heartbeats name another configuration than this node's, none if it is the
+    /// same: else it is kept out of the view until the files agree.
     #[serde(default)]
-    pub config_differs: bool,
+    pub config_differs: Vec<String>,
 }
 
 /// One VIP block.

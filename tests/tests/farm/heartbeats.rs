@@ -161,7 +161,10 @@ fn a_node_with_another_configuration_serves_nothing_and_both_sides_say_so() {
 
     for node in [1, 2] {
         let status = farm.status(node).unwrap();
-        assert!(status.nodes[2].config_differs && !status.nodes[2].alive, "{status:?}");
+        assert!(
+            status.nodes[2].config_differs == ["groups"] && !status.nodes[2].alive,
+            "{status:?}"
+        );
         let told = events(&farm, node);
         let told = told.iter().find(|event| event.kind == "config_mismatch").expect("an event");
         assert!(told.message.contains("node3") && told.message.contains("same file"));

@@ -289,7 +289,9 @@ impl Reporter {
                     .map(|heard| now.saturating_since(heard).as_secs_f64() * 1e3),
                 mac: mac.map(|mac| mac.to_string()),
                 load: groups.iter().filter_map(|group| group.load.get(&node.name)).sum(),
-                config_differs: peer.is_some_and(|peer| !peer.same_config),
+                config_differs: peer.map_or_else(Vec::new, |peer| {
+                    peer.config_differs.iter().map(ToString::to_string).collect()
+                }),
             }
         };
         self.farm.node_ids().zip(&self.farm.nodes).map(status).collect()

@@ -52,13 +52,12 @@ async fn agreed(client: &Client, version: u64, timeout: Duration) -> anyhow::Res
 }
 
 fn held_up(status: &Status, timeout: Duration) -> String {
-    let busy = status
-        .nodes
-        .iter()
-        .filter(|node| node.config_differs || (node.alive && node.state != NodeState::Up));
+    let busy = status.nodes.iter().filter(|node| {
+        !node.config_differs.is_empty() || (node.alive && node.state != NodeState::Up)
+    });
     let busy: Vec<String> = busy
         .map(|node| {
-            let why = if node.config_differs {
+            let why = if !node.config_differs.is_empty() {
                 "has another configuration"
             } else if node.state == NodeState::Fenced {
                 "is fenced"
@@ -80,11 +79,12 @@ fn held_up(status: &Status, timeout: Duration) -> String {
 fn render(status: &Status, ink: Ink) -> String {
     let mut text = String::new();
     for group in &status.groups {
-        text += &ink.paint(&format!("group {}\n", group.name), Style::new().bold());
+        text.push_str(&ink.paint(&format!("group {}\n", group.name), Style::new().bold()));
         for node in &status.nodes {
             let Some(power) = group.powers.get(&node.name) else { continue };
             let load = group.load.get(&node.name).copied().unwrap_or(0);
-            text += &format!("  {}  power {power}, farm load: {load}/{BUCKETS}\n", node.name);
+            let line = format!("  {}  power {power}, farm load: {load}/{BUCKETS}\n", node.name);
+            text.push_str(&line);
         }
     }
     text

@@ -9,6 +9,7 @@ use super::{
     wire::{Ack, Flags, Heartbeat, State},
 };
 use crate::{
+    config::differing_parts,
     model::{Mac, NodeId, Timers},
     status::NodeState,
 };
@@ -34,8 +35,8 @@ pub struct PeerStatus {
     pub mac: Option<Mac>,
     /// Its agent's incarnation.
     pub incarnation: Option<u64>,
-    /// Whether it runs this node's configuration; `true` until it says otherwise.
-    pub same_config: bool,
+    /// In which parts its configuration is another than this node's.
+    pub config_differs: Vec<&'static str>,
     /// The digest of the configuration that it has staged.
     pub staged: Option<[u8; 16]>,
     /// Whether it hears this node.
@@ -318,7 +319,8 @@ impl Peer {
             links: self.links.iter().map(|link| is_up(link.at, now, fail)).collect(),
             mac: newest.map(|state| state.mac),
             incarnation: self.newest.as_ref().map(|newest| newest.incarnation),
-            same_config: newest.is_none_or(|state| state.digest == digest),
+            config_differs: newest
+                .map_or_else(Vec::new, |state| differing_parts(digest, state.digest)),
             staged: newest.and_then(|state| state.staged),
             hears_us: newest.is_some_and(|state| state.hears.contains(own)),
             unfit: self.has(Flags::UNFIT),

@@ -295,7 +295,7 @@ fn a_joiner_with_another_configuration_serves_nothing_while_somebody_serves() {
         assert_eq!(farm.events(node, "config_mismatch"), [event.to_string()], "once");
     }
     assert_eq!(farm.events(0, "held_back").len(), 1);
-    assert!(!farm.nodes[0].peers(farm.now()).all(|peer| peer.same_config));
+    assert!(!farm.nodes[0].peers(farm.now()).all(|peer| peer.config_differs.is_empty()));
 
     farm.stop(1);
     farm.run(2 * LISTENED);

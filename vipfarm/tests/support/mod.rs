@@ -126,7 +126,7 @@ pub(crate) fn status() -> Status {
             heard_ms: None,
             mac: None,
             load: 255,
-            config_differs: false,
+            config_differs: Vec::new(),
         }],
         vips: vec![VipStatus {
             interface: "eth0".into(),
