@@ -110,7 +110,7 @@ impl Membership {
             (false, _) => heard.iter().map(acked).min().flatten(),
         };
         let Timers { fail, .. } = self.config.timers;
-        Some((basis? + (fail - self.config.timers.margin())).min(longest))
+        Some((basis? + fail.saturating_sub(self.config.timers.margin())).min(longest))
     }
 }
 

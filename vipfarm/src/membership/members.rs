@@ -2,6 +2,7 @@
 
 use super::{
     Event, Membership,
+    peer::Peer,
     time::BootTime,
     view::{Digest, Life, life},
     wire::Flags,
@@ -135,7 +136,7 @@ impl Membership {
         }
         let heard = self.hears.contains(node);
         let peer = self.peers.get(node.index()).filter(|_| heard);
-        peer.map_or_else(|| self.promised.content.life_of(node), |peer| peer.life())
+        peer.map_or_else(|| self.promised.content.life_of(node), Peer::life)
     }
 
     /// All nodes of the configuration.

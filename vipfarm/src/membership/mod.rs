@@ -166,6 +166,7 @@ pub enum Output {
 
 /// The membership of one node. See the [module](self) for what drives it.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "they vary independently")]
 pub struct Membership {
     config: Arc<Config>,
     farm: FarmId,
@@ -425,6 +426,7 @@ impl Membership {
         self.outputs.push_back(Output::Event(event));
     }
 
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests switch rules off"))]
     fn rules(&self) -> Rules {
         #[cfg(test)]
         return self.rules;

@@ -18,7 +18,7 @@ use crate::{
 const MOST_FLAPS: u32 = 16;
 const LONGEST_DAMPING: Duration = Duration::from_secs(30);
 /// A member for that long is stable: that it is lost then counts as no flap.
-const STABLE: Duration = Duration::from_secs(60);
+const STABLE: Duration = Duration::from_mins(1);
 
 /// A peer as heard, for status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +91,7 @@ struct Rival {
 
 /// What a heartbeat changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is news of its own")]
 pub(super) struct Change {
     /// The sender's state.
     pub(super) state: bool,

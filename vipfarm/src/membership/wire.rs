@@ -185,7 +185,9 @@ pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]
     to.u64(state.max_epoch);
     to.version(state.overrides);
     to.bytes(&state.mac.0);
-    acks.iter().for_each(|&ack| to.ack(ack));
+    for &ack in acks {
+        to.ack(ack);
+    }
     if let Some(proposal) = proposal {
         to.content(&proposal.content);
     }
