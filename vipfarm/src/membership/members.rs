@@ -2,6 +2,7 @@
 
 use super::{
     Event, Membership,
+    peer::Peer,
     time::BootTime,
     view::{Digest, Life, life},
     wire::Flags,
@@ -106,7 +107,7 @@ impl Membership {
         if node == self.config.own {
             return self.digest == digest || self.staged == Some(digest);
         }
-        let state = self.peers.get(node.index()).and_then(|peer| peer.state());
+        let state = self.peers.get(node.index()).and_then(Peer::state);
         state.is_some_and(|state| state.digest == digest || state.staged == Some(digest))
     }
 
@@ -135,7 +136,7 @@ impl Membership {
         }
         let heard = self.hears.contains(node);
         let peer = self.peers.get(node.index()).filter(|_| heard);
-        peer.map_or_else(|| self.promised.content.life_of(node), |peer| peer.life())
+        peer.map_or_else(|| self.promised.content.life_of(node), Peer::life)
     }
 
     /// All nodes of the configuration.

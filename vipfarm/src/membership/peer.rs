@@ -17,9 +17,13 @@ use crate::{
 const MOST_FLAPS: u32 = 16;
 const LONGEST_DAMPING: Duration = Duration::from_secs(30);
 /// A member for that long is stable: that it is lost then counts as no flap.
-const STABLE: Duration = Duration::from_secs(60);
+const STABLE: Duration = Duration::from_mins(1);
 
 /// A peer as heard, for status.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each with its own field in the status"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
     /// Its place in the configuration.
@@ -50,6 +54,7 @@ pub struct PeerStatus {
 
 /// One other node.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 pub(super) struct Peer {
     newest: Option<Arc<Heartbeat>>,
     links: Vec<Link>,
@@ -66,6 +71,7 @@ pub(super) struct Peer {
 
 /// What comes from a peer by one network.
 #[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 struct Link {
     sequence: u64,
     at: Option<BootTime>,
@@ -75,6 +81,7 @@ struct Link {
 
 /// An agent that is heard and must prove that it is alive.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 struct Candidate {
     incarnation: u64,
     sequence: u64,
@@ -82,6 +89,7 @@ struct Candidate {
 
 /// Another agent of the node than the one that is heard.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 struct Rival {
     incarnation: u64,
     since: BootTime,
@@ -89,6 +97,7 @@ struct Rival {
 }
 
 /// What a heartbeat changed.
+#[expect(clippy::struct_excessive_bools, reason = "each may change without the others")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Change {
     /// The sender's state.

@@ -2,11 +2,12 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{time::BootTime, wire::Ack};
+use super::{time::BootTime, view::life, wire::Ack};
 
 /// The heartbeats sent within [`crate::model::Timers::fail`]: only their acknowledgements prove or
 /// justify anything.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 pub(super) struct Sent {
     sequence: u64,
     /// Ascending.
@@ -32,7 +33,7 @@ impl Sent {
     /// When the acknowledged heartbeat was sent; `None` if that is too long ago.
     pub(super) fn time_of(&self, ack: Ack) -> Option<BootTime> {
         // The low half is enough: nobody sends 2^32 heartbeats within `fail`.
-        let low = (self.sequence & u64::from(u32::MAX)) as u32;
+        let low = life(self.sequence);
         let age = usize::try_from(low.wrapping_sub(ack.sequence)).ok()?;
         let place = self.times.len().checked_sub(age.checked_add(1)?)?;
         self.times.get(place).copied()
@@ -50,7 +51,7 @@ mod tests {
     }
 
     fn ack(sequence: u64) -> Ack {
-        Ack { life: 1, sequence: (sequence & u64::from(u32::MAX)) as u32 }
+        Ack { life: 1, sequence: life(sequence) }
     }
 
     #[test]

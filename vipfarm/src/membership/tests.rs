@@ -133,7 +133,7 @@ fn a_lease_is_counted_from_the_newest_heartbeat_that_was_acknowledged() {
     farm.cuts = vec![(1, 0)];
     let acknowledged = farm.now();
     farm.run(200);
-    let longest = acknowledged + (TIMERS.fail - TIMERS.margin());
+    let longest = acknowledged + TIMERS.fail.saturating_sub(TIMERS.margin());
     let mut deadlines = farm.log[0].iter().filter_map(|output| match output {
         Output::Lease(deadline) => Some(*deadline),
         _ => None,

@@ -257,8 +257,8 @@ fn stamp(byte: u8) -> Stamp {
 #[test]
 fn the_layout_is_frozen() {
     let bytes = seal(&whole(), 0, FARM, &KEY);
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
+    let lines: Vec<_> = bytes.chunks(32).map(|bytes| line(bytes).concat()).collect();
     insta::assert_snapshot!(lines.join("\n"), @"
     56495066020000010102030400e6000011121314151617182122232425262728
     33333333333333333333333333333333e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1
