@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Event, Membership, Output,
     time::BootTime,
-    view::{Agreement, life},
+    view::{Agreement, Content, Stamp, ViewId, life},
     wire::Flags,
 };
 use crate::{
@@ -38,35 +38,76 @@ impl Membership {
             && (self.vouched_for().is_subset(content.alive) || !self.rules().vouch)
     }
 
-    /// The members that this node hears: they may be serving, and then nobody may take their
-    /// buckets. Not those that own nothing anyway, and not those that have left this node behind:
-    /// they have gone on to a view without it.
+    /// The nodes heard here that may be serving, so that nobody may take their buckets: members of
+    /// this node's views and, while it serves nothing itself, whoever says that it serves. Not those that own nothing anyway or cannot serve; nor those that have gone on to a
+    /// view without this node.
     fn vouched_for(&self) -> NodeSet {
-        let promised = &self.promised.content;
-        let installed = self.installed.as_ref().map(|installed| &installed.content);
-        let owns = |node: NodeId| {
-            let in_promised = promised.owners().contains(node);
-            in_promised || installed.is_some_and(|content| content.owners().contains(node))
-        };
-        let is_member = |node: NodeId| {
-            let life = self.peers[node.index()].life();
-            let of_installed = installed.and_then(|content| content.life_of(node));
-            life == promised.life_of(node) || life == of_installed
-        };
         self.hears
             .iter()
-            .filter(|&node| owns(node) && is_member(node) && !self.has_gone_on(node))
+            .filter(|&node| {
+                let is_stranger = !self.is_member(node) && self.state != NodeState::Up;
+                (is_stranger && self.serves(node))
+                    || self.owns_by_installed(node)
+                    || self.may_own_by_promised(node)
+            })
+            .filter(|&node| !self.has_gone_on(node))
             .collect()
     }
 
-    /// Whether the peer does not hear this node and has installed a later view, which is without
-    /// it then; and fewer nodes are linked with it than with this one. So it is the peer that is
-    /// deaf and not this node that is mute, and waiting for the peer would stop everybody.
+    /// Whether the peer, this very agent of it, is in one of this node's views.
+    fn is_member(&self, node: NodeId) -> bool {
+        let life = self.peers[node.index()].life();
+        let installed = self.installed.as_ref();
+        life == self.promised.content.life_of(node)
+            || installed.is_some_and(|installed| installed.content.life_of(node) == life)
+    }
+
+    fn owns_by_installed(&self, node: NodeId) -> bool {
+        self.installed.as_ref().is_some_and(|installed| {
+            let is_over = self.has_passed(node, installed.stamp) && !self.serves(node);
+            let is_barred = self.is_barred(node, installed.id());
+            self.is_owner(node, &installed.content) && !is_over && !is_barred
+        })
+    }
+
+    fn may_own_by_promised(&self, node: NodeId) -> bool {
+        let Agreement { stamp, content } = &*self.promised;
+        let is_over = self.has_passed(node, *stamp) || self.is_barred(node, stamp.id);
+        self.is_owner(node, content) && !is_over
+    }
+
+    /// Whether the node has promised a higher view and not installed that one: so it never will.
+    fn has_passed(&self, node: NodeId, view: Stamp) -> bool {
+        let state = self.peers[node.index()].state();
+        state.is_some_and(|state| state.promised.id > view.id && state.installed != view)
+    }
+
+    fn is_owner(&self, node: NodeId, content: &Content) -> bool {
+        let life = self.peers[node.index()].life();
+        content.owners().contains(node) && content.life_of(node) == life
+    }
+
+    /// Whether the peer does not hear this node, which has spoken all the while, and has installed a
+    /// later view, which is without it then; and fewer nodes are linked with it than with this one.
+    /// So it is the peer that is deaf and not this node that was away or is mute, and waiting for
+    /// the peer would stop everybody.
     fn has_gone_on(&self, node: NodeId) -> bool {
+        let was_away = self.last_turn < self.listen_until;
         self.peers[node.index()].state().is_some_and(|state| {
             state.installed.id > self.promised.id()
                 && !state.hears.contains(self.config.own)
                 && state.linked.len() < self.linked.len()
+                && !was_away
+        })
+    }
+
+    /// Whether the peer has said that it cannot serve by that view: not now, and not by what it
+    /// has promised so far.
+    fn is_barred(&self, node: NodeId, view: ViewId) -> bool {
+        let state = self.peers[node.index()].state();
+        state.is_some_and(|state| {
+            let cannot = state.flags.has(Flags::UNFIT) && !state.flags.has(Flags::SERVING);
+            cannot && state.promised.id >= view
         })
     }
 
@@ -84,6 +125,9 @@ impl Membership {
 
     /// Second phase: takes this node's buckets once every member has promised the same.
     pub(super) fn install_what_is_agreed(&mut self, now: BootTime) {
+        if !self.fit || self.held_back_by.is_some() {
+            self.barred = self.promised.id();
+        }
         if self.installed.as_ref().is_some_and(|it| it.stamp == self.promised.stamp) {
             return;
         }
@@ -135,7 +179,9 @@ impl Membership {
         self.announce = true;
         let members: Vec<_> = content.owners().iter().map(|node| self.name(node)).collect();
         let left = self.newly_left(former.as_deref());
-        if self.fit && self.held_back_by.is_none() {
+        if self.promised.id() <= self.barred {
+            self.state = NodeState::Fenced;
+        } else {
             self.state = NodeState::Up;
             let epoch = view.epoch;
             self.outputs.push_back(Output::Acquire(view));

@@ -10,23 +10,28 @@ use crate::{
 
 impl Membership {
     /// Two configurations are two tables, so only one may be served: the forced one, else that of
-    /// the most nodes that hear each other; of two, the one that is served, else the one of the
+    /// the most nodes that hear each other and have it; of two, the one that is served, else the one of the
     /// lowest index. So one stale node cannot take the farm, wherever it stands in the file.
+    ///
+    /// A node with another configuration in force follows if it has staged that one: it goes on
+    /// until those who have it in force propose a view. Otherwise it is held back.
     pub(super) fn yield_to_other_configuration(&mut self, now: BootTime) {
         let everybody = self.linked.with(self.config.own);
-        let others = self.linked.iter().filter(|&node| self.is_rival(node));
-        let ours = self.precedence(everybody, self.digest);
-        let rival = others
-            .filter(|&node| {
-                let wins = self
-                    .digest_of(node)
-                    .is_some_and(|theirs| self.precedence(everybody, theirs) > ours);
-                // The winner begins when the loser has stopped.
-                wins || (self.state != NodeState::Up && self.serves(node))
-            })
-            .min();
-        let was_held_back = self.held_back_by.is_some();
-        self.held_back_by = rival;
+        let wins = |node: &NodeId| {
+            let digest = self.digest_of(*node).unwrap_or_default();
+            (self.precedence(everybody, digest), Reverse(*node))
+        };
+        let first = everybody.iter().max_by_key(wins).unwrap_or(self.config.own);
+        let winner = self.digest_of(first).unwrap_or_default();
+        self.follows = self.own_digest() != winner;
+        let rival = if self.follows {
+            (!self.runs(self.config.own, winner)).then_some(first)
+        } else {
+            // The winner begins when the losers have stopped.
+            let serves = |&node: &NodeId| self.serves(node) && !self.runs(node, winner);
+            self.linked.iter().filter(|_| self.state != NodeState::Up).find(serves)
+        };
+        let was_held_back = std::mem::replace(&mut self.held_back_by, rival).is_some();
         let Some(rival) = rival else { return };
         if !was_held_back {
             let by = self.name(rival);
@@ -37,28 +42,35 @@ impl Membership {
         }
     }
 
-    /// Whether the peer runs what this node cannot.
-    fn is_rival(&self, node: NodeId) -> bool {
-        let theirs = self.digest_of(node);
-        theirs.is_some_and(|theirs| theirs != self.digest && self.staged != Some(theirs))
-            && !self.runs(node, self.digest)
-            && !self.says(node, Flags::LEAVING)
-    }
-
     fn precedence(&self, everybody: NodeSet, digest: Digest) -> impl Ord + use<> {
-        let group: NodeSet =
-            everybody.iter().filter(|&node| self.digest_of(node) == Some(digest)).collect();
+        let has = |&node: &NodeId| self.digest_of(node) == Some(digest) || self.runs(node, digest);
+        let group: NodeSet = everybody.iter().filter(has).collect();
         let forced =
             group.iter().any(|node| self.says(node, Flags::FORCED) && !self.has_staged_any(node));
+        // Nodes that are linked with theirs and unheard here are theirs as well.
+        let reach = group.iter().filter_map(|node| self.peers[node.index()].state());
+        let reach = reach.fold(NodeSet::EMPTY, |reach, state| reach.union(state.linked));
+        let size = group.union(reach.difference(everybody)).len();
         let served = group.iter().any(|node| self.serves(node));
-        (forced, group.len(), served, Reverse(group.iter().next()))
+        (forced, size, served, Reverse(group.iter().next()))
     }
 
-    fn digest_of(&self, node: NodeId) -> Option<Digest> {
+    /// The configuration that the node has in force, or is about to have: with a view that this
+    /// node has promised too, all its members go over together.
+    pub(super) fn digest_of(&self, node: NodeId) -> Option<Digest> {
+        let promised = &self.promised;
         if node == self.config.own {
-            return Some(self.digest);
+            return Some(self.own_digest());
         }
-        self.peers.get(node.index())?.state().map(|state| state.digest)
+        let state = self.peers.get(node.index())?.state()?;
+        let is_same = state.promised == promised.stamp && !promised.content.alive.is_empty();
+        Some(if is_same { promised.content.digest } else { state.digest })
+    }
+
+    /// The same of this node.
+    pub(super) fn own_digest(&self) -> Digest {
+        let promised = &self.promised.content;
+        if promised.alive.is_empty() { self.digest } else { promised.digest }
     }
 
     fn has_staged_any(&self, node: NodeId) -> bool {

@@ -7,7 +7,7 @@
 //!
 //! [`Timers::fail`]: crate::model::Timers::fail
 
-use super::{Membership, Output, time::BootTime};
+use super::{Membership, Output, time::BootTime, wire::Flags};
 use crate::{
     model::{NodeId, NodeSet, Timers},
     status::NodeState,
@@ -15,6 +15,7 @@ use crate::{
 
 /// The deadline in the kernel.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 pub(super) struct Lease {
     armed: Option<BootTime>,
     /// Before the last extension.
@@ -73,43 +74,52 @@ impl Membership {
     }
 
     fn justified(&self, now: BootTime) -> Option<BootTime> {
-        let Timers { lease, suspect, .. } = self.config.timers;
+        let Timers { lease, suspect, fail, .. } = self.config.timers;
         let longest = now + lease;
         if !self.rules().lease_by_acks {
             return Some(longest);
         }
         let installed = self.installed.as_ref()?;
-        let rivals = installed.content.owners().without(self.config.own);
+        let members = installed.content.owners().without(self.config.own);
+        // Who is about to join would take over, too, if it missed this node.
+        let guests = self.linked.difference(installed.content.alive);
+        let may_serve = |node: &NodeId| !self.says(*node, Flags::LEAVING | Flags::UNFIT);
+        let guests: NodeSet = guests
+            .iter()
+            .filter(may_serve)
+            .filter(|node| self.peers[node.index()].is_heard(now, suspect))
+            .collect();
+        let rivals = members.union(guests);
         if rivals.is_empty() {
             // Who cannot speak has no idea whether it is alone.
             return (!self.mute).then_some(longest);
         }
-        let first = self.lease.armed().is_none() && self.rules().first_lease_by_same_view;
-        let agrees = |&node: &NodeId| {
-            let state = self.peers[node.index()].state();
-            state.is_some_and(|state| state.installed == installed.stamp)
-        };
-        let is_heard = |&node: &NodeId| self.peers[node.index()].is_heard(now, suspect);
-        let heard: NodeSet = if first {
-            rivals.iter().filter(|node| is_heard(node) && agrees(node)).collect()
-        } else if self.rules().lease_by_heard {
-            rivals.iter().filter(is_heard).collect()
-        } else {
-            rivals
-        };
         let acked = |node: NodeId| {
             // A new agent of the node does not speak for the one that is a member.
             let peer = &self.peers[node.index()];
-            let is_member = peer.life() == installed.content.life_of(node);
-            if is_member { peer.acked() } else { None }
+            let life = installed.content.life_of(node);
+            if life.is_none() || peer.life() == life { peer.acked() } else { None }
         };
-        let basis = match (heard.is_empty(), first) {
-            (true, true) => None,
-            (true, false) => rivals.iter().filter_map(acked).max(),
+        let within = |span| {
+            let is_heard = |&node: &NodeId| self.peers[node.index()].is_heard(now, span);
+            rivals.iter().filter(is_heard).collect::<NodeSet>()
+        };
+        let is_first = self.lease.armed().is_none() && self.rules().first_lease_by_same_view;
+        let basis = if is_first {
+            // Who was away may have installed what the others have left behind meanwhile.
+            let agrees = |node: NodeId| {
+                let state = self.peers[node.index()].state();
+                state.is_some_and(|state| state.installed == installed.stamp)
+            };
+            let heard = within(fail).intersection(members);
+            let all_agree = heard.iter().all(agrees);
+            all_agree.then(|| heard.iter().map(acked).min().flatten()).flatten()
+        } else {
+            let heard = if self.rules().lease_by_heard { within(suspect) } else { rivals };
             // `None`, the least: who has not acknowledged anything lately.
-            (false, _) => heard.iter().map(acked).min().flatten(),
+            let worst = heard.iter().map(acked).min();
+            worst.unwrap_or_else(|| rivals.iter().filter_map(acked).max())
         };
-        let Timers { fail, .. } = self.config.timers;
         Some((basis? + fail.saturating_sub(self.config.timers.margin())).min(longest))
     }
 }

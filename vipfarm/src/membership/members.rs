@@ -107,7 +107,7 @@ impl Membership {
         if node == self.config.own {
             return self.digest == digest || self.staged == Some(digest);
         }
-        let state = self.peers.get(node.index()).and_then(|peer| peer.state());
+        let state = self.peers.get(node.index()).and_then(Peer::state);
         state.is_some_and(|state| state.digest == digest || state.staged == Some(digest))
     }
 

@@ -21,7 +21,7 @@
 //!    within [`Timers::suspect`], the best of all if none is. No longer than [`Timers::lease`] from
 //!    now. Alone, or beside idle members only, that long.
 //! 5. **Lapse**: when the lease has ended the node is fenced, and stays so until it has installed
-//!    another view. Its next lease follows from acknowledgements of nodes that have installed the
+//!    another view. Its next lease needs that all members heard within `fail` have installed the
 //!    same view.
 //! 6. **Stall**: datagrams are only noted, and decided upon in [`Membership::handle_timeout`], when
 //!    the sockets have been drained. A node that was not run for longer than `suspect` starts its
@@ -85,6 +85,10 @@ mod view;
 mod wire;
 
 #[cfg(test)]
+mod check;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -102,7 +106,7 @@ use self::{
     peer::Peer,
     rules::Rules,
     sent::Sent,
-    view::{Agreement, Digest},
+    view::{Agreement, Digest, ViewId},
     wire::{FarmId, Flags, Heartbeat, State},
 };
 use crate::{
@@ -165,8 +169,8 @@ pub enum Output {
 }
 
 /// The membership of one node. See the [module](self) for what drives it.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, none a state of another")]
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "they vary independently")]
 pub struct Membership {
     config: Arc<Config>,
     farm: FarmId,
@@ -190,6 +194,8 @@ pub struct Membership {
     ready: NodeSet,
     /// The view installed last, in force only while this node is up.
     installed: Option<Arc<Agreement>>,
+    /// This node must not serve by this view or an earlier one, since it said that it cannot.
+    barred: ViewId,
     /// The newest known.
     overrides: Arc<Overrides>,
     max_epoch: u64,
@@ -203,6 +209,9 @@ pub struct Membership {
     /// Something asks for judgement.
     wake: Option<BootTime>,
     last_turn: BootTime,
+    /// Another configuration than this node's is to be in force.
+    follows: bool,
+    /// Whose that is, if this node does not have it.
     held_back_by: Option<NodeId>,
     /// Somebody on the larger side of the VIP's network, which this node hears elsewhere only.
     cut_off_from: Option<NodeId>,
@@ -237,6 +246,7 @@ impl Membership {
             promised: Arc::default(),
             ready: NodeSet::EMPTY,
             installed: None,
+            barred: ViewId::default(),
             overrides: Arc::new(config.overrides.clone()),
             max_epoch: 0,
             lease: Lease::default(),
@@ -246,6 +256,7 @@ impl Membership {
             announce: true,
             wake: None,
             last_turn: now,
+            follows: false,
             held_back_by: None,
             cut_off_from: None,
             leave_by: None,
@@ -324,7 +335,8 @@ impl Membership {
         self.mute = !sent;
     }
 
-    /// Judges this agent itself: what it missed while it was not run.
+    /// Judges this agent itself: what it missed while it was not run. To be done before anything
+    /// that sets the next deadline.
     fn begin_turn(&mut self, now: BootTime) {
         let timers = self.config.timers;
         let late = now.saturating_since(self.next_deadline().max(self.last_turn));
@@ -347,9 +359,7 @@ impl Membership {
         }
         self.peers.iter_mut().for_each(|peer| peer.excuse_silence(now));
         // Whoever serves was perhaps as silent as this node was deaf.
-        if self.state != NodeState::Up || self.lease.has_lapsed(now) {
-            self.listen_until = now + listening(&self.config.timers);
-        }
+        self.listen_until = now + listening(&self.config.timers);
     }
 
     /// Serves nothing until another view is installed.
@@ -383,7 +393,10 @@ impl Membership {
     fn heartbeat(&mut self, now: BootTime, fail: Duration) -> Heartbeat {
         let installed = self.installed.as_ref().map(|installed| installed.stamp);
         let promised = self.promised.stamp;
-        let is_news = self.overrides.version() > self.promised.content.powers.version();
+        let version = self.overrides.version();
+        let is_behind = |state: &State| state.overrides < version;
+        let is_news =
+            self.hears.iter().any(|node| self.peers[node.index()].state().is_some_and(is_behind));
         Heartbeat {
             source: self.config.own,
             incarnation: self.incarnation,
@@ -414,7 +427,7 @@ impl Membership {
             .with(Flags::SERVING, self.state == NodeState::Up)
             .with(Flags::FENCED, is_fenced)
             .with(Flags::LEAVING, self.leave_by.is_some())
-            .with(Flags::UNFIT, !self.fit)
+            .with(Flags::UNFIT, !self.fit || self.held_back_by.is_some())
             .with(Flags::FORCED, self.forced)
     }
 
@@ -426,11 +439,14 @@ impl Membership {
         self.outputs.push_back(Output::Event(event));
     }
 
-    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests switch rules off"))]
+    #[cfg(test)]
     fn rules(&self) -> Rules {
-        #[cfg(test)]
-        return self.rules;
-        #[cfg(not(test))]
+        self.rules
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests have rules of their own")]
+    fn rules(&self) -> Rules {
         Rules::ALL
     }
 }

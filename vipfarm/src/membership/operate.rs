@@ -16,6 +16,7 @@ impl Membership {
     /// Leaves for good: becomes idle by one view change, and serves until then. Go on driving until
     /// [`Self::has_left`], twice [`Timers::fail`](crate::model::Timers::fail) at most.
     pub fn leave(&mut self, now: BootTime) {
+        self.begin_turn(now);
         if self.leave_by.is_none() {
             self.leave_by = Some(now + 2 * self.config.timers.fail);
             self.event(Event::Leaving);
@@ -32,6 +33,7 @@ impl Membership {
     /// Says whether this node can serve. One that cannot is fenced at once, and its peers take over
     /// as soon as they hear of it; one that can again waits for a view.
     pub fn set_fit(&mut self, now: BootTime, fit: bool) {
+        self.begin_turn(now);
         if fit == self.fit {
             return;
         }
@@ -58,6 +60,7 @@ impl Membership {
         node: NodeId,
         power: Option<u16>,
     ) -> Result<u64, TooManyOverrides> {
+        self.begin_turn(now);
         let changed = self.overrides.with(self.config.own, group, node, power)?;
         if changed.entries() != self.overrides.entries() {
             self.overrides = Arc::new(changed);
@@ -75,6 +78,7 @@ impl Membership {
     /// than the one in force). When all members have staged the same, the farm goes over to it in
     /// one view; `force`: those who have staged it go over, and the others are left out.
     pub fn stage(&mut self, now: BootTime, digest: Option<[u8; 16]>, force: bool) {
+        self.begin_turn(now);
         let digest = digest.filter(|&digest| digest != self.digest);
         let is_promised = self.staged == Some(self.promised.content.digest);
         if (digest, force) == (self.staged, self.forced) || is_promised {
@@ -90,6 +94,7 @@ impl Membership {
     /// Datagrams were lost on this machine, between network and agent: the silence of peers proves
     /// nothing for now.
     pub fn datagrams_lost(&mut self, now: BootTime) {
+        self.begin_turn(now);
         self.excuse_silence(now);
     }
 

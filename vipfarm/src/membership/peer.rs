@@ -51,6 +51,7 @@ pub struct PeerStatus {
 
 /// One other node.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 pub(super) struct Peer {
     newest: Option<Arc<Heartbeat>>,
     links: Vec<Link>,
@@ -67,6 +68,7 @@ pub(super) struct Peer {
 
 /// What comes from a peer by one network.
 #[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 struct Link {
     sequence: u64,
     at: Option<BootTime>,
@@ -76,6 +78,7 @@ struct Link {
 
 /// An agent that is heard and must prove that it is alive.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 struct Candidate {
     incarnation: u64,
     sequence: u64,
@@ -83,6 +86,7 @@ struct Candidate {
 
 /// Another agent of the node than the one that is heard.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 struct Rival {
     incarnation: u64,
     since: BootTime,
@@ -90,8 +94,8 @@ struct Rival {
 }
 
 /// What a heartbeat changed.
+#[expect(clippy::struct_excessive_bools, reason = "each may change without the others")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is news of its own")]
 pub(super) struct Change {
     /// The sender's state.
     pub(super) state: bool,

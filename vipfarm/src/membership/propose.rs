@@ -14,7 +14,7 @@ use super::{
     wire::Flags,
 };
 use crate::{
-    model::{NodeId, NodeSet, Overrides},
+    model::{NodeId, NodeSet},
     status::NodeState,
 };
 
@@ -24,21 +24,23 @@ const PACE: u32 = 2;
 impl Membership {
     /// Proposes a view if it is this node's part and the one promised last will not do.
     pub(super) fn propose_what_is_due(&mut self, now: BootTime) {
-        let yields = self.held_back_by.is_some() || self.cut_off_from.is_some();
+        let yields = self.follows || self.held_back_by.is_some() || self.cut_off_from.is_some();
         if self.mute || yields || now < self.next_proposal {
             return;
         }
         let forced = self.forced_digest();
-        let connected = self.component(self.digest);
-        let connected = forced.map_or(connected, |digest| connected.union(self.component(digest)));
+        // Those who have what is next already are part of it from then on.
+        let digests = [Some(self.own_digest()), self.staged, forced];
+        let components = digests.into_iter().flatten().map(|digest| self.component(digest));
+        let connected = components.fold(NodeSet::EMPTY, NodeSet::union);
         if self.coordinator(connected, forced) != self.config.own {
             return;
         }
         let anybody_serves = connected.iter().any(|node| self.serves(node));
-        if !anybody_serves && !self.may_start(now, connected) {
+        let content = self.content_due(now, connected, forced, anybody_serves);
+        if !anybody_serves && !self.may_start(now, content.alive) {
             return;
         }
-        let content = self.content_due(now, connected, forced, anybody_serves);
         if content != self.promised.content || self.is_outdated(content.alive) {
             self.propose(now, content);
         }
@@ -48,20 +50,22 @@ impl Membership {
     ///
     /// One that hears nobody but nodes with another key is most likely the one that was given the
     /// wrong key: the others serve already, and it would serve their clients a second time.
-    fn may_start(&self, now: BootTime, connected: NodeSet) -> bool {
+    fn may_start(&self, now: BootTime, alive: NodeSet) -> bool {
         let fail = self.config.timers.fail;
         let stranger = self.nuisances.stranger.is_some_and(|heard| now < heard + fail);
-        if stranger && connected.len() == 1 {
+        if stranger && alive.len() == 1 {
             return false;
         }
-        // With everybody connected there is nobody left who might serve unheard.
-        now >= self.listen_until || connected == self.everybody() || !self.rules().listen
+        // With everybody in the view there is nobody left who might serve unheard.
+        now >= self.listen_until || alive == self.everybody() || !self.rules().listen
     }
 
     fn coordinator(&self, connected: NodeSet, forced: Option<Digest>) -> NodeId {
         let rank = |&node: &NodeId| {
             let behind = forced.is_some_and(|digest| !self.runs(node, digest));
-            (behind, self.says(node, Flags::LEAVING), !self.serves(node), node)
+            let follows = self.digest_of(node) != Some(self.own_digest());
+            let away = self.says(node, Flags::LEAVING) || self.says(node, Flags::UNFIT);
+            (follows, behind, away, !self.serves(node), node)
         };
         connected.iter().min_by_key(rank).unwrap_or(self.config.own)
     }
@@ -79,29 +83,34 @@ impl Membership {
             .filter(|&node| !anybody_serves || self.is_admitted(now, node))
             .filter(|&node| !self.has_left_its_buckets(node))
             .collect();
-        let mut idle: NodeSet = alive.iter().filter(|&node| self.wants_nothing(node)).collect();
-        let mut digest = self.digest;
+        let mut idle: NodeSet = NodeSet::EMPTY;
+        let mut digest = self.own_digest();
         if let Some(next) = forced.filter(|&next| self.runs(self.config.own, next)) {
             // First those who stay behind stop, then the others go on.
-            let behind: NodeSet = alive.iter().filter(|&node| !self.runs(node, next)).collect();
-            if self.owns_nothing(behind) {
-                alive = alive.difference(behind);
-                idle = idle.difference(behind);
+            let behind: NodeSet =
+                alive.iter().filter(|&node| !self.could_run(node, next)).collect();
+            if self.promised.content.digest == next || self.owns_nothing(behind) {
                 digest = next;
             } else {
-                idle = idle.union(behind);
+                idle = behind;
             }
         } else if let Some(next) = self.staged
-            && alive.iter().all(|node| self.has_staged(node, next))
+            && alive
+                .iter()
+                .all(|node| self.could_run(node, next) || self.says(node, Flags::LEAVING))
         {
             digest = next;
         }
+        alive = alive.iter().filter(|&node| self.could_run(node, digest)).collect();
         let powers = if digest == self.promised.content.digest || self.installed.is_none() {
             Arc::clone(&self.overrides)
         } else {
             Arc::new(self.overrides.for_another_file(self.config.own))
         };
-        let idle = idle.union(drained(alive, &powers));
+        let is_idle = |&node: &NodeId| {
+            self.wants_nothing(node) || powers.is_drained(node) || idle.contains(node)
+        };
+        idle = alive.iter().filter(is_idle).collect();
         let lives = alive.iter().filter_map(|node| self.life_of(node)).collect();
         Content { alive, idle, digest, lives, powers }
     }
@@ -160,22 +169,18 @@ impl Membership {
     }
 
     fn wants_nothing(&self, node: NodeId) -> bool {
-        if node != self.config.own && !self.hears_of(node) {
+        if node != self.config.own && !self.hears.contains(node) {
             return self.promised.content.idle.contains(node);
         }
         self.says(node, Flags::LEAVING) || self.says(node, Flags::UNFIT)
     }
 
-    fn hears_of(&self, node: NodeId) -> bool {
-        self.hears.contains(node)
+    /// Whether the node can serve that configuration; one that is two links away is not asked.
+    fn could_run(&self, node: NodeId, digest: Digest) -> bool {
+        if node == self.config.own || self.hears.contains(node) {
+            self.runs(node, digest)
+        } else {
+            self.promised.content.digest == digest
+        }
     }
-
-    fn has_staged(&self, node: NodeId, digest: Digest) -> bool {
-        self.runs(node, digest) || self.says(node, Flags::LEAVING)
-    }
-}
-
-/// The nodes whose power is 0 in all groups.
-fn drained(alive: NodeSet, powers: &Overrides) -> NodeSet {
-    alive.iter().filter(|&node| powers.is_drained(node)).collect()
 }

@@ -7,6 +7,7 @@ use super::{time::BootTime, view::life, wire::Ack};
 /// The heartbeats sent within [`crate::model::Timers::fail`]: only their acknowledgements prove or
 /// justify anything.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 pub(super) struct Sent {
     sequence: u64,
     /// Ascending.

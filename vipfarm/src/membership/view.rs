@@ -10,7 +10,7 @@ pub(super) type Digest = [u8; 16];
 /// Which agent of a node: the low half of its incarnation, enough to tell one from the next.
 pub(super) type Life = u32;
 
-/// The life that is part of an incarnation.
+/// The life that is part of an incarnation: the low half of any number.
 pub(super) fn life(incarnation: u64) -> Life {
     let [.., a, b, c, d] = incarnation.to_be_bytes();
     Life::from_be_bytes([a, b, c, d])

@@ -24,7 +24,7 @@
 //! ```
 //!
 //! 209 bytes for 2 nodes, 705 for 64; the view adds 43 and 4 a member. It is sent while it is
-//! promised and not installed; the overrides while they are newer than the promised view's. Only
+//! promised and not installed; the overrides while a peer knows older ones only. Only
 //! more than about ninety overrides on a farm of 64 nodes make a datagram that is longer than an
 //! Ethernet frame.
 //!
@@ -66,7 +66,7 @@ const AT_FARM: usize = 8;
 pub(super) type FarmId = [u8; 4];
 
 /// What a node says about itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Heartbeat {
     pub(super) source: NodeId,
     /// Random, drawn when the agent starts.
@@ -78,12 +78,12 @@ pub(super) struct Heartbeat {
     pub(super) acks: Vec<Ack>,
     /// The promised view, while it is not installed.
     pub(super) proposal: Option<Arc<Agreement>>,
-    /// Overrides that the promised view does not have yet.
+    /// The newest overrides known, while a peer knows older ones only.
     pub(super) overrides: Option<Arc<Overrides>>,
 }
 
 /// The part whose changes are news.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct State {
     pub(super) flags: Flags,
     pub(super) digest: Digest,
@@ -102,7 +102,7 @@ pub(super) struct State {
 }
 
 /// What the sender of a heartbeat is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub(super) struct Flags(u16);
 
 impl Flags {
@@ -112,7 +112,7 @@ impl Flags {
     pub(super) const FENCED: Self = Self(2);
     /// Wants to own nothing, and will not come back in this incarnation.
     pub(super) const LEAVING: Self = Self(4);
-    /// Wants to own nothing for now.
+    /// Wants to own nothing for now: it cannot serve, or may not with its configuration.
     pub(super) const UNFIT: Self = Self(8);
     /// Its staged configuration, or the one in force, is to go before all others.
     pub(super) const FORCED: Self = Self(16);
@@ -121,6 +121,7 @@ impl Flags {
     const OVERRIDES: Self = Self(128);
     const ALL: Self = Self(255);
 
+    /// Whether any of those flags is set.
     pub(super) fn has(self, flag: Self) -> bool {
         self.0 & flag.0 != 0
     }
@@ -139,6 +140,14 @@ impl Flags {
 
     fn without_sections(self) -> Self {
         Self(self.0 & !(Self::STAGED.0 | Self::PROPOSAL.0 | Self::OVERRIDES.0))
+    }
+}
+
+impl std::ops::BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 

@@ -1,0 +1,111 @@
+//! A farm in virtual time: the real machine on every node, a network that loses, delays, reorders,
+//! repeats and is cut in one direction or both, agents that freeze, crash, leave and come back,
+//! clocks that drift, operators that change powers and configurations, and the kernel that agents
+//! leave behind.
+//!
+//! Whenever a kernel accepts more, no bucket may be accepted by two nodes, unless the network
+//! between the two has been cut; when the faults end, every bucket must soon be accepted by exactly
+//! one node. A failure names the seed of its schedule: `VIPFARM_SEED=N` runs that one alone.
+//! `VIPFARM_SEEDS` says how many, `VIPFARM_NODES` how many nodes each time.
+
+use std::env;
+
+use self::{farm::Farm, faults::Weather, rng::Rng};
+use super::*;
+
+mod farm;
+mod faults;
+mod network;
+mod node;
+mod rng;
+
+/// What is broken on purpose, to see that the simulator notices.
+#[derive(Clone, Copy, PartialEq)]
+enum Flaw {
+    None,
+    /// The kernel goes on accepting when the lease has ended.
+    NoLease,
+    /// The kernel goes on accepting what the agent has released.
+    NoRelease,
+    /// A rule of the protocol does not hold.
+    Rules(Rules),
+}
+
+#[test]
+fn with_fast_timers_no_bucket_is_served_twice_and_all_are_served_again() {
+    survive_faults(0, Timers::FAST);
+}
+
+#[test]
+fn with_balanced_timers_no_bucket_is_served_twice_and_all_are_served_again() {
+    survive_faults(1, Timers::BALANCED);
+}
+
+#[test]
+fn with_the_shortest_timers_no_bucket_is_served_twice_and_all_are_served_again() {
+    let millis = Duration::from_millis;
+    let timers =
+        Timers { period: millis(5), suspect: millis(11), lease: millis(20), fail: millis(30) };
+    survive_faults(2, timers);
+}
+
+#[test]
+fn sixty_four_nodes_start_at_once_and_survive_a_partition() {
+    let mut farm = Farm::new(64, Rng(64), 64, Timers::BALANCED, Weather::FAIR, Flaw::None);
+    farm.settle();
+    farm.partition();
+    farm.run_for(600).unwrap_or_else(|overlap| panic!("{overlap}: {farm}"));
+    farm.settle();
+}
+
+#[test]
+fn the_simulator_notices_a_kernel_without_lease() {
+    assert!(overlaps(Flaw::NoLease) > 0);
+}
+
+#[test]
+fn the_simulator_notices_a_kernel_that_does_not_release() {
+    assert!(overlaps(Flaw::NoRelease) > 0);
+}
+
+#[test]
+fn the_simulator_notices_what_the_rules_are_for() {
+    let without = [
+        ("barrier", Rules { barrier: false, ..Rules::ALL }),
+        ("vouch", Rules { vouch: false, ..Rules::ALL }),
+        ("listen", Rules { listen: false, ..Rules::ALL }),
+        ("lapse", Rules { lapse: false, ..Rules::ALL }),
+        ("first lease", Rules { first_lease_by_same_view: false, ..Rules::ALL }),
+    ];
+    for (rule, rules) in without {
+        assert!(overlaps(Flaw::Rules(rules)) > 0, "{rule}");
+    }
+}
+
+fn survive_faults(profile: u64, timers: Timers) {
+    let seeds = number("VIPFARM_SEED")
+        .map_or(0..number("VIPFARM_SEEDS").unwrap_or(2000), |seed| seed..seed + 1);
+    for seed in seeds.filter(|seed| seed % 3 == profile) {
+        let mut farm = farm(seed, timers, Flaw::None);
+        farm.suffer().unwrap_or_else(|overlap| panic!("{overlap}: {farm}"));
+        farm.settle();
+    }
+}
+
+fn farm(seed: u64, timers: Timers, flaw: Flaw) -> Farm {
+    let mut rng = Rng(seed);
+    let usual = if rng.below(40) == 0 { 9 + rng.index(8) } else { 2 + rng.index(7) };
+    let count = number("VIPFARM_NODES").and_then(|count| usize::try_from(count).ok());
+    let weather = Weather::random(&mut rng, timers);
+    Farm::new(seed, rng, count.unwrap_or(usual), timers, weather, flaw)
+}
+
+fn overlaps(flaw: Flaw) -> usize {
+    let overlaps = |seed| farm(seed, Timers::BALANCED, flaw).suffer().is_err();
+    (0..150).filter(|&seed| overlaps(seed)).count()
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
