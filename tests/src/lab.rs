@@ -77,6 +77,9 @@ impl Default for Topology {
     }
 }
 
+/// The switch of the nodes' other interfaces.
+const EXTRA: &str = "br1";
+
 /// A switch with nodes and clients; dropping it removes all of it.
 #[derive(Debug)]
 pub struct Lab {
@@ -198,6 +201,30 @@ impl Lab {
     pub fn lose_on_switch_ports(&self, object: &Path, share: f64) -> Result<()> {
         ensure!((0.0..=1.0).contains(&share), "the share of lost frames is between 0 and 1");
         self.set_port_program(PortProgram::Lossy(share), object)
+    }
+
+    /// Gives every node another interface, `eth1` on a switch of its own, with the address that is
+    /// returned for each.
+    pub fn add_network(&self) -> Result<Vec<Ipv4Addr>> {
+        let mut addresses = Vec::new();
+        let mut lines = vec![
+            format!("link add {EXTRA} type bridge stp_state 0"),
+            format!("link set {EXTRA} up"),
+        ];
+        for Host { name, namespace, .. } in &self.nodes {
+            let port = format!("{name}-{EXTRA}");
+            let peer = namespace.name();
+            lines.push(format!("link add {port} type veth peer name eth1 netns {peer}"));
+            lines.push(format!("link set {port} up master {EXTRA}"));
+        }
+        ip_batch(Some(self.switch.namespace.name()), &lines).context("make another network")?;
+        for (i, host) in (1..).zip(&self.nodes) {
+            let address = Ipv4Addr::new(10, 78, 0, i);
+            let lines = [format!("addr add {address}/24 dev eth1"), "link set eth1 up".to_owned()];
+            ip_batch(Some(host.namespace.name()), &lines).context("join another network")?;
+            addresses.push(address);
+        }
+        Ok(addresses)
     }
 
     /// Takes the programs off the switch ports.

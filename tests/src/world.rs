@@ -8,7 +8,7 @@ use vipfarm::{
     config,
     datapath::{Datapath, Options, manual::Manual},
     host::HostTables,
-    model::{Farm, Mac, NodeId, NodeSet, Open},
+    model::{Farm, Mac, NodeId, NodeSet, Open, View},
     plan::Plan,
 };
 use vipfarm_common::hash;
@@ -91,7 +91,7 @@ impl World {
         farm.vips[2].open = Open::Manual;
         let own = NodeId::new(0).expect("0 is below the most");
         let mut port = Port::new(&farm, |_| true).expect("it fits the tables");
-        port.acquire(own, farm.node_ids().collect());
+        port.acquire(own, &View::of(farm.node_ids().collect()));
         port.learn(NodeId::new(1).expect("1 is below the most"), PEER);
         Self { port, own }
     }
@@ -99,7 +99,7 @@ impl World {
     /// The same farm when only these nodes are alive.
     #[must_use]
     pub fn with_alive(mut self, alive: NodeSet) -> Self {
-        self.port.acquire(self.own, alive);
+        self.port.acquire(self.own, &View::of(alive));
         self
     }
 

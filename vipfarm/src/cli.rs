@@ -1,11 +1,12 @@
 //! The command line's grammar and its help; [`crate::commands`] gives the verbs their meaning.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
+    model::MAX_POWER,
     status::{ExplainProto, ExplainQuery, HostPort},
 };
 
@@ -90,6 +91,28 @@ pub enum Verb {
     /// interrupted. --json prints one list, with -f one object a line.
     #[command(after_help = "Example:\n  vipfarm events -f")]
     Events(EventsArgs),
+
+    /// Change a node's share of a group while the farm runs
+    ///
+    /// The buckets move through one agreement of all nodes: the old owner stops first, the new one
+    /// starts when it has. Returns when the farm has agreed, or says who holds it up. A change
+    /// lasts until the next one or `--file`; a restart of all agents brings the file's powers back.
+    #[command(after_help = "Examples:
+  vipfarm power FarmProto node1=3
+  vipfarm power FarmProto node1=1 node2=0
+  vipfarm power FarmProto --file node1")]
+    Power(PowerArgs),
+
+    /// Let a node serve no new client, with all groups at power 0
+    ///
+    /// The other nodes take its buckets over; the agent stays in the farm. Returns when the farm
+    /// has agreed.
+    #[command(after_help = "Examples:\n  vipfarm drain\n  vipfarm drain node2 --timeout 60s")]
+    Drain(DrainArgs),
+
+    /// Give a drained node its powers of the file back
+    #[command(after_help = "Example:\n  vipfarm undrain node2")]
+    Undrain(DrainArgs),
 
     /// Remove what an agent that crashed left on this node
     ///
@@ -228,6 +251,87 @@ pub struct EventsArgs {
     pub talk: TalkArgs,
 }
 
+/// Arguments of `power`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct PowerArgs {
+    /// The group
+    #[arg(value_name = "GROUP")]
+    pub group: String,
+
+    /// The node and its new power, 0 to 1000
+    #[arg(value_name = "NODE=N", required_unless_present = "file")]
+    pub powers: Vec<NodePower>,
+
+    /// Nodes to give the powers of the file back, separated by commas
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    pub file: Vec<String>,
+
+    /// How long to wait, which agent, in what form.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Arguments of `drain` and `undrain`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct DrainArgs {
+    /// The node [default: the one whose agent is asked]
+    #[arg(value_name = "NODE")]
+    pub node: Option<String>,
+
+    /// How long to wait, which agent, in what form.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Arguments of the verbs that wait for the farm.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct WaitArgs {
+    /// How long to wait until the farm has agreed, such as 500ms or 1m
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime)]
+    pub timeout: Duration,
+
+    /// Which agent, in what form.
+    #[command(flatten)]
+    pub talk: TalkArgs,
+}
+
+/// A node and its power, written `NODE=N`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePower {
+    /// The node's name.
+    pub node: String,
+    /// Its power.
+    pub power: u16,
+}
+
+impl FromStr for NodePower {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let explain = || format!("`{text}` is not NODE=N with N from 0 to {MAX_POWER}");
+        let (node, power) = text.split_once('=').ok_or_else(explain)?;
+        let power: u16 = power.parse().ok().ok_or_else(explain)?;
+        if node.is_empty() || power > MAX_POWER {
+            return Err(explain());
+        }
+        Ok(Self { node: node.into(), power })
+    }
+}
+
+/// A span of time with its unit: ms, s or m.
+fn humantime(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let is_not = || format!("`{text}` is not a time such as 10s");
+    let number: u32 = number.parse().ok().ok_or_else(is_not)?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number.into())),
+        "s" => Ok(Duration::from_secs(number.into())),
+        "m" => Ok(Duration::from_secs(60 * u64::from(number))),
+        _ => Err(format!("`{text}` needs a unit: {number}ms, {number}s or {number}m")),
+    }
+}
+
 /// Arguments of `keygen`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct KeygenArgs {
@@ -257,6 +361,20 @@ mod tests {
             let name = verb.get_name();
             let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(after.contains(&format!("vipfarm {name}")), "{name}: {after}");
+        }
+    }
+
+    #[test]
+    fn powers_and_times_say_what_is_wrong_with_them() {
+        let power = "node1=3".parse();
+        assert_eq!(power, Ok(NodePower { node: "node1".into(), power: 3 }));
+        for wrong in ["node1", "=3", "node1=", "node1=-1", "node1=1001", "node1=x"] {
+            assert!(wrong.parse::<NodePower>().is_err(), "{wrong}");
+        }
+        assert_eq!(humantime("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(humantime("2m"), Ok(Duration::from_mins(2)));
+        for wrong in ["", "5", "s", "5h", "-1s"] {
+            assert!(humantime(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -8,10 +8,15 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+
+mod overrides;
+
+pub use self::overrides::{Override, Overrides, TooManyOverrides, Version};
 
 /// Buckets of a group: the values of one hash byte.
 pub const BUCKETS: usize = 256;
@@ -56,7 +61,9 @@ impl Farm {
 }
 
 /// A node's place in the configuration, `0..MAX_NODES`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct NodeId(u8);
 
@@ -116,6 +123,29 @@ impl NodeSet {
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// The nodes in either.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The nodes in both.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The nodes that are not in `other`.
+    #[must_use]
+    pub fn difference(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether all of them are in `other`.
+    pub fn is_subset(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
     }
 
     /// The members in ascending order.
@@ -197,7 +227,11 @@ impl Timers {
     ///
     /// - `fail > lease + margin`: a node that stopped renewing has stopped accepting before a peer
     ///   takes its buckets.
-    /// - `fail - margin > suspect + 2 * period`: one crash does not let every lease lapse.
+    /// - `fail > suspect + 2 * period + 2 * margin`: one crash does not let every lease lapse. A
+    ///   lease ends `fail - margin` after the newest heartbeat that the crashed node has
+    ///   acknowledged; that one is up to two periods and a round trip (the second margin) older
+    ///   than the crash, and the crashed node counts until it has been silent for `suspect`.
+    /// - `suspect > 2 * period`: one lost heartbeat is no reason to leave a peer out of account.
     /// - `lease > 2 * period`: one late turn does not fence a healthy node.
     pub fn check(&self) -> Result<(), String> {
         let Self { period, suspect, lease, fail } = *self;
@@ -217,10 +251,16 @@ impl Timers {
                 lease + margin
             ));
         }
-        if fail <= suspect + 2 * period + margin {
+        if suspect <= 2 * period {
             return Err(format!(
-                "fail {fail:?} must be longer than suspect + two periods + margin ({:?}), or one crash stops every node for an instant",
-                suspect + 2 * period + margin
+                "suspect {suspect:?} must be longer than two periods ({:?}), or one lost heartbeat makes a healthy peer suspect",
+                2 * period
+            ));
+        }
+        let crash = suspect + 2 * period + 2 * margin;
+        if fail <= crash {
+            return Err(format!(
+                "fail {fail:?} must be longer than suspect + two periods + two margins ({crash:?}), or one crash stops every node for an instant",
             ));
         }
         Ok(())
@@ -421,13 +461,33 @@ impl FromStr for Mac {
     }
 }
 
-/// Who is alive, as this node has agreed with the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What the nodes have agreed on: together with a configuration it determines every table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct View {
     /// Rises with every view this node installs.
     pub epoch: u64,
+    /// The node that proposed it.
+    pub coordinator: NodeId,
     /// The members.
     pub alive: NodeSet,
+    /// The members that own nothing: they leave, are drained in all groups, or are unfit.
+    pub idle: NodeSet,
+    /// Powers changed at run time.
+    pub powers: Arc<Overrides>,
+    /// Which configuration is in force.
+    pub digest: [u8; 16],
+}
+
+impl View {
+    /// The view of the file alone, with those nodes alive.
+    pub fn of(alive: NodeSet) -> Self {
+        Self { alive, ..Self::default() }
+    }
+
+    /// The nodes that may own buckets.
+    pub fn owners(&self) -> NodeSet {
+        self.alive.difference(self.idle)
+    }
 }
 
 /// Bucket → owner.
@@ -507,6 +567,19 @@ mod tests {
         for timers in [Timers::FAST, Timers::BALANCED, Timers::RELAXED] {
             timers.check().expect("a shipped profile must be valid");
         }
+    }
+
+    #[test]
+    fn timers_down_to_five_milliseconds_are_legal() {
+        Timers::from_millis(5, 11, 20, 30).check().expect("5/30 ms");
+    }
+
+    #[test]
+    fn timers_under_which_one_crash_stops_all_are_refused() {
+        let timers = Timers { suspect: Duration::from_millis(130), ..Timers::BALANCED };
+        assert!(timers.check().expect_err("too late").contains("one crash stops every node"));
+        let timers = Timers { suspect: Duration::from_millis(100), ..Timers::BALANCED };
+        assert!(timers.check().expect_err("too early").contains("makes a healthy peer suspect"));
     }
 
     #[test]

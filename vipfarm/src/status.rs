@@ -29,6 +29,9 @@ pub struct Status {
     /// Whether the owned buckets of all groups are in force here: nothing released that has not
     /// yet been acquired by its new owner.
     pub converged: bool,
+    /// Number of the powers in force: rises with every change at run time, 0 = those of the file.
+    #[serde(default)]
+    pub powers_version: u64,
     /// Milliseconds the kernel would go on accepting if the agent stopped now; 0 = fenced.
     pub lease_ms: f64,
     /// Seconds since the agent started.
@@ -85,10 +88,10 @@ pub struct NodeStatus {
     pub mac: Option<String>,
     /// Buckets it owns, summed over the groups.
     pub load: usize,
-    /// Whether its heartbeats name another configuration than this node's: it is kept out of the
-    /// view until the files agree.
+    /// In which parts its heartbeats name another configuration than this node's, none if it is the
+    /// same: else it is kept out of the view until the files agree.
     #[serde(default)]
-    pub config_differs: bool,
+    pub config_differs: Vec<String>,
 }
 
 /// One VIP block.
@@ -176,6 +179,25 @@ pub struct EventRecord {
     pub kind: String,
     /// The sentence for people.
     pub message: String,
+}
+
+/// A change of powers at run time: the body of `POST /v1/power`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PowerRequest {
+    /// The group; absent = all groups.
+    pub group: Option<String>,
+    /// The node.
+    pub node: String,
+    /// Its power, 0 to [`crate::model::MAX_POWER`]; absent = that of the file again.
+    pub power: Option<u16>,
+}
+
+/// The answer of `POST /v1/power`: the change is on its way through the farm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerReply {
+    /// [`Status::powers_version`] once it is in force.
+    pub version: u64,
 }
 
 /// One client's packet: the parameters of `GET /v1/explain`.

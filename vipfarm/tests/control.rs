@@ -18,10 +18,12 @@ use vipfarm::{
     },
     cli::AgentAddress,
     commands::{Client, Failure, PATIENCE},
-    status::{EventRecord, ExplainProto, ExplainQuery, Explanation, Status},
+    status::{
+        EventRecord, ExplainProto, ExplainQuery, Explanation, PowerReply, PowerRequest, Status,
+    },
 };
 
-use support::{RunDir, Served, status};
+use support::{RunDir, Served, power_request, status};
 
 fn client(served: &Served) -> Client {
     let address = AgentAddress { run_dir: served.dir.0.clone(), farm: None, socket: None };
@@ -110,6 +112,26 @@ fn an_explanation_the_farm_cannot_give_is_a_refusal_with_its_reason() {
     };
     assert_eq!(reason, "192.0.2.2 is no VIP of farm web");
     assert!(raw(&served, b"GET /v1/explain?client=192.0.2.1&vip=192.0.2.2&vip_port=80&proto=tcp HTTP/1.1\r\nhost: x\r\n\r\n").starts_with("HTTP/1.1 422 "));
+}
+
+#[test]
+fn a_change_of_powers_is_taken_or_refused_with_its_reason() {
+    let served = Served::start();
+    let post = |request: &PowerRequest| {
+        let reply = client(&served);
+        served.runtime.block_on(reply.post::<PowerReply>("/v1/power", request, PATIENCE))
+    };
+    assert_eq!(post(&power_request()).expect("it is taken").version, 1);
+    let Err(Failure::Refused(reason)) =
+        post(&PowerRequest { node: "node9".into(), ..power_request() })
+    else {
+        panic!("taken")
+    };
+    assert_eq!(reason, "farm web has no node `node9`");
+    let nonsense = b"POST /v1/power HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n[]";
+    assert!(raw(&served, nonsense).starts_with("HTTP/1.1 400 "));
+    let answer = raw(&served, b"GET /v1/power HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.contains("/v1/power answers POST, not GET"), "{answer}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod ebpf;
 mod lint;
 mod process;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 mod workspace;
@@ -37,6 +38,8 @@ enum Verb {
     Test(test::Args),
     /// Show a farm of three nodes at work in network namespaces (root).
     Demo(demo::Args),
+    /// Simulate many farms: loss, cuts, freezes, crashes.
+    Sim(sim::Args),
     /// Measure (root).
     Bench(bench::Args),
     /// Check formatting, clippy and the house rules.
@@ -60,6 +63,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Build(args) => build::verb(&workspace, &args)?,
         Verb::Test(args) => return test::verb(&workspace, &args),
         Verb::Demo(args) => demo::verb(&workspace, &args)?,
+        Verb::Sim(args) => sim::verb(&workspace, &args)?,
         Verb::Bench(args) => bench::verb(&workspace, &args)?,
         Verb::Lint => lint::verb(&workspace)?,
         Verb::Tidy => tidy::verb(&workspace)?,

@@ -11,6 +11,7 @@ mod heartbeats;
 mod lease;
 mod life;
 mod losses;
+mod operated;
 mod refused;
 mod serving;
 mod told;

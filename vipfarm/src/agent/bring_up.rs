@@ -5,17 +5,14 @@
 //! kernel could answer for the VIP by itself. Down: the other way round.
 
 use std::{
-    ffi::OsString,
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use ipnet::IpNet;
-use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
 
-use super::{options::AgentOptions, ports::Port, site, watch::Needs};
+use super::{links::Links, options::AgentOptions, ports::Port, site, watch::Needs};
 use crate::{
     config::key::Secret,
     datapath::{Datapath, LeftOver, Options},
@@ -32,8 +29,8 @@ pub struct Up {
     pub own: NodeId,
     /// Its MAC on the first VIP's network.
     pub mac: Mac,
-    /// The heartbeat socket, bound and non-blocking.
-    pub socket: UdpSocket,
+    /// The heartbeat sockets.
+    pub links: Links,
     /// The interfaces' desired states.
     pub ports: Vec<Port>,
     /// The interfaces' kernel sides, in the same order.
@@ -68,7 +65,7 @@ pub(super) async fn bring_up(
     let own = site::own_node(farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(farm, &interfaces)?;
     // First, because a second agent of this node is found out by it.
-    let socket = bind(farm, own, &interfaces)?;
+    let links = Links::open(farm, own, &interfaces)?;
     site::refuse_present(farm, &interfaces)?;
     let used = distinct(&placed);
     refuse_others(&options.place.run_dir, &farm.name, &used)?;
@@ -101,7 +98,7 @@ pub(super) async fn bring_up(
     }
     let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
     let needs = Needs::of(farm, placed.iter().copied());
-    Ok(Up { own, mac, socket, ports, datapaths, interface_of, undo, network, needs })
+    Ok(Up { own, mac, links, ports, datapaths, interface_of, undo, network, needs })
 }
 
 /// The interface of each VIP block, in the order of the file.
@@ -189,12 +186,6 @@ fn refuse_others(run_dir: &Path, farm: &str, used: &[&Interface]) -> anyhow::Res
         }
     }
     Ok(())
-}
-
-/// Where a node's heartbeats are sent: its first address, on the VIP's own network.
-pub(super) fn heartbeat_address(farm: &Farm, node: NodeId) -> Option<SocketAddr> {
-    let address = *farm.node(node)?.addresses.first()?;
-    Some(SocketAddr::new(address, farm.membership.port))
 }
 
 impl Record {
@@ -305,26 +296,4 @@ async fn receive(network: &Network, block: &Vip, interface: &Interface) -> anyho
         network.add_vip(interface, vip).await?;
     }
     Ok(())
-}
-
-fn bind(farm: &Farm, own: NodeId, interfaces: &[Interface]) -> anyhow::Result<UdpSocket> {
-    let address = heartbeat_address(farm, own).ok_or_else(|| anyhow!("the node has no address"))?;
-    let socket = UdpSocket::bind(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow!(
-            "UDP port {} is in use on {}: end the program that has it (`ss -ulpn`), or set another `membership.port` on every node",
-            address.port(),
-            address.ip()
-        ),
-        _ => anyhow!("cannot open the heartbeat socket {address}: {error}"),
-    })?;
-    socket.set_nonblocking(true).context("the heartbeat socket")?;
-    let has_address =
-        |interface: &&Interface| interface.addresses.iter().any(|net| net.addr() == address.ip());
-    if let Some(interface) = interfaces.iter().find(has_address) {
-        // Heartbeats say that clients on the VIP's network reach this node: they must not find
-        // another way when that one is broken.
-        setsockopt(&socket, BindToDevice, &OsString::from(&interface.name))
-            .with_context(|| format!("cannot bind the heartbeats to {}", interface.name))?;
-    }
-    Ok(socket)
 }

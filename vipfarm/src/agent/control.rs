@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/events?since=N[&wait=true]` | the [`EventRecord`]s after number N; with `wait`, as soon as there is one, at the latest after [`EVENT_WAIT`] |
+//! | `POST /v1/power` with a [`PowerRequest`] | [`PowerReply`]: the change is on its way, see `powers_version` of the status |
 //! | `GET /v1/explain?client=..&vip=..&proto=..[&client_port=..][&vip_port=..][&ip_id=..]` | [`Explanation`] |
 //!
 //! Errors are `{ "error": ".." }`: 400 for a malformed query, 422 where the farm has no answer.
@@ -14,11 +15,15 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::{
+        DefaultBodyLimit, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
+use futures::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use serde::Deserialize;
@@ -30,7 +35,7 @@ use tokio::{
 
 pub(crate) use self::socket::socket_path;
 pub use self::socket::{ControlSocket, OpenError};
-use crate::status::{EventRecord, ExplainQuery, Explanation, Status};
+use crate::status::{EventRecord, ExplainQuery, Explanation, PowerReply, PowerRequest, Status};
 
 /// How long `wait=true` holds a request while nothing happens.
 pub const EVENT_WAIT: Duration = Duration::from_secs(10);
@@ -52,6 +57,13 @@ pub trait Source: Send + Sync + 'static {
     /// What becomes of a packet that passed [`ExplainQuery::check`]; the error is a sentence for
     /// people, such as that the address is no VIP of this farm.
     fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String>;
+
+    /// Changes a node's power in the farm's views; the error is a sentence for people, such as that
+    /// there is no such group. The answer comes when the change is on its way.
+    fn set_power<'a>(
+        &'a self,
+        request: &'a PowerRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>>;
 }
 
 /// What a connection may cost.
@@ -65,6 +77,9 @@ struct Limits {
     /// Bytes of a request's line and headers.
     request_bytes: usize,
 }
+
+/// Bytes of a request's body.
+const BODY_BYTES: usize = 4 << 10;
 
 const LIMITS: Limits =
     Limits { connections: 64, deadline: Duration::from_secs(15), request_bytes: 16 << 10 };
@@ -119,6 +134,8 @@ fn router(source: Arc<dyn Source>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
         .route("/v1/explain", get(explain))
+        .route("/v1/power", post(power))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(source)
@@ -162,17 +179,27 @@ async fn explain(
     Ok(Json(explanation))
 }
 
+async fn power(
+    State(source): State<Arc<dyn Source>>,
+    request: Result<Json<PowerRequest>, JsonRejection>,
+) -> Result<Json<PowerReply>, Refusal> {
+    let Json(request) = request?;
+    let refused = |reason| Refusal(StatusCode::UNPROCESSABLE_ENTITY, reason);
+    Ok(Json(source.set_power(&request).await.map_err(refused)?))
+}
+
 async fn no_such_route(uri: Uri) -> Refusal {
     let path = uri.path();
     Refusal(
         StatusCode::NOT_FOUND,
-        format!("no route {path}: there are /v1/status, /v1/events and /v1/explain"),
+        format!("no route {path}: there are /v1/status, /v1/events, /v1/explain and /v1/power"),
     )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     let path = uri.path();
-    Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers GET, not {method}"))
+    let right = if path == "/v1/power" { "POST" } else { "GET" };
+    Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {right}, not {method}"))
 }
 
 /// An error answer: its status and the sentence that explains it.
@@ -180,6 +207,12 @@ struct Refusal(StatusCode, String);
 
 impl From<QueryRejection> for Refusal {
     fn from(rejection: QueryRejection) -> Self {
+        Self(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
         Self(StatusCode::BAD_REQUEST, rejection.body_text())
     }
 }
@@ -226,6 +259,13 @@ mod tests {
         }
 
         fn explain(&self, _query: &ExplainQuery) -> Result<Explanation, String> {
+            unreachable!("no test asks for it")
+        }
+
+        fn set_power<'a>(
+            &'a self,
+            _request: &'a PowerRequest,
+        ) -> BoxFuture<'a, Result<PowerReply, String>> {
             unreachable!("no test asks for it")
         }
     }

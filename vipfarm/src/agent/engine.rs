@@ -1,13 +1,12 @@
 //! The heartbeat thread: owns the socket, the membership machine, the leases and the kernel tables,
 //! and does nothing else. What it reports it never waits for.
 //!
-//! A turn: wait for a datagram, a deadline or a stop; read *all* datagrams; then judge time-outs
+//! A turn: wait for a datagram, a deadline or a command; read *all* datagrams; then judge time-outs
 //! (a thawed agent must read what waited before it calls anybody dead); then do what the machine
 //! says, in its order: a release is in the kernel before the heartbeat that announces it leaves.
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -15,34 +14,29 @@ use std::{
 
 use nix::{
     poll::{PollFd, PollFlags},
-    sys::{
-        eventfd::EventFd,
-        time::{TimeSpec, TimeValLike},
-    },
+    sys::time::{TimeSpec, TimeValLike},
 };
 use tokio::sync::mpsc;
 
-use super::{barrier::Barrier, ports::Port, realtime};
+use super::{
+    barrier::Barrier,
+    command::{Command, Commands, Staged},
+    links::Links,
+    ports::Port,
+    realtime,
+};
 use crate::{
     datapath::{self, Datapath},
     membership::{self, BootTime, Membership, Output, PeerStatus},
-    model::{Bitmap, NodeId, NodeSet, View},
+    model::{Bitmap, NodeId, View},
     status::{Lateness, NodeState, ViewChange},
 };
-
-/// Datagrams read in one turn at most: more than a socket's buffer holds by default, so that all that
-/// waited are read; and a flood cannot keep the thread from its time-outs.
-const DATAGRAMS_PER_TURN: usize = 4096;
-
-/// Longer than any heartbeat; a longer datagram is cut, and refused for its size.
-const DATAGRAM_BYTES: usize = 2048;
-
-/// What is in force before the first view.
-const NO_VIEW: View = View { epoch: 0, alive: NodeSet::EMPTY };
 
 /// One interface: what it is to accept, and the kernel side that does.
 struct Wired {
     port: Port,
+    /// The same with another configuration: one that may be in force next, or was just before.
+    other: Option<Port>,
     datapath: Datapath,
 }
 
@@ -52,10 +46,8 @@ pub struct Parts {
     pub config: membership::Config,
     /// Random, never used before.
     pub incarnation: u64,
-    /// The heartbeat socket.
-    pub socket: UdpSocket,
-    /// Where the other nodes are.
-    pub peers: Vec<SocketAddr>,
+    /// The heartbeat sockets.
+    pub links: Links,
     /// The interfaces' desired states.
     pub ports: Vec<Port>,
     /// The interfaces' kernel sides, in the same order.
@@ -64,8 +56,8 @@ pub struct Parts {
     pub reports: mpsc::Sender<Report>,
     /// Shows the present state.
     pub latest: Latest,
-    /// Becomes readable when the agent is to leave the farm.
-    pub stop: Arc<EventFd>,
+    /// What others ask for; [`Command::Leave`] ends the thread.
+    pub commands: Commands,
 }
 
 /// Where the thread leaves its state for others to look at. It never waits for them: if somebody is
@@ -100,13 +92,14 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
     let wired = parts.ports.into_iter().zip(parts.datapaths);
     let mut engine = Engine {
         own: parts.config.own,
+        digest: parts.config.digest,
+        other: None,
         membership,
-        socket: parts.socket,
-        peers: parts.peers,
-        wired: wired.map(|(port, datapath)| Wired { port, datapath }).collect(),
+        links: parts.links,
+        wired: wired.map(|(port, datapath)| Wired { port, other: None, datapath }).collect(),
         reports: parts.reports,
         latest: parts.latest,
-        stop: parts.stop,
+        commands: parts.commands,
         last_error: None,
         lateness: Sampler { real_time, ..Sampler::default() },
         barrier: Barrier::default(),
@@ -117,13 +110,15 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
 
 struct Engine {
     own: NodeId,
+    /// Of the configuration that the ports serve, and of their other one.
+    digest: [u8; 16],
+    other: Option<[u8; 16]>,
     membership: Membership,
-    socket: UdpSocket,
-    peers: Vec<SocketAddr>,
+    links: Links,
     wired: Vec<Wired>,
     reports: mpsc::Sender<Report>,
     latest: Latest,
-    stop: Arc<EventFd>,
+    commands: Commands,
     /// The kernel's last refusal, so that one that goes on is told once.
     last_error: Option<String>,
     lateness: Sampler,
@@ -171,7 +166,7 @@ pub struct Snapshot {
 impl Snapshot {
     fn before_the_first_turn(ports: &[Port]) -> Self {
         Self {
-            view: NO_VIEW,
+            view: View::default(),
             state: NodeState::Joining,
             converged: false,
             deadline: BootTime::ZERO,
@@ -186,20 +181,18 @@ impl Snapshot {
 
 impl Engine {
     fn turns(&mut self) -> io::Result<()> {
-        let mut leaving = false;
-        let mut buffer = [0; DATAGRAM_BYTES];
         loop {
             self.act();
-            if leaving && self.membership.has_left() {
+            if self.membership.has_left() {
                 return Ok(());
             }
             let due = self.membership.next_deadline();
-            self.wait(due, leaving)?;
-            if !leaving && self.stop.read().is_ok() {
-                leaving = true;
-                self.membership.leave(realtime::now());
+            self.wait(due)?;
+            self.commands.quiet();
+            while let Some(command) = self.commands.next() {
+                self.obey(command);
             }
-            let heard = self.receive(&mut buffer);
+            let heard = self.receive();
             let now = realtime::now();
             if !heard {
                 self.lateness.add(now.saturating_since(due));
@@ -210,35 +203,76 @@ impl Engine {
         }
     }
 
-    fn wait(&self, until: BootTime, leaving: bool) -> io::Result<()> {
+    fn wait(&self, until: BootTime) -> io::Result<()> {
         let time = until.saturating_since(realtime::now());
         let time = TimeSpec::nanoseconds(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
-        let mut sources = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        if !leaving {
-            sources.push(PollFd::new(self.stop.as_fd(), PollFlags::POLLIN));
-        }
+        let sources = self.links.sockets().chain([self.commands.as_fd()]);
+        let mut sources: Vec<_> =
+            sources.map(|source| PollFd::new(source, PollFlags::POLLIN)).collect();
         match nix::poll::ppoll(&mut sources, Some(time), None) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Reads what waits; says whether anything did.
-    fn receive(&mut self, buffer: &mut [u8]) -> bool {
-        let mut heard = false;
-        for _ in 0..DATAGRAMS_PER_TURN {
-            match self.socket.recv_from(buffer) {
-                Ok((length, source)) => {
-                    heard = true;
-                    let datagram = &buffer[..length];
-                    self.membership.handle_datagram(realtime::now(), source.ip(), datagram);
-                }
-                // Nothing waits, or an ICMP error about a peer that is down: both mean "go on".
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {}
+    /// Passes a command on. Whoever does not wait for the answer any more needs none.
+    fn obey(&mut self, command: Command) {
+        let now = realtime::now();
+        match command {
+            Command::SetPower { group, node, power, reply } => {
+                let _ = reply.send(self.membership.set_power(now, group, node, power));
+            }
+            Command::SetFit { fit, reply } => {
+                self.membership.set_fit(now, fit);
+                // In force before the answer.
+                self.act();
+                let _ = reply.send(());
+            }
+            Command::Stage { next, force, reply } => {
+                self.membership.stage(now, next.as_ref().map(|next| next.digest), force);
+                self.keep_other(next);
+                let _ = reply.send(());
+            }
+            Command::Leave => self.membership.leave(now),
+        }
+    }
+
+    /// Keeps the ports of the configuration that the machine has taken as the next.
+    fn keep_other(&mut self, next: Option<Staged>) {
+        let (_, staged) = self.membership.configurations();
+        let Some(Staged { digest, ports }) = next.filter(|next| staged == Some(next.digest)) else {
+            return;
+        };
+        self.other = Some(digest);
+        for (wired, port) in self.wired.iter_mut().zip(ports) {
+            wired.other = Some(port);
+        }
+    }
+
+    /// Has the ports serve the configuration that the view is about.
+    fn go_over(&mut self, view: &View) {
+        if self.other != Some(view.digest) {
+            return;
+        }
+        self.other = Some(std::mem::replace(&mut self.digest, view.digest));
+        for wired in &mut self.wired {
+            if let Some(other) = &mut wired.other {
+                other.follow(&wired.port);
+                std::mem::swap(other, &mut wired.port);
             }
         }
-        heard
+    }
+
+    /// Reads what waits; says whether anything did.
+    fn receive(&mut self) -> bool {
+        let membership = &mut self.membership;
+        let received = self.links.receive(|link, source, datagram| {
+            membership.handle_datagram(realtime::now(), link, source, datagram);
+        });
+        if received.lost {
+            membership.datagrams_lost(realtime::now());
+        }
+        received.any
     }
 
     /// Does what the machine says, in its order, and shows the result.
@@ -247,21 +281,23 @@ impl Engine {
         while let Some(output) = self.membership.poll_output() {
             acted = true;
             match output {
-                Output::Broadcast(datagram) => {
-                    let sent = self.broadcast(&datagram);
-                    self.membership.heartbeat_sent(realtime::now(), sent);
+                Output::Send { link, datagram } => {
+                    let sent = self.links.send(link, &datagram);
+                    self.membership.heartbeat_sent(realtime::now(), link, sent);
                 }
                 Output::Release(view) => {
                     if self.is_serving() {
                         self.barrier.release(realtime::now());
                     }
                     let own = self.own;
-                    self.change(|port| port.release(own, view.alive));
+                    self.go_over(&view);
+                    self.change(|port| port.release(own, &view));
                 }
                 Output::Acquire(view) => {
                     let own = self.own;
                     let before = self.accept();
-                    self.change(|port| port.acquire(own, view.alive));
+                    self.go_over(&view);
+                    self.change(|port| port.acquire(own, &view));
                     self.barrier.acquire(realtime::now(), view.epoch);
                     if self.accept() != before {
                         self.report(Report::Load(view));
@@ -299,13 +335,6 @@ impl Engine {
         self.report_kernel(errors);
     }
 
-    /// Whether the datagram left for any peer. One that cannot be reached now is the membership's
-    /// business; that none can is this node's own trouble.
-    fn broadcast(&self, datagram: &[u8]) -> bool {
-        let send = |peer: &&SocketAddr| self.socket.send_to(datagram, peer).is_ok();
-        self.peers.is_empty() || self.peers.iter().filter(send).count() > 0
-    }
-
     fn report_kernel(&mut self, errors: Vec<datapath::Error>) {
         for error in errors {
             let error = error.to_string();
@@ -333,7 +362,7 @@ impl Engine {
 
     fn publish(&self) {
         self.latest.set(Snapshot {
-            view: self.membership.view().unwrap_or(NO_VIEW),
+            view: self.membership.view().unwrap_or_default(),
             state: self.membership.state(),
             converged: self.membership.is_converged(),
             deadline: self.membership.lease(),

@@ -7,7 +7,7 @@ use super::ports::{Port, RESOLVE_GROUP};
 use crate::{
     config::key::Secret,
     host::HostTables,
-    model::{Bitmap, Farm, Filter, Mac, NodeId, NodeSet, Proto, Rule, Vip},
+    model::{Bitmap, Farm, Filter, Mac, NodeId, NodeSet, Proto, Rule, View, Vip},
     status::{ExplainProto, ExplainQuery, Explanation},
 };
 use vipfarm_common::Reason;
@@ -18,8 +18,8 @@ pub struct Viewpoint<'a> {
     pub farm: &'a Farm,
     /// The node whose verdict it is.
     pub node: NodeId,
-    /// Who is alive.
-    pub alive: NodeSet,
+    /// The view in force; nobody is alive in it before the first.
+    pub view: &'a View,
     /// The farm's hash key.
     pub hash_key: [u8; 16],
     /// The tables' structure; its interface has the VIP.
@@ -39,11 +39,12 @@ pub fn offline(
     query: &ExplainQuery,
 ) -> Result<Explanation, String> {
     let mut port = Port::new(farm, |_| true).map_err(|error| error.to_string())?;
-    port.acquire(node, alive);
+    let view = View::of(alive);
+    port.acquire(node, &view);
     let viewpoint = Viewpoint {
         farm,
         node,
-        alive,
+        view: &view,
         hash_key: secret.bucket_key(),
         port: &port,
         accept: port.accept(),
@@ -74,7 +75,7 @@ impl Viewpoint<'_> {
             served
         };
         let owner = observed
-            .and_then(|(group, bucket)| self.port.table(group as usize, self.alive).owner(bucket));
+            .and_then(|(group, bucket)| self.port.table(group as usize, self.view).owner(bucket));
         let group = observed.map(|(group, _)| match group {
             0 => RESOLVE_GROUP.to_owned(),
             _ => rule.map_or_else(String::new, |(group, _)| block.groups[group].name.clone()),
@@ -131,7 +132,7 @@ impl Viewpoint<'_> {
             return format!("{node} drops it: {}", lower_first(reason.text()));
         };
         match (reason, owner) {
-            (Reason::NotMine | Reason::Fenced, _) if self.alive.is_empty() => format!(
+            (Reason::NotMine | Reason::Fenced, _) if self.view.alive.is_empty() => format!(
                 "{node} drops it: it serves nothing, because it has not agreed with the farm yet; bucket {bucket} of group {group}."
             ),
             (Reason::Fenced, Some(owner)) => format!(
@@ -257,12 +258,12 @@ mod tests {
         let farm = fixture::farm(GROUPS);
         let mut port = Port::new(&farm, |_| true).expect("it fits");
         let node = NodeId::new(node).expect("in range");
-        let alive = NodeSet::from_bits(alive);
-        port.acquire(node, alive);
+        let view = View::of(NodeSet::from_bits(alive));
+        port.acquire(node, &view);
         Viewpoint {
             farm: &farm,
             node,
-            alive,
+            view: &view,
             hash_key: [7; 16],
             port: &port,
             accept: port.accept(),
@@ -306,10 +307,11 @@ mod tests {
         let farm = fixture::farm(GROUPS);
         let port = Port::new(&farm, |_| true).expect("it fits");
         let told = |alive: u64| {
+            let view = View::of(NodeSet::from_bits(alive));
             let viewpoint = Viewpoint {
                 farm: &farm,
                 node: NodeId::new(0).expect("in range"),
-                alive: NodeSet::from_bits(alive),
+                view: &view,
                 hash_key: [7; 16],
                 port: &port,
                 accept: port.accept(),

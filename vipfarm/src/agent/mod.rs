@@ -3,7 +3,8 @@
 //! - [`site`]: which node this machine is, which interface a VIP lives on.
 //! - [`bring_up`]: changes the machine, and takes the changes back.
 //! - [`engine`]: the heartbeat thread, the only writer of leases and tables; [`ports`] says what it
-//!   accepts, [`realtime`] is what it needs of the system, [`barrier`] times its changes of view.
+//!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
+//!   what it needs of the system, [`barrier`] times its changes of view.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`watch`]: whether the machine still has what the farm needs.
 //!
@@ -12,12 +13,14 @@
 
 mod barrier;
 mod bring_up;
+pub mod command;
 pub mod control;
 pub mod engine;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
 pub mod history;
+pub mod links;
 pub mod options;
 pub mod ports;
 mod realtime;
@@ -34,28 +37,29 @@ use anyhow::{Context, anyhow, bail};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::{EfdFlags, EventFd},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time,
 };
 
 use self::{
     bring_up::Up,
+    command::{Command, Commander},
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
     options::{AgentOptions, DownOptions},
     report::Reporter,
+    watch::Change,
 };
 use crate::{
     config::{self, key::Secret},
     datapath::{LeftOver, Trace},
     membership,
-    model::{Farm, Mac, NodeId},
+    model::{Farm, Mac, NodeId, Overrides},
     net::{self, Network},
 };
 
@@ -113,15 +117,16 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     // First of all: a second agent must not touch what the first one holds.
     let socket = ControlSocket::open(&options.place.run_dir, &farm.name)?;
     let signals = Signals::catch()?;
-    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+    let (commander, commands) = command::channel()?;
     let incarnation = realtime::random()?;
     let history = Arc::new(History::new());
     let mut up = bring_up::bring_up(&options, &farm, &secret).await?;
     announce(&farm, &up, &history);
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let latest = Latest::new(&up.ports);
-    let reporter = follow_traces(&mut up)
-        .and_then(|()| Ok(Reporter::new(farm, &secret, &mut up, latest.clone(), history)?));
+    let reporter = follow_traces(&mut up).and_then(|()| {
+        Ok(Reporter::new(farm, &secret, &mut up, latest.clone(), history, commander.clone())?)
+    });
     let reporter = match reporter {
         Ok(reporter) => Arc::new(reporter),
         Err(error) => {
@@ -129,30 +134,25 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
             return Err(error);
         }
     };
-    let lost = up.needs.clone().lost(network.clone());
+    let (changes, changed) = mpsc::channel(1);
+    let watching = up.needs.clone().watch(network.clone(), changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
     let parts = Parts {
         config: membership_config(&reporter.farm, &secret, up.own, up.mac),
         incarnation,
-        socket: up.socket,
-        peers: reporter
-            .farm
-            .node_ids()
-            .filter(|&node| node != up.own)
-            .filter_map(|node| bring_up::heartbeat_address(&reporter.farm, node))
-            .collect(),
+        links: up.links,
         ports: up.ports,
         datapaths: up.datapaths,
         reports,
         latest,
-        stop: Arc::clone(&stop),
+        commands,
     };
     let thread =
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
-    let running = Running { reporter, stop, incoming, signals };
-    let (joined, why) = running.supervise(finished, answering, lost).await?;
+    let running = Running { reporter, commander, incoming, changed, signals, why: None };
+    let (joined, why) = running.supervise(finished, answering, watching).await?;
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
@@ -193,9 +193,13 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
-    stop: Arc<EventFd>,
+    commander: Commander,
     incoming: mpsc::Receiver<Report>,
+    /// Of the machine.
+    changed: mpsc::Receiver<Change>,
     signals: Signals,
+    /// What was lost, if that is why the agent leaves.
+    why: Option<String>,
 }
 
 impl Running {
@@ -205,10 +209,10 @@ impl Running {
         mut self,
         mut finished: JoinHandle<R>,
         answering: impl Future<Output = std::io::Result<Infallible>>,
-        lost: impl Future<Output = Result<String, net::Error>>,
+        watching: impl Future<Output = Result<(), net::Error>>,
     ) -> anyhow::Result<(R, Option<String>)> {
-        tokio::pin!(answering, lost);
-        let (mut answers, mut watches, mut why) = (true, true, None);
+        tokio::pin!(answering, watching);
+        let (mut answers, mut watches) = (true, true);
         let mut conflicts = time::interval(CONFLICT_ROUND);
         let joined = loop {
             tokio::select! {
@@ -218,22 +222,18 @@ impl Running {
                     answers = false;
                     self.reporter.warn("control_lost", format!("the control socket: {error}"));
                 }
-                outcome = &mut lost, if watches => {
+                Some(change) = self.changed.recv() => self.follow_change(change)?,
+                outcome = &mut watching, if watches => {
                     watches = false;
-                    match outcome {
-                        Ok(lost) => {
-                            self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
-                            why = Some(lost);
-                            self.stop.write(1)?;
-                        }
-                        Err(error) => self.reporter.warn("watch_lost", format!(
+                    if let Err(error) = outcome {
+                        self.reporter.warn("watch_lost", format!(
                             "losses of interfaces and addresses will not be noticed: {error}"
-                        )),
+                        ));
                     }
                 }
                 _ = conflicts.tick() => self.reporter.note_conflicts(),
-                _ = self.signals.terminate.recv() => self.stop.write(1).map(drop)?,
-                _ = self.signals.interrupt.recv() => self.stop.write(1).map(drop)?,
+                _ = self.signals.terminate.recv() => self.commander.send(Command::Leave)?,
+                _ = self.signals.interrupt.recv() => self.commander.send(Command::Leave)?,
                 _ = self.signals.hang_up.recv() => self.reporter.warn(
                     "reload_refused",
                     "SIGHUP: this version cannot reload; restart the agent to read the file anew".into(),
@@ -243,7 +243,30 @@ impl Running {
         while let Ok(report) = self.incoming.try_recv() {
             self.reporter.note(report);
         }
-        Ok((joined, why))
+        Ok((joined, self.why))
+    }
+
+    /// Acts on what the machine has lost or found again.
+    fn follow_change(&mut self, change: Change) -> std::io::Result<()> {
+        match change {
+            Change::Lost(lost) => {
+                self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
+                self.why = Some(lost);
+                self.commander.send(Command::Leave)
+            }
+            Change::Reachable(fit) => {
+                if fit {
+                    self.reporter
+                        .info("carrier", "the VIPs' interfaces have a carrier again".into());
+                } else {
+                    let message = "an interface with a VIP has lost its carrier: this node serves nothing until it is back";
+                    self.reporter.warn("carrier_lost", message.into());
+                }
+                // In force before the answer, for which nobody waits.
+                let (reply, _) = oneshot::channel();
+                self.commander.send(Command::SetFit { fit, reply })
+            }
+        }
     }
 }
 
@@ -253,9 +276,10 @@ fn membership_config(farm: &Farm, secret: &Secret, own: NodeId, mac: Mac) -> mem
         own,
         nodes: farm.nodes.clone(),
         timers: farm.membership.timers,
-        key: secret.membership_key(),
+        keys: vec![secret.membership_key()],
         digest: config::digest(farm, secret),
         mac,
+        overrides: Overrides::default(),
     }
 }
 
@@ -302,9 +326,5 @@ fn announce(farm: &Farm, up: &Up, history: &History) {
             datapath.interface()
         );
         history.push(Level::Warn, "generic_xdp", message);
-    }
-    if farm.nodes.iter().any(|node| node.addresses.len() > 1) {
-        let message = "heartbeats run on the nodes' first addresses only: this version does not use the others";
-        history.push(Level::Warn, "single_link", message);
     }
 }

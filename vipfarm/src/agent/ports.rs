@@ -1,11 +1,11 @@
 //! One interface's share of the farm: which buckets this node accepts, and how that follows from a
 //! view.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     assign::Assigner,
-    model::{Bitmap, Farm, Mac, NodeId, NodeSet, Table},
+    model::{Bitmap, Farm, Mac, NodeId, NodeSet, Overrides, Table, View},
     plan::{Plan, PlanError, Services},
 };
 
@@ -17,11 +17,46 @@ pub const RESOLVE_GROUP: &str = "(resolve)";
 #[derive(Debug, Clone)]
 pub struct Port {
     services: Arc<Services>,
-    /// By kernel group; the first is the built-in group's.
-    assigners: Vec<Assigner>,
+    /// By kernel group; the first is the built-in one.
+    groups: Arc<[Members]>,
+    /// Of `groups`, with these powers.
+    assigners: Arc<[Assigner]>,
+    powers: Arc<Overrides>,
     accept: Vec<Bitmap>,
     /// By node.
     peers: Vec<Option<Mac>>,
+}
+
+/// Who shares a group, by the file.
+#[derive(Debug, Clone)]
+struct Members {
+    name: String,
+    /// In file order over all blocks; `None` for the built-in group.
+    index: Option<u8>,
+    nodes: Vec<(String, u16)>,
+}
+
+impl Members {
+    /// The placement with powers changed at run time. A power of 0 leaves the node its home, so
+    /// that draining and undraining move no other buckets.
+    fn assigner(&self, powers: &Overrides) -> Assigner {
+        let power = |(node, (name, power)): (usize, &'_ (String, u16))| {
+            let changed = self.index.and_then(|index| powers.power(index, NodeId::new(node)?));
+            (name.clone(), changed.filter(|&changed| changed > 0).unwrap_or(*power))
+        };
+        let nodes: Vec<_> = self.nodes.iter().enumerate().map(power).collect();
+        let nodes: Vec<_> = nodes.iter().map(|(name, power)| (name.as_str(), *power)).collect();
+        Assigner::new(&self.name, &nodes)
+    }
+
+    /// The nodes that may own buckets of the group.
+    fn owners(&self, view: &View) -> NodeSet {
+        let has_power = |&node: &NodeId| {
+            let changed = self.index.and_then(|index| view.powers.power(index, node));
+            changed != Some(0)
+        };
+        view.owners().iter().filter(has_power).collect()
+    }
 }
 
 impl Port {
@@ -29,35 +64,80 @@ impl Port {
     /// accepts nothing.
     pub fn new(farm: &Farm, here: impl Fn(usize) -> bool) -> Result<Self, PlanError> {
         let services = Services::new(&farm.vips, here)?;
-        let names = || farm.nodes.iter().map(|node| node.name.as_str());
-        let everybody: Vec<_> = names().map(|name| (name, 1)).collect();
-        let mut assigners = vec![Assigner::new(RESOLVE_GROUP, &everybody)];
-        for group in farm.vips.iter().flat_map(|block| &block.groups) {
-            let members: Vec<_> =
-                names().zip(farm.node_ids()).map(|(name, id)| (name, group.power(id))).collect();
-            assigners.push(Assigner::new(&group.name, &members));
+        let names = || farm.nodes.iter().map(|node| node.name.clone());
+        let everybody = names().map(|name| (name, 1)).collect();
+        let mut groups =
+            vec![Members { name: RESOLVE_GROUP.into(), index: None, nodes: everybody }];
+        for (index, group) in farm.vips.iter().flat_map(|block| &block.groups).enumerate() {
+            let nodes = names().zip(farm.node_ids()).map(|(name, id)| (name, group.power(id)));
+            groups.push(Members {
+                name: group.name.clone(),
+                index: u8::try_from(index).ok(),
+                nodes: nodes.collect(),
+            });
         }
-        let accept = vec![Bitmap::default(); assigners.len()];
-        let peers = vec![None; farm.nodes.len()];
-        Ok(Self { services: Arc::new(services), assigners, accept, peers })
+        let powers = Arc::<Overrides>::default();
+        Ok(Self {
+            services: Arc::new(services),
+            assigners: groups.iter().map(|group| group.assigner(&powers)).collect(),
+            accept: vec![Bitmap::default(); groups.len()],
+            groups: groups.into(),
+            powers,
+            peers: vec![None; farm.nodes.len()],
+        })
     }
 
-    /// The owners of a kernel group's buckets when `alive` are.
-    pub fn table(&self, group: usize, alive: NodeSet) -> Table {
-        self.assigners[group].table(alive)
+    /// The owners of a kernel group's buckets in that view.
+    pub fn table(&self, group: usize, view: &View) -> Table {
+        let members = &self.groups[group];
+        let assigner = if view.powers.version() == self.powers.version() {
+            Cow::Borrowed(&self.assigners[group])
+        } else {
+            Cow::Owned(members.assigner(&view.powers))
+        };
+        assigner.table(members.owners(view))
     }
 
-    /// Stops accepting what is not the node's when `alive` are. Accepts nothing new.
-    pub fn release(&mut self, own: NodeId, alive: NodeSet) {
-        for (accept, assigner) in self.accept.iter_mut().zip(&self.assigners) {
-            *accept = accept.and(assigner.table(alive).bitmap(own));
+    /// A kernel group's power at a node as that view has it.
+    pub fn power(&self, group: usize, node: NodeId, view: &View) -> u16 {
+        let members = &self.groups[group];
+        let changed = members.index.and_then(|index| view.powers.power(index, node));
+        let in_file = members.nodes.get(node.index()).map_or(0, |(_, power)| *power);
+        changed.unwrap_or(in_file)
+    }
+
+    /// Stops accepting what is not the node's in that view. Accepts nothing new.
+    pub fn release(&mut self, own: NodeId, view: &View) {
+        self.take_powers(view);
+        for group in 0..self.accept.len() {
+            self.accept[group] = self.accept[group].and(self.table(group, view).bitmap(own));
         }
     }
 
-    /// Accepts exactly what is the node's when `alive` are.
-    pub fn acquire(&mut self, own: NodeId, alive: NodeSet) {
-        for (accept, assigner) in self.accept.iter_mut().zip(&self.assigners) {
-            *accept = assigner.table(alive).bitmap(own);
+    /// Accepts exactly what is the node's in that view.
+    pub fn acquire(&mut self, own: NodeId, view: &View) {
+        self.take_powers(view);
+        for group in 0..self.accept.len() {
+            self.accept[group] = self.table(group, view).bitmap(own);
+        }
+    }
+
+    /// Takes over from the port of another configuration: accepts what that accepted of groups with
+    /// the same names, and knows the same peers.
+    pub fn follow(&mut self, former: &Self) {
+        for (accept, group) in self.accept.iter_mut().zip(self.groups.iter()) {
+            let same = former.groups.iter().position(|other| other.name == group.name);
+            *accept = same.map_or(Bitmap::default(), |same| former.accept[same]);
+        }
+        for (mine, theirs) in self.peers.iter_mut().zip(&former.peers) {
+            *mine = *theirs;
+        }
+    }
+
+    fn take_powers(&mut self, view: &View) {
+        if view.powers.version() != self.powers.version() {
+            self.powers = Arc::clone(&view.powers);
+            self.assigners = self.groups.iter().map(|group| group.assigner(&self.powers)).collect();
         }
     }
 
@@ -101,8 +181,9 @@ mod tests {
         NodeId::new(index).expect("in range")
     }
 
-    fn alive(indices: &[usize]) -> NodeSet {
-        indices.iter().map(|&index| node(index)).collect()
+    fn alive(indices: &[usize]) -> View {
+        let alive = indices.iter().map(|&index| node(index)).collect();
+        View::of(alive)
     }
 
     #[test]
@@ -114,25 +195,25 @@ mod tests {
     fn acquiring_takes_the_share_of_the_powers_in_the_file_and_of_all_nodes_in_the_built_in_group()
     {
         let mut port = port();
-        port.acquire(node(1), alive(&[0, 1, 2]));
+        port.acquire(node(1), &alive(&[0, 1, 2]));
         assert_eq!(port.accept()[1].len(), 192, "three of four");
         assert!((85..=86).contains(&port.accept()[0].len()), "one of three");
-        port.acquire(node(2), alive(&[0, 1, 2]));
+        port.acquire(node(2), &alive(&[0, 1, 2]));
         assert!(port.accept()[1].is_empty(), "not in the group");
     }
 
     #[test]
     fn releasing_never_adds_a_bucket() {
         let mut port = port();
-        port.acquire(node(0), alive(&[0, 1, 2]));
+        port.acquire(node(0), &alive(&[0, 1, 2]));
         let before = port.accept().to_vec();
         // node2 is gone, so node1 owns everything; but it may not yet.
-        port.release(node(0), alive(&[0, 2]));
+        port.release(node(0), &alive(&[0, 2]));
         assert_eq!(port.accept()[1], before[1]);
-        port.acquire(node(0), alive(&[0, 2]));
+        port.acquire(node(0), &alive(&[0, 2]));
         assert_eq!(port.accept()[1].len(), 256);
         // node2 comes back: what is its again is given up at once.
-        port.release(node(0), alive(&[0, 1, 2]));
+        port.release(node(0), &alive(&[0, 1, 2]));
         assert_eq!(port.accept()[1], before[1]);
     }
 
@@ -142,7 +223,7 @@ mod tests {
             let mut owned = [0; 4];
             for &member in members {
                 let mut port = port();
-                port.acquire(node(member), alive(members));
+                port.acquire(node(member), &alive(members));
                 for (owned, word) in owned.iter_mut().zip(port.accept()[0].0) {
                     assert_eq!(*owned & word, 0, "no bucket twice, {members:?}");
                     *owned |= word;
@@ -150,5 +231,53 @@ mod tests {
             }
             assert_eq!(owned, [u64::MAX; 4], "every bucket, {members:?}");
         }
+    }
+
+    #[test]
+    fn a_drained_node_owns_nothing_and_the_others_keep_what_they_have() {
+        let mut port = port();
+        let full = alive(&[0, 1, 2]);
+        port.acquire(node(0), &full);
+        let before = port.accept().to_vec();
+        let powers = Overrides::default().with(node(0), None, node(1), Some(0)).expect("room");
+        let idle = NodeSet::EMPTY.with(node(1));
+        let drained = View { idle, powers: Arc::new(powers), ..full };
+        port.acquire(node(0), &drained);
+        for (group, before) in before.iter().enumerate() {
+            assert_eq!(port.accept()[group].and(*before), *before, "group {group}");
+            assert_eq!(port.table(group, &drained).load(node(1)), 0);
+        }
+        assert_eq!(port.accept()[1].len(), 256);
+    }
+
+    #[test]
+    fn a_changed_power_moves_the_share_of_its_group_only() {
+        let mut port = port();
+        let full = alive(&[0, 1, 2]);
+        let powers = Overrides::default().with(node(0), Some(0), node(0), Some(3)).expect("room");
+        let changed = View { powers: Arc::new(powers), ..full.clone() };
+        assert_eq!(port.table(1, &full).load(node(0)), 64);
+        assert_eq!(port.table(1, &changed).load(node(0)), 128);
+        assert_eq!(port.table(0, &changed), port.table(0, &full));
+        assert_eq!(port.power(1, node(0), &changed), 3);
+        port.acquire(node(0), &changed);
+        assert_eq!(port.accept()[1].len(), 128);
+        let powers = changed.powers.with(node(0), Some(0), node(0), Some(0)).expect("room");
+        let stopped = View { powers: Arc::new(powers), ..full };
+        port.release(node(0), &stopped);
+        assert!(port.accept()[1].is_empty() && !port.accept()[0].is_empty());
+    }
+
+    #[test]
+    fn a_port_that_follows_another_accepts_what_that_did_of_the_same_groups() {
+        let mut former = port();
+        former.acquire(node(1), &alive(&[0, 1, 2]));
+        former.learn(node(0), Mac([2, 0, 0, 0, 0, 1]));
+        let farm = fixture::farm(&GROUPS.replace("name: g,", "name: other,"));
+        let mut next = Port::new(&farm, |_| true).expect("it fits");
+        next.follow(&former);
+        assert_eq!(next.accept()[0], former.accept()[0]);
+        assert!(next.accept()[1].is_empty());
+        assert_eq!(next.plan().peers, former.plan().peers);
     }
 }

@@ -10,11 +10,13 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::watch;
+use futures::future::BoxFuture;
+use tokio::sync::{oneshot, watch};
 use vipfarm_common::Reason;
 
 use super::{
     bring_up::Up,
+    command::{Command, Commander},
     control::Source,
     engine::{Latest, Report, Snapshot},
     explain::Viewpoint,
@@ -25,10 +27,10 @@ use super::{
 use crate::{
     config::key::Secret,
     datapath::{self, Counters, Datapath, XdpMode},
-    model::{BUCKETS, Farm, Group, Mac, NodeId, Open, Rule},
+    model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule, TooManyOverrides},
     status::{
-        EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, RuleStatus,
-        Status, VipStatus,
+        EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, PowerReply,
+        PowerRequest, RuleStatus, Status, VipStatus,
     },
 };
 
@@ -53,6 +55,8 @@ pub struct Reporter {
     interface_of: Vec<usize>,
     latest: Latest,
     history: Arc<History>,
+    /// Asks the heartbeat thread.
+    commander: Commander,
     /// Claims of a VIP by strangers, already told of.
     conflicts: AtomicU64,
     started: Instant,
@@ -66,6 +70,7 @@ impl Reporter {
         up: &mut Up,
         latest: Latest,
         history: Arc<History>,
+        commander: Commander,
     ) -> Result<Self, datapath::Error> {
         let watch = |(port, datapath): (&Port, &mut Datapath)| {
             Ok::<_, datapath::Error>(Watched {
@@ -83,6 +88,7 @@ impl Reporter {
             interface_of: up.interface_of.clone(),
             latest,
             history,
+            commander,
             conflicts: AtomicU64::new(0),
             started: Instant::now(),
             farm,
@@ -98,7 +104,7 @@ impl Reporter {
             Report::Load(view) => {
                 for (kernel_group, vip, group) in self.kernel_groups() {
                     let port = &self.watched[self.interface_of[vip]].port;
-                    let load = port.table(kernel_group, view.alive).load(self.own);
+                    let load = port.table(kernel_group, &view).load(self.own);
                     let message = format!("farm load: {load}/{BUCKETS} (group {})", group.name);
                     self.history.push(Level::Info, "farm_load", message);
                 }
@@ -115,6 +121,11 @@ impl Reporter {
                 format!("memory is not locked ({error}): under memory pressure this node may fence itself; grant CAP_IPC_LOCK"),
             ),
         }
+    }
+
+    /// Writes good news into the history.
+    pub fn info(&self, kind: &str, message: String) {
+        self.history.push(Level::Info, kind, message);
     }
 
     /// Writes a warning into the history.
@@ -158,6 +169,7 @@ impl Source for Reporter {
             state: snapshot.state,
             epoch: snapshot.view.epoch,
             converged: snapshot.converged,
+            powers_version: snapshot.view.powers.version().counter,
             lease_ms: lease.as_secs_f64() * 1e3,
             uptime_s: self.started.elapsed().as_secs_f64(),
             nodes: self.nodes(&snapshot, &groups),
@@ -195,7 +207,7 @@ impl Source for Reporter {
         Viewpoint {
             farm: &self.farm,
             node: self.own,
-            alive: snapshot.view.alive,
+            view: &snapshot.view,
             hash_key: self.hash_key,
             port: &self.watched[interface].port,
             accept: &snapshot.accept[interface],
@@ -203,9 +215,59 @@ impl Source for Reporter {
         }
         .explain(query)
     }
+
+    fn set_power<'a>(
+        &'a self,
+        request: &'a PowerRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let command = self.power_command(request, reply)?;
+            self.commander.send(command).map_err(|error| error.to_string())?;
+            let version = answer.await.map_err(|_ended| "the agent is stopping".to_owned())?;
+            let version = version.map_err(|full| full.to_string())?;
+            Ok(PowerReply { version })
+        })
+    }
 }
 
 impl Reporter {
+    /// The command for a change of powers that the farm can take.
+    fn power_command(
+        &self,
+        request: &PowerRequest,
+        reply: oneshot::Sender<Result<u64, TooManyOverrides>>,
+    ) -> Result<Command, String> {
+        let farm = &self.farm;
+        let node = farm.node_named(&request.node).ok_or_else(|| {
+            let names: Vec<&str> = farm.nodes.iter().map(|node| node.name.as_str()).collect();
+            format!(
+                "farm {} has no node `{}`; its nodes are {}",
+                farm.name,
+                request.node,
+                names.join(", ")
+            )
+        })?;
+        let group = request.group.as_ref().map(|name| self.group_index(name)).transpose()?;
+        if let Some(power) = request.power.filter(|&power| power > MAX_POWER) {
+            return Err(format!("a power is 0 to {MAX_POWER}, not {power}"));
+        }
+        Ok(Command::SetPower { group, node, power: request.power, reply })
+    }
+
+    fn group_index(&self, name: &str) -> Result<u8, String> {
+        let groups = || self.kernel_groups().map(|(_, _, group)| group.name.as_str());
+        let index = groups().position(|group| group == name).and_then(|at| u8::try_from(at).ok());
+        index.ok_or_else(|| {
+            let names: Vec<&str> = groups().collect();
+            format!(
+                "farm {} has no group `{name}`; its groups are {}",
+                self.farm.name,
+                names.join(", ")
+            )
+        })
+    }
+
     fn nodes(&self, snapshot: &Snapshot, groups: &[GroupStatus]) -> Vec<NodeStatus> {
         let now = realtime::now();
         let status = |(id, node): (NodeId, &crate::model::Node)| {
@@ -227,7 +289,9 @@ impl Reporter {
                     .map(|heard| now.saturating_since(heard).as_secs_f64() * 1e3),
                 mac: mac.map(|mac| mac.to_string()),
                 load: groups.iter().filter_map(|group| group.load.get(&node.name)).sum(),
-                config_differs: peer.is_some_and(|peer| !peer.same_config),
+                config_differs: peer.map_or_else(Vec::new, |peer| {
+                    peer.config_differs.iter().map(ToString::to_string).collect()
+                }),
             }
         };
         self.farm.node_ids().zip(&self.farm.nodes).map(status).collect()
@@ -253,8 +317,13 @@ impl Reporter {
         let named = |id: NodeId| self.farm.nodes[id.index()].name.clone();
         let status = |(kernel_group, vip, group): (usize, usize, &Group)| {
             let interface = self.interface_of[vip];
-            let table = self.watched[interface].port.table(kernel_group, snapshot.view.alive);
-            let power = |id: NodeId| group.powers.get(id.index()).copied().flatten();
+            let port = &self.watched[interface].port;
+            let table = port.table(kernel_group, &snapshot.view);
+            let power = |id: NodeId| {
+                let in_file = group.powers.get(id.index()).copied().flatten();
+                let now = port.power(kernel_group, id, &snapshot.view);
+                in_file.map(|_| now).or_else(|| (now > 0).then_some(now))
+            };
             GroupStatus {
                 name: group.name.clone(),
                 vip,

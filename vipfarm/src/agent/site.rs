@@ -244,6 +244,7 @@ mod tests {
             name: name.into(),
             mac: Mac([2, 0, 0, 0, 0, 1]),
             up: true,
+            carrier: true,
             xdp_program: None,
             addresses: addresses.iter().map(|net| net.parse().expect("a net")).collect(),
         }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use futures::StreamExt;
-use tokio::time;
+use tokio::{sync::mpsc, time};
 
 use crate::{
     model::{Farm, Vip},
@@ -18,6 +18,16 @@ const ROUND: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Needs(Vec<(Interface, Vec<IpAddr>)>);
 
+/// What has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Clients can reach this node's VIPs, or no longer: every watched interface has a carrier, or
+    /// not.
+    Reachable(bool),
+    /// Something is lost for good; the sentence that says what.
+    Lost(String),
+}
+
 impl Needs {
     /// The blocks with `check: true`, each on its interface, in the order of the file.
     pub(super) fn of<'i>(farm: &Farm, placed: impl Iterator<Item = &'i Interface>) -> Self {
@@ -29,18 +39,36 @@ impl Needs {
         Self(checked.map(need).collect())
     }
 
-    /// Resolves when something is lost, to the sentence that says what.
-    pub(super) async fn lost(self, network: Network) -> Result<String, net::Error> {
-        let mut changes = Network::changes()?;
+    /// Tells of changes until something is lost, or nobody listens.
+    pub(super) async fn watch(
+        self,
+        network: Network,
+        changes: mpsc::Sender<Change>,
+    ) -> Result<(), net::Error> {
+        let mut announced = Network::changes()?;
+        let mut reachable = true;
         loop {
-            // Nothing to watch: never.
             let present = network.interfaces().await?;
             if let Some(lost) = self.0.iter().find_map(|(need, vips)| loss(need, vips, &present)) {
-                return Ok(lost);
+                let _ = changes.send(Change::Lost(lost)).await;
+                return Ok(());
+            }
+            if self.reachable(&present) != reachable {
+                reachable = !reachable;
+                if changes.send(Change::Reachable(reachable)).await.is_err() {
+                    return Ok(());
+                }
             }
             // An end of the announcements leaves the rounds.
-            let _ = time::timeout(ROUND, changes.next()).await;
+            let _ = time::timeout(ROUND, announced.next()).await;
         }
+    }
+
+    fn reachable(&self, present: &[Interface]) -> bool {
+        let carrier = |need: &Interface| {
+            present.iter().any(|found| found.index == need.index && found.carrier)
+        };
+        self.0.iter().all(|(need, _)| carrier(need))
     }
 }
 
@@ -70,6 +98,7 @@ mod tests {
             name: "eth0".into(),
             mac: Mac([2, 0, 0, 0, 0, 1]),
             up: true,
+            carrier: true,
             xdp_program: Some(7),
             addresses: vec![
                 "10.0.0.11/24".parse().expect("a net"),
@@ -90,6 +119,14 @@ mod tests {
         assert_eq!(told(|eth0| eth0.xdp_program = Some(8)), None, "a new program is the agent's");
         assert_eq!(told(|eth0| eth0.addresses.push("10.9.0.1/24".parse().expect("a net"))), None);
         assert_eq!(told(|eth0| eth0.up = false), None, "heartbeats will tell");
+    }
+
+    #[test]
+    fn a_cable_that_is_pulled_makes_the_vips_unreachable() {
+        let needs = Needs(vec![(eth0(), vec![])]);
+        assert!(needs.reachable(&[eth0()]));
+        assert!(!needs.reachable(&[Interface { carrier: false, ..eth0() }]));
+        assert!(Needs(vec![]).reachable(&[]), "nothing is watched");
     }
 
     #[test]

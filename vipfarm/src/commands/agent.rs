@@ -23,7 +23,8 @@ fn start_log(format: LogFormat) -> Result<(), Failure> {
     let filter = match std::env::var(LOG_VARIABLE) {
         Ok(directives) => EnvFilter::try_new(&directives)
             .map_err(|error| Failure::Usage(format!("{LOG_VARIABLE}=`{directives}`: {error}")))?,
-        Err(_unset) => EnvFilter::new("info"),
+        // That crate warns of every connection that is closed, which is no news for operators.
+        Err(_unset) => EnvFilter::new("info,netlink_proto=error"),
     };
     let colour = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
     let log = tracing_subscriber::fmt()

@@ -6,15 +6,15 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
-    Request, StatusCode,
+    Method, Request, StatusCode,
     body::Bytes,
     client::conn::http1,
-    header::{CONNECTION, HOST},
+    header::{CONNECTION, CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time};
 
 use super::failure::Failure;
@@ -58,7 +58,30 @@ impl Client {
         path: &str,
         patience: Duration,
     ) -> Result<T, Failure> {
-        let (status, body) = match time::timeout(patience, self.exchange(path)).await {
+        self.ask(Method::GET, path, Bytes::new(), patience).await
+    }
+
+    /// Sends `request` to `path` and reads the answer, otherwise as [`Client::get`].
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        patience: Duration,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(request)
+            .map_err(|error| Failure::Usage(format!("cannot ask for {path}: {error}")))?;
+        self.ask(Method::POST, path, body.into(), patience).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<T, Failure> {
+        let exchange = self.exchange(method, path, body);
+        let (status, body) = match time::timeout(patience, exchange).await {
             Ok(outcome) => outcome?,
             Err(_elapsed) => {
                 return Err(Failure::NoAgent(format!(
@@ -80,7 +103,12 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Failure> {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let broken = |error: hyper::Error| {
@@ -93,10 +121,13 @@ impl Client {
             http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Carries the bytes; what goes wrong shows in the request below.
         tokio::spawn(connection);
-        let request = Request::get(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(HOST, "vipfarm")
             .header(CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
             .map_err(|error| Failure::Usage(format!("cannot ask for {path}: {error}")))?;
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();

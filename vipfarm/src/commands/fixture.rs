@@ -24,6 +24,7 @@ pub(super) fn healthy() -> Status {
         state: NodeState::Up,
         epoch: 7,
         converged: true,
+        powers_version: 0,
         lease_ms: 143.2,
         uptime_s: 11_520.0,
         nodes: vec![
@@ -62,7 +63,7 @@ pub(super) fn troubled() -> Status {
     status.lease_ms = 0.0;
     status.nodes[1] =
         NodeStatus { alive: false, load: 0, ..node("node2", NodeState::Down, Some(3410.0)) };
-    status.nodes[2].config_differs = true;
+    status.nodes[2].config_differs = vec!["nodes or timers".into(), "groups".into()];
     status.nodes[2].alive = false;
     let group = &mut status.groups[0];
     for owner in &mut group.owners {
@@ -118,7 +119,7 @@ fn node(name: &str, state: NodeState, heard_ms: Option<f64>) -> NodeStatus {
         heard_ms,
         mac: heard_ms.map(|_| "02:00:00:00:00:0b".into()),
         load: if heard_ms.is_none() { 128 } else { 64 },
-        config_differs: false,
+        config_differs: Vec::new(),
     }
 }
 

@@ -8,6 +8,7 @@ mod bitmap;
 mod check;
 mod client;
 mod down;
+mod drain;
 mod events;
 mod explain;
 mod failure;
@@ -15,7 +16,9 @@ mod failure;
 mod fixture;
 mod keygen;
 mod nodes;
+mod power;
 mod screen;
+mod settle;
 mod status;
 
 use std::{future::Future, process::ExitCode};
@@ -51,6 +54,9 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Bitmap(args) => wait_for(bitmap::run(args)),
         Verb::Explain(args) => wait_for(explain::run(args)),
         Verb::Events(args) => wait_for(events::run(args)),
+        Verb::Power(args) => wait_for(power::run(args)),
+        Verb::Drain(args) => wait_for(drain::drain(args)),
+        Verb::Undrain(args) => wait_for(drain::undrain(args)),
         Verb::Down(options) => down::run(options),
         Verb::Keygen(args) => keygen::run(&args),
     }

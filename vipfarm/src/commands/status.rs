@@ -59,10 +59,12 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
     if !status.converged {
         warnings.push(("not converged: buckets are changing hands".into(), notable));
     }
-    for node in status.nodes.iter().filter(|node| node.config_differs) {
-        let name = &node.name;
+    for node in status.nodes.iter().filter(|node| !node.config_differs.is_empty()) {
+        let (name, parts) = (&node.name, node.config_differs.join(", "));
         warnings.push((
-            format!("{name} has another configuration: it stays out until all files are the same"),
+            format!(
+                "{name} has another configuration ({parts}): it stays out until all files are the same"
+            ),
             grave,
         ));
     }

@@ -1,13 +1,12 @@
-//! How members come to one view: who is one, what to promise, and when to install it.
+//! The two phases: promise a view, which releases; install it when all have, which acquires.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use super::{
-    Config, Event, Membership, Output,
-    peer::precedence,
+    Event, Membership, Output,
     time::BootTime,
-    view::{Promise, view_hash},
-    wire::Activity,
+    view::{Agreement, Content, Stamp, ViewId, life},
+    wire::Flags,
 };
 use crate::{
     model::{NodeId, NodeSet},
@@ -15,120 +14,193 @@ use crate::{
 };
 
 impl Membership {
-    /// Brings the members up to date and tells who came and went.
-    pub(super) fn assess_peers(&mut self, now: BootTime) {
-        let Config { own, digest, timers, .. } = self.config;
-        self.members = NodeSet::EMPTY.with(own);
-        for index in 0..self.peers.len() {
-            let Some(node) = NodeId::new(index) else { break };
-            let peer = &mut self.peers[index];
-            let (before, after) = (peer.member, peer.eligible(now, timers.fail, digest));
-            peer.member = after;
-            let silence = peer.heard_at().map_or(Duration::ZERO, |at| now.saturating_since(at));
-            let (left, silent) = (peer.has_said_goodbye(), silence >= timers.fail);
-            let node_name = || self.config.nodes[index].name.clone();
-            if after.is_some() {
-                self.members = self.members.with(node);
-            }
-            match (before, after) {
-                (None, Some(_)) => self.event(Event::NodeJoined { node: node_name() }),
-                (Some(old), Some(new)) if old.incarnation != new.incarnation => {
-                    self.event(Event::NodeRestarted { node: node_name() });
-                }
-                (Some(_), None) if left => self.event(Event::NodeLeft { node: node_name() }),
-                (Some(_), None) if silent => {
-                    self.event(Event::NodeLost { node: node_name(), silence });
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Makes room for the members as they are now; the heartbeat of this turn says so.
-    pub(super) fn promise_what_is_heard(&mut self) {
-        let promise = self.promise_due();
-        if promise != self.promise {
-            self.promise = promise;
-            self.announce = true;
-            self.outputs.push_back(Output::Release(promise.view()));
-        }
-    }
-
-    /// The promise that fits the members: the present one if they have not changed, unless others
-    /// use a higher number for the same view.
-    fn promise_due(&self) -> Promise {
-        let life = |node: NodeId| {
-            if node == self.config.own { Some(self.life) } else { self.peers[node.index()].member }
-        };
-        let hash =
-            view_hash(self.members.iter().filter_map(|node| life(node).map(|life| (node, life))));
-        let heard = || self.member_peers().filter_map(|(_, peer)| peer.promise());
-        let agreed = heard().filter(|promise| promise.hash == hash).map(|promise| promise.epoch);
-        let epoch = match agreed.max() {
-            Some(agreed) if agreed > self.promise.epoch => agreed,
-            _ if hash == self.promise.hash => self.promise.epoch,
-            _ => heard()
-                .fold(self.promise.epoch, |epoch, promise| epoch.max(promise.epoch))
-                .saturating_add(1),
-        };
-        Promise { epoch, alive: self.members, hash }
-    }
-
-    /// Two configurations are two tables, so only one may be served.
-    pub(super) fn yield_to_other_configuration(&mut self, now: BootTime) {
-        let Config { own, digest, timers, .. } = self.config;
-        let served =
-            self.state == NodeState::Up || self.member_peers().any(|(_, peer)| peer.is_serving());
-        let ours = precedence(served, own);
-        let goes_first = |node: &NodeId| {
-            let peer = &self.peers[node.index()];
-            let differs = peer.present(now, timers.fail).is_some_and(|heartbeat| {
-                heartbeat.digest != digest && heartbeat.activity != Activity::Leaving
-            });
-            differs && precedence(peer.is_serving(), *node) > ours
-        };
-        let rival = (0..self.peers.len()).filter_map(NodeId::new).find(goes_first);
-        if let (Some(node), None) = (rival, self.held_back_by) {
-            let by = self.name(node);
-            self.event(Event::HeldBack { by });
-        }
-        self.held_back_by = rival;
-        if rival.is_some() && self.state == NodeState::Up {
-            self.begin_new_life(now);
-            self.promise_what_is_heard();
-        }
-    }
-
-    /// Takes this node's buckets once every member has promised the same, and somebody among them
-    /// knows that no other node serves.
-    /// A joiner that hears nobody but nodes with another key does not serve alone: it is most likely
-    /// the one that was given the wrong key, and the others serve already.
-    pub(super) fn install_what_is_agreed(&mut self, now: BootTime) {
-        if self.installed == Some(self.promise) || self.held_back_by.is_some() {
-            return;
-        }
-        let agreed = self.member_peers().all(|(_, peer)| peer.promise() == Some(self.promise));
+    /// Promises the highest view that a peer has proposed or passed on, if it may be promised.
+    pub(super) fn promise_what_is_proposed(&mut self, now: BootTime) {
         let fail = self.config.timers.fail;
-        let stranger = self.stranger_heard.is_some_and(|heard| now < heard + fail);
-        if stranger && self.state != NodeState::Up && self.members.len() == 1 {
+        let present = self.peers.iter().filter(|peer| peer.is_heard_anyhow(now, fail));
+        let proposals = present.filter_map(|peer| peer.newest()?.proposal.as_ref());
+        let best = proposals
+            .filter(|proposal| proposal.id() > self.promised.id() && self.may_promise(proposal))
+            .max_by_key(|proposal| proposal.id());
+        if let Some(best) = best.map(Arc::clone)
+            && Agreement::new(best.id(), best.content.clone()) == *best
+        {
+            self.promise(best);
+        }
+    }
+
+    /// Whether this very agent is a member, can run its configuration, and vouches for nobody who
+    /// is left out.
+    pub(super) fn may_promise(&self, proposal: &Agreement) -> bool {
+        let content = &proposal.content;
+        content.life_of(self.config.own) == Some(life(self.incarnation))
+            && self.runs(self.config.own, content.digest)
+            && (self.vouched_for().is_subset(content.alive) || !self.rules().vouch)
+    }
+
+    /// The nodes heard here that may be serving, so that nobody may take their buckets: members of
+    /// this node's views and, while it serves nothing itself, whoever says that it serves. Not those that own nothing anyway or cannot serve; nor those that have gone on to a
+    /// view without this node.
+    fn vouched_for(&self) -> NodeSet {
+        self.hears
+            .iter()
+            .filter(|&node| {
+                let is_stranger = !self.is_member(node) && self.state != NodeState::Up;
+                (is_stranger && self.serves(node))
+                    || self.owns_by_installed(node)
+                    || self.may_own_by_promised(node)
+            })
+            .filter(|&node| !self.has_gone_on(node))
+            .collect()
+    }
+
+    /// Whether the peer, this very agent of it, is in one of this node's views.
+    fn is_member(&self, node: NodeId) -> bool {
+        let life = self.peers[node.index()].life();
+        let installed = self.installed.as_ref();
+        life == self.promised.content.life_of(node)
+            || installed.is_some_and(|installed| installed.content.life_of(node) == life)
+    }
+
+    fn owns_by_installed(&self, node: NodeId) -> bool {
+        self.installed.as_ref().is_some_and(|installed| {
+            let is_over = self.has_passed(node, installed.stamp) && !self.serves(node);
+            let is_barred = self.is_barred(node, installed.id());
+            self.is_owner(node, &installed.content) && !is_over && !is_barred
+        })
+    }
+
+    fn may_own_by_promised(&self, node: NodeId) -> bool {
+        let Agreement { stamp, content } = &*self.promised;
+        let is_over = self.has_passed(node, *stamp) || self.is_barred(node, stamp.id);
+        self.is_owner(node, content) && !is_over
+    }
+
+    /// Whether the node has promised a higher view and not installed that one: so it never will.
+    fn has_passed(&self, node: NodeId, view: Stamp) -> bool {
+        let state = self.peers[node.index()].state();
+        state.is_some_and(|state| state.promised.id > view.id && state.installed != view)
+    }
+
+    fn is_owner(&self, node: NodeId, content: &Content) -> bool {
+        let life = self.peers[node.index()].life();
+        content.owners().contains(node) && content.life_of(node) == life
+    }
+
+    /// Whether the peer does not hear this node, which has spoken all the while, and has installed a
+    /// later view, which is without it then; and fewer nodes are linked with it than with this one.
+    /// So it is the peer that is deaf and not this node that was away or is mute, and waiting for
+    /// the peer would stop everybody.
+    fn has_gone_on(&self, node: NodeId) -> bool {
+        let was_away = self.last_turn < self.listen_until;
+        self.peers[node.index()].state().is_some_and(|state| {
+            state.installed.id > self.promised.id()
+                && !state.hears.contains(self.config.own)
+                && state.linked.len() < self.linked.len()
+                && !was_away
+        })
+    }
+
+    /// Whether the peer has said that it cannot serve by that view: not now, and not by what it
+    /// has promised so far.
+    fn is_barred(&self, node: NodeId, view: ViewId) -> bool {
+        let state = self.peers[node.index()].state();
+        state.is_some_and(|state| {
+            let cannot = state.flags.has(Flags::UNFIT) && !state.flags.has(Flags::SERVING);
+            cannot && state.promised.id >= view
+        })
+    }
+
+    /// First phase. The release is carried out before the heartbeat that tells of it.
+    pub(super) fn promise(&mut self, agreement: Arc<Agreement>) {
+        self.outputs.push_back(Output::Release(agreement.view()));
+        self.max_epoch = self.max_epoch.max(agreement.id().epoch);
+        if agreement.content.powers.version() > self.overrides.version() {
+            self.overrides = Arc::clone(&agreement.content.powers);
+        }
+        self.promised = agreement;
+        self.ready = NodeSet::EMPTY.with(self.config.own);
+        self.announce = true;
+    }
+
+    /// Second phase: takes this node's buckets once every member has promised the same.
+    pub(super) fn install_what_is_agreed(&mut self, now: BootTime) {
+        if !self.fit || self.held_back_by.is_some() {
+            self.barred = self.promised.id();
+        }
+        if self.installed.as_ref().is_some_and(|it| it.stamp == self.promised.stamp) {
             return;
         }
-        let nobody_else_serves = self.state == NodeState::Up
-            || now >= self.listen_until
-            || self.member_peers().any(|(_, peer)| peer.is_serving());
-        if !agreed || !nobody_else_serves {
+        if self.promised.content.alive.is_empty() {
             return;
         }
-        let former = self.installed.replace(self.promise);
-        self.outputs.push_back(Output::Acquire(self.promise.view()));
-        if self.state != NodeState::Up {
+        self.gather_readiness(now);
+        let members = self.promised.content.alive;
+        if members.is_subset(self.ready) || !self.rules().barrier {
+            self.install(now);
+        }
+    }
+
+    fn gather_readiness(&mut self, now: BootTime) {
+        let fail = self.config.timers.fail;
+        let before = self.ready;
+        let stamp = self.promised.stamp;
+        let members = self.promised.content.alive;
+        let mut all_see_all = true;
+        for node in members.without(self.config.own).iter() {
+            let peer = &self.peers[node.index()];
+            let Some(state) = peer.state().filter(|_| peer.is_heard_anyhow(now, fail)) else {
+                continue;
+            };
+            if state.installed == stamp {
+                self.ready = members;
+            } else if state.promised == stamp {
+                self.ready = self.ready.union(state.ready).with(node);
+            }
+            all_see_all &= members.without(node).is_subset(state.hears);
+        }
+        // Who does not hear everybody learns it from this node, in time.
+        self.announce |= self.ready != before && !all_see_all;
+    }
+
+    fn install(&mut self, now: BootTime) {
+        let former = self.installed.replace(Arc::clone(&self.promised));
+        let content = &self.promised.content;
+        let view = self.promised.view();
+        let switched = self.digest != content.digest;
+        self.digest = content.digest;
+        if self.staged == Some(self.digest) {
+            self.staged = None;
+        }
+        for node in content.alive.iter() {
+            let since = &mut self.peers[node.index()].member_since;
+            *since = since.or(Some(now));
+        }
+        self.announce = true;
+        let members: Vec<_> = content.owners().iter().map(|node| self.name(node)).collect();
+        let left = self.newly_left(former.as_deref());
+        if self.promised.id() <= self.barred {
+            self.state = NodeState::Fenced;
+        } else {
             self.state = NodeState::Up;
-            self.announce = true;
+            let epoch = view.epoch;
+            self.outputs.push_back(Output::Acquire(view));
+            self.event(Event::ViewInstalled { epoch, members });
         }
-        // A higher number for the same view is no news to anybody.
-        if former.is_none_or(|former| former.hash != self.promise.hash) {
-            let members = self.members.iter().map(|node| self.name(node)).collect();
-            self.event(Event::ViewInstalled { epoch: self.promise.epoch, members });
+        for node in left {
+            self.event(Event::NodeLeft { node });
         }
+        if switched {
+            self.event(Event::ConfigActivated);
+        }
+    }
+
+    fn newly_left(&self, former: Option<&Agreement>) -> Vec<String> {
+        let leavers = self.promised.content.idle.without(self.config.own).iter();
+        leavers
+            .filter(|&node| self.says(node, Flags::LEAVING))
+            .filter(|&node| former.is_some_and(|former| former.content.owners().contains(node)))
+            .map(|node| self.name(node))
+            .collect()
     }
 }

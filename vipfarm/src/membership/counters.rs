@@ -15,6 +15,8 @@ pub enum Dropped {
     Source,
     /// Without this farm's key.
     Tag,
+    /// Authentic, but written for another of the farm's networks.
+    Link,
     /// Authentic, but not something this version writes.
     Malformed,
     /// This node's own, sent back by the network.
@@ -26,22 +28,30 @@ pub enum Dropped {
     /// From another agent of that node than the one that is heard: an old datagram, or a restart
     /// that is too fresh.
     Incarnation,
+    /// From a peer that has not been heard for a while and has not yet proved that it hears this
+    /// agent: the first of a new agent, or recorded.
+    Unproven,
+    /// Names a view far beyond all others, which no healthy node would propose.
+    Epoch,
 }
 
 impl Dropped {
     /// All reasons, in the order of declaration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Size,
         Self::Magic,
         Self::Version,
         Self::Farm,
         Self::Source,
         Self::Tag,
+        Self::Link,
         Self::Malformed,
         Self::Own,
         Self::Duplicate,
         Self::Stale,
         Self::Incarnation,
+        Self::Unproven,
+        Self::Epoch,
     ];
 
     /// One word for status and metrics.
@@ -53,11 +63,14 @@ impl Dropped {
             Self::Farm => "farm",
             Self::Source => "source",
             Self::Tag => "tag",
+            Self::Link => "link",
             Self::Malformed => "malformed",
             Self::Own => "own",
             Self::Duplicate => "duplicate",
             Self::Stale => "stale",
             Self::Incarnation => "incarnation",
+            Self::Unproven => "unproven",
+            Self::Epoch => "epoch",
         }
     }
 }

@@ -22,6 +22,32 @@ pub enum Event {
         /// How long it has been silent.
         silence: Duration,
     },
+    /// A peer is no longer heard on the VIP's network, but on another one: it runs.
+    NetworkLost {
+        /// The peer.
+        node: String,
+        /// How long it has been silent there.
+        silence: Duration,
+    },
+    /// This node has lost the VIP's network, on which most others hear each other.
+    CutOff {
+        /// One of them.
+        from: String,
+    },
+    /// A peer is no longer heard on an extra network.
+    LinkLost {
+        /// The peer.
+        node: String,
+        /// Index of its address there.
+        link: usize,
+    },
+    /// A peer is heard on an extra network.
+    LinkRestored {
+        /// The peer.
+        node: String,
+        /// Index of its address there.
+        link: usize,
+    },
     /// A peer has stopped serving and said so.
     NodeLeft {
         /// The peer.
@@ -34,7 +60,7 @@ pub enum Event {
         /// The members.
         members: Vec<String>,
     },
-    /// The kernel stopped accepting because this agent was late.
+    /// The kernel stopped accepting because peers have not acknowledged this node's heartbeats.
     LeaseLapsed {
         /// How long ago.
         ago: Duration,
@@ -69,8 +95,21 @@ pub enum Event {
     },
     /// No heartbeat can be sent to any peer.
     CannotSend,
-    /// This node stops serving and tells its peers.
+    /// A peer names a view that no healthy node would propose.
+    WildEpoch {
+        /// The peer.
+        node: String,
+    },
+    /// This node hands its buckets over to its peers.
     Leaving,
+    /// This node cannot serve.
+    Unfit,
+    /// This node can serve again.
+    Fit,
+    /// Another configuration is ready here and waits for the other nodes.
+    ConfigStaged,
+    /// The farm has gone over to the staged configuration.
+    ConfigActivated,
 }
 
 /// How much an event matters.
@@ -99,6 +138,10 @@ impl Event {
             Self::NodeJoined { .. } => "node_joined",
             Self::NodeRestarted { .. } => "node_restarted",
             Self::NodeLost { .. } => "node_lost",
+            Self::NetworkLost { .. } => "network_lost",
+            Self::CutOff { .. } => "cut_off",
+            Self::LinkLost { .. } => "link_lost",
+            Self::LinkRestored { .. } => "link_restored",
             Self::NodeLeft { .. } => "node_left",
             Self::ViewInstalled { .. } => "view_installed",
             Self::LeaseLapsed { .. } => "lease_lapsed",
@@ -108,7 +151,12 @@ impl Event {
             Self::BadTag { .. } => "bad_tag",
             Self::Stall { .. } => "stall",
             Self::CannotSend => "cannot_send",
+            Self::WildEpoch { .. } => "wild_epoch",
             Self::Leaving => "leaving",
+            Self::Unfit => "unfit",
+            Self::Fit => "fit",
+            Self::ConfigStaged => "config_staged",
+            Self::ConfigActivated => "config_activated",
         }
     }
 
@@ -118,9 +166,18 @@ impl Event {
             Self::NodeJoined { .. }
             | Self::NodeLeft { .. }
             | Self::ViewInstalled { .. }
+            | Self::LinkRestored { .. }
+            | Self::Fit
+            | Self::ConfigStaged
+            | Self::ConfigActivated
             | Self::Leaving => Level::Info,
             Self::NodeRestarted { .. }
             | Self::NodeLost { .. }
+            | Self::NetworkLost { .. }
+            | Self::CutOff { .. }
+            | Self::LinkLost { .. }
+            | Self::WildEpoch { .. }
+            | Self::Unfit
             | Self::LeaseLapsed { .. }
             | Self::ConfigMismatch { .. }
             | Self::HeldBack { .. }
@@ -142,13 +199,28 @@ impl fmt::Display for Event {
             Self::NodeLost { node, silence } => {
                 write!(f, "{node} is lost: not heard for {} ms", silence.as_millis())
             }
+            Self::NetworkLost { node, silence } => write!(
+                f,
+                "{node} is lost on the VIP's network: not heard there for {} ms, but on another one; look at its interface and switch port",
+                silence.as_millis()
+            ),
+            Self::CutOff { from } => write!(
+                f,
+                "this node is cut off from the VIP's network: {from} and others hear each other there; it serves nothing until it hears them there too; look at its interface and switch port"
+            ),
+            Self::LinkLost { node, link } => {
+                write!(f, "{node} is no longer heard on its address number {}", link + 1)
+            }
+            Self::LinkRestored { node, link } => {
+                write!(f, "{node} is heard on its address number {}", link + 1)
+            }
             Self::NodeLeft { node } => write!(f, "{node} has left the farm"),
             Self::ViewInstalled { epoch, members } => {
                 write!(f, "farm membership: {} (view {epoch})", members.join(" "))
             }
             Self::LeaseLapsed { ago } => write!(
                 f,
-                "the lease lapsed {} ms ago because this agent was late: it serves nothing until the farm has agreed anew",
+                "the lease lapsed {} ms ago, because this agent was late or its peers do not hear it: it serves nothing until the farm has agreed anew",
                 ago.as_millis()
             ),
             Self::ConfigMismatch { node } => write!(
@@ -175,7 +247,17 @@ impl fmt::Display for Event {
             Self::CannotSend => f.write_str(
                 "no heartbeat can be sent to any node: this node stops serving unless that ends within its lease; check its address, routes and packet filters",
             ),
+            Self::WildEpoch { node } => write!(
+                f,
+                "{node} names a view number beyond reason: it is not listened to; restart its agent"
+            ),
             Self::Leaving => f.write_str("this node leaves the farm"),
+            Self::Unfit => f.write_str("this node cannot serve: its peers take over"),
+            Self::Fit => f.write_str("this node can serve again"),
+            Self::ConfigStaged => {
+                f.write_str("another configuration is ready: it waits for the other nodes")
+            }
+            Self::ConfigActivated => f.write_str("the farm has gone over to the new configuration"),
         }
     }
 }

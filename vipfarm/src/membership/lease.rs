@@ -1,65 +1,126 @@
 //! How long the kernel may accept without hearing from the agent.
+//!
+//! A peer takes this node's buckets [`Timers::fail`] after the last heartbeat that it has received
+//! from here. So the kernel must stop before `fail` has passed since the newest heartbeat that the
+//! peer is *known* to have received was sent: what it has acknowledged. A frozen agent, a one-way
+//! cut and any run of losses are all covered by that, because only absolute deadlines are written.
+//!
+//! [`Timers::fail`]: crate::model::Timers::fail
 
-use std::time::Duration;
+use super::{Membership, Output, time::BootTime, wire::Flags};
+use crate::{
+    model::{NodeId, NodeSet, Timers},
+    status::NodeState,
+};
 
-use super::time::BootTime;
-use crate::model::Timers;
-
-/// The lease as this node's own heartbeats justify it.
-///
-/// A peer takes this node's buckets [`Timers::fail`] after the last heartbeat it has received, so
-/// the kernel must have stopped by then. That heartbeat is the newest one sent or, if the network
-/// lost that, the one before: the deadline keeps to both, which makes one lost heartbeat harmless
-/// however late it was sent.
-#[derive(Debug, Clone, Copy)]
+/// The deadline in the kernel.
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 pub(super) struct Lease {
-    /// [`Timers::lease`].
-    length: Duration,
-    /// [`Timers::fail`] less what clocks may drift.
-    fail: Duration,
-    /// When the newest heartbeat of this life was sent, and the one before it.
-    sent: Option<(BootTime, BootTime)>,
-    /// The same before the newest one.
-    sent_before: Option<(BootTime, BootTime)>,
+    armed: Option<BootTime>,
+    /// Before the last extension.
+    before: Option<BootTime>,
 }
 
 impl Lease {
-    pub(super) fn new(timers: &Timers) -> Self {
-        Self {
-            length: timers.lease,
-            fail: timers.fail.saturating_sub(timers.margin()),
-            sent: None,
-            sent_before: None,
+    /// Until when the kernel may accept; `None` since it was fenced.
+    pub(super) fn armed(&self) -> Option<BootTime> {
+        self.armed
+    }
+
+    /// Moves the deadline on; says whether `to` is later than it was.
+    fn extend(&mut self, to: BootTime) -> bool {
+        let later = self.armed < Some(to);
+        if later {
+            self.before = self.armed.replace(to);
         }
+        later
     }
 
-    /// A heartbeat goes out; `now` was read before.
-    pub(super) fn heartbeat_sent(&mut self, now: BootTime) {
-        let previous = self.sent.map_or(now, |(newest, _)| newest);
-        self.sent_before = self.sent.replace((now, previous));
+    /// The last extension was not carried out.
+    pub(super) fn take_back(&mut self) {
+        self.armed = self.before;
     }
 
-    /// The newest heartbeat could not be sent to anybody: it justifies nothing.
-    pub(super) fn heartbeat_failed(&mut self) {
-        self.sent = self.sent_before;
-    }
-
-    /// A new life begins: nothing sent before it counts.
-    pub(super) fn begin_life(&mut self) {
-        self.sent = None;
-        self.sent_before = None;
-    }
-
-    /// Until when the kernel may accept; `None` before the first heartbeat of a life. Never falls
-    /// within a life.
-    pub(super) fn deadline(&self) -> Option<BootTime> {
-        let (newest, previous) = self.sent?;
-        Some((newest + self.length).min(previous + self.fail))
+    /// The kernel accepts nothing any more.
+    pub(super) fn end(&mut self) {
+        *self = Self::default();
     }
 
     /// Whether the deadline has passed.
     pub(super) fn has_lapsed(&self, now: BootTime) -> bool {
-        self.deadline().is_some_and(|deadline| now >= deadline)
+        self.armed.is_some_and(|deadline| now >= deadline)
+    }
+}
+
+impl Membership {
+    /// Moves the kernel's deadline on as far as is justified.
+    pub(super) fn renew_lease(&mut self, now: BootTime) {
+        if self.state != NodeState::Up {
+            return;
+        }
+        if let Some(deadline) = self.justified(now)
+            && deadline > now
+            && self.lease.extend(deadline)
+        {
+            self.outputs.push_back(Output::Lease(deadline));
+        }
+    }
+
+    /// Whether the next acknowledgement is waited for.
+    pub(super) fn needs_acks(&self, now: BootTime) -> bool {
+        let soon = now + 2 * self.config.timers.period;
+        self.state == NodeState::Up && self.lease.armed().is_none_or(|armed| armed < soon)
+    }
+
+    fn justified(&self, now: BootTime) -> Option<BootTime> {
+        let Timers { lease, suspect, fail, .. } = self.config.timers;
+        let longest = now + lease;
+        if !self.rules().lease_by_acks {
+            return Some(longest);
+        }
+        let installed = self.installed.as_ref()?;
+        let members = installed.content.owners().without(self.config.own);
+        // Who is about to join would take over, too, if it missed this node.
+        let guests = self.linked.difference(installed.content.alive);
+        let may_serve = |node: &NodeId| !self.says(*node, Flags::LEAVING | Flags::UNFIT);
+        let guests: NodeSet = guests
+            .iter()
+            .filter(may_serve)
+            .filter(|node| self.peers[node.index()].is_heard(now, suspect))
+            .collect();
+        let rivals = members.union(guests);
+        if rivals.is_empty() {
+            // Who cannot speak has no idea whether it is alone.
+            return (!self.mute).then_some(longest);
+        }
+        let acked = |node: NodeId| {
+            // A new agent of the node does not speak for the one that is a member.
+            let peer = &self.peers[node.index()];
+            let life = installed.content.life_of(node);
+            if life.is_none() || peer.life() == life { peer.acked() } else { None }
+        };
+        let within = |span| {
+            let is_heard = |&node: &NodeId| self.peers[node.index()].is_heard(now, span);
+            rivals.iter().filter(is_heard).collect::<NodeSet>()
+        };
+        let is_first = self.lease.armed().is_none() && self.rules().first_lease_by_same_view;
+        let basis = if is_first {
+            // Who was away may have installed what the others have left behind meanwhile.
+            let agrees = |node: NodeId| {
+                let state = self.peers[node.index()].state();
+                state.is_some_and(|state| state.installed == installed.stamp)
+            };
+            let heard = within(fail).intersection(members);
+            let all_agree = heard.iter().all(agrees);
+            all_agree.then(|| heard.iter().map(acked).min().flatten()).flatten()
+        } else {
+            let heard = if self.rules().lease_by_heard { within(suspect) } else { rivals };
+            // `None`, the least: who has not acknowledged anything lately.
+            let worst = heard.iter().map(acked).min();
+            worst.unwrap_or_else(|| rivals.iter().filter_map(acked).max())
+        };
+        Some((basis? + fail.saturating_sub(self.config.timers.margin())).min(longest))
     }
 }
 
@@ -67,56 +128,21 @@ impl Lease {
 mod tests {
     use super::*;
 
-    const TIMERS: Timers = Timers::BALANCED;
-
-    fn at(millis: u64) -> BootTime {
-        BootTime::ZERO + Duration::from_millis(millis)
-    }
-
-    fn lease(sent: &[u64]) -> Lease {
-        let mut lease = Lease::new(&TIMERS);
-        for &millis in sent {
-            lease.heartbeat_sent(at(millis));
-        }
-        lease
+    fn at(nanos: u64) -> BootTime {
+        BootTime::from_nanos(nanos)
     }
 
     #[test]
-    fn nothing_is_leased_before_a_heartbeat() {
-        assert_eq!(lease(&[]).deadline(), None);
-        assert!(!lease(&[]).has_lapsed(at(1_000_000)));
-    }
-
-    #[test]
-    fn punctual_heartbeats_lease_the_full_time() {
-        assert_eq!(lease(&[0, 50]).deadline(), Some(at(50) + TIMERS.lease));
-    }
-
-    #[test]
-    fn a_late_heartbeat_may_be_lost_without_an_overlap() {
-        let last_heard = at(0);
-        let deadline = lease(&[0, 160]).deadline().expect("heartbeats were sent");
-        assert!(deadline < last_heard + TIMERS.fail);
-    }
-
-    #[test]
-    fn a_heartbeat_that_could_not_be_sent_leases_nothing() {
-        let mut lease = lease(&[0, 50]);
-        let before = lease.deadline();
-        lease.heartbeat_sent(at(100));
-        lease.heartbeat_failed();
-        assert_eq!(lease.deadline(), before);
-        let mut fresh = Lease::new(&TIMERS);
-        fresh.heartbeat_sent(at(0));
-        fresh.heartbeat_failed();
-        assert_eq!(fresh.deadline(), None);
-    }
-
-    #[test]
-    fn it_lapses_at_the_deadline_not_before() {
-        let lease = lease(&[0]);
-        let deadline = at(0) + TIMERS.lease;
-        assert!(!lease.has_lapsed(deadline - Duration::from_nanos(1)));
-        assert!(lease.has_lapsed(deadline));
+    fn a_lease_only_grows_until_it_ends() {
+        let mut lease = Lease::default();
+        assert!(!lease.has_lapsed(at(1_000)), "none was given");
+        assert!(lease.extend(at(10)) && lease.extend(at(20)));
+        assert!(!lease.extend(at(20)) && !lease.extend(at(15)));
+        assert_eq!(lease.armed(), Some(at(20)));
+        assert!(!lease.has_lapsed(at(19)) && lease.has_lapsed(at(20)));
+        lease.take_back();
+        assert_eq!(lease.armed(), Some(at(10)));
+        lease.end();
+        assert_eq!(lease.armed(), None);
     }
 }

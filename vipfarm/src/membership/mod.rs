@@ -1,22 +1,46 @@
-//! Who is alive. A state machine without clock, socket, thread or logger: datagrams and the time
-//! come in as arguments, [`Output`]s come out of a queue.
+//! Who is alive and who owns what. A state machine without clock, socket, thread or logger:
+//! datagrams and the time come in as arguments, [`Output`]s come out of a queue.
 //!
 //! # How nodes agree
-//! Every node sends a heartbeat each period and at once when it has news. The members, as one node
-//! sees them, are itself and every peer heard within [`Timers::fail`] that runs the same
-//! configuration and is not leaving. When members or their lives change, a node *promises* the new
-//! view: it first releases the buckets that are not its own in it, then says so. When every member
-//! has promised the very same view, each *installs* it: it acquires its buckets, which everybody
-//! else has released by then. So a joiner serves nothing before all peers have made room, and
-//! survivors take over one round trip after they have missed a node.
+//! Every node sends a heartbeat each period and at once when it has news: all of its state, so that
+//! loss, repetition and reordering do no harm. It *hears* a peer for [`Timers::fail`] after each
+//! heartbeat, and tells whom it hears; nodes that hear each other are *linked*, and nodes connected
+//! by links come to one *view*: who is alive, who of them is idle, the powers changed at run time,
+//! and the configuration in force.
 //!
-//! What keeps an absent node from serving is its kernel's lease: it ends before any peer's silence
-//! clock does (`lease.rs`). A node whose lease ended, serving or not, begins a new *life*: what
-//! peers promised to the old one is void, so nothing that lay in a socket queue meanwhile can make
-//! it serve.
+//! 1. **Propose** (`propose.rs`): the coordinator, the first of the connected nodes that serve,
+//!    proposes a view when the last one is not what it should be. Views are ordered by epoch,
+//!    coordinator and the coordinator's incarnation; a proposal's epoch is higher than all seen.
+//! 2. **Promise** (`agree.rs`): a node takes a higher view that contains it, unless that leaves out
+//!    a member that it hears (it *vouches* for it). It first releases the buckets that are not its
+//!    own in the view, then says that it is *ready*.
+//! 3. **Install**: when all members are known to be ready, each acquires its buckets. No
+//!    coordinator is needed for that; if it dies before, the next one proposes another view.
+//! 4. **Lease** (`lease.rs`): the kernel accepts until [`Timers::fail`], less a margin, after this
+//!    node sent the newest heartbeat that its peers have acknowledged: the worst of those heard
+//!    within [`Timers::suspect`], the best of all if none is. No longer than [`Timers::lease`] from
+//!    now. Alone, or beside idle members only, that long.
+//! 5. **Lapse**: when the lease has ended the node is fenced, and stays so until it has installed
+//!    another view. Its next lease needs that all members heard within `fail` have installed the
+//!    same view.
+//! 6. **Stall**: datagrams are only noted, and decided upon in [`Membership::handle_timeout`], when
+//!    the sockets have been drained. A node that was not run for longer than `suspect` starts its
+//!    silence clocks anew.
+//! 7. **Start**: the first output fences. A node that serves nothing and is connected with nobody
+//!    who does proposes no view before it has listened for `fail` and two periods, unless it hears
+//!    every node of the farm.
+//! 8. **Damping**: a joiner is made a member when it has been heard for ten periods, twice as long
+//!    after each time it was lost soon after it had joined. Sides that both serve merge at once.
 //!
-//! A node installs its first view only if somebody in it has listened long enough to know that
-//! nobody else serves: itself, for `fail` and two periods, or a member that serves.
+//! A peer that has not been heard for `fail` counts as alive only when it acknowledges what this
+//! very agent has sent since, so recorded traffic proves nothing. Within an incarnation and link
+//! sequence numbers only rise: since a heartbeat carries all of its sender's state, one that was
+//! overtaken is worth nothing, and no window for such is needed.
+//!
+//! Link 0 is the VIP's own network and alone decides who is heard and acknowledged: a split of the
+//! farm is a split of its clients. What comes by other links is news like any other (proposals,
+//! readiness, that a node is unfit or leaves), sooner or in spite of loss. A node that hears by
+//! them alone from a larger side of the farm has lost the VIP's network and serves nothing.
 //!
 //! # What the driver does
 //! ```text
@@ -30,80 +54,97 @@
 //! }
 //! ```
 //! The clock is read after the sockets, so that no peer seems silent for longer than it was, and
-//! before the outputs, so that no lease is counted from later than its heartbeat. Sockets are
-//! drained before time is judged, or an agent that was frozen takes all peers for dead: therefore
-//! datagrams are only noted, and decided upon in `handle_timeout`.
+//! before the outputs, so that no lease is counted from later than its heartbeat.
 //!
 //! # Limits of this protocol
-//! - The lease follows from what a node sent, not from what peers have acknowledged: one lost
-//!   heartbeat before a freeze or crash is safe, more lost in a row may let two nodes serve one
-//!   bucket until the lease ends; a one-way cut may do so for as long as it lasts.
-//! - Nobody coordinates: while two members disagree about a third (an asymmetric cut), no view is
-//!   installed, and buckets released on the way have no owner.
-//! - A graceful leave has a gap of about a round trip: the leaver stops, then tells. The other
-//!   order would have two owners.
-//! - A recording of a peer's heartbeats can, for as long as it lasts, pass for its life to an
-//!   agent that started after they were made. It can stop views, but cannot make a bucket served
-//!   twice: a view counts only with the hash of the agent's own life.
-//! - One network: a copy that comes over a second one counts as [`Dropped::Stale`]. A socket that
-//!   overflowed is not yet taken for a stall.
+//! - Whoever holds the key is believed. A node that lies can stop the farm; it cannot make the
+//!   epochs run out: a view more than [`EPOCH_JUMP`] beyond all others is dropped, which leaves room
+//!   for 2^31 such jumps. (A node that has installed no view takes any epoch below 2^63.)
+//! - Nodes find each other through one node in between. A chain of four, each hearing only its
+//!   neighbours, keeps its view but cannot change it.
+//! - While a node hears a member that does not hear it, it serves nothing: its lease ends, because
+//!   that member might take its buckets, and nobody installs a view without the member, until that
+//!   has gone on alone. Nobody serves a bucket twice meanwhile.
+//! - A hypervisor that stops a guest's clocks too prolongs its lease by as long as it stops it.
 
 mod agree;
+mod configs;
 mod counters;
+mod cut_off;
+mod door;
 mod event;
 mod lease;
+mod members;
+mod operate;
 mod peer;
+mod propose;
+mod rules;
+mod sent;
 mod time;
 mod view;
 mod wire;
 
 #[cfg(test)]
+mod check;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, net::IpAddr, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 pub use self::{
     counters::{Counters, Dropped},
     event::{Event, Level},
     peer::PeerStatus,
     time::BootTime,
+    wire::fuzz,
 };
 use self::{
+    door::Nuisances,
     lease::Lease,
     peer::Peer,
-    view::{Life, Promise},
-    wire::{Activity, FarmId, Heartbeat},
+    rules::Rules,
+    sent::Sent,
+    view::{Agreement, Digest, ViewId},
+    wire::{FarmId, Flags, Heartbeat, State},
 };
 use crate::{
-    model::{Mac, Node, NodeId, NodeSet, Timers, View},
+    model::{Mac, Node, NodeId, NodeSet, Overrides, Timers, View},
     status::NodeState,
 };
 
-/// The least time between two events that anybody on the network can cause.
-const NUISANCE_INTERVAL: Duration = Duration::from_secs(10);
+/// The longest heartbeat, in bytes.
+pub const MAX_DATAGRAM: usize = wire::MAX_LEN;
+
+/// How far a view's epoch may be beyond all that a member has seen.
+pub const EPOCH_JUMP: u64 = 1 << 32;
 
 /// What the machine must know of the farm.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The farm's name.
     pub farm: String,
     /// This node.
     pub own: NodeId,
-    /// All nodes, by index: their addresses tell who may send, their names go into events.
+    /// All nodes, by index: their addresses, one a link, tell who may send; their names go into
+    /// events.
     pub nodes: Vec<Node>,
     /// Cadence and time-outs, which [`Timers::check`] has passed.
     pub timers: Timers,
-    /// Key of the heartbeats' tags.
-    pub key: [u8; 32],
+    /// Keys of the heartbeats' tags, at least one: the first seals, all are accepted.
+    pub keys: Vec<[u8; 32]>,
     /// Digest of all that the nodes' files must have in common.
     pub digest: [u8; 16],
     /// This node's MAC on the VIP's network.
     pub mac: Mac,
+    /// Powers changed at run time that are to outlast a restart; else the default, which is older
+    /// than all others.
+    pub overrides: Overrides,
 }
 
-/// What the driver has to do, in order; own(view) are the buckets this node owns in that view.
+/// What the driver has to do, in order; own(view) are the buckets this node owns in that view, with
+/// the configuration that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Kernel: accept := accept ∩ own(view). It must be in force before the next output.
@@ -114,8 +155,13 @@ pub enum Output {
     Fence,
     /// Kernel: accept until then; always a later time than before.
     Lease(BootTime),
-    /// Send this datagram to all peers.
-    Broadcast(Vec<u8>),
+    /// Send this datagram to the addresses of all peers on that link.
+    Send {
+        /// Index into the nodes' addresses.
+        link: u8,
+        /// At most [`MAX_DATAGRAM`] bytes.
+        datagram: Vec<u8>,
+    },
     /// A peer's MAC is known, or another one than before.
     Peer(NodeId, Mac),
     /// Tell the operators.
@@ -123,84 +169,105 @@ pub enum Output {
 }
 
 /// The membership of one node. See the [module](self) for what drives it.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, none a state of another")]
+#[derive(Debug, Clone)]
 pub struct Membership {
-    config: Config,
+    config: Arc<Config>,
     farm: FarmId,
-    life: Life,
-    sequence: u64,
+    incarnation: u64,
+    sent: Sent,
     state: NodeState,
+    /// Whether this node can serve, as its driver has found.
+    fit: bool,
     /// By node index; the own entry stays empty.
     peers: Vec<Peer>,
-    /// The members when membership was last judged, this node included.
-    members: NodeSet,
-    promise: Promise,
-    /// The promise whose buckets are acquired; `None` while nothing is served.
-    installed: Option<Promise>,
+    /// Who was heard when membership was last judged, and who of them heard this node.
+    hears: NodeSet,
+    linked: NodeSet,
+    /// Of the configuration in force, and of the one that is to be next.
+    digest: Digest,
+    staged: Option<Digest>,
+    /// The staged configuration, or the one in force, is an operator's last word.
+    forced: bool,
+    promised: Arc<Agreement>,
+    /// Who is known to have promised the same.
+    ready: NodeSet,
+    /// The view installed last, in force only while this node is up.
+    installed: Option<Arc<Agreement>>,
+    /// This node must not serve by this view or an earlier one, since it said that it cannot.
+    barred: ViewId,
+    /// The newest known.
+    overrides: Arc<Overrides>,
+    max_epoch: u64,
     lease: Lease,
-    armed: BootTime,
     /// Until when nobody's silence proves anything.
     listen_until: BootTime,
+    next_proposal: BootTime,
     next_heartbeat: BootTime,
     /// There is news: send a heartbeat in the next turn.
     announce: bool,
-    /// A datagram asks for judgement.
+    /// Something asks for judgement.
     wake: Option<BootTime>,
     last_turn: BootTime,
+    /// Another configuration than this node's is to be in force.
+    follows: bool,
+    /// Whose that is, if this node does not have it.
     held_back_by: Option<NodeId>,
-    /// Until when peers are waited for to let go of this node, which leaves.
+    /// Somebody on the larger side of the VIP's network, which this node hears elsewhere only.
+    cut_off_from: Option<NodeId>,
+    /// Until when peers are waited for to take over from this node, which leaves.
     leave_by: Option<BootTime>,
     left: bool,
-    /// The newest heartbeat could not be sent.
+    /// The newest heartbeat could not be sent on the first link.
     mute: bool,
     counters: Counters,
-    /// When a heartbeat of this farm with another key last came from a node's address.
-    stranger_heard: Option<BootTime>,
-    last_duplicate: Option<BootTime>,
-    last_bad_tag: Option<BootTime>,
+    nuisances: Nuisances,
     outputs: VecDeque<Output>,
+    #[cfg(test)]
+    rules: Rules,
 }
 
 impl Membership {
     /// A node that has just started at `now`. `incarnation` is random, never used before. The
     /// first output fences: a former agent may have left its buckets in the kernel.
     pub fn new(config: Config, incarnation: u64, now: BootTime) -> Self {
-        let timers = config.timers;
         Self {
             farm: wire::farm_id(&config.farm),
-            life: Life { incarnation, number: 0 },
-            sequence: 0,
+            incarnation,
+            sent: Sent::default(),
             state: NodeState::Joining,
+            fit: true,
             peers: config.nodes.iter().map(|_| Peer::default()).collect(),
-            members: NodeSet::EMPTY.with(config.own),
-            promise: Promise::default(),
+            hears: NodeSet::EMPTY,
+            linked: NodeSet::EMPTY,
+            digest: config.digest,
+            staged: None,
+            forced: false,
+            promised: Arc::default(),
+            ready: NodeSet::EMPTY,
             installed: None,
-            lease: Lease::new(&timers),
-            armed: BootTime::ZERO,
-            listen_until: now + listening(&timers),
+            barred: ViewId::default(),
+            overrides: Arc::new(config.overrides.clone()),
+            max_epoch: 0,
+            lease: Lease::default(),
+            listen_until: now + listening(&config.timers),
+            next_proposal: now,
             next_heartbeat: now,
             announce: true,
             wake: None,
             last_turn: now,
+            follows: false,
             held_back_by: None,
+            cut_off_from: None,
             leave_by: None,
             left: false,
             mute: false,
             counters: Counters::default(),
-            stranger_heard: None,
-            last_duplicate: None,
-            last_bad_tag: None,
+            nuisances: Nuisances::default(),
             outputs: VecDeque::from([Output::Fence]),
-            config,
-        }
-    }
-
-    /// Takes one datagram as the socket gave it, with the address it came from. What does not
-    /// count is dropped by a [`Dropped`] reason; no input does harm.
-    pub fn handle_datagram(&mut self, now: BootTime, source: IpAddr, bytes: &[u8]) {
-        self.begin_turn(now);
-        match self.authenticate(source, bytes).and_then(|heartbeat| self.note(now, heartbeat)) {
-            Ok(()) => self.counters.accepted += 1,
-            Err(reason) => self.drop_datagram(now, source, reason),
+            config: Arc::new(config),
+            #[cfg(test)]
+            rules: Rules::ALL,
         }
     }
 
@@ -210,17 +277,16 @@ impl Membership {
         self.begin_turn(now);
         self.wake = None;
         self.assess_peers(now);
-        if self.leave_by.is_some() {
-            self.finish_leaving(now);
-        } else {
-            self.promise_what_is_heard();
-            self.yield_to_other_configuration(now);
-            self.install_what_is_agreed(now);
-        }
+        self.yield_to_other_configuration(now);
+        self.yield_to_the_larger_side(now);
+        self.promise_what_is_proposed(now);
+        self.propose_what_is_due(now);
+        self.install_what_is_agreed(now);
+        self.finish_leaving(now);
         if self.announce || now >= self.next_heartbeat {
             self.send_heartbeat(now);
         }
-        self.renew_lease();
+        self.renew_lease(now);
     }
 
     /// When to call [`Self::handle_timeout`] next; may be in the past.
@@ -232,10 +298,12 @@ impl Membership {
             return self.last_turn;
         }
         let fail = self.config.timers.fail;
-        let heard = self.member_peers().filter_map(|(_, peer)| peer.heard_at());
+        let heard = self.hears.iter().filter_map(|node| self.peers[node.index()].heard_at());
         let listened = (self.state != NodeState::Up && self.listen_until > self.last_turn)
             .then_some(self.listen_until);
-        heard.map(|heard| heard + fail).chain(listened).fold(self.next_heartbeat, BootTime::min)
+        let others = listened.into_iter().chain(self.lease.armed()).chain(self.leave_by);
+        let others = others.filter(|&due| due > self.last_turn);
+        heard.map(|heard| heard + fail).chain(others).fold(self.next_heartbeat, BootTime::min)
     }
 
     /// The next thing to do.
@@ -243,16 +311,21 @@ impl Membership {
         self.outputs.pop_front()
     }
 
-    /// To be told of each [`Output::Broadcast`] before the next output: whether it could be sent to
-    /// anybody. A node that cannot speak must not go on as if it were heard: its lease runs out,
-    /// and it does not take the peers' silence for their death.
-    pub fn heartbeat_sent(&mut self, now: BootTime, sent: bool) {
+    /// To be told of each [`Output::Send`] before the next output: whether it could be sent to
+    /// anybody. A node that cannot speak on its VIPs' network must not go on as if it were heard:
+    /// its lease runs out, and it does not take the peers' silence for their death.
+    pub fn heartbeat_sent(&mut self, now: BootTime, link: u8, sent: bool) {
+        if link != 0 {
+            return;
+        }
         if !sent {
-            self.lease.heartbeat_failed();
+            let before = self.outputs.len();
             self.outputs.retain(|output| !matches!(output, Output::Lease(_)));
-            if self.state == NodeState::Up {
-                self.armed = self.lease.deadline().unwrap_or(BootTime::ZERO);
-            } else {
+            if self.outputs.len() < before {
+                self.lease.take_back();
+            }
+            self.peers.iter_mut().for_each(|peer| peer.excuse_silence(now));
+            if self.state != NodeState::Up {
                 self.listen_until = now + listening(&self.config.timers);
             }
             if !self.mute {
@@ -262,220 +335,100 @@ impl Membership {
         self.mute = !sent;
     }
 
-    /// Leaves for good: serves nothing from the next output on, and tells the peers, which take
-    /// over at once. Go on driving until [`Self::has_left`].
-    pub fn leave(&mut self, now: BootTime) {
-        if self.leave_by.is_none() {
-            self.leave_by = Some(now + self.config.timers.fail);
-            self.stop_serving(NodeState::Fenced);
-            self.event(Event::Leaving);
-        }
-    }
-
-    /// Whether every peer has let go of this node, or has had the time to miss it.
-    pub fn has_left(&self) -> bool {
-        self.left
-    }
-
-    /// What this node does.
-    pub fn state(&self) -> NodeState {
-        self.state
-    }
-
-    /// The view in force; `None` while nothing is served.
-    pub fn view(&self) -> Option<View> {
-        self.installed.map(Promise::view)
-    }
-
-    /// The view this node has promised last, installed or not.
-    pub fn promised_view(&self) -> View {
-        self.promise.view()
-    }
-
-    /// Whether all members have agreed on what this node sees: nothing is released that its new
-    /// owner has not acquired.
-    pub fn is_converged(&self) -> bool {
-        self.installed == Some(self.promise)
-    }
-
-    /// Until when the kernel may accept; [`BootTime::ZERO`] while fenced.
-    pub fn lease(&self) -> BootTime {
-        self.armed
-    }
-
-    /// This agent's incarnation.
-    pub fn incarnation(&self) -> u64 {
-        self.life.incarnation
-    }
-
-    /// The peers as heard, in the order of the configuration.
-    pub fn peers(&self, now: BootTime) -> impl Iterator<Item = PeerStatus> {
-        let Config { own, digest, timers, .. } = self.config;
-        let nodes = self.peers.iter().enumerate();
-        nodes
-            .filter_map(|(index, peer)| Some((NodeId::new(index)?, peer)))
-            .filter(move |&(node, _)| node != own)
-            .map(move |(node, peer)| peer.status(node, now, timers.fail, digest))
-    }
-
-    /// Heartbeats by outcome.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// Judges this agent itself: what it missed while it was not run.
+    /// Judges this agent itself: what it missed while it was not run. To be done before anything
+    /// that sets the next deadline.
     fn begin_turn(&mut self, now: BootTime) {
         let timers = self.config.timers;
         let late = now.saturating_since(self.next_deadline().max(self.last_turn));
         self.last_turn = self.last_turn.max(now);
         if late > timers.suspect {
-            for peer in self.peers.iter_mut().filter(|peer| peer.member.is_some()) {
-                peer.excuse_silence(now);
-            }
-            // A joint freeze: whoever serves was perhaps as silent as this node was deaf.
-            if self.state == NodeState::Joining {
-                self.listen_until = now + listening(&timers);
-            }
+            self.excuse_silence(now);
             self.event(Event::Stall { late });
         }
-        if self.lease.has_lapsed(now) && self.leave_by.is_none() {
-            if self.state == NodeState::Up {
-                let ago = now.saturating_since(self.armed);
-                self.event(Event::LeaseLapsed { ago });
-            }
-            self.begin_new_life(now);
+        if self.lease.has_lapsed(now) && self.rules().lapse {
+            let ended = self.lease.armed().unwrap_or_default();
+            self.event(Event::LeaseLapsed { ago: now.saturating_since(ended) });
+            self.stop_serving(now);
         }
     }
 
-    /// Serves nothing, and makes void what peers have promised so far.
-    fn begin_new_life(&mut self, now: BootTime) {
-        let state = match self.state {
-            NodeState::Joining => NodeState::Joining,
-            _ => NodeState::Fenced,
-        };
-        self.stop_serving(state);
-        self.life.number = self.life.number.wrapping_add(1);
-        self.lease.begin_life();
-        // Peers that came meanwhile: an agent that replaced another is taken after `suspect`.
-        let Timers { period, suspect, .. } = self.config.timers;
-        self.listen_until = self.listen_until.max(now + suspect + 2 * period);
+    /// Datagrams may be missing: nobody's silence proves anything yet.
+    fn excuse_silence(&mut self, now: BootTime) {
+        if !self.rules().stall {
+            return;
+        }
+        self.peers.iter_mut().for_each(|peer| peer.excuse_silence(now));
+        // Whoever serves was perhaps as silent as this node was deaf.
+        self.listen_until = now + listening(&self.config.timers);
     }
 
-    fn stop_serving(&mut self, state: NodeState) {
+    /// Serves nothing until another view is installed.
+    fn stop_serving(&mut self, now: BootTime) {
         if self.state == NodeState::Up {
             self.outputs.push_back(Output::Fence);
+            self.state = NodeState::Fenced;
         }
-        self.state = state;
-        self.installed = None;
-        self.armed = BootTime::ZERO;
+        self.lease.end();
         self.announce = true;
-    }
-
-    fn authenticate(&self, source: IpAddr, bytes: &[u8]) -> Result<Heartbeat, Dropped> {
-        let source = source.to_canonical();
-        let is_of = |node: &Node| node.addresses.contains(&source);
-        let datagram = wire::screen(bytes, self.farm)?;
-        if !self.config.nodes.iter().any(is_of) {
-            return Err(Dropped::Source);
-        }
-        let heartbeat = wire::open(datagram, &self.config.key)?;
-        let node = self.config.nodes.get(heartbeat.source.index()).ok_or(Dropped::Malformed)?;
-        if !is_of(node) {
-            return Err(Dropped::Source);
-        }
-        if heartbeat.source != self.config.own {
-            Ok(heartbeat)
-        } else if heartbeat.life.incarnation == self.life.incarnation {
-            Err(Dropped::Own)
-        } else {
-            Err(Dropped::Duplicate)
-        }
-    }
-
-    fn note(&mut self, now: BootTime, heartbeat: Heartbeat) -> Result<(), Dropped> {
-        let node = heartbeat.source;
-        let peer = &mut self.peers[node.index()];
-        let change = peer.absorb(now, self.config.timers.suspect, heartbeat)?;
-        if change.any || peer.member.is_none() {
-            self.wake = self.wake.or(Some(now));
-        }
-        if change.mac {
-            self.outputs.push_back(Output::Peer(node, heartbeat.mac));
-        }
-        if change.config && heartbeat.digest != self.config.digest {
-            let node = self.name(node);
-            self.event(Event::ConfigMismatch { node });
-        }
-        Ok(())
-    }
-
-    fn drop_datagram(&mut self, now: BootTime, source: IpAddr, reason: Dropped) {
-        self.counters.drop_for(reason);
-        let (last, event) = match reason {
-            Dropped::Duplicate => {
-                let address = source.to_canonical();
-                let node = self.config.nodes.iter().find(|node| node.addresses.contains(&address));
-                let node = node.map_or_else(String::new, |node| node.name.clone());
-                (&mut self.last_duplicate, Event::DuplicateNode { node, source })
-            }
-            Dropped::Tag => {
-                self.stranger_heard = Some(now);
-                (&mut self.last_bad_tag, Event::BadTag { source })
-            }
-            _ => return,
-        };
-        if last.is_none_or(|last| now >= last + NUISANCE_INTERVAL) {
-            *last = Some(now);
-            self.event(event);
-        }
-    }
-
-    fn finish_leaving(&mut self, now: BootTime) {
-        let own = self.config.own;
-        let forgotten = self
-            .member_peers()
-            .all(|(_, peer)| peer.promise().is_some_and(|promise| !promise.alive.contains(own)));
-        self.left |= forgotten || self.leave_by.is_some_and(|deadline| now >= deadline);
+        self.wake = Some(now);
     }
 
     fn send_heartbeat(&mut self, now: BootTime) {
-        let activity = match self.state {
-            _ if self.leave_by.is_some() => Activity::Leaving,
-            NodeState::Up => Activity::Serving,
-            NodeState::Joining => Activity::Joining,
-            NodeState::Fenced | NodeState::Down => Activity::Fenced,
-        };
-        self.sequence += 1;
-        let heartbeat = Heartbeat {
-            source: self.config.own,
-            activity,
-            life: self.life,
-            sequence: self.sequence,
-            digest: self.config.digest,
-            promise: self.promise,
-            mac: self.config.mac,
-        };
-        let datagram = wire::seal(&heartbeat, self.farm, &self.config.key);
-        self.outputs.push_back(Output::Broadcast(datagram));
+        let Timers { period, fail, .. } = self.config.timers;
+        let heartbeat = self.heartbeat(now, fail);
+        let key = &self.config.keys[0];
+        let first = wire::seal(&heartbeat, 0, self.farm, key);
+        let links = self.config.nodes[self.config.own.index()].addresses.len();
+        let others = (1..links).filter_map(|link| u8::try_from(link).ok());
+        let others: Vec<_> = others.map(|link| (link, wire::reseal(&first, link, key))).collect();
+        self.outputs.push_back(Output::Send { link: 0, datagram: first });
+        for (link, datagram) in others {
+            self.outputs.push_back(Output::Send { link, datagram });
+        }
         self.counters.sent += 1;
-        self.lease.heartbeat_sent(now);
-        self.next_heartbeat = now + self.config.timers.period;
+        self.next_heartbeat = now + period;
         self.announce = false;
     }
 
-    /// After the heartbeat of the same turn, so that no lease is longer than what was said.
-    fn renew_lease(&mut self) {
-        if self.state == NodeState::Up
-            && let Some(deadline) = self.lease.deadline()
-            && deadline != self.armed
-        {
-            self.armed = deadline;
-            self.outputs.push_back(Output::Lease(deadline));
+    fn heartbeat(&mut self, now: BootTime, fail: Duration) -> Heartbeat {
+        let installed = self.installed.as_ref().map(|installed| installed.stamp);
+        let promised = self.promised.stamp;
+        let version = self.overrides.version();
+        let is_behind = |state: &State| state.overrides < version;
+        let is_news =
+            self.hears.iter().any(|node| self.peers[node.index()].state().is_some_and(is_behind));
+        Heartbeat {
+            source: self.config.own,
+            incarnation: self.incarnation,
+            sequence: self.sent.next(now, fail),
+            state: State {
+                flags: self.flags(),
+                digest: self.digest,
+                staged: self.staged,
+                installed: installed.unwrap_or_default(),
+                promised,
+                ready: self.ready,
+                hears: self.hears,
+                linked: self.linked,
+                max_epoch: self.max_epoch,
+                overrides: self.overrides.version(),
+                mac: self.config.mac,
+            },
+            acks: self.peers.iter().map(Peer::ack).collect(),
+            proposal: (installed.unwrap_or_default() != promised)
+                .then(|| Arc::clone(&self.promised)),
+            overrides: is_news.then(|| Arc::clone(&self.overrides)),
         }
     }
 
-    fn member_peers(&self) -> impl Iterator<Item = (usize, &Peer)> {
-        self.peers.iter().enumerate().filter(|(_, peer)| peer.member.is_some())
+    fn flags(&self) -> Flags {
+        let is_fenced = self.state == NodeState::Fenced && self.rules().fenced_is_told;
+        Flags::default()
+            .with(Flags::SERVING, self.state == NodeState::Up)
+            .with(Flags::FENCED, is_fenced)
+            .with(Flags::LEAVING, self.leave_by.is_some())
+            .with(Flags::UNFIT, !self.fit || self.held_back_by.is_some())
+            .with(Flags::FORCED, self.forced)
     }
 
     fn name(&self, node: NodeId) -> String {
@@ -484,6 +437,17 @@ impl Membership {
 
     fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
+    }
+
+    #[cfg(test)]
+    fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests have rules of their own")]
+    fn rules(&self) -> Rules {
+        Rules::ALL
     }
 }
 

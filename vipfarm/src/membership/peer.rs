@@ -1,103 +1,205 @@
 //! What this node knows about one other node.
 
-use std::{cmp::Reverse, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     counters::Dropped,
     time::BootTime,
-    view::{Life, Promise},
-    wire::{Activity, Heartbeat},
+    view::{Digest, Life, life},
+    wire::{Ack, Flags, Heartbeat, State},
 };
 use crate::{
-    model::{Mac, NodeId},
+    config::differing_parts,
+    model::{Mac, NodeId, Timers},
     status::NodeState,
 };
 
+/// How often the damping of a joiner may double; the longest is [`LONGEST_DAMPING`] anyway.
+const MOST_FLAPS: u32 = 16;
+const LONGEST_DAMPING: Duration = Duration::from_secs(30);
+/// A member for that long is stable: that it is lost then counts as no flap.
+const STABLE: Duration = Duration::from_mins(1);
+
 /// A peer as heard, for status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
     /// Its place in the configuration.
     pub node: NodeId,
     /// What it is doing; [`NodeState::Down`] when it is not heard or has left.
     pub state: NodeState,
-    /// When its newest heartbeat was read; `None` if never.
+    /// When its newest heartbeat on the first link was read; `None` if never.
     pub heard: Option<BootTime>,
+    /// For each link, whether the peer is heard on it.
+    pub links: Vec<bool>,
     /// Its MAC on the VIP's network.
     pub mac: Option<Mac>,
     /// Its agent's incarnation.
     pub incarnation: Option<u64>,
-    /// Whether it runs this node's configuration; `true` until it says otherwise.
-    pub same_config: bool,
+    /// In which parts its configuration is another than this node's.
+    pub config_differs: Vec<&'static str>,
+    /// The digest of the configuration that it has staged.
+    pub staged: Option<[u8; 16]>,
+    /// Whether it hears this node.
+    pub hears_us: bool,
+    /// Whether it says that it cannot serve.
+    pub unfit: bool,
+    /// Whether it leaves the farm.
+    pub leaving: bool,
+    /// Number of the view it has installed.
+    pub epoch: u64,
 }
 
 /// One other node.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 pub(super) struct Peer {
-    newest: Option<Heard>,
-    /// Its life when membership was last judged; `None` = it was no member.
-    pub(super) member: Option<Life>,
+    newest: Option<Arc<Heartbeat>>,
+    links: Vec<Link>,
+    /// When this node sent the newest heartbeat that the peer has acknowledged.
+    acked: Option<BootTime>,
+    candidate: Option<Candidate>,
     rival: Option<Rival>,
+    /// Since when, as membership was last judged, each hears the other.
+    pub(super) linked_since: Option<BootTime>,
+    /// Since when it is in the installed view.
+    pub(super) member_since: Option<BootTime>,
+    flaps: u32,
+}
+
+/// What comes from a peer by one network.
+#[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
+struct Link {
+    sequence: u64,
+    at: Option<BootTime>,
+    /// As events have told.
+    up: bool,
+}
+
+/// An agent that is heard and must prove that it is alive.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
+struct Candidate {
+    incarnation: u64,
+    sequence: u64,
 }
 
 /// Another agent of the node than the one that is heard.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq, Hash))]
 struct Rival {
     incarnation: u64,
     since: BootTime,
     last: BootTime,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Heard {
-    at: BootTime,
-    heartbeat: Heartbeat,
-}
-
 /// What a heartbeat changed.
+#[expect(clippy::struct_excessive_bools, reason = "each may change without the others")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Change {
-    /// Anything but the sequence.
-    pub(super) any: bool,
+    /// The sender's state.
+    pub(super) state: bool,
     pub(super) mac: bool,
     /// The configuration, or the agent that runs it.
     pub(super) config: bool,
+    /// It is another agent than before.
+    pub(super) agent: bool,
+    /// It acknowledged a later heartbeat than before.
+    pub(super) acked: bool,
+}
+
+/// Why a heartbeat is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Dropped(Dropped),
+    /// An agent that must first prove that it is alive: answer it.
+    NewCandidate,
 }
 
 impl Peer {
-    /// Takes an authentic heartbeat of this peer, unless it is an old one.
+    /// Takes an authentic heartbeat of this peer, unless it is an old one. `proof` is when this
+    /// node sent the heartbeat that it acknowledges, if that is less than `fail` ago.
     ///
     /// Incarnations have no order. The one that is heard stays until it says goodbye or has been
     /// silent for `suspect`, so that no delayed or recorded datagram of a former one can push it
     /// aside. An agent that is heard beside it for longer than a restart explains is a duplicate.
+    ///
+    /// An agent that has not been heard within `fail` must prove that it is alive now: recorded
+    /// traffic never acknowledges what this agent has just sent.
     pub(super) fn absorb(
         &mut self,
         now: BootTime,
-        suspect: Duration,
-        heartbeat: Heartbeat,
-    ) -> Result<Change, Dropped> {
-        if let Some(Heard { at, heartbeat: newest }) = self.newest {
-            if newest.life.incarnation != heartbeat.life.incarnation {
-                if now < at + suspect && newest.activity != Activity::Leaving {
-                    return Err(self.refuse(now, suspect, heartbeat.life.incarnation));
-                }
-            } else if heartbeat.sequence <= newest.sequence {
-                return Err(Dropped::Stale);
-            }
+        link: usize,
+        timers: &Timers,
+        heartbeat: &Arc<Heartbeat>,
+        proof: Option<BootTime>,
+    ) -> Result<Change, Refusal> {
+        let incarnation = heartbeat.incarnation;
+        let newest = self.newest.as_ref();
+        let same = newest.is_some_and(|newest| newest.incarnation == incarnation);
+        if let Some(newest) = newest
+            && !same
+            && !newest.state.flags.has(Flags::LEAVING)
+            && self.heard_at().is_some_and(|at| now < at + timers.suspect)
+        {
+            return Err(Refusal::Dropped(self.refuse(now, timers.suspect, incarnation)));
         }
-        let before = self.newest.map(|heard| heard.heartbeat);
-        self.newest = Some(Heard { at: now, heartbeat });
-        if self.rival.is_some_and(|rival| rival.incarnation == heartbeat.life.incarnation) {
-            self.rival = None;
+        let known = if same { self.links.get(link).map_or(0, |link| link.sequence) } else { 0 };
+        if heartbeat.sequence <= known {
+            return Err(Refusal::Dropped(Dropped::Stale));
         }
-        let Some(before) = before else {
-            return Ok(Change { any: true, mac: true, config: true });
-        };
-        Ok(Change {
-            any: Heartbeat { sequence: heartbeat.sequence, ..before } != heartbeat,
-            mac: before.mac != heartbeat.mac,
-            config: before.digest != heartbeat.digest
-                || before.life.incarnation != heartbeat.life.incarnation,
-        })
+        let present = same && self.links.iter().any(|link| is_up(link.at, now, timers.fail));
+        if !present && proof.is_none() {
+            return Err(self.consider(link, heartbeat));
+        }
+        Ok(self.accept(now, link, heartbeat, proof))
+    }
+
+    fn accept(
+        &mut self,
+        now: BootTime,
+        link: usize,
+        heartbeat: &Arc<Heartbeat>,
+        proof: Option<BootTime>,
+    ) -> Change {
+        let before = self.newest.clone().filter(|it| it.incarnation == heartbeat.incarnation);
+        let mac = self.newest.as_ref().map(|newest| newest.state.mac);
+        if before.is_none() {
+            self.links.iter_mut().for_each(|link| (link.sequence, link.at) = (0, None));
+            self.acked = None;
+        }
+        if self.links.len() <= link {
+            self.links.resize(link + 1, Link::default());
+        }
+        (self.links[link].sequence, self.links[link].at) = (heartbeat.sequence, Some(now));
+        self.candidate = None;
+        self.rival = self.rival.filter(|rival| rival.incarnation != heartbeat.incarnation);
+        let acked = proof > self.acked;
+        self.acked = self.acked.max(proof);
+        if before.as_ref().is_some_and(|before| before.sequence >= heartbeat.sequence) {
+            // Another link was faster.
+            return Change { acked, ..Change::default() };
+        }
+        self.newest = Some(Arc::clone(heartbeat));
+        let (before, after) = (before.as_ref().map(|before| &before.state), &heartbeat.state);
+        Change {
+            state: before != Some(after),
+            mac: mac != Some(after.mac),
+            config: before.is_none_or(|before| before.digest != after.digest),
+            agent: before.is_none(),
+            acked,
+        }
+    }
+
+    fn consider(&mut self, link: usize, heartbeat: &Heartbeat) -> Refusal {
+        let Heartbeat { incarnation, sequence, .. } = *heartbeat;
+        let known = self.candidate.filter(|candidate| candidate.incarnation == incarnation);
+        // Acknowledgements, the proof, speak of the first link only.
+        if link != 0 || known.is_some_and(|candidate| sequence <= candidate.sequence) {
+            return Refusal::Dropped(Dropped::Unproven);
+        }
+        self.candidate = Some(Candidate { incarnation, sequence });
+        if known.is_some() { Refusal::Dropped(Dropped::Unproven) } else { Refusal::NewCandidate }
     }
 
     /// The agent before a restart falls silent, so that the new one is refused for less than
@@ -111,128 +213,128 @@ impl Peer {
         if now >= since + suspect { Dropped::Duplicate } else { Dropped::Incarnation }
     }
 
-    /// Starts the silence clock anew.
+    /// What to acknowledge to the peer: the newest it sent on the first link.
+    pub(super) fn ack(&self) -> Ack {
+        let newest = || {
+            let sequence = self.links.first()?.sequence;
+            self.newest.as_ref().map(|newest| (newest.incarnation, sequence))
+        };
+        let candidate = self.candidate.map(|it| (it.incarnation, it.sequence));
+        candidate.or_else(newest).map_or(Ack::default(), |(incarnation, sequence)| Ack {
+            life: life(incarnation),
+            sequence: life(sequence),
+        })
+    }
+
+    /// Starts the silence clocks anew.
     pub(super) fn excuse_silence(&mut self, now: BootTime) {
-        if let Some(heard) = &mut self.newest {
-            heard.at = heard.at.max(now);
+        for link in self.links.iter_mut().filter(|link| link.up) {
+            link.at = link.at.max(Some(now));
         }
     }
 
+    /// When it was last heard on the first link.
     pub(super) fn heard_at(&self) -> Option<BootTime> {
-        self.newest.map(|heard| heard.at)
+        self.links.first().and_then(|link| link.at)
     }
 
-    /// The newest heartbeat, if it is not older than `fail`.
-    pub(super) fn present(&self, now: BootTime, fail: Duration) -> Option<&Heartbeat> {
-        let heard = self.newest.as_ref()?;
-        (now < heard.at + fail).then_some(&heard.heartbeat)
+    /// Whether it was heard on the first link within `span`.
+    pub(super) fn is_heard(&self, now: BootTime, span: Duration) -> bool {
+        is_up(self.heard_at(), now, span)
     }
 
-    /// The peer's life if it may be a member: present, of the same configuration, not leaving.
-    pub(super) fn eligible(&self, now: BootTime, fail: Duration, digest: [u8; 16]) -> Option<Life> {
-        let heartbeat = self.present(now, fail)?;
-        let eligible = heartbeat.digest == digest && heartbeat.activity != Activity::Leaving;
-        eligible.then_some(heartbeat.life)
+    /// Whether it was heard on any link within `span`.
+    pub(super) fn is_heard_anyhow(&self, now: BootTime, span: Duration) -> bool {
+        self.links.iter().any(|link| is_up(link.at, now, span))
     }
 
-    pub(super) fn has_said_goodbye(&self) -> bool {
-        self.activity() == Some(Activity::Leaving)
+    /// The links, by number, that came up or went down since the last call.
+    pub(super) fn changed_links(&mut self, now: BootTime, fail: Duration) -> Vec<(usize, bool)> {
+        let mut changed = Vec::new();
+        for (number, link) in self.links.iter_mut().enumerate() {
+            let up = is_up(link.at, now, fail);
+            if up != link.up {
+                link.up = up;
+                changed.push((number, up));
+            }
+        }
+        changed
     }
 
-    pub(super) fn is_serving(&self) -> bool {
-        self.activity() == Some(Activity::Serving)
+    /// Its newest heartbeat, however old.
+    pub(super) fn newest(&self) -> Option<&Arc<Heartbeat>> {
+        self.newest.as_ref()
     }
 
-    /// What the peer has promised last.
-    pub(super) fn promise(&self) -> Option<Promise> {
-        self.newest.map(|heard| heard.heartbeat.promise)
+    /// What it said last, however long ago.
+    pub(super) fn state(&self) -> Option<&State> {
+        self.newest.as_ref().map(|newest| &newest.state)
+    }
+
+    pub(super) fn has(&self, flag: Flags) -> bool {
+        self.state().is_some_and(|state| state.flags.has(flag))
+    }
+
+    pub(super) fn life(&self) -> Option<Life> {
+        self.newest.as_ref().map(|newest| life(newest.incarnation))
+    }
+
+    /// When this node sent the newest heartbeat that the peer has acknowledged.
+    pub(super) fn acked(&self) -> Option<BootTime> {
+        self.acked
+    }
+
+    /// How long a joiner must have been heard before it is made a member: ten periods, twice as
+    /// long after each time it was lost soon after it had joined.
+    pub(super) fn damping(&self, periods: u32, period: Duration) -> Duration {
+        (period * periods * (1 << self.flaps)).min(LONGEST_DAMPING)
+    }
+
+    /// To be told when the peer is lost.
+    pub(super) fn note_loss(&mut self, now: BootTime) {
+        self.linked_since = None;
+        if let Some(since) = self.member_since.take() {
+            let flapped = now < since + STABLE;
+            self.flaps = if flapped { (self.flaps + 1).min(MOST_FLAPS) } else { 0 };
+        }
     }
 
     /// For status: the peer as `node`, heard within `fail` or down.
     pub(super) fn status(
         &self,
         node: NodeId,
+        own: NodeId,
         now: BootTime,
         fail: Duration,
-        digest: [u8; 16],
+        digest: Digest,
     ) -> PeerStatus {
-        let newest = self.newest.map(|heard| heard.heartbeat);
-        let state = match self.present(now, fail).map(|heartbeat| heartbeat.activity) {
-            Some(Activity::Serving) => NodeState::Up,
-            Some(Activity::Joining) => NodeState::Joining,
-            Some(Activity::Fenced) => NodeState::Fenced,
-            Some(Activity::Leaving) | None => NodeState::Down,
+        let heard = self.is_heard(now, fail);
+        let newest = self.state();
+        let state = match newest.map(|state| state.flags) {
+            Some(flags) if !heard || flags.has(Flags::LEAVING) => NodeState::Down,
+            Some(flags) if flags.has(Flags::SERVING) => NodeState::Up,
+            Some(flags) if flags.has(Flags::FENCED) => NodeState::Fenced,
+            Some(_) => NodeState::Joining,
+            None => NodeState::Down,
         };
         PeerStatus {
             node,
             state,
             heard: self.heard_at(),
-            mac: newest.map(|heartbeat| heartbeat.mac),
-            incarnation: newest.map(|heartbeat| heartbeat.life.incarnation),
-            same_config: newest.is_none_or(|heartbeat| heartbeat.digest == digest),
+            links: self.links.iter().map(|link| is_up(link.at, now, fail)).collect(),
+            mac: newest.map(|state| state.mac),
+            incarnation: self.newest.as_ref().map(|newest| newest.incarnation),
+            config_differs: newest
+                .map_or_else(Vec::new, |state| differing_parts(digest, state.digest)),
+            staged: newest.and_then(|state| state.staged),
+            hears_us: newest.is_some_and(|state| state.hears.contains(own)),
+            unfit: self.has(Flags::UNFIT),
+            leaving: self.has(Flags::LEAVING),
+            epoch: newest.map_or(0, |state| state.installed.id.epoch),
         }
-    }
-
-    fn activity(&self) -> Option<Activity> {
-        self.newest.map(|heard| heard.heartbeat.activity)
     }
 }
 
-/// Who goes first of two nodes whose configurations differ: the one that serves, else the lower
-/// index. The greater value goes first.
-pub(super) fn precedence(serving: bool, node: NodeId) -> (bool, Reverse<NodeId>) {
-    (serving, Reverse(node))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::NodeSet;
-
-    const SUSPECT: Duration = Duration::from_millis(110);
-
-    fn hear(peer: &mut Peer, millis: u64, incarnation: u64) -> Result<Change, Dropped> {
-        let heartbeat = Heartbeat {
-            source: NodeId::new(1).expect("in range"),
-            activity: Activity::Serving,
-            life: Life { incarnation, number: 0 },
-            sequence: millis,
-            digest: [0; 16],
-            promise: Promise { epoch: 1, alive: NodeSet::EMPTY, hash: [0; 16] },
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-        };
-        peer.absorb(BootTime::ZERO + Duration::from_millis(millis), SUSPECT, heartbeat)
-    }
-
-    #[test]
-    fn an_agent_that_follows_a_dead_one_is_no_duplicate() {
-        let mut peer = Peer::default();
-        hear(&mut peer, 0, 1).expect("the first");
-        for millis in [1, 50, 100] {
-            assert_eq!(hear(&mut peer, millis, 2), Err(Dropped::Incarnation));
-        }
-        hear(&mut peer, 110, 2).expect("the other is silent");
-    }
-
-    #[test]
-    fn two_agents_that_are_heard_at_once_are_duplicates() {
-        let mut peer = Peer::default();
-        for millis in (0..=100).step_by(50) {
-            hear(&mut peer, millis, 1).expect("in time");
-            assert_eq!(hear(&mut peer, millis + 1, 2), Err(Dropped::Incarnation));
-        }
-        hear(&mut peer, 150, 1).expect("in time");
-        assert_eq!(hear(&mut peer, 151, 2), Err(Dropped::Duplicate));
-    }
-
-    #[test]
-    fn old_datagrams_now_and_then_are_no_second_agent() {
-        let mut peer = Peer::default();
-        for millis in (0..10_000).step_by(50) {
-            hear(&mut peer, millis, 1).expect("in time");
-            if millis % 200 == 0 {
-                assert_eq!(hear(&mut peer, millis + 1, 2), Err(Dropped::Incarnation));
-            }
-        }
-    }
+fn is_up(at: Option<BootTime>, now: BootTime, span: Duration) -> bool {
+    at.is_some_and(|at| now < at + span)
 }

@@ -1,48 +1,144 @@
 //! What nodes agree on: a view, and the lives of the nodes in it.
 
-use crate::model::{NodeId, NodeSet, View};
+use std::sync::Arc;
 
-/// Which life of a node: peers agree with *this* life, and what they said to an earlier one is
-/// void.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Life {
-    /// Random, drawn when the agent starts.
-    pub(super) incarnation: u64,
-    /// Rises whenever the node has been fenced.
-    pub(super) number: u32,
+use crate::model::{NodeId, NodeSet, Overrides, View};
+
+/// Digest of a configuration.
+pub(super) type Digest = [u8; 16];
+
+/// Which agent of a node: the low half of its incarnation, enough to tell one from the next.
+pub(super) type Life = u32;
+
+/// The life that is part of an incarnation: the low half of any number.
+pub(super) fn life(incarnation: u64) -> Life {
+    let [.., a, b, c, d] = incarnation.to_be_bytes();
+    Life::from_be_bytes([a, b, c, d])
 }
 
-/// What identifies the members of a view and their lives.
-pub(super) type ViewHash = [u8; 16];
-
-/// A view this node has promised: it accepts no bucket that is not its own in it. Nodes agree when
-/// all of a promise is equal.
-///
-/// The epochs one node promises only rise. So of two promises that two nodes made in different
-/// order, no node can hold the other's outdated one for its present one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Promise {
+/// Which view. Of two, the higher goes first; no agent uses one twice, and a new agent of the node
+/// has another incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(super) struct ViewId {
     pub(super) epoch: u64,
+    pub(super) coordinator: NodeId,
+    /// The coordinator's.
+    pub(super) incarnation: u64,
+}
+
+/// A view as nodes name it to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(super) struct Stamp {
+    pub(super) id: ViewId,
+    /// Over the id and all of the content.
+    pub(super) hash: [u8; 16],
+}
+
+/// What a view says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Content {
     pub(super) alive: NodeSet,
-    pub(super) hash: ViewHash,
+    pub(super) idle: NodeSet,
+    pub(super) digest: Digest,
+    /// Of the members, in ascending order.
+    pub(super) lives: Vec<Life>,
+    pub(super) powers: Arc<Overrides>,
 }
 
-impl Promise {
-    pub(super) fn view(self) -> View {
-        View { epoch: self.epoch, alive: self.alive }
+impl Content {
+    /// The member's life; `None` if the node is none.
+    pub(super) fn life_of(&self, node: NodeId) -> Option<Life> {
+        let before = self.alive.bits() & !(u64::MAX << node.index());
+        let place = before.count_ones() as usize;
+        self.lives.get(place).copied().filter(|_| self.alive.contains(node))
+    }
+
+    /// The members that may own buckets.
+    pub(super) fn owners(&self) -> NodeSet {
+        self.alive.difference(self.idle)
     }
 }
 
-/// The hash over the members, in ascending order, and their lives.
-pub(super) fn view_hash(members: impl Iterator<Item = (NodeId, Life)>) -> ViewHash {
-    let mut hasher = blake3::Hasher::new_derive_key("vipfarm 1 view");
-    for (node, life) in members {
+/// A view proposed by its coordinator. A node that *promises* it accepts no bucket that is not its
+/// own in it; a node *installs* it when all members have promised it.
+#[derive(Debug, PartialEq, Eq, Hash, Default)]
+pub(super) struct Agreement {
+    pub(super) stamp: Stamp,
+    pub(super) content: Content,
+}
+
+impl Agreement {
+    pub(super) fn new(id: ViewId, content: Content) -> Self {
+        Self { stamp: Stamp { id, hash: hash(id, &content) }, content }
+    }
+
+    pub(super) fn id(&self) -> ViewId {
+        self.stamp.id
+    }
+
+    pub(super) fn view(&self) -> View {
+        let Content { alive, idle, digest, ref powers, .. } = self.content;
+        let ViewId { epoch, coordinator, .. } = self.stamp.id;
+        View { epoch, coordinator, alive, idle, powers: Arc::clone(powers), digest }
+    }
+}
+
+fn hash(id: ViewId, content: &Content) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new_derive_key("vipfarm 2 view");
+    hasher
+        .update(&id.epoch.to_be_bytes())
+        .update(&(id.coordinator.index() as u64).to_be_bytes())
+        .update(&id.incarnation.to_be_bytes())
+        .update(&content.alive.bits().to_be_bytes())
+        .update(&content.idle.bits().to_be_bytes())
+        .update(&content.digest);
+    for life in &content.lives {
+        hasher.update(&life.to_be_bytes());
+    }
+    let version = content.powers.version();
+    hasher.update(&version.counter.to_be_bytes()).update(&[version.author]);
+    for entry in content.powers.entries() {
         hasher
-            .update(&(node.index() as u64).to_be_bytes())
-            .update(&life.incarnation.to_be_bytes())
-            .update(&life.number.to_be_bytes());
+            .update(&(entry.node.index() as u64).to_be_bytes())
+            .update(&[u8::from(entry.group.is_some()), entry.group.unwrap_or(0)])
+            .update(&entry.power.to_be_bytes());
     }
-    let mut hash = ViewHash::default();
+    let mut hash = [0; 16];
     hasher.finalize_xof().fill(&mut hash);
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lives_are_found_by_member() {
+        let alive = NodeSet::from_bits(0b1000_0000_0000_1010);
+        let content = Content { alive, lives: vec![10, 30, 50], ..Content::default() };
+        let lives = [0, 1, 2, 3, 15, 63].map(|n| content.life_of(NodeId::new(n).expect("a node")));
+        assert_eq!(lives, [None, Some(10), None, Some(30), Some(50), None]);
+    }
+
+    #[test]
+    fn every_part_of_a_view_is_in_its_hash() {
+        let (id, content) = (ViewId::default(), Content::default());
+        let node = NodeId::new(1).expect("a node");
+        let powers = Overrides::default().with(node, Some(0), node, Some(1)).expect("room");
+        let others = [
+            Agreement::new(ViewId { epoch: 1, ..id }, content.clone()),
+            Agreement::new(ViewId { coordinator: node, ..id }, content.clone()),
+            Agreement::new(ViewId { incarnation: 1, ..id }, content.clone()),
+            Agreement::new(id, Content { alive: NodeSet::EMPTY.with(node), ..content.clone() }),
+            Agreement::new(id, Content { idle: NodeSet::EMPTY.with(node), ..content.clone() }),
+            Agreement::new(id, Content { digest: [1; 16], ..content.clone() }),
+            Agreement::new(id, Content { lives: vec![1], ..content.clone() }),
+            Agreement::new(id, Content { powers: Arc::new(powers), ..content.clone() }),
+        ];
+        let mut hashes: Vec<_> = others.iter().map(|other| other.stamp.hash).collect();
+        hashes.push(Agreement::new(id, content).stamp.hash);
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 9);
+    }
 }

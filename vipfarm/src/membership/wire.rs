@@ -1,92 +1,162 @@
-//! The heartbeat on the wire: one datagram of fixed size, integers in network byte order.
+//! The heartbeat on the wire: one datagram, integers in network byte order.
 //!
 //! ```text
-//!  0 magic u32 | version u8 | source u8 | flags u8 | zero u8
-//!  8 farm id u32 | life u32
-//! 16 incarnation u64
-//! 24 sequence u64
-//! 32 configuration digest, 16 bytes
-//! 48 promised view: epoch u64 | alive bitmap u64 | hash, 16 bytes
-//! 80 MAC, 6 bytes | zero u16
-//! 88 tag: keyed BLAKE3 over bytes 0..88, cut to 16 bytes
+//!   0 magic u32 | version u8 | link u8 | source u8 | nodes u8
+//!   8 farm id u32 | flags u16 | zero u16
+//!  16 incarnation u64
+//!  24 sequence u64
+//!  32 digest of the configuration in force, 16 bytes
+//!  48 digest of the staged one, 16 bytes; zero without its flag
+//!  64 installed view: epoch u64 | coordinator u8 | its incarnation u64 | hash, 16 bytes
+//!  97 promised view: the same
+//! 130 ready for the promised view, bitmap u64
+//! 138 hears, bitmap u64
+//! 146 linked (hears and is heard by), bitmap u64
+//! 154 highest epoch seen u64
+//! 162 version of the overrides: counter u64 | author u8
+//! 171 MAC, 6 bytes
+//! 177 acknowledged, by node index, `nodes` times: life u32 | sequence u32
+//!     the promised view, with its flag: alive u64 | idle u64 | digest, 16 bytes |
+//!         life u32 of each member in ascending order | overrides
+//!     overrides, with their flag: counter u64 | author u8 | count u16 |
+//!         `count` times: node u8 | 0 all groups, 1 one u8 | group u8 | power u16
+//!     tag: keyed BLAKE3 over everything before it, cut to 16 bytes
 //! ```
+//!
+//! 209 bytes for 2 nodes, 705 for 64; the view adds 43 and 4 a member. It is sent while it is
+//! promised and not installed; the overrides while a peer knows older ones only. Only
+//! more than about ninety overrides on a farm of 64 nodes make a datagram that is longer than an
+//! Ethernet frame.
 //!
 //! Content is authenticated, not secret. Nothing but size, magic, version and farm id is looked at
 //! before the tag has been verified.
 
-use std::array;
+use std::{array, sync::Arc};
 
+use self::codec::{Reader, Writer};
 use super::{
     counters::Dropped,
-    view::{Life, Promise},
+    view::{Agreement, Digest, Life, Stamp},
 };
-use crate::model::{Mac, NodeId, NodeSet};
+use crate::model::{MAX_NODES, Mac, NodeId, NodeSet, Overrides, Version};
 
-/// Bytes of a heartbeat.
-pub(super) const LEN: usize = 104;
+mod codec;
+#[cfg(test)]
+mod tests;
+
+/// Bytes before the acknowledgements.
+const HEAD: usize = 177;
+const ACK: usize = 8;
+const TAG: usize = 16;
+const OVERRIDES: usize = 11 + 5 * Overrides::MAX;
+const CONTENT: usize = 32 + 4 * MAX_NODES + OVERRIDES;
+
+/// Bytes of a heartbeat at least.
+pub(super) const MIN_LEN: usize = HEAD + ACK + TAG;
+/// Bytes of a heartbeat at most.
+pub(super) const MAX_LEN: usize = HEAD + ACK * MAX_NODES + CONTENT + OVERRIDES + TAG;
 
 const MAGIC: [u8; 4] = *b"VIPf";
-const VERSION: u8 = 1;
-
+const VERSION: u8 = 2;
 const AT_VERSION: usize = 4;
-const AT_SOURCE: usize = 5;
-const AT_FLAGS: usize = 6;
-const AT_ZERO: usize = 7;
+const AT_LINK: usize = 5;
 const AT_FARM: usize = 8;
-const AT_LIFE: usize = 12;
-const AT_INCARNATION: usize = 16;
-const AT_SEQUENCE: usize = 24;
-const AT_DIGEST: usize = 32;
-const AT_EPOCH: usize = 48;
-const AT_ALIVE: usize = 56;
-const AT_HASH: usize = 64;
-const AT_MAC: usize = 80;
-const AT_ZEROS: usize = 86;
-const AT_TAG: usize = 88;
 
 /// Tells farms on one network apart before any cryptography.
 pub(super) type FarmId = [u8; 4];
 
 /// What a node says about itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Heartbeat {
     pub(super) source: NodeId,
-    pub(super) activity: Activity,
-    pub(super) life: Life,
-    /// Rises with every heartbeat of an incarnation.
+    /// Random, drawn when the agent starts.
+    pub(super) incarnation: u64,
+    /// Rises with every heartbeat of an incarnation; the same on all links.
     pub(super) sequence: u64,
-    /// Of the configuration all nodes must share.
-    pub(super) digest: [u8; 16],
-    /// What the node has promised last.
-    pub(super) promise: Promise,
+    pub(super) state: State,
+    /// What the sender has heard last on the first link, by node.
+    pub(super) acks: Vec<Ack>,
+    /// The promised view, while it is not installed.
+    pub(super) proposal: Option<Arc<Agreement>>,
+    /// The newest overrides known, while a peer knows older ones only.
+    pub(super) overrides: Option<Arc<Overrides>>,
+}
+
+/// The part whose changes are news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct State {
+    pub(super) flags: Flags,
+    pub(super) digest: Digest,
+    pub(super) staged: Option<Digest>,
+    pub(super) installed: Stamp,
+    pub(super) promised: Stamp,
+    /// Who is known to have promised the same.
+    pub(super) ready: NodeSet,
+    pub(super) hears: NodeSet,
+    pub(super) linked: NodeSet,
+    pub(super) max_epoch: u64,
+    /// Of the newest overrides known.
+    pub(super) overrides: Version,
     /// The sender's own, on the VIP's network.
     pub(super) mac: Mac,
 }
 
-/// What a node is doing, the flags of its heartbeat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activity {
-    /// Serves its buckets: no flag.
-    Serving,
-    /// Serves nothing yet.
-    Joining,
-    /// Serves nothing since its lease lapsed.
-    Fenced,
-    /// Serves nothing and will not come back in this incarnation.
-    Leaving,
+/// What the sender of a heartbeat is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub(super) struct Flags(u16);
+
+impl Flags {
+    /// Serves its buckets.
+    pub(super) const SERVING: Self = Self(1);
+    /// Served, and serves nothing until it has installed another view.
+    pub(super) const FENCED: Self = Self(2);
+    /// Wants to own nothing, and will not come back in this incarnation.
+    pub(super) const LEAVING: Self = Self(4);
+    /// Wants to own nothing for now: it cannot serve, or may not with its configuration.
+    pub(super) const UNFIT: Self = Self(8);
+    /// Its staged configuration, or the one in force, is to go before all others.
+    pub(super) const FORCED: Self = Self(16);
+    const STAGED: Self = Self(32);
+    const PROPOSAL: Self = Self(64);
+    const OVERRIDES: Self = Self(128);
+    const ALL: Self = Self(255);
+
+    /// Whether any of those flags is set.
+    pub(super) fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    /// With that flag, if `condition` holds.
+    #[must_use]
+    pub(super) fn with(self, flag: Self, condition: bool) -> Self {
+        if condition { Self(self.0 | flag.0) } else { self }
+    }
+
+    /// The flags with that number.
+    #[cfg(test)]
+    pub(super) fn of(number: u16) -> Self {
+        Self(number)
+    }
+
+    fn without_sections(self) -> Self {
+        Self(self.0 & !(Self::STAGED.0 | Self::PROPOSAL.0 | Self::OVERRIDES.0))
+    }
 }
 
-impl Activity {
-    const ALL: [Self; 4] = [Self::Serving, Self::Joining, Self::Fenced, Self::Leaving];
+impl std::ops::BitOr for Flags {
+    type Output = Self;
 
-    fn flags(self) -> u8 {
-        match self {
-            Self::Serving => 0,
-            Self::Joining => 1,
-            Self::Fenced => 2,
-            Self::Leaving => 4,
-        }
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
+}
+
+/// The newest heartbeat of a node that another has heard; all zero if none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(super) struct Ack {
+    pub(super) life: Life,
+    /// Its low half.
+    pub(super) sequence: u32,
 }
 
 /// The id of the farm of that name.
@@ -95,205 +165,158 @@ pub(super) fn farm_id(name: &str) -> FarmId {
     array::from_fn(|byte| hash[byte])
 }
 
-/// The heartbeat as a datagram.
-pub(super) fn seal(heartbeat: &Heartbeat, farm: FarmId, key: &[u8; 32]) -> Vec<u8> {
-    let Heartbeat { source, activity, life, sequence, digest, promise, mac } = heartbeat;
-    let mut bytes = vec![0; LEN];
-    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-    put(0, &MAGIC);
-    put(AT_VERSION, &[VERSION]);
-    put(AT_SOURCE, &source.index().to_le_bytes()[..1]);
-    put(AT_FLAGS, &[activity.flags()]);
-    put(AT_FARM, &farm);
-    put(AT_LIFE, &life.number.to_be_bytes());
-    put(AT_INCARNATION, &life.incarnation.to_be_bytes());
-    put(AT_SEQUENCE, &sequence.to_be_bytes());
-    put(AT_DIGEST, digest);
-    put(AT_EPOCH, &promise.epoch.to_be_bytes());
-    put(AT_ALIVE, &promise.alive.bits().to_be_bytes());
-    put(AT_HASH, &promise.hash);
-    put(AT_MAC, &mac.0);
-    let tag = tag(&bytes[..AT_TAG], key);
-    bytes[AT_TAG..].copy_from_slice(&tag);
+/// The heartbeat as a datagram for one link, ready for [`reseal`].
+pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]) -> Vec<u8> {
+    let Heartbeat { source, incarnation, sequence, state, acks, proposal, overrides } = heartbeat;
+    let flags = state
+        .flags
+        .with(Flags::STAGED, state.staged.is_some())
+        .with(Flags::PROPOSAL, proposal.is_some())
+        .with(Flags::OVERRIDES, overrides.is_some());
+    let mut to = Writer::default();
+    to.bytes(&MAGIC);
+    to.u8(VERSION);
+    to.u8(link);
+    to.node(*source);
+    to.u8(u8::try_from(acks.len()).expect("at most `MAX_NODES`"));
+    to.bytes(&farm);
+    to.u16(flags.0);
+    to.u16(0);
+    to.u64(*incarnation);
+    to.u64(*sequence);
+    to.bytes(&state.digest);
+    to.bytes(&state.staged.unwrap_or_default());
+    to.stamp(&state.installed);
+    to.stamp(&state.promised);
+    to.nodes(state.ready);
+    to.nodes(state.hears);
+    to.nodes(state.linked);
+    to.u64(state.max_epoch);
+    to.version(state.overrides);
+    to.bytes(&state.mac.0);
+    for &ack in acks {
+        to.ack(ack);
+    }
+    if let Some(proposal) = proposal {
+        to.content(&proposal.content);
+    }
+    if let Some(overrides) = overrides {
+        to.overrides(overrides);
+    }
+    let tag = tag(&to.0, key);
+    to.bytes(&tag);
+    to.0
+}
+
+/// The same heartbeat for another link.
+pub(super) fn reseal(datagram: &[u8], link: u8, key: &[u8; 32]) -> Vec<u8> {
+    let mut bytes = datagram.to_vec();
+    bytes.truncate(datagram.len().saturating_sub(TAG));
+    bytes[AT_LINK] = link;
+    let tag = tag(&bytes, key);
+    bytes.extend(tag);
     bytes
 }
 
 /// What can be said of a datagram at no cost and without trust: whether it may be a heartbeat of
 /// this farm.
-pub(super) fn screen(bytes: &[u8], farm: FarmId) -> Result<&[u8; LEN], Dropped> {
-    let datagram: &[u8; LEN] = bytes.try_into().map_err(|_wrong_length| Dropped::Size)?;
-    if field(datagram, 0) != MAGIC {
+pub(super) fn screen(bytes: &[u8], farm: FarmId) -> Result<(), Dropped> {
+    if !(MIN_LEN..=MAX_LEN).contains(&bytes.len()) {
+        return Err(Dropped::Size);
+    }
+    if bytes[..MAGIC.len()] != MAGIC {
         return Err(Dropped::Magic);
     }
-    if datagram[AT_VERSION] != VERSION {
+    if bytes[AT_VERSION] != VERSION {
         return Err(Dropped::Version);
     }
-    if field(datagram, AT_FARM) != farm {
+    if bytes[AT_FARM..AT_FARM + farm.len()] != farm {
         return Err(Dropped::Farm);
     }
-    Ok(datagram)
+    Ok(())
 }
 
-/// The heartbeat in a screened datagram, if a holder of `key` has written it.
-pub(super) fn open(datagram: &[u8; LEN], key: &[u8; 32]) -> Result<Heartbeat, Dropped> {
-    if !same_tag(field(datagram, AT_TAG), tag(&datagram[..AT_TAG], key)) {
+/// The heartbeat in a screened datagram, if a holder of one of the keys has written it for that
+/// link.
+pub(super) fn open(bytes: &[u8], link: u8, keys: &[[u8; 32]]) -> Result<Heartbeat, Dropped> {
+    let (body, theirs) = bytes.split_last_chunk::<TAG>().ok_or(Dropped::Size)?;
+    if !keys.iter().any(|key| same_tag(*theirs, tag(body, key))) {
         return Err(Dropped::Tag);
     }
-    let known = |activity: &Activity| activity.flags() == datagram[AT_FLAGS];
-    let activity = Activity::ALL.into_iter().find(known).ok_or(Dropped::Malformed)?;
-    let source = NodeId::new(datagram[AT_SOURCE].into()).ok_or(Dropped::Malformed)?;
-    if datagram[AT_ZERO] != 0 || field(datagram, AT_ZEROS) != [0; AT_TAG - AT_ZEROS] {
+    if body.get(AT_LINK) != Some(&link) {
+        return Err(Dropped::Link);
+    }
+    let mut from = Reader(body);
+    let heartbeat = read(&mut from)?;
+    if from.0.is_empty() { Ok(heartbeat) } else { Err(Dropped::Malformed) }
+}
+
+/// Reads any bytes as datagrams of every kind: what a fuzzer calls. Says whether they were a
+/// heartbeat but for their tag; no input may panic, and what is read must be written the same.
+pub fn fuzz(bytes: &[u8]) -> bool {
+    const KEY: [u8; 32] = [7; 32];
+    let farm = array::from_fn(|byte| bytes.get(AT_FARM + byte).copied().unwrap_or(0));
+    let trusted = screen(bytes, farm).and_then(|()| open(bytes, 0, &[KEY])).is_ok();
+    let Ok(heartbeat) = read(&mut Reader(bytes)) else { return trusted };
+    let sealed = seal(&heartbeat, 0, farm, &KEY);
+    let again = screen(&sealed, farm).and_then(|()| open(&sealed, 0, &[KEY]));
+    assert_eq!(again, Ok(heartbeat), "what was read is written the same");
+    true
+}
+
+fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
+    let [_, _, _, _, _, _] = from.array()?;
+    let (source, nodes) = (from.node()?, usize::from(from.u8()?));
+    let _farm: FarmId = from.array()?;
+    let (flags, zero) = (Flags(from.u16()?), from.u16()?);
+    if !(1..=MAX_NODES).contains(&nodes) || flags.0 & !Flags::ALL.0 != 0 || zero != 0 {
         return Err(Dropped::Malformed);
     }
+    let (incarnation, sequence) = (from.u64()?, from.u64()?);
+    let (digest, staged) = (from.array()?, from.array()?);
+    if !flags.has(Flags::STAGED) && staged != Digest::default() {
+        return Err(Dropped::Malformed);
+    }
+    let state = State {
+        flags: flags.without_sections(),
+        digest,
+        staged: flags.has(Flags::STAGED).then_some(staged),
+        installed: from.stamp()?,
+        promised: from.stamp()?,
+        ready: from.nodes()?,
+        hears: from.nodes()?,
+        linked: from.nodes()?,
+        max_epoch: from.u64()?,
+        overrides: from.version()?,
+        mac: Mac(from.array()?),
+    };
+    let acks = (0..nodes).map(|_| from.ack()).collect::<Result<_, _>>()?;
+    let proposal = flags.has(Flags::PROPOSAL).then(|| from.content()).transpose()?;
+    let proposal = proposal.map(|content| Agreement { stamp: state.promised, content });
+    let overrides = flags.has(Flags::OVERRIDES).then(|| from.overrides()).transpose()?;
     Ok(Heartbeat {
         source,
-        activity,
-        life: Life {
-            incarnation: u64::from_be_bytes(field(datagram, AT_INCARNATION)),
-            number: u32::from_be_bytes(field(datagram, AT_LIFE)),
-        },
-        sequence: u64::from_be_bytes(field(datagram, AT_SEQUENCE)),
-        digest: field(datagram, AT_DIGEST),
-        promise: Promise {
-            epoch: u64::from_be_bytes(field(datagram, AT_EPOCH)),
-            alive: NodeSet::from_bits(u64::from_be_bytes(field(datagram, AT_ALIVE))),
-            hash: field(datagram, AT_HASH),
-        },
-        mac: Mac(field(datagram, AT_MAC)),
+        incarnation,
+        sequence,
+        state,
+        acks,
+        proposal: proposal.map(Arc::new),
+        overrides: overrides.map(Arc::new),
     })
 }
 
-/// The `N` bytes at a constant offset of the layout above.
-fn field<const N: usize>(datagram: &[u8; LEN], at: usize) -> [u8; N] {
-    array::from_fn(|byte| datagram[at + byte])
-}
-
-fn tag(body: &[u8], key: &[u8; 32]) -> [u8; 16] {
+fn tag(body: &[u8], key: &[u8; 32]) -> [u8; TAG] {
     let hash = blake3::keyed_hash(key, body);
     array::from_fn(|byte| hash.as_bytes()[byte])
 }
 
 /// Compares in constant time, as [`blake3::Hash`] does: how long a refusal takes must not tell a
 /// forger how much of the tag was right.
-fn same_tag(ours: [u8; 16], theirs: [u8; 16]) -> bool {
-    let widened = |tag: [u8; 16]| {
+fn same_tag(ours: [u8; TAG], theirs: [u8; TAG]) -> bool {
+    let widened = |tag: [u8; TAG]| {
         let mut hash = [0; 32];
-        hash[..16].copy_from_slice(&tag);
+        hash[..TAG].copy_from_slice(&tag);
         blake3::Hash::from_bytes(hash)
     };
     widened(ours) == widened(theirs)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::{collection::vec, prelude::*};
-
-    use super::*;
-
-    const KEY: [u8; 32] = [7; 32];
-    const FARM: FarmId = [1, 2, 3, 4];
-
-    fn decode(bytes: &[u8]) -> Result<Heartbeat, Dropped> {
-        open(screen(bytes, FARM)?, &KEY)
-    }
-
-    fn heartbeats() -> impl Strategy<Value = Heartbeat> {
-        (
-            (0..crate::model::MAX_NODES, 0..Activity::ALL.len(), any::<(u64, u32, u64)>()),
-            any::<([u8; 16], u64, u64, [u8; 16], [u8; 6])>(),
-        )
-            .prop_map(|((source, activity, (incarnation, number, sequence)), rest)| {
-                let (digest, epoch, alive, hash, mac) = rest;
-                Heartbeat {
-                    source: NodeId::new(source).expect("in range"),
-                    activity: Activity::ALL[activity],
-                    life: Life { incarnation, number },
-                    sequence,
-                    digest,
-                    promise: Promise { epoch, alive: NodeSet::from_bits(alive), hash },
-                    mac: Mac(mac),
-                }
-            })
-    }
-
-    proptest! {
-        #[test]
-        fn a_heartbeat_is_read_as_it_was_written(heartbeat in heartbeats()) {
-            prop_assert_eq!(decode(&seal(&heartbeat, FARM, &KEY)), Ok(heartbeat));
-        }
-
-        #[test]
-        fn one_changed_bit_anywhere_is_refused(heartbeat in heartbeats(), bit in 0..LEN * 8) {
-            let mut bytes = seal(&heartbeat, FARM, &KEY);
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(decode(&bytes).is_err());
-        }
-
-        #[test]
-        fn a_cut_or_grown_heartbeat_is_refused(heartbeat in heartbeats(), len in 0..2 * LEN) {
-            let mut bytes = seal(&heartbeat, FARM, &KEY);
-            bytes.resize(len, 0);
-            prop_assert_eq!(decode(&bytes).is_ok(), len == LEN);
-        }
-
-        #[test]
-        fn arbitrary_bytes_are_refused(bytes in vec(any::<u8>(), 0..2 * LEN)) {
-            prop_assert!(decode(&bytes).is_err());
-        }
-
-        #[test]
-        fn a_key_holder_who_writes_nonsense_is_survived(body in vec(any::<u8>(), AT_TAG)) {
-            let mut bytes = body;
-            bytes[..4].copy_from_slice(&MAGIC);
-            bytes[AT_VERSION] = VERSION;
-            bytes[AT_FARM..AT_FARM + 4].copy_from_slice(&FARM);
-            let tag = tag(&bytes, &KEY);
-            bytes.extend(tag);
-            if let Err(reason) = decode(&bytes) {
-                prop_assert_eq!(reason, Dropped::Malformed);
-            }
-        }
-    }
-
-    #[test]
-    fn the_layout_is_frozen() {
-        let heartbeat = Heartbeat {
-            source: NodeId::new(3).expect("in range"),
-            activity: Activity::Fenced,
-            life: Life { incarnation: 0x1112_1314_1516_1718, number: 0x2122_2324 },
-            sequence: 0x3132_3334_3536_3738,
-            digest: [0x44; 16],
-            promise: Promise {
-                epoch: 0x5152_5354_5556_5758,
-                alive: NodeSet::from_bits(0x6162_6364_6566_6768),
-                hash: [0x77; 16],
-            },
-            mac: Mac([0x81, 0x82, 0x83, 0x84, 0x85, 0x86]),
-        };
-        let bytes = seal(&heartbeat, FARM, &KEY);
-        let words: Vec<String> = bytes
-            .chunks(8)
-            .map(|word| {
-                format!("{:016x}", u64::from_be_bytes(word.try_into().expect("whole words")))
-            })
-            .collect();
-        assert_eq!(
-            words,
-            [
-                "5649506601030200",
-                "0102030421222324",
-                "1112131415161718",
-                "3132333435363738",
-                "4444444444444444",
-                "4444444444444444",
-                "5152535455565758",
-                "6162636465666768",
-                "7777777777777777",
-                "7777777777777777",
-                "8182838485860000",
-                "7622d54ba2ecad5e",
-                "1a2b00aed74bb1b2",
-            ]
-        );
-    }
 }

@@ -31,6 +31,8 @@ pub struct Interface {
     pub mac: Mac,
     /// Administratively up.
     pub up: bool,
+    /// Its cable is plugged: frames can leave.
+    pub carrier: bool,
     /// Id of the XDP program attached to it.
     pub xdp_program: Option<u32>,
     /// Its addresses.
@@ -157,6 +159,7 @@ fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
         name: String::new(),
         mac: Mac([0; 6]),
         up: link.header.flags.contains(LinkFlags::Up),
+        carrier: link.header.flags.contains(LinkFlags::LowerUp),
         xdp_program: None,
         addresses: addresses.iter().filter(|a| a.header.index == index).filter_map(net).collect(),
     };

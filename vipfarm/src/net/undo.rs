@@ -215,6 +215,7 @@ mod tests {
             name: format!("eth{index}"),
             mac: Mac([2; 6]),
             up: true,
+            carrier: true,
             xdp_program: None,
             addresses: vec![],
         }

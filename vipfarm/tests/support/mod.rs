@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use futures::future::BoxFuture;
 use tokio::{runtime::Runtime, sync::watch};
 use vipfarm::{
     agent::{
@@ -19,7 +20,7 @@ use vipfarm::{
     model::{Bitmap, Filter, Mode, Proto},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, Lateness, NodeState, NodeStatus,
-        RuleStatus, Status, VipStatus,
+        PowerReply, PowerRequest, RuleStatus, Status, VipStatus,
     },
 };
 
@@ -85,6 +86,23 @@ impl Source for FakeAgent {
             text: "node1 serves it.".into(),
         })
     }
+
+    fn set_power<'a>(
+        &'a self,
+        request: &'a PowerRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        let answer = if *request == power_request() {
+            Ok(PowerReply { version: 1 })
+        } else {
+            Err(format!("farm web has no node `{}`", request.node))
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+/// A change that the made-up agent takes; every other is refused.
+pub(crate) fn power_request() -> PowerRequest {
+    PowerRequest { group: Some("FarmProto".into()), node: "node1".into(), power: Some(3) }
 }
 
 /// What the made-up agent says of itself.
@@ -96,6 +114,7 @@ pub(crate) fn status() -> Status {
         state: NodeState::Up,
         epoch: 3,
         converged: true,
+        powers_version: 0,
         lease_ms: 143.25,
         uptime_s: 12.5,
         nodes: vec![NodeStatus {
@@ -107,7 +126,7 @@ pub(crate) fn status() -> Status {
             heard_ms: None,
             mac: None,
             load: 255,
-            config_differs: false,
+            config_differs: Vec::new(),
         }],
         vips: vec![VipStatus {
             interface: "eth0".into(),

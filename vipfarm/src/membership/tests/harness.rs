@@ -1,8 +1,9 @@
 //! Farms of real machines in virtual time, without loss or delay.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::super::*;
+use super::super::{view::Stamp, wire::Ack, *};
+use crate::model::Version;
 
 use super::{KEY, LISTENED, TIMERS};
 
@@ -12,15 +13,33 @@ pub(super) struct Farm {
     pub(super) nodes: Vec<Membership>,
     pub(super) running: Vec<bool>,
     pub(super) frozen_until: Vec<u64>,
-    pub(super) inbox: Vec<Vec<(IpAddr, Vec<u8>)>>,
+    pub(super) inbox: Vec<Vec<(u8, IpAddr, Vec<u8>)>>,
     pub(super) log: Vec<Vec<Output>>,
     pub(super) logged_at: Vec<Vec<BootTime>>,
-    /// Nothing arrives anywhere.
+    /// Nothing arrives anywhere on the first network.
     pub(super) cut: bool,
+    /// From whom nothing arrives at whom on the first network.
+    pub(super) cuts: Vec<(usize, usize)>,
 }
 
 impl Farm {
     pub(super) fn of(count: usize) -> Self {
+        Self::by(count, config)
+    }
+
+    /// Nodes that have another network.
+    pub(super) fn with_two_networks(count: usize) -> Self {
+        let mut farm = Self::by(count, |own, count| {
+            let mut config = config(own, count);
+            let nodes = config.nodes.iter_mut().enumerate();
+            nodes.for_each(|(index, node)| node.addresses.push(extra(index)));
+            config
+        });
+        farm.settle();
+        farm
+    }
+
+    fn by(count: usize, config: impl Fn(usize, usize) -> Config) -> Self {
         let node = |own: usize| Membership::new(config(own, count), 1 + own as u64, at(0));
         Self {
             millis: 0,
@@ -31,14 +50,19 @@ impl Farm {
             log: vec![Vec::new(); count],
             logged_at: vec![Vec::new(); count],
             cut: false,
+            cuts: Vec::new(),
         }
     }
 
     pub(super) fn settled(count: usize) -> Self {
         let mut farm = Self::of(count);
-        farm.run(2 * LISTENED);
-        assert!(farm.nodes.iter().all(Membership::is_converged));
+        farm.settle();
         farm
+    }
+
+    fn settle(&mut self) {
+        self.run(2 * LISTENED);
+        assert!(self.nodes.iter().all(Membership::is_converged));
     }
 
     pub(super) fn now(&self) -> BootTime {
@@ -61,21 +85,23 @@ impl Farm {
         }
     }
 
-    pub(super) fn turn(&mut self, index: usize, datagrams: Vec<(IpAddr, Vec<u8>)>) {
+    pub(super) fn turn(&mut self, index: usize, datagrams: Vec<(u8, IpAddr, Vec<u8>)>) {
         let now = self.now();
         let node = &mut self.nodes[index];
-        for (source, datagram) in datagrams {
-            node.handle_datagram(now, source, &datagram);
+        for (link, source, datagram) in datagrams {
+            node.handle_datagram(now, link, source, &datagram);
         }
         if now >= node.next_deadline() {
             node.handle_timeout(now);
         }
         for output in drain(node) {
-            if let Output::Broadcast(datagram) = &output
-                && !self.cut
-            {
+            if let Output::Send { link, datagram } = &output {
                 for to in (0..self.nodes.len()).filter(|&to| to != index && self.running[to]) {
-                    self.inbox[to].push((address(index), datagram.clone()));
+                    if *link == 0 && (self.cut || self.cuts.contains(&(index, to))) {
+                        continue;
+                    }
+                    let source = if *link == 0 { address(index) } else { extra(index) };
+                    self.inbox[to].push((*link, source, datagram.clone()));
                 }
             }
             self.log[index].push(output);
@@ -127,27 +153,52 @@ pub(super) fn config(own: usize, count: usize) -> Config {
         own: id(own),
         nodes: (0..count).map(node).collect(),
         timers: TIMERS,
-        key: KEY,
+        keys: vec![KEY],
         digest: [0; 16],
         mac: Mac([2, 0, 0, 0, 0, octet(own)]),
+        overrides: Overrides::default(),
     }
 }
 
-pub(super) fn heartbeat(source: usize, incarnation: u64) -> Heartbeat {
+/// What an agent of that node sends that has just started, and has heard `heard` of node 0.
+pub(super) fn heartbeat(source: usize, incarnation: u64, heard: Ack) -> Heartbeat {
     Heartbeat {
         source: id(source),
-        activity: Activity::Joining,
-        life: Life { incarnation, number: 0 },
+        incarnation,
         sequence: 1,
-        digest: [0; 16],
-        promise: Promise::default(),
-        mac: Mac([2, 0, 0, 0, 0, octet(source)]),
+        state: State {
+            flags: Flags::default(),
+            digest: [0; 16],
+            staged: None,
+            installed: Stamp::default(),
+            promised: Stamp::default(),
+            ready: NodeSet::EMPTY,
+            hears: set(&[0]),
+            linked: NodeSet::EMPTY,
+            max_epoch: 0,
+            overrides: Version::default(),
+            mac: Mac([2, 0, 0, 0, 0, octet(source)]),
+        },
+        acks: vec![heard, Ack::default()],
+        proposal: None,
+        overrides: None,
     }
+}
+
+pub(super) fn seal(heartbeat: &Heartbeat) -> Vec<u8> {
+    wire::seal(heartbeat, 0, wire::farm_id("web"), &KEY)
 }
 
 pub(super) fn hear(node: &mut Membership, now: BootTime, heartbeat: &Heartbeat) {
-    let bytes = wire::seal(heartbeat, wire::farm_id("web"), &KEY);
-    node.handle_datagram(now, address(heartbeat.source.index()), &bytes);
+    node.handle_datagram(now, 0, address(heartbeat.source.index()), &seal(heartbeat));
+}
+
+/// A node 0 of two that has sent its first heartbeat, which is the acknowledgement's.
+pub(super) fn speaking() -> (Membership, Ack) {
+    let mut node = Membership::new(config(0, 2), 1, at(0));
+    node.handle_timeout(at(0));
+    drain(&mut node);
+    (node, Ack { life: 1, sequence: 1 })
 }
 
 pub(super) fn drain(node: &mut Membership) -> Vec<Output> {
@@ -171,9 +222,9 @@ pub(super) fn is_acquire(output: &Output, alive: NodeSet) -> bool {
 }
 
 pub(super) fn promises(output: &Output, alive: NodeSet) -> bool {
-    let Output::Broadcast(bytes) = output else { return false };
-    let datagram = wire::screen(bytes, wire::farm_id("web")).expect("our own");
-    wire::open(datagram, &KEY).expect("our own").promise.alive == alive
+    let Output::Send { datagram, .. } = output else { return false };
+    let heartbeat = wire::open(datagram, 0, &[KEY]).expect("our own");
+    heartbeat.proposal.is_some_and(|proposal| proposal.content.alive == alive)
 }
 
 pub(super) fn at(millis: u64) -> BootTime {
@@ -182,6 +233,11 @@ pub(super) fn at(millis: u64) -> BootTime {
 
 pub(super) fn address(node: usize) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, 1 + octet(node)).into()
+}
+
+/// A node's address on the other network.
+pub(super) fn extra(node: usize) -> IpAddr {
+    IpAddr::from([198, 51, 100, 1 + octet(node)])
 }
 
 pub(super) fn octet(node: usize) -> u8 {

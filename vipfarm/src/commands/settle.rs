@@ -1,0 +1,112 @@
+//! Changing powers, and waiting until the whole farm has agreed.
+
+use std::time::Duration;
+
+use owo_colors::Style;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Client, Failure, PATIENCE,
+    screen::{self, Ink},
+};
+use crate::{
+    cli::WaitArgs,
+    model::BUCKETS,
+    status::{NodeState, PowerReply, PowerRequest, Status},
+};
+
+/// How often to look. An agreement takes a few round trips.
+const ROUND: Duration = Duration::from_millis(20);
+
+/// Asks for the changes and returns when the farm has agreed on them all, having shown the loads.
+pub(super) async fn change(
+    client: &Client,
+    requests: impl Iterator<Item = PowerRequest>,
+    wait: &WaitArgs,
+) -> anyhow::Result<()> {
+    let mut version = 0;
+    for request in requests {
+        let reply: PowerReply = client.post("/v1/power", &request, PATIENCE).await?;
+        version = version.max(reply.version);
+    }
+    let status = agreed(client, version, wait.timeout).await?;
+    if wait.talk.json {
+        return screen::print_json(&status.groups);
+    }
+    Ok(screen::print(&render(&status, Ink::of_stdout()))?)
+}
+
+/// The status once powers of at least that version are in force everywhere.
+async fn agreed(client: &Client, version: u64, timeout: Duration) -> anyhow::Result<Status> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let status: Status = client.get("/v1/status", PATIENCE).await?;
+        if status.powers_version >= version && status.converged {
+            return Ok(status);
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::Refused(held_up(&status, timeout)).into());
+        }
+        sleep(ROUND).await;
+    }
+}
+
+fn held_up(status: &Status, timeout: Duration) -> String {
+    let busy = status.nodes.iter().filter(|node| {
+        !node.config_differs.is_empty() || (node.alive && node.state != NodeState::Up)
+    });
+    let busy: Vec<String> = busy
+        .map(|node| {
+            let why = if !node.config_differs.is_empty() {
+                "has another configuration"
+            } else if node.state == NodeState::Fenced {
+                "is fenced"
+            } else {
+                "has not joined yet"
+            };
+            format!("{} {why}", node.name)
+        })
+        .collect();
+    let who = if busy.is_empty() {
+        "no node says why: see `vipfarm events`".to_owned()
+    } else {
+        busy.join(", ")
+    };
+    format!("the farm has not agreed within {timeout:?} ({who}); the change stays on its way")
+}
+
+/// The loads of the groups, as they are now.
+fn render(status: &Status, ink: Ink) -> String {
+    let mut text = String::new();
+    for group in &status.groups {
+        text.push_str(&ink.paint(&format!("group {}\n", group.name), Style::new().bold()));
+        for node in &status.nodes {
+            let Some(power) = group.powers.get(&node.name) else { continue };
+            let load = group.load.get(&node.name).copied().unwrap_or(0);
+            let line = format!("  {}  power {power}, farm load: {load}/{BUCKETS}\n", node.name);
+            text.push_str(&line);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::fixture;
+
+    #[test]
+    fn the_loads_are_shown_by_group() {
+        let text = render(&fixture::healthy(), Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn who_holds_the_farm_up_is_named() {
+        let text = held_up(&fixture::troubled(), Duration::from_secs(10));
+        insta::assert_snapshot!(text);
+        let silent = held_up(&fixture::healthy(), Duration::from_secs(10));
+        assert!(silent.contains("vipfarm events"), "{silent}");
+    }
+}

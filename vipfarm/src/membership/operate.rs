@@ -1,0 +1,182 @@
+//! What operators and the driver ask for and look at.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{BootTime, Counters, Event, Membership, PeerStatus, listening, wire::Flags};
+use crate::{
+    model::{NodeId, Overrides, TooManyOverrides, View},
+    status::NodeState,
+};
+
+/// A switch forwards for a port some time after the port has a carrier: a Linux bridge is told of
+/// carriers once a second.
+const PORT_OPENS: Duration = Duration::from_secs(1);
+
+impl Membership {
+    /// Leaves for good: becomes idle by one view change, and serves until then. Go on driving until
+    /// [`Self::has_left`], twice [`Timers::fail`](crate::model::Timers::fail) at most.
+    pub fn leave(&mut self, now: BootTime) {
+        self.begin_turn(now);
+        if self.leave_by.is_none() {
+            self.leave_by = Some(now + 2 * self.config.timers.fail);
+            self.event(Event::Leaving);
+            self.news(now);
+        }
+    }
+
+    /// Whether every peer has taken over from this node, or has had the time to miss it. It serves
+    /// nothing then.
+    pub fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// Says whether this node can serve. One that cannot is fenced at once, and its peers take over
+    /// as soon as they hear of it; one that can again waits for a view.
+    pub fn set_fit(&mut self, now: BootTime, fit: bool) {
+        self.begin_turn(now);
+        if fit == self.fit {
+            return;
+        }
+        self.fit = fit;
+        if fit {
+            // While its network was lost it heard nobody, and nobody heard it: as after a start, it
+            // does not know who serves.
+            self.listen_until = now + listening(&self.config.timers) + PORT_OPENS;
+            self.event(Event::Fit);
+        } else {
+            self.event(Event::Unfit);
+            self.stop_serving(now);
+        }
+        self.news(now);
+    }
+
+    /// Changes a node's power in the group of that index, in file order over all blocks, or in all
+    /// groups; `None` = back to the file's. Gives the version: a view with this or a higher one
+    /// will be installed by all. A change of nothing changes no version.
+    pub fn set_power(
+        &mut self,
+        now: BootTime,
+        group: Option<u8>,
+        node: NodeId,
+        power: Option<u16>,
+    ) -> Result<u64, TooManyOverrides> {
+        self.begin_turn(now);
+        let changed = self.overrides.with(self.config.own, group, node, power)?;
+        if changed.entries() != self.overrides.entries() {
+            self.overrides = Arc::new(changed);
+            self.news(now);
+        }
+        Ok(self.overrides.version().counter)
+    }
+
+    /// The powers changed at run time, the newest known: a view with them will follow.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+
+    /// Says that this node could serve the configuration of that digest as well (`None` = no other
+    /// than the one in force). When all members have staged the same, the farm goes over to it in
+    /// one view; `force`: those who have staged it go over, and the others are left out.
+    pub fn stage(&mut self, now: BootTime, digest: Option<[u8; 16]>, force: bool) {
+        self.begin_turn(now);
+        let digest = digest.filter(|&digest| digest != self.digest);
+        let is_promised = self.staged == Some(self.promised.content.digest);
+        if (digest, force) == (self.staged, self.forced) || is_promised {
+            return;
+        }
+        (self.staged, self.forced) = (digest, force);
+        if digest.is_some() {
+            self.event(Event::ConfigStaged);
+        }
+        self.news(now);
+    }
+
+    /// Datagrams were lost on this machine, between network and agent: the silence of peers proves
+    /// nothing for now.
+    pub fn datagrams_lost(&mut self, now: BootTime) {
+        self.begin_turn(now);
+        self.excuse_silence(now);
+    }
+
+    /// What this node does.
+    pub fn state(&self) -> NodeState {
+        self.state
+    }
+
+    /// The view in force; `None` while nothing is served.
+    pub fn view(&self) -> Option<View> {
+        let installed = self.installed.as_ref().filter(|_| self.state == NodeState::Up);
+        installed.map(|installed| installed.view())
+    }
+
+    /// The view this node has promised last, installed or not.
+    pub fn promised_view(&self) -> View {
+        self.promised.view()
+    }
+
+    /// Whether this node serves by the view it has promised last: nothing is released that its new
+    /// owner has not acquired.
+    pub fn is_converged(&self) -> bool {
+        let installed = self.installed.as_ref().map(|installed| installed.stamp);
+        self.state == NodeState::Up && installed == Some(self.promised.stamp)
+    }
+
+    /// The digest of the configuration in force, and of the staged one.
+    pub fn configurations(&self) -> ([u8; 16], Option<[u8; 16]>) {
+        (self.digest, self.staged)
+    }
+
+    /// The node that keeps this one from serving, because it runs another configuration.
+    pub fn held_back_by(&self) -> Option<NodeId> {
+        self.held_back_by
+    }
+
+    /// Until when the kernel may accept; [`BootTime::ZERO`] while fenced.
+    pub fn lease(&self) -> BootTime {
+        self.lease.armed().unwrap_or(BootTime::ZERO)
+    }
+
+    /// This agent's incarnation.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The peers as heard, in the order of the configuration.
+    pub fn peers(&self, now: BootTime) -> impl Iterator<Item = PeerStatus> {
+        let (own, fail, digest) = (self.config.own, self.config.timers.fail, self.digest);
+        let nodes = self.peers.iter().enumerate();
+        nodes
+            .filter_map(|(index, peer)| Some((NodeId::new(index)?, peer)))
+            .filter(move |&(node, _)| node != own)
+            .map(move |(node, peer)| peer.status(node, own, now, fail, digest))
+    }
+
+    /// Heartbeats by outcome.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(super) fn finish_leaving(&mut self, now: BootTime) {
+        let Some(deadline) = self.leave_by.filter(|_| !self.left) else { return };
+        let own = self.config.own;
+        let has_nothing = self.installed.as_ref().is_none_or(|installed| {
+            let id = installed.id();
+            let follows = |node: NodeId| {
+                let state = self.peers[node.index()].state();
+                state
+                    .is_none_or(|state| state.installed.id >= id || state.flags.has(Flags::LEAVING))
+            };
+            let is_idle = !installed.content.owners().contains(own);
+            is_idle && self.linked.iter().all(follows)
+        });
+        if has_nothing || now >= deadline {
+            self.left = true;
+            self.stop_serving(now);
+        }
+    }
+
+    fn news(&mut self, now: BootTime) {
+        self.announce = true;
+        self.wake = self.wake.or(Some(now));
+    }
+}

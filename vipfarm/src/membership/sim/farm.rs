@@ -1,0 +1,345 @@
+//! The farm: time, delivery, the driver's loop and the invariants.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    net::IpAddr,
+};
+
+use super::{
+    super::{Membership, NodeId, NodeState, Output, Timers},
+    Flaw,
+    faults::Weather,
+    network::Path,
+    node::{self, Kernel, SimNode},
+    rng::Rng,
+};
+
+pub(super) const MILLI: u64 = 1_000_000;
+
+pub(super) struct Farm {
+    seed: u64,
+    pub(super) rng: Rng,
+    flaw: Flaw,
+    weather: Weather,
+    /// The faults have ended.
+    calm: bool,
+    timers: Timers,
+    /// Nanoseconds.
+    pub(super) now: u64,
+    pub(super) nodes: Vec<SimNode>,
+    /// From and to.
+    paths: Vec<Path>,
+    /// By arrival and a running number.
+    in_flight: BTreeMap<(u64, u64), (usize, IpAddr, Vec<u8>)>,
+    posted: u64,
+    /// What happened last, for the report of a failure.
+    history: VecDeque<String>,
+}
+
+/// Two nodes serve one bucket.
+#[derive(Debug)]
+pub(super) struct Overlap(usize, usize);
+
+impl fmt::Display for Overlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nodes {} and {} serve one bucket", self.0, self.1)
+    }
+}
+
+impl Farm {
+    pub(super) fn new(
+        seed: u64,
+        mut rng: Rng,
+        count: usize,
+        timers: Timers,
+        weather: Weather,
+        flaw: Flaw,
+    ) -> Self {
+        Self {
+            seed,
+            nodes: (0..count).map(|_| SimNode::new(&mut rng)).collect(),
+            rng,
+            flaw,
+            weather,
+            calm: false,
+            timers,
+            now: 0,
+            paths: vec![Path::default(); count * count],
+            in_flight: BTreeMap::new(),
+            posted: 0,
+            history: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn fail_millis(&self) -> u64 {
+        u64::try_from(self.timers.fail.as_millis()).expect("a short time")
+    }
+
+    pub(super) fn path(&mut self, from: usize, to: usize) -> &mut Path {
+        &mut self.paths[from * self.nodes.len() + to]
+    }
+
+    /// The faults end: soon all is served, once, and nothing changes any more.
+    pub(super) fn settle(&mut self) {
+        self.calm = true;
+        self.weather = Weather::FAIR;
+        let now = self.now;
+        self.paths.iter_mut().for_each(|path| path.cut_until = now);
+        let fail = self.fail_millis();
+        for index in 0..self.nodes.len() {
+            let clock = self.nodes[index].clock(now);
+            let node = &mut self.nodes[index];
+            node.frozen_until = now;
+            node.restart_at = node.restart_at.map(|at| at.min(now + fail * MILLI));
+            if let Some(agent) = &mut node.agent {
+                agent.set_fit(clock, true);
+            }
+            self.schedule(index);
+        }
+        self.run_calm(2 * fail);
+        self.stage_everywhere();
+        let somebody = self.nodes.iter().position(|node| node.agent.is_some());
+        for index in 0..self.nodes.len() {
+            self.give_power(somebody.unwrap_or(0), None, index, None);
+        }
+        let limit = self.now + (12 * fail + self.longest_damping()) * MILLI;
+        let describe = |farm: &Self| farm.nodes.iter().map(SimNode::describe).collect::<Vec<_>>();
+        let (mut since, mut before) = (self.now, describe(self));
+        while self.now < since + 3 * fail * MILLI {
+            assert!(self.now < limit, "no agreement: {self}");
+            self.run_calm(fail / 4);
+            let now = describe(self);
+            if now != before || !self.is_settled() {
+                (since, before) = (self.now, now);
+            }
+        }
+        self.calm = false;
+    }
+
+    fn run_calm(&mut self, millis: u64) {
+        self.run_for(millis).unwrap_or_else(|overlap| panic!("{overlap}: {self}"));
+    }
+
+    /// How long a joiner may be kept waiting, in milliseconds.
+    fn longest_damping(&self) -> u64 {
+        let agents = self.nodes.iter().filter_map(|node| node.agent.as_ref());
+        let dampings = agents
+            .flat_map(|agent| agent.peers.iter())
+            .map(|peer| peer.damping(10, self.timers.period).as_millis());
+        u64::try_from(dampings.max().unwrap_or(0)).expect("a short time")
+    }
+
+    fn is_settled(&self) -> bool {
+        let agents = || self.nodes.iter().filter_map(|node| node.agent.as_ref());
+        let settled = |agent: &Membership| agent.is_converged();
+        let served = self.nodes.iter().map(|node| node.accepting(self.now, false));
+        // Disjoint, as every step has checked.
+        let served = served.fold(0, |served, accepting| served | accepting);
+        agents().count() == self.nodes.len() && agents().all(settled) && served == u64::MAX
+    }
+
+    pub(super) fn run_for(&mut self, millis: u64) -> Result<(), Overlap> {
+        let end = self.now + millis * MILLI;
+        loop {
+            let arrival = self.in_flight.first_key_value().map_or(u64::MAX, |(key, _)| key.0);
+            let starts = self.nodes.iter().filter_map(|node| node.restart_at);
+            let turns = self.nodes.iter().map(|node| node.turn_at.max(node.frozen_until));
+            let next = starts.chain(turns).fold(arrival, u64::min);
+            if next > end {
+                self.now = end;
+                return Ok(());
+            }
+            self.now = self.now.max(next);
+            self.deliver();
+            for index in 0..self.nodes.len() {
+                self.start_if_due(index);
+                let node = &self.nodes[index];
+                if node.turn_at.max(node.frozen_until) <= self.now {
+                    self.turn(index)?;
+                }
+            }
+        }
+    }
+
+    /// Sets the agent's next turn, which comes a little late.
+    pub(super) fn schedule(&mut self, index: usize) {
+        let late = self.rng.lateness();
+        let node = &mut self.nodes[index];
+        let Some(agent) = &node.agent else { return };
+        let due = if node.unfinished.is_empty() && node.socket.is_empty() {
+            node.time_of(agent.next_deadline()).max(self.now)
+        } else {
+            self.now
+        };
+        node.turn_at = node.turn_at.min(due + late);
+    }
+
+    fn start_if_due(&mut self, index: usize) {
+        let count = self.nodes.len();
+        let incarnation = self.rng.next();
+        let node = &mut self.nodes[index];
+        if node.restart_at.is_none_or(|at| self.now < at) || node.agent.is_some() {
+            return;
+        }
+        let config = node::config(index, count, self.timers, node.file);
+        node.restart_at = None;
+        let mut agent = Membership::new(config, incarnation, node.clock(self.now));
+        if let Flaw::Rules(rules) = self.flaw {
+            agent.rules = rules;
+        }
+        node.agent = Some(agent);
+        self.record(index, || "starts".into());
+        self.schedule(index);
+    }
+
+    /// What the driver of the agent does, as the module's documentation tells it.
+    fn turn(&mut self, index: usize) -> Result<(), Overlap> {
+        let node = &mut self.nodes[index];
+        node.turn_at = u64::MAX;
+        let now = node.clock(self.now);
+        let Some(agent) = &mut node.agent else { return Ok(()) };
+        if node.unfinished.is_empty() {
+            for (source, datagram) in node.socket.drain(..) {
+                agent.handle_datagram(now, 0, source, &datagram);
+            }
+            if now >= agent.next_deadline() {
+                agent.handle_timeout(now);
+            }
+            node.unfinished.extend(std::iter::from_fn(|| agent.poll_output()));
+        }
+        while let Some(output) = self.nodes[index].unfinished.pop_front() {
+            self.carry_out(index, output)?;
+            if !self.calm && self.rng.once_in(2000) {
+                let pause = self.rng.below(2 * self.fail_millis());
+                self.freeze(index, pause);
+                break;
+            }
+        }
+        let node = &self.nodes[index];
+        if node.unfinished.is_empty() && node.agent.as_ref().is_some_and(Membership::has_left) {
+            self.crash(index, 100);
+        }
+        self.schedule(index);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, index: usize, output: Output) -> Result<(), Overlap> {
+        let flaw = self.flaw;
+        if !matches!(output, Output::Send { .. } | Output::Lease(_) | Output::Peer(..)) {
+            self.record(index, || node::describe(&output));
+        }
+        let kernel = &mut self.nodes[index].kernel;
+        match output {
+            Output::Release(_) if flaw == Flaw::NoRelease => {}
+            Output::Release(view) => kernel.accept &= node::own(&view, index),
+            Output::Acquire(view) => {
+                kernel.accept = node::own(&view, index);
+                self.note_common_view(index);
+            }
+            Output::Lease(deadline) => {
+                assert!(deadline > kernel.lease, "seed {}: a lease must grow", self.seed);
+                kernel.lease = deadline;
+            }
+            Output::Fence => *kernel = Kernel::FENCED,
+            Output::Send { datagram, .. } => self.broadcast(index, &datagram),
+            Output::Peer(..) | Output::Event(_) => return Ok(()),
+        }
+        self.check(index)
+    }
+
+    /// Two nodes that have come to one view start anew: what was between them is forgotten.
+    fn note_common_view(&mut self, index: usize) {
+        let stamp = |node: &SimNode| {
+            let agent = node.agent.as_ref().filter(|agent| agent.state() == NodeState::Up)?;
+            agent.installed.as_ref().map(|installed| installed.stamp)
+        };
+        for other in 0..self.nodes.len() {
+            if stamp(&self.nodes[other]) == stamp(&self.nodes[index]) {
+                self.path(index, other).broken = false;
+                self.path(other, index).broken = false;
+            }
+        }
+    }
+
+    fn broadcast(&mut self, from: usize, datagram: &[u8]) {
+        let Weather { loss, delay } = self.weather;
+        for to in (0..self.nodes.len()).filter(|&to| to != from) {
+            let (now, timers) = (self.now, self.timers);
+            let lost = self.rng.below(100) < loss;
+            let path = self.path(from, to);
+            if lost || path.cut_until > now {
+                path.lose(now, timers);
+                continue;
+            }
+            path.deliver(now);
+            self.post(from, to, delay, datagram);
+            if !self.calm {
+                match self.rng.below(100) {
+                    0..=2 => self.post(from, to, delay, datagram),
+                    3 => self.post(from, to, 1000 * MILLI, datagram),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn post(&mut self, from: usize, to: usize, delay: u64, datagram: &[u8]) {
+        let arrival = self.now + 50_000 + self.rng.below(delay);
+        self.posted += 1;
+        let source = node::address(from);
+        self.in_flight.insert((arrival, self.posted), (to, source, datagram.to_vec()));
+    }
+
+    fn deliver(&mut self) {
+        while let Some(entry) = self.in_flight.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let (to, source, datagram) = entry.remove();
+            if self.nodes[to].agent.is_some() {
+                self.nodes[to].socket.push_back((source, datagram));
+                self.schedule(to);
+            }
+        }
+    }
+
+    /// Whether another node accepts what this one does, although the two could know of each other.
+    fn check(&self, index: usize) -> Result<(), Overlap> {
+        let without_lease = self.flaw == Flaw::NoLease;
+        let mine = self.nodes[index].accepting(self.now, without_lease);
+        for other in (0..self.nodes.len()).filter(|&other| other != index) {
+            let theirs = self.nodes[other].accepting(self.now, without_lease);
+            if mine & theirs != 0 && !self.are_split(index, other) {
+                return Err(Overlap(index, other));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the network between the sides of the two has been cut.
+    fn are_split(&self, one: usize, other: usize) -> bool {
+        let side = |node: usize| {
+            let agent = self.nodes[node].agent.as_ref();
+            let installed = agent.and_then(|agent| agent.installed.as_ref());
+            let alive = installed.map(|installed| installed.content.alive).unwrap_or_default();
+            alive.with(NodeId::new(node).expect("a small farm"))
+        };
+        let broken = |from: NodeId, to: NodeId| {
+            self.paths[from.index() * self.nodes.len() + to.index()].broken
+        };
+        side(one).iter().any(|a| side(other).iter().any(|b| broken(a, b) || broken(b, a)))
+    }
+
+    pub(super) fn record(&mut self, index: usize, what: impl Fn() -> String) {
+        self.history.truncate(if self.nodes.len() > 16 { 40 } else { 120 });
+        self.history.push_front(format!("{} us: node {index} {}", self.now / 1000, what()));
+    }
+}
+
+impl fmt::Display for Farm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {} after {} ms", self.seed, self.now / MILLI)?;
+        self.nodes.iter().try_for_each(|node| writeln!(f, "{}", node.describe()))?;
+        self.history.iter().rev().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}

@@ -1,0 +1,193 @@
+//! What goes wrong, and what operators do meanwhile.
+
+use super::{
+    super::{NodeId, Timers},
+    farm::{Farm, MILLI, Overlap},
+    node::Kernel,
+    rng::Rng,
+};
+
+/// What the network does to datagrams.
+#[derive(Clone, Copy)]
+pub(super) struct Weather {
+    /// In percent.
+    pub(super) loss: u64,
+    /// At most, in nanoseconds.
+    pub(super) delay: u64,
+}
+
+impl Weather {
+    pub(super) const FAIR: Self = Self { loss: 0, delay: 300_000 };
+
+    pub(super) fn random(rng: &mut Rng, timers: Timers) -> Self {
+        let period = u64::try_from(timers.period.as_nanos()).expect("a short time");
+        let loss = if rng.once_in(3) { rng.below(30) } else { rng.below(3) };
+        let delay = if rng.once_in(3) { period / 4 } else { 300_000 };
+        Self { loss, delay }
+    }
+}
+
+impl Farm {
+    /// A random history.
+    pub(super) fn suffer(&mut self) -> Result<(), Overlap> {
+        let fail = self.fail_millis();
+        for _ in 0..8 {
+            let calm = 1 + self.rng.below(2 * fail);
+            self.run_for(calm)?;
+            let node = self.rng.index(self.nodes.len());
+            let pause = 1 + self.rng.below(3 * fail);
+            match self.rng.below(17) {
+                0..=3 => self.freeze(node, pause),
+                4..=5 => self.crash(node, pause),
+                6 => self.power_off(node, pause),
+                7 => self.leave(node),
+                // A joint freeze, as on one busy host.
+                8 => (0..self.nodes.len()).for_each(|node| self.freeze(node, pause)),
+                9..=10 => self.cut(node, pause),
+                11 => self.deafen(node, pause),
+                12 => self.partition(),
+                13 => self.set_power(node),
+                14 => self.stage(),
+                15 => self.set_fit(node),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The agent is not run, its kernel is, and its socket goes on queueing.
+    pub(super) fn freeze(&mut self, index: usize, pause: u64) {
+        self.record(index, || format!("is frozen for {pause} ms"));
+        self.nodes[index].frozen_until = self.now + pause * MILLI;
+    }
+
+    /// The agent dies; its kernel goes on for as long as the lease lets it.
+    pub(super) fn crash(&mut self, index: usize, pause: u64) {
+        self.record(index, || format!("has no agent for {pause} ms"));
+        let restart = self.now + pause * MILLI;
+        let node = &mut self.nodes[index];
+        node.agent = None;
+        node.socket.clear();
+        node.unfinished.clear();
+        node.turn_at = u64::MAX;
+        node.restart_at.get_or_insert(restart);
+    }
+
+    fn power_off(&mut self, index: usize, pause: u64) {
+        self.crash(index, pause);
+        self.nodes[index].kernel = Kernel::FENCED;
+    }
+
+    fn leave(&mut self, index: usize) {
+        self.record(index, || "leaves".into());
+        let (now, node) = (self.now, &mut self.nodes[index]);
+        let clock = node.clock(now);
+        if let Some(agent) = &mut node.agent {
+            agent.leave(clock);
+        }
+        self.schedule(index);
+    }
+
+    /// One direction between two nodes.
+    fn cut(&mut self, from: usize, pause: u64) {
+        let to = self.rng.index(self.nodes.len());
+        self.record(from, || format!("is not heard by {to} for {pause} ms"));
+        self.path(from, to).cut_until = self.now + pause * MILLI;
+        if self.rng.once_in(2) {
+            self.path(to, from).cut_until = self.now + pause * MILLI;
+        }
+    }
+
+    /// A node that hears nobody, or whom nobody hears.
+    fn deafen(&mut self, index: usize, pause: u64) {
+        let deaf = self.rng.once_in(2);
+        self.record(index, || format!("is {} for {pause} ms", if deaf { "deaf" } else { "mute" }));
+        let until = self.now + pause * MILLI;
+        for other in 0..self.nodes.len() {
+            let (from, to) = if deaf { (other, index) } else { (index, other) };
+            self.path(from, to).cut_until = until;
+        }
+    }
+
+    /// Two sides that do not hear each other.
+    pub(super) fn partition(&mut self) {
+        let side = self.rng.next();
+        let pause = 1 + self.rng.below(3 * self.fail_millis());
+        self.record(0, || format!("partition {side:b} for {pause} ms"));
+        let until = self.now + pause * MILLI;
+        for from in 0..self.nodes.len() {
+            for to in 0..self.nodes.len() {
+                if side >> from & 1 != side >> to & 1 {
+                    self.path(from, to).cut_until = until;
+                }
+            }
+        }
+    }
+
+    fn set_power(&mut self, by: usize) {
+        let of = self.rng.index(self.nodes.len());
+        let group = if self.rng.once_in(2) { None } else { Some(0) };
+        let power = [None, Some(0), Some(7)][self.rng.index(3)];
+        self.record(by, || format!("sets the power of {of} in {group:?} to {power:?}"));
+        self.give_power(by, group, of, power);
+    }
+
+    pub(super) fn give_power(
+        &mut self,
+        by: usize,
+        group: Option<u8>,
+        of: usize,
+        power: Option<u16>,
+    ) {
+        let (now, node) = (self.now, &mut self.nodes[by]);
+        let clock = node.clock(now);
+        let of = NodeId::new(of).expect("a small farm");
+        if let Some(agent) = &mut node.agent {
+            agent.set_power(clock, group, of, power).expect("few entries");
+        }
+        self.schedule(by);
+    }
+
+    /// The next file on all nodes, or on most.
+    fn stage(&mut self) {
+        let file = 1;
+        let force = self.rng.once_in(4);
+        for index in 0..self.nodes.len() {
+            if self.rng.once_in(8) {
+                continue;
+            }
+            self.record(index, || format!("stages {file}, force {force}"));
+            let (now, node) = (self.now, &mut self.nodes[index]);
+            node.file = file;
+            let clock = node.clock(now);
+            if let Some(agent) = &mut node.agent {
+                agent.stage(clock, Some([file; 16]), force);
+            }
+            self.schedule(index);
+        }
+    }
+
+    /// The operator goes through with it: the file that comes next in all places.
+    pub(super) fn stage_everywhere(&mut self) {
+        let file = self.nodes.iter().map(|node| node.file).max().unwrap_or(0);
+        for index in 0..self.nodes.len() {
+            let (now, node) = (self.now, &mut self.nodes[index]);
+            node.file = file;
+            let clock = node.clock(now);
+            if let Some(agent) = &mut node.agent {
+                agent.stage(clock, Some([file; 16]), false);
+            }
+            self.schedule(index);
+        }
+    }
+
+    fn set_fit(&mut self, index: usize) {
+        let (now, node) = (self.now, &mut self.nodes[index]);
+        let clock = node.clock(now);
+        let Some(agent) = &mut node.agent else { return };
+        let fit = !agent.fit;
+        agent.set_fit(clock, fit);
+        self.record(index, || format!("is fit: {fit}"));
+        self.schedule(index);
+    }
+}

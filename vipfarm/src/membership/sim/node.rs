@@ -1,0 +1,148 @@
+//! One machine: its agent, its kernel, its socket and its clock.
+
+use std::{
+    collections::VecDeque,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use super::{
+    super::{BootTime, Config, Membership, Node, NodeId, Output, Overrides, Timers, View},
+    network,
+    rng::Rng,
+};
+use crate::model::Mac;
+
+pub(super) struct SimNode {
+    /// `None`: no agent runs.
+    pub(super) agent: Option<Membership>,
+    pub(super) kernel: Kernel,
+    pub(super) socket: VecDeque<(IpAddr, Vec<u8>)>,
+    /// What the agent was frozen in the middle of.
+    pub(super) unfinished: VecDeque<Output>,
+    pub(super) frozen_until: u64,
+    pub(super) restart_at: Option<u64>,
+    /// When the agent's next turn is.
+    pub(super) turn_at: u64,
+    /// Its clock differs from others', and runs up to a percent fast or slow.
+    clock_offset: u64,
+    clock_permille: u64,
+    /// The digest of the file that the next agent will read.
+    pub(super) file: u8,
+}
+
+pub(super) struct Kernel {
+    pub(super) accept: u64,
+    /// On the node's own clock.
+    pub(super) lease: BootTime,
+}
+
+impl Kernel {
+    pub(super) const FENCED: Self = Self { accept: 0, lease: BootTime::ZERO };
+}
+
+impl SimNode {
+    pub(super) fn new(rng: &mut Rng) -> Self {
+        Self {
+            agent: None,
+            kernel: Kernel::FENCED,
+            socket: VecDeque::new(),
+            unfinished: VecDeque::new(),
+            frozen_until: 0,
+            restart_at: Some(rng.below(500_000_000)),
+            turn_at: u64::MAX,
+            clock_offset: rng.below(1 << 50),
+            clock_permille: 990 + rng.below(21),
+            file: 0,
+        }
+    }
+
+    /// The node's clock at that time.
+    pub(super) fn clock(&self, now: u64) -> BootTime {
+        BootTime::from_nanos(self.clock_offset + now / 1000 * self.clock_permille)
+    }
+
+    /// When the node's clock will show that.
+    pub(super) fn time_of(&self, clock: BootTime) -> u64 {
+        clock.as_nanos().saturating_sub(self.clock_offset).div_ceil(self.clock_permille) * 1000
+    }
+
+    pub(super) fn accepting(&self, now: u64, without_lease: bool) -> u64 {
+        let armed = self.kernel.lease != BootTime::ZERO;
+        let leased = armed && (without_lease || self.clock(now) < self.kernel.lease);
+        if leased { self.kernel.accept } else { 0 }
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let Some(agent) = &self.agent else { return "no agent".into() };
+        let installed = agent.installed.as_ref().map(|installed| brief(&installed.view()));
+        format!(
+            "{:?} {:?} hears {:?} linked {:?} digest {} staged {:?} installed {} promised {} ready {:?} held back by {:?}",
+            agent.state(),
+            agent.flags(),
+            agent.hears,
+            agent.linked,
+            agent.digest[0],
+            agent.staged.map(|staged| staged[0]),
+            installed.unwrap_or_default(),
+            brief(&agent.promised_view()),
+            agent.ready,
+            agent.held_back_by
+        )
+    }
+}
+
+/// A view in few words.
+pub(super) fn brief(view: &View) -> String {
+    format!(
+        "{}.{} {:?} idle {:?} powers {} digest {}",
+        view.epoch,
+        view.coordinator.index(),
+        view.alive,
+        view.idle,
+        view.powers.version().counter,
+        view.digest[0]
+    )
+}
+
+/// An output in few words.
+pub(super) fn describe(output: &Output) -> String {
+    match output {
+        Output::Release(view) => format!("releases by {}", brief(view)),
+        Output::Acquire(view) => format!("acquires by {}", brief(view)),
+        Output::Event(event) => event.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The buckets that `node` owns in that view.
+pub(super) fn own(view: &View, node: usize) -> u64 {
+    let mut salt = DefaultHasher::new();
+    (view.digest, view.powers.version()).hash(&mut salt);
+    let has_power = |node: &NodeId| view.powers.power(0, *node) != Some(0);
+    let owners: Vec<_> = view.owners().iter().filter(has_power).map(NodeId::index).collect();
+    let table = network::table(&owners, salt.finish());
+    (0..64).filter(|&bucket| table[bucket] == Some(node)).fold(0, |own, bucket| own | 1 << bucket)
+}
+
+pub(super) fn config(own: usize, count: usize, timers: Timers, file: u8) -> Config {
+    let node = |node| Node { name: format!("node{node}"), addresses: vec![address(node)] };
+    Config {
+        farm: "sim".into(),
+        own: NodeId::new(own).expect("a small farm"),
+        nodes: (0..count).map(node).collect(),
+        timers,
+        keys: vec![[1; 32]],
+        digest: [file; 16],
+        mac: Mac([2, 0, 0, 0, 0, octet(own)]),
+        overrides: Overrides::default(),
+    }
+}
+
+pub(super) fn address(node: usize) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, 1 + octet(node)).into()
+}
+
+fn octet(node: usize) -> u8 {
+    u8::try_from(node).expect("a small farm")
+}

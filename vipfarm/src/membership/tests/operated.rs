@@ -1,0 +1,417 @@
+//! What operators do: leave, drain, change powers, go over to another configuration; and networks
+//! beside the VIP's own.
+
+use super::{harness::*, *};
+
+const NEXT: [u8; 16] = [5; 16];
+
+#[test]
+fn a_leaver_serves_until_the_view_without_it_and_others_take_over_after_that() {
+    let mut farm = Farm::settled(3);
+    farm.clear_log();
+    let now = farm.now();
+    farm.nodes[2].leave(now);
+    farm.run(10);
+    let idle =
+        |output: &Output| matches!(output, Output::Release(view) if view.owners() == set(&[0, 1]));
+    let taken =
+        |output: &Output| matches!(output, Output::Acquire(view) if view.owners() == set(&[0, 1]));
+    let released = farm.when(2, idle).expect("it lets go by a view");
+    for node in 0..2 {
+        assert!(released < farm.when(node, taken).expect("it is followed"));
+        assert_eq!(farm.events(node, "node_left"), ["node3 has left the farm"]);
+    }
+    assert!(farm.nodes[2].has_left());
+    farm.stop(2);
+    farm.run(1000);
+    for node in 0..2 {
+        assert_eq!(farm.members(node), set(&[0, 1]));
+        assert!(farm.events(node, "node_lost").is_empty());
+        assert!(farm.events(node, "lease_lapsed").is_empty());
+    }
+}
+
+#[test]
+fn a_node_whose_network_is_back_listens_before_it_serves_alone() {
+    let mut farm = Farm::settled(2);
+    farm.cut = true;
+    let now = farm.now();
+    farm.nodes[0].set_fit(now, false);
+    farm.run(1000);
+    let now = farm.now();
+    farm.clear_log();
+    farm.nodes[0].set_fit(now, true);
+    farm.run(1000 + LISTENED - 10);
+    assert!(!farm.log[0].iter().any(|output| matches!(output, Output::Acquire(_))), "ports open");
+    farm.run(200);
+    assert_eq!(farm.members(0), set(&[0]), "nobody is there");
+}
+
+#[test]
+fn the_last_but_one_leaves_without_a_gap() {
+    for leaver in 0..2 {
+        let mut farm = Farm::settled(2);
+        farm.clear_log();
+        let now = farm.now();
+        farm.nodes[leaver].leave(now);
+        farm.run(10);
+        assert!(farm.nodes[leaver].has_left());
+        farm.stop(leaver);
+        farm.run(1000);
+        let stays = 1 - leaver;
+        assert!(!farm.log[stays].contains(&Output::Fence));
+        assert_eq!(farm.members(stays), set(&[stays]));
+    }
+}
+
+#[test]
+fn a_leaver_that_nobody_answers_is_gone_after_twice_the_failure_time() {
+    let mut farm = Farm::settled(2);
+    farm.stop(1);
+    let now = farm.now();
+    farm.nodes[0].leave(now);
+    farm.run(200);
+    assert!(!farm.nodes[0].has_left());
+    farm.run(301);
+    assert!(farm.nodes[0].has_left());
+    assert!(farm.log[0].contains(&Output::Fence));
+}
+
+#[test]
+fn a_leaver_that_is_alone_is_gone_at_once() {
+    let mut farm = Farm::of(1);
+    farm.run(LISTENED);
+    let now = farm.now();
+    farm.nodes[0].leave(now);
+    farm.run(1);
+    assert!(farm.nodes[0].has_left());
+}
+
+#[test]
+fn a_leaver_never_serves_again() {
+    let mut farm = Farm::settled(2);
+    let now = farm.now();
+    farm.nodes[0].leave(now);
+    farm.clear_log();
+    farm.run(1000);
+    let serves =
+        |output: &Output| matches!(output, Output::Acquire(view) if view.owners().contains(id(0)));
+    assert!(!farm.log[0].iter().any(serves));
+}
+
+#[test]
+fn an_unfit_node_is_fenced_at_once_and_its_peers_take_over_at_once() {
+    let mut farm = Farm::settled(3);
+    farm.clear_log();
+    let now = farm.now();
+    farm.nodes[0].set_fit(now, false);
+    assert_eq!(farm.nodes[0].poll_output(), Some(Output::Event(Event::Unfit)));
+    assert_eq!(farm.nodes[0].poll_output(), Some(Output::Fence));
+    farm.run(10);
+    for node in 1..3 {
+        let view = farm.nodes[node].view().expect("up");
+        assert_eq!((view.alive, view.owners()), (set(&[0, 1, 2]), set(&[1, 2])));
+        assert!(farm.nodes[node].is_converged());
+    }
+    assert_eq!(farm.nodes[0].state(), NodeState::Fenced);
+    farm.run(1000);
+    assert_eq!(farm.nodes[0].state(), NodeState::Fenced, "as long as it is unfit");
+    let now = farm.now();
+    farm.nodes[0].set_fit(now, true);
+    farm.run(60);
+    for node in 0..3 {
+        assert_eq!(farm.nodes[node].view().expect("up").owners(), set(&[0, 1, 2]));
+    }
+}
+
+#[test]
+fn a_changed_power_is_in_one_view_everywhere() {
+    let mut farm = Farm::settled(3);
+    farm.clear_log();
+    let now = farm.now();
+    let version = farm.nodes[2].set_power(now, Some(1), id(0), Some(7)).expect("room");
+    farm.run(10);
+    for node in 0..3 {
+        let view = farm.nodes[node].view().expect("up");
+        assert_eq!(view.powers.power(1, id(0)), Some(7));
+        assert_eq!(view.powers.version().counter, version);
+        assert!(farm.nodes[node].is_converged());
+        let acquired = farm.log[node].iter().filter(|o| matches!(o, Output::Acquire(_)));
+        assert_eq!(acquired.count(), 1);
+    }
+    let epoch = farm.nodes[0].view().expect("up").epoch;
+    let now = farm.now();
+    let again = farm.nodes[1].set_power(now, Some(1), id(0), Some(7)).expect("room");
+    farm.run(300);
+    assert_eq!(again, version, "no change");
+    assert_eq!(farm.nodes[0].view().expect("up").epoch, epoch);
+}
+
+#[test]
+fn a_drained_node_is_idle_and_stays_so_when_its_agent_starts_anew() {
+    let mut farm = Farm::settled(3);
+    let now = farm.now();
+    farm.nodes[1].set_power(now, None, id(1), Some(0)).expect("room");
+    farm.run(10);
+    for node in 0..3 {
+        assert_eq!(farm.nodes[node].view().expect("up").idle, set(&[1]));
+    }
+    farm.stop(1);
+    farm.run(400);
+    farm.restart(1);
+    farm.run(2000);
+    for node in 0..3 {
+        let view = farm.nodes[node].view().expect("up");
+        assert_eq!((view.alive, view.idle), (set(&[0, 1, 2]), set(&[1])));
+    }
+    let now = farm.now();
+    farm.nodes[0].set_power(now, None, id(1), None).expect("room");
+    farm.run(100);
+    assert_eq!(farm.nodes[1].view().expect("up").idle, NodeSet::EMPTY);
+}
+
+#[test]
+fn of_powers_set_on_two_sides_the_higher_version_wins_when_they_meet() {
+    let mut farm = Farm::settled(2);
+    farm.cut = true;
+    farm.run(600);
+    let now = farm.now();
+    farm.nodes[0].set_power(now, Some(0), id(0), Some(3)).expect("room");
+    farm.nodes[1].set_power(now, Some(0), id(0), Some(4)).expect("room");
+    farm.run(100);
+    farm.cut = false;
+    farm.run(200);
+    for node in 0..2 {
+        let view = farm.nodes[node].view().expect("up");
+        assert_eq!((view.alive, view.powers.power(0, id(0))), (set(&[0, 1]), Some(4)));
+    }
+}
+
+#[test]
+fn powers_that_outlast_a_restart_are_the_farms_if_they_are_newer() {
+    let mut farm = Farm::of(2);
+    let kept = Overrides::default().with(id(1), Some(0), id(1), Some(9)).expect("room");
+    farm.nodes[1] = Membership::new(Config { overrides: kept, ..config(1, 2) }, 50, at(0));
+    farm.run(100);
+    let view = farm.nodes[0].view().expect("up");
+    assert_eq!(view.powers.power(0, id(1)), Some(9));
+}
+
+#[test]
+fn a_staged_configuration_comes_into_force_everywhere_at_once_when_all_have_it() {
+    let mut farm = Farm::settled(3);
+    for node in 0..3 {
+        assert_eq!(farm.nodes[0].view().expect("up").digest, [0; 16]);
+        let now = farm.now();
+        farm.nodes[node].stage(now, Some(NEXT), false);
+        farm.run(200);
+    }
+    for node in 0..3 {
+        let view = farm.nodes[node].view().expect("up");
+        assert_eq!((view.digest, view.alive), (NEXT, set(&[0, 1, 2])));
+        assert_eq!(farm.nodes[node].configurations(), (NEXT, None));
+        assert_eq!(farm.events(node, "config_activated").len(), 1);
+        assert!(farm.events(node, "lease_lapsed").is_empty());
+    }
+}
+
+#[test]
+fn what_was_set_by_group_is_forgotten_with_the_file_and_drains_are_not() {
+    let mut farm = Farm::settled(2);
+    let now = farm.now();
+    farm.nodes[0].set_power(now, Some(0), id(0), Some(3)).expect("room");
+    farm.nodes[0].set_power(now, None, id(1), Some(0)).expect("room");
+    for node in &mut farm.nodes {
+        node.stage(now, Some(NEXT), false);
+    }
+    farm.run(300);
+    let view = farm.nodes[1].view().expect("up");
+    assert_eq!((view.digest, view.idle), (NEXT, set(&[1])));
+    assert_eq!(view.powers.power(0, id(0)), None);
+    let epoch = view.epoch;
+    farm.run(500);
+    assert_eq!(farm.nodes[1].view().expect("up").epoch, epoch);
+}
+
+#[test]
+fn a_staged_configuration_can_be_taken_back() {
+    let mut farm = Farm::settled(2);
+    let now = farm.now();
+    farm.nodes[0].stage(now, Some(NEXT), false);
+    farm.run(100);
+    let now = farm.now();
+    farm.nodes[0].stage(now, None, false);
+    farm.nodes[1].stage(now, Some(NEXT), false);
+    farm.run(300);
+    assert_eq!(farm.nodes[0].view().expect("up").digest, [0; 16]);
+}
+
+#[test]
+fn a_forced_configuration_leaves_those_behind_that_do_not_have_it() {
+    for stager in 0..3 {
+        let mut farm = Farm::settled(3);
+        farm.clear_log();
+        let now = farm.now();
+        farm.nodes[stager].stage(now, Some(NEXT), true);
+        farm.run(400);
+        let others: Vec<_> = (0..3).filter(|&node| node != stager).collect();
+        let view = farm.nodes[stager].view().expect("up");
+        assert_eq!((view.digest, view.alive), (NEXT, set(&[stager])));
+        let taken = |o: &Output| matches!(o, Output::Acquire(view) if view.digest == NEXT);
+        let taken = farm.when(stager, taken).expect("it goes over");
+        let now = farm.now();
+        for node in others {
+            assert_eq!(farm.nodes[node].view(), None);
+            let idle =
+                |o: &Output| matches!(o, Output::Release(v) if !v.owners().contains(id(node)));
+            assert!(farm.when(node, idle).expect("it lets go") < taken);
+            assert_eq!(farm.events(node, "held_back").len(), 1);
+            farm.nodes[node].stage(now, Some(NEXT), false);
+        }
+        farm.run(2000);
+        assert!(farm.nodes.iter().all(|node| node.view().is_some_and(|view| view.digest == NEXT)));
+    }
+}
+
+#[test]
+fn the_configuration_of_the_most_nodes_is_served_wherever_the_odd_one_stands() {
+    for odd in 0..3 {
+        let mut farm = Farm::of(3);
+        let config = Config { digest: NEXT, ..config(odd, 3) };
+        farm.nodes[odd] = Membership::new(config, 100, at(0));
+        farm.run(3 * LISTENED);
+        let others: Vec<_> = (0..3).filter(|&node| node != odd).collect();
+        assert_eq!(farm.nodes[odd].view(), None);
+        assert!(others.iter().all(|&node| farm.members(node) == set(&others)));
+        assert_eq!(farm.nodes[odd].held_back_by(), Some(id(others[0])));
+        // It learns of the other file and joins.
+        let now = farm.now();
+        farm.nodes[odd].stage(now, Some([0; 16]), false);
+        farm.run(800);
+        assert!((0..3).all(|node| farm.members(node) == set(&[0, 1, 2])));
+    }
+}
+
+#[test]
+fn a_new_key_comes_in_and_an_old_one_goes_out_without_a_view_change() {
+    let new = [10; 32];
+    let mut farm = Farm::settled(2);
+    let view = farm.nodes[0].view();
+    for keys in [vec![KEY, new], vec![new, KEY], vec![new]] {
+        for node in 0..2 {
+            let config = Config { keys: keys.clone(), ..(*farm.nodes[node].config).clone() };
+            farm.nodes[node].config = Arc::new(config);
+            farm.run(300);
+        }
+    }
+    assert_eq!(farm.nodes[0].view(), view);
+    assert!(farm.events(1, "bad_tag").is_empty());
+}
+
+/// Node 0 of two with two networks, and what the other says on one of them.
+fn two_networks() -> (Membership, impl Fn(&mut Membership, u64, u8, &Heartbeat)) {
+    let mut config = config(0, 2);
+    for (index, node) in config.nodes.iter_mut().enumerate() {
+        node.addresses.push(extra(index));
+    }
+    let mut node = Membership::new(config, 1, at(0));
+    node.handle_timeout(at(0));
+    let sent = drain(&mut node);
+    let links = sent.iter().filter_map(|output| match output {
+        Output::Send { link, .. } => Some(*link),
+        _ => None,
+    });
+    assert_eq!(links.collect::<Vec<_>>(), [0, 1], "the same news on both");
+    let hear = move |node: &mut Membership, millis, link: u8, heartbeat: &Heartbeat| {
+        let source = [address(1), extra(1)][usize::from(link)];
+        let datagram = wire::reseal(&seal(heartbeat), link, &KEY);
+        node.handle_datagram(at(millis), link, source, &datagram);
+        node.handle_timeout(at(millis));
+    };
+    (node, hear)
+}
+
+#[test]
+fn the_extra_network_brings_news_but_decides_nobodys_life() {
+    let (mut node, hear) = two_networks();
+    let mut heartbeat = heartbeat(1, 2, Ack { life: 1, sequence: 1 });
+    hear(&mut node, 0, 1, &heartbeat);
+    assert!(node.hears.is_empty(), "it was never heard on the first");
+    hear(&mut node, 0, 0, &heartbeat);
+    assert_eq!(node.hears, set(&[1]));
+    drain(&mut node);
+    for millis in (50..=300).step_by(50) {
+        heartbeat.sequence += 1;
+        heartbeat.state.max_epoch += 1;
+        hear(&mut node, millis, 1, &heartbeat);
+    }
+    assert_eq!(node.max_epoch, 6, "news");
+    assert!(node.hears.is_empty(), "but silent on the VIP's network");
+    assert_eq!(kinds(&drain(&mut node)), ["network_lost"]);
+}
+
+#[test]
+fn the_loss_of_an_extra_network_is_told_and_changes_nothing() {
+    let (mut node, hear) = two_networks();
+    let mut heartbeat = heartbeat(1, 2, Ack { life: 1, sequence: 1 });
+    hear(&mut node, 0, 0, &heartbeat);
+    hear(&mut node, 0, 1, &heartbeat);
+    drain(&mut node);
+    for millis in (50..=300).step_by(50) {
+        heartbeat.sequence += 1;
+        hear(&mut node, millis, 0, &heartbeat);
+    }
+    assert_eq!(node.hears, set(&[1]));
+    assert_eq!(kinds(&drain(&mut node)), ["link_lost"]);
+    hear(&mut node, 310, 1, &heartbeat);
+    assert_eq!(kinds(&drain(&mut node)), ["link_restored"]);
+}
+
+#[test]
+fn what_came_by_the_faster_network_is_not_news_by_the_other() {
+    let (mut node, hear) = two_networks();
+    let old = heartbeat(1, 2, Ack { life: 1, sequence: 1 });
+    hear(&mut node, 0, 0, &old);
+    let mut new = Heartbeat { sequence: 3, ..old.clone() };
+    new.state.flags = Flags::UNFIT;
+    hear(&mut node, 1, 1, &new);
+    hear(&mut node, 2, 0, &Heartbeat { sequence: 2, ..old });
+    assert!(node.says(id(1), Flags::UNFIT));
+}
+
+#[test]
+fn a_node_that_only_the_extra_network_reaches_serves_nothing_until_the_other_is_back() {
+    for cut in 0..3 {
+        let mut farm = Farm::with_two_networks(3);
+        let others = set(&[0, 1, 2]).without(id(cut));
+        farm.clear_log();
+        farm.cuts = others.iter().flat_map(|it| [(cut, it.index()), (it.index(), cut)]).collect();
+        farm.run(1000);
+        assert_eq!(farm.nodes[cut].state(), NodeState::Fenced);
+        assert_eq!(farm.events(cut, "cut_off").len(), 1);
+        let went_on: Vec<_> = others.iter().map(NodeId::index).collect();
+        assert!(went_on.iter().all(|&node| farm.members(node) == others));
+        assert!(went_on.iter().all(|&node| farm.events(node, "cut_off").is_empty()));
+
+        farm.cuts.clear();
+        farm.run(1500);
+        assert!((0..3).all(|node| farm.members(node) == set(&[0, 1, 2])), "it is back");
+
+        farm.cut = true;
+        farm.run(1000);
+        assert!((0..3).all(|node| farm.members(node) == set(&[node])), "the switch died for all");
+    }
+}
+
+#[test]
+fn a_node_that_is_deaf_on_the_first_network_alone_stops_nobody() {
+    for deaf in 0..3 {
+        let mut farm = Farm::with_two_networks(3);
+        farm.cuts = (0..3).filter(|&it| it != deaf).map(|it| (it, deaf)).collect();
+        farm.run(2000);
+        for node in (0..3).filter(|&node| node != deaf) {
+            assert_eq!(farm.members(node), set(&[0, 1, 2]).without(id(deaf)), "{deaf} is deaf");
+            assert_eq!(farm.nodes[node].state(), NodeState::Up);
+        }
+    }
+}

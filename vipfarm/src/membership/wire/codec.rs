@@ -1,0 +1,167 @@
+//! Bytes in network byte order, one after the other; whatever is missing is an error, not a panic.
+
+use std::sync::Arc;
+
+use super::{
+    super::{
+        counters::Dropped,
+        view::{Content, Stamp, ViewId},
+    },
+    Ack,
+};
+use crate::model::{NodeId, NodeSet, Override, Overrides, Version};
+
+/// The group byte of an override for all groups together with [`ALL_GROUPS`].
+const ONE_GROUP: u8 = 1;
+const ALL_GROUPS: u8 = 0;
+
+/// Writes fields.
+#[derive(Default)]
+pub(super) struct Writer(pub(super) Vec<u8>);
+
+impl Writer {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub(super) fn u8(&mut self, value: u8) {
+        self.0.push(value);
+    }
+
+    pub(super) fn u16(&mut self, value: u16) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    pub(super) fn u32(&mut self, value: u32) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    pub(super) fn u64(&mut self, value: u64) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    pub(super) fn node(&mut self, node: NodeId) {
+        self.bytes(&node.index().to_le_bytes()[..1]);
+    }
+
+    pub(super) fn nodes(&mut self, nodes: NodeSet) {
+        self.u64(nodes.bits());
+    }
+
+    pub(super) fn version(&mut self, version: Version) {
+        self.u64(version.counter);
+        self.u8(version.author);
+    }
+
+    pub(super) fn stamp(&mut self, stamp: &Stamp) {
+        self.u64(stamp.id.epoch);
+        self.node(stamp.id.coordinator);
+        self.u64(stamp.id.incarnation);
+        self.bytes(&stamp.hash);
+    }
+
+    pub(super) fn ack(&mut self, ack: Ack) {
+        self.u32(ack.life);
+        self.u32(ack.sequence);
+    }
+
+    pub(super) fn content(&mut self, content: &Content) {
+        self.nodes(content.alive);
+        self.nodes(content.idle);
+        self.bytes(&content.digest);
+        content.lives.iter().for_each(|&life| self.u32(life));
+        self.overrides(&content.powers);
+    }
+
+    pub(super) fn overrides(&mut self, overrides: &Overrides) {
+        self.version(overrides.version());
+        let count = overrides.entries().len();
+        self.u16(u16::try_from(count).expect("at most `Overrides::MAX`"));
+        for entry in overrides.entries() {
+            self.node(entry.node);
+            self.u8(if entry.group.is_some() { ONE_GROUP } else { ALL_GROUPS });
+            self.u8(entry.group.unwrap_or(0));
+            self.u16(entry.power);
+        }
+    }
+}
+
+/// Reads fields. What no writer writes is [`Dropped::Malformed`].
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+type Read<T> = Result<T, Dropped>;
+
+impl Reader<'_> {
+    pub(super) fn array<const N: usize>(&mut self) -> Read<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk().ok_or(Dropped::Malformed)?;
+        self.0 = rest;
+        Ok(*array)
+    }
+
+    pub(super) fn u8(&mut self) -> Read<u8> {
+        self.array().map(u8::from_be_bytes)
+    }
+
+    pub(super) fn u16(&mut self) -> Read<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Read<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Read<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    pub(super) fn node(&mut self) -> Read<NodeId> {
+        NodeId::new(self.u8()?.into()).ok_or(Dropped::Malformed)
+    }
+
+    pub(super) fn nodes(&mut self) -> Read<NodeSet> {
+        self.u64().map(NodeSet::from_bits)
+    }
+
+    pub(super) fn version(&mut self) -> Read<Version> {
+        Ok(Version { counter: self.u64()?, author: self.u8()? })
+    }
+
+    pub(super) fn stamp(&mut self) -> Read<Stamp> {
+        let (epoch, coordinator, incarnation) = (self.u64()?, self.node()?, self.u64()?);
+        Ok(Stamp { id: ViewId { epoch, coordinator, incarnation }, hash: self.array()? })
+    }
+
+    pub(super) fn ack(&mut self) -> Read<Ack> {
+        Ok(Ack { life: self.u32()?, sequence: self.u32()? })
+    }
+
+    pub(super) fn content(&mut self) -> Read<Content> {
+        let (alive, idle, digest) = (self.nodes()?, self.nodes()?, self.array()?);
+        if !idle.is_subset(alive) {
+            return Err(Dropped::Malformed);
+        }
+        let lives = (0..alive.len()).map(|_| self.u32()).collect::<Read<_>>()?;
+        Ok(Content { alive, idle, digest, lives, powers: Arc::new(self.overrides()?) })
+    }
+
+    pub(super) fn overrides(&mut self) -> Read<Overrides> {
+        let (version, count) = (self.version()?, usize::from(self.u16()?));
+        if count > Overrides::MAX {
+            return Err(Dropped::Malformed);
+        }
+        let entries = (0..count).map(|_| self.entry()).collect::<Read<Vec<_>>>()?;
+        let overrides = Overrides::new(version, entries.iter().copied());
+        // Written in another order, or twice, it would not be what was hashed.
+        overrides.filter(|read| read.entries() == entries).ok_or(Dropped::Malformed)
+    }
+
+    fn entry(&mut self) -> Read<Override> {
+        let node = self.node()?;
+        let group = match (self.u8()?, self.u8()?) {
+            (ALL_GROUPS, 0) => None,
+            (ONE_GROUP, group) => Some(group),
+            _ => return Err(Dropped::Malformed),
+        };
+        Ok(Override { node, group, power: self.u16()? })
+    }
+}
