@@ -9,7 +9,7 @@ use super::{
     wire::Flags,
 };
 use crate::{
-    model::{NodeId, NodeSet},
+    model::{NodeId, NodeSet, Timers},
     status::NodeState,
 };
 
@@ -36,6 +36,30 @@ impl Membership {
         content.life_of(self.config.own) == Some(life(self.incarnation))
             && self.runs(self.config.own, content.digest)
             && (self.vouched_for().is_subset(content.alive) || !self.rules().vouch)
+            && !(self.perhaps_served().any(|node| !content.alive.contains(node))
+                && self.rules().listen)
+    }
+
+    /// The peers that are not heard and may still be served by their kernels: those that served
+    /// when they were heard, by a lease that did not depend on this node.
+    fn perhaps_served(&self) -> impl Iterator<Item = NodeId> {
+        let Timers { fail, lease, .. } = self.config.timers;
+        let silent = self.everybody().difference(self.hears).without(self.config.own);
+        silent.iter().filter(move |&node| {
+            let peer = &self.peers[node.index()];
+            peer.is_heard(self.last_turn, fail + lease)
+                && peer.has(Flags::SERVING)
+                && !self.was_rival_of(node)
+        })
+    }
+
+    /// Whether the peer's view, as it was heard, has this node as an owner.
+    fn was_rival_of(&self, node: NodeId) -> bool {
+        let own = self.config.own;
+        let theirs = self.peers[node.index()].state().map(|state| state.installed);
+        let ours = self.installed.iter().chain([&self.promised]);
+        ours.into_iter()
+            .any(|view| Some(view.stamp) == theirs && view.content.owners().contains(own))
     }
 
     /// The nodes heard here that may be serving, so that nobody may take their buckets: members of

@@ -43,10 +43,13 @@ impl Membership {
     }
 
     fn precedence(&self, everybody: NodeSet, digest: Digest) -> impl Ord + use<> {
-        let has = |&node: &NodeId| self.digest_of(node) == Some(digest) || self.runs(node, digest);
+        let has = |&node: &NodeId| {
+            self.digest_of(node) == Some(digest) || self.staged_at(node) == Some(digest)
+        };
         let group: NodeSet = everybody.iter().filter(has).collect();
-        let forced =
-            group.iter().any(|node| self.says(node, Flags::FORCED) && !self.has_staged_any(node));
+        let forced = group
+            .iter()
+            .any(|node| self.says(node, Flags::FORCED) && self.staged_at(node).is_none());
         // Nodes that are linked with theirs and unheard here are theirs as well.
         let reach = group.iter().filter_map(|node| self.peers[node.index()].state());
         let reach = reach.fold(NodeSet::EMPTY, |reach, state| reach.union(state.linked));
@@ -73,11 +76,11 @@ impl Membership {
         if promised.alive.is_empty() { self.digest } else { promised.digest }
     }
 
-    fn has_staged_any(&self, node: NodeId) -> bool {
+    fn staged_at(&self, node: NodeId) -> Option<Digest> {
         if node == self.config.own {
-            return self.staged.is_some();
+            return self.staged;
         }
-        self.peers[node.index()].state().is_some_and(|state| state.staged.is_some())
+        self.peers.get(node.index())?.state()?.staged
     }
 
     /// The configuration that an operator wants in force whoever has staged it.

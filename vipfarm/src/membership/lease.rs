@@ -7,7 +7,7 @@
 //!
 //! [`Timers::fail`]: crate::model::Timers::fail
 
-use super::{Membership, Output, time::BootTime, wire::Flags};
+use super::{Membership, Output, time::BootTime};
 use crate::{
     model::{NodeId, NodeSet, Timers},
     status::NodeState,
@@ -61,8 +61,12 @@ impl Membership {
         }
         if let Some(deadline) = self.justified(now)
             && deadline > now
-            && self.lease.extend(deadline)
         {
+            // From now on it serves, which is news.
+            self.announce |= self.lease.armed().is_none();
+            if !self.lease.extend(deadline) {
+                return;
+            }
             self.outputs.push_back(Output::Lease(deadline));
         }
     }
@@ -80,16 +84,7 @@ impl Membership {
             return Some(longest);
         }
         let installed = self.installed.as_ref()?;
-        let members = installed.content.owners().without(self.config.own);
-        // Who is about to join would take over, too, if it missed this node.
-        let guests = self.linked.difference(installed.content.alive);
-        let may_serve = |node: &NodeId| !self.says(*node, Flags::LEAVING | Flags::UNFIT);
-        let guests: NodeSet = guests
-            .iter()
-            .filter(may_serve)
-            .filter(|node| self.peers[node.index()].is_heard(now, suspect))
-            .collect();
-        let rivals = members.union(guests);
+        let rivals = installed.content.owners().without(self.config.own);
         if rivals.is_empty() {
             // Who cannot speak has no idea whether it is alone.
             return (!self.mute).then_some(longest);
@@ -98,7 +93,7 @@ impl Membership {
             // A new agent of the node does not speak for the one that is a member.
             let peer = &self.peers[node.index()];
             let life = installed.content.life_of(node);
-            if life.is_none() || peer.life() == life { peer.acked() } else { None }
+            if peer.life() == life { peer.acked() } else { None }
         };
         let within = |span| {
             let is_heard = |&node: &NodeId| self.peers[node.index()].is_heard(now, span);
@@ -111,7 +106,7 @@ impl Membership {
                 let state = self.peers[node.index()].state();
                 state.is_some_and(|state| state.installed == installed.stamp)
             };
-            let heard = within(fail).intersection(members);
+            let heard = within(fail);
             let all_agree = heard.iter().all(agrees);
             all_agree.then(|| heard.iter().map(acked).min().flatten()).flatten()
         } else {

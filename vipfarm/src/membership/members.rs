@@ -111,10 +111,10 @@ impl Membership {
         state.is_some_and(|state| state.digest == digest || state.staged == Some(digest))
     }
 
-    /// Whether the node serves, as it says itself.
+    /// Whether the node serves, by a view and a lease; of a peer, as it says itself.
     pub(super) fn serves(&self, node: NodeId) -> bool {
         if node == self.config.own {
-            self.state == NodeState::Up
+            self.state == NodeState::Up && self.lease.armed().is_some()
         } else {
             self.says(node, Flags::SERVING)
         }

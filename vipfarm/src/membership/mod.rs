@@ -29,6 +29,8 @@
 //! 7. **Start**: the first output fences. A node that serves nothing and is connected with nobody
 //!    who does proposes no view before it has listened for `fail` and two periods, unless it hears
 //!    every node of the farm.
+//!    And a node on whose acknowledgements a serving peer's lease did not depend, a joiner or an idle
+//!    one, takes over from it only `fail` and another `lease` after it was heard.
 //! 8. **Damping**: a joiner is made a member when it has been heard for ten periods, twice as long
 //!    after each time it was lost soon after it had joined. Sides that both serve merge at once.
 //!
@@ -429,7 +431,7 @@ impl Membership {
     fn flags(&self) -> Flags {
         let is_fenced = self.state == NodeState::Fenced && self.rules().fenced_is_told;
         Flags::default()
-            .with(Flags::SERVING, self.state == NodeState::Up)
+            .with(Flags::SERVING, self.serves(self.config.own))
             .with(Flags::FENCED, is_fenced)
             .with(Flags::LEAVING, self.leave_by.is_some())
             .with(Flags::UNFIT, !self.fit || self.held_back_by.is_some())

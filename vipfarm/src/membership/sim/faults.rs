@@ -82,7 +82,7 @@ impl Farm {
         self.record(index, || "leaves".into());
         let (now, node) = (self.now, &mut self.nodes[index]);
         let clock = node.clock(now);
-        if let Some(agent) = &mut node.agent {
+        if let Some(agent) = node.listening(now) {
             agent.leave(clock);
         }
         self.schedule(index);
@@ -142,7 +142,7 @@ impl Farm {
         let (now, node) = (self.now, &mut self.nodes[by]);
         let clock = node.clock(now);
         let of = NodeId::new(of).expect("a small farm");
-        if let Some(agent) = &mut node.agent {
+        if let Some(agent) = node.listening(now) {
             agent.set_power(clock, group, of, power).expect("few entries");
         }
         self.schedule(by);
@@ -160,7 +160,7 @@ impl Farm {
             let (now, node) = (self.now, &mut self.nodes[index]);
             node.file = file;
             let clock = node.clock(now);
-            if let Some(agent) = &mut node.agent {
+            if let Some(agent) = node.listening(now) {
                 agent.stage(clock, Some([file; 16]), force);
             }
             self.schedule(index);
@@ -174,7 +174,7 @@ impl Farm {
             let (now, node) = (self.now, &mut self.nodes[index]);
             node.file = file;
             let clock = node.clock(now);
-            if let Some(agent) = &mut node.agent {
+            if let Some(agent) = node.listening(now) {
                 agent.stage(clock, Some([file; 16]), false);
             }
             self.schedule(index);
@@ -184,7 +184,7 @@ impl Farm {
     fn set_fit(&mut self, index: usize) {
         let (now, node) = (self.now, &mut self.nodes[index]);
         let clock = node.clock(now);
-        let Some(agent) = &mut node.agent else { return };
+        let Some(agent) = node.listening(now) else { return };
         let fit = !agent.fit;
         agent.set_fit(clock, fit);
         self.record(index, || format!("is fit: {fit}"));

@@ -57,6 +57,11 @@ impl SimNode {
         }
     }
 
+    /// The agent, if it runs: a frozen one takes no command.
+    pub(super) fn listening(&mut self, now: u64) -> Option<&mut Membership> {
+        self.agent.as_mut().filter(|_| self.frozen_until <= now)
+    }
+
     /// The node's clock at that time.
     pub(super) fn clock(&self, now: u64) -> BootTime {
         BootTime::from_nanos(self.clock_offset + now / 1000 * self.clock_permille)
