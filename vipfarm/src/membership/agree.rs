@@ -63,8 +63,9 @@ impl Membership {
     }
 
     /// The nodes heard here that may be serving, so that nobody may take their buckets: members of
-    /// this node's views and, while it serves nothing itself, whoever says that it serves. Not those that own nothing anyway or cannot serve; nor those that have gone on to a
-    /// view without this node.
+    /// this node's views and, while it serves nothing itself, whoever says that it serves. Not those
+    /// that own nothing anyway or cannot serve; nor those that have gone on to a view without this
+    /// node.
     fn vouched_for(&self) -> NodeSet {
         self.hears
             .iter()

@@ -10,8 +10,8 @@ use crate::{
 
 impl Membership {
     /// Two configurations are two tables, so only one may be served: the forced one, else that of
-    /// the most nodes that hear each other and have it; of two, the one that is served, else the one of the
-    /// lowest index. So one stale node cannot take the farm, wherever it stands in the file.
+    /// the most nodes that hear each other and have it; of two, the one that is served, else the one
+    /// of the lowest index. So one stale node cannot take the farm, wherever it stands in the file.
     ///
     /// A node with another configuration in force follows if it has staged that one: it goes on
     /// until those who have it in force propose a view. Otherwise it is held back.

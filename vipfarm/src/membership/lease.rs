@@ -101,10 +101,13 @@ impl Membership {
         };
         let is_first = self.lease.armed().is_none() && self.rules().first_lease_by_same_view;
         let basis = if is_first {
-            // Who was away may have installed what the others have left behind meanwhile.
+            // Who was away may have installed what the others have left behind meanwhile, or are
+            // about to.
             let agrees = |node: NodeId| {
                 let state = self.peers[node.index()].state();
-                state.is_some_and(|state| state.installed == installed.stamp)
+                state.is_some_and(|state| {
+                    state.installed == installed.stamp && state.promised == installed.stamp
+                })
             };
             let heard = within(fail);
             let all_agree = heard.iter().all(agrees);

@@ -22,7 +22,7 @@
 //!    now. Alone, or beside idle members only, that long.
 //! 5. **Lapse**: when the lease has ended the node is fenced, and stays so until it has installed
 //!    another view. Its next lease needs that all members heard within `fail` have installed the
-//!    same view.
+//!    same view, and promised no other since.
 //! 6. **Stall**: datagrams are only noted, and decided upon in [`Membership::handle_timeout`], when
 //!    the sockets have been drained. A node that was not run for longer than `suspect` starts its
 //!    silence clocks anew.
@@ -69,9 +69,6 @@
 //!   has gone on alone. Nobody serves a bucket twice meanwhile.
 //! - Two configurations staged at once, one of them by force, can leave a farm without agreement and
 //!   so without service (simulated histories in thousands show it). No verb stages one yet.
-//! - A lease beside joiners or idle members only does not wait for their acknowledgements: if its
-//!   holder falls silent, such a peer can take over before the lease has ended. About one in 10,000
-//!   simulated histories shows two owners by that.
 //! - A hypervisor that stops a guest's clocks too prolongs its lease by as long as it stops it.
 
 mod agree;
