@@ -36,25 +36,24 @@ impl Membership {
         content.life_of(self.config.own) == Some(life(self.incarnation))
             && self.runs(self.config.own, content.digest)
             && (self.vouched_for().is_subset(content.alive) || !self.rules().vouch)
-            && !(self.perhaps_served().any(|node| !content.alive.contains(node))
+            && !(self
+                .may_serve_apart()
+                .any(|node| !self.hears.contains(node) && !content.alive.contains(node))
                 && self.rules().listen)
     }
 
-    /// The peers that are not heard and may still be served by their kernels: those that served
-    /// when they were heard, by a lease that did not depend on this node.
-    fn perhaps_served(&self) -> impl Iterator<Item = NodeId> {
+    /// The peers whose kernels may still serve, by a lease that does not depend on this node: it
+    /// ends at the latest `lease` after the peer was last heard, unless others still hear the peer.
+    pub(super) fn may_serve_apart(&self) -> impl Iterator<Item = NodeId> {
         let Timers { fail, lease, .. } = self.config.timers;
-        let silent = self.everybody().difference(self.hears).without(self.config.own);
-        silent.iter().filter(move |&node| {
-            let peer = &self.peers[node.index()];
-            peer.is_heard(self.last_turn, fail + lease)
-                && peer.has(Flags::SERVING)
-                && !self.was_rival_of(node)
+        self.everybody().without(self.config.own).iter().filter(move |&node| {
+            let at = self.peers[node.index()].served_apart;
+            at.is_some_and(|at| self.last_turn < at + fail + lease)
         })
     }
 
     /// Whether the peer's view, as it was heard, has this node as an owner.
-    fn was_rival_of(&self, node: NodeId) -> bool {
+    pub(super) fn is_rival_of(&self, node: NodeId) -> bool {
         let own = self.config.own;
         let theirs = self.peers[node.index()].state().map(|state| state.installed);
         let ours = self.installed.iter().chain([&self.promised]);
@@ -112,15 +111,20 @@ impl Membership {
         content.owners().contains(node) && content.life_of(node) == life
     }
 
-    /// Whether the peer does not hear this node, which has spoken all the while, and has installed a
-    /// later view, which is without it then; and fewer nodes are linked with it than with this one.
-    /// So it is the peer that is deaf and not this node that was away or is mute, and waiting for
-    /// the peer would stop everybody.
+    /// Whether the peer is deaf and has installed a later view, which is without this node then:
+    /// waiting for it would stop everybody.
     fn has_gone_on(&self, node: NodeId) -> bool {
+        let state = self.peers[node.index()].state();
+        state.is_some_and(|state| state.installed.id > self.promised.id()) && self.is_deaf(node)
+    }
+
+    /// Whether the peer does not hear this node, which has spoken all the while, and fewer nodes are
+    /// linked with it than with this one. So it is the peer that is deaf and not this node that was
+    /// away or is mute.
+    pub(super) fn is_deaf(&self, node: NodeId) -> bool {
         let was_away = self.last_turn < self.listen_until;
         self.peers[node.index()].state().is_some_and(|state| {
-            state.installed.id > self.promised.id()
-                && !state.hears.contains(self.config.own)
+            !state.hears.contains(self.config.own)
                 && state.linked.len() < self.linked.len()
                 && !was_away
         })

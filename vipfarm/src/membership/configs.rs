@@ -18,12 +18,12 @@ impl Membership {
     pub(super) fn yield_to_other_configuration(&mut self, now: BootTime) {
         let everybody = self.linked.with(self.config.own);
         let wins = |node: &NodeId| {
-            let digest = self.digest_of(*node).unwrap_or_default();
+            let digest = self.in_force(*node).unwrap_or_default();
             (self.precedence(everybody, digest), Reverse(*node))
         };
         let first = everybody.iter().max_by_key(wins).unwrap_or(self.config.own);
-        let winner = self.digest_of(first).unwrap_or_default();
-        self.follows = self.own_digest() != winner;
+        let winner = self.in_force(first).unwrap_or_default();
+        self.follows = self.digest != winner;
         let rival = if self.follows {
             (!self.runs(self.config.own, winner)).then_some(first)
         } else {
@@ -32,6 +32,10 @@ impl Membership {
             self.linked.iter().filter(|_| self.state != NodeState::Up).find(serves)
         };
         let was_held_back = std::mem::replace(&mut self.held_back_by, rival).is_some();
+        if was_held_back && rival.is_none() {
+            self.unbarred_since = Some(now);
+            self.announce = true;
+        }
         let Some(rival) = rival else { return };
         if !was_held_back {
             let by = self.name(rival);
@@ -43,10 +47,7 @@ impl Membership {
     }
 
     fn precedence(&self, everybody: NodeSet, digest: Digest) -> impl Ord + use<> {
-        let has = |&node: &NodeId| {
-            self.digest_of(node) == Some(digest) || self.staged_at(node) == Some(digest)
-        };
-        let group: NodeSet = everybody.iter().filter(has).collect();
+        let group: NodeSet = everybody.iter().filter(|&node| self.runs(node, digest)).collect();
         let forced = group
             .iter()
             .any(|node| self.says(node, Flags::FORCED) && self.staged_at(node).is_none());
@@ -58,29 +59,48 @@ impl Membership {
         (forced, size, served, Reverse(group.iter().next()))
     }
 
-    /// The configuration that the node has in force, or is about to have: with a view that this
-    /// node has promised too, all its members go over together.
-    pub(super) fn digest_of(&self, node: NodeId) -> Option<Digest> {
-        let promised = &self.promised;
+    /// The configuration that the node has in force.
+    pub(super) fn in_force(&self, node: NodeId) -> Option<Digest> {
         if node == self.config.own {
-            return Some(self.own_digest());
+            return Some(self.digest);
         }
-        let state = self.peers.get(node.index())?.state()?;
-        let is_same = state.promised == promised.stamp && !promised.content.alive.is_empty();
-        Some(if is_same { promised.content.digest } else { state.digest })
+        Some(self.peers.get(node.index())?.state()?.digest)
     }
 
-    /// The same of this node.
-    pub(super) fn own_digest(&self) -> Digest {
-        let promised = &self.promised.content;
-        if promised.alive.is_empty() { self.digest } else { promised.digest }
+    /// The configuration of the view that the node has promised last: until it promises another, it
+    /// can go over to that one, whatever it has staged since.
+    pub(super) fn promised_digest(&self, node: NodeId) -> Option<Digest> {
+        let own = Some(&*self.promised).filter(|promised| !promised.content.alive.is_empty());
+        if node == self.config.own {
+            return Some(own?.content.digest);
+        }
+        let newest = self.peers.get(node.index())?.newest()?;
+        let known = own.into_iter().chain(newest.proposal.as_deref());
+        let mut promised = known.filter(|view| view.stamp == newest.state.promised);
+        promised.next().map(|view| view.content.digest)
     }
 
-    fn staged_at(&self, node: NodeId) -> Option<Digest> {
+    /// The configuration that the node's operator wants next.
+    pub(super) fn staged_at(&self, node: NodeId) -> Option<Digest> {
         if node == self.config.own {
             return self.staged;
         }
         self.peers.get(node.index())?.state()?.staged
+    }
+
+    /// The configuration of the next view without force: the one that all have staged; else the one
+    /// that all can go over to, because they have begun to; else the one in force.
+    pub(super) fn digest_due(&self, alive: NodeSet) -> Digest {
+        let all_run = |nodes: NodeSet, digest| {
+            nodes.iter().all(|node| self.could_run(node, digest) || self.says(node, Flags::LEAVING))
+        };
+        let pending = self.promised_digest(self.config.own).unwrap_or(self.digest);
+        let begun = self.component(self.digest).union(self.component(pending));
+        match self.staged {
+            Some(next) if all_run(alive, next) => next,
+            _ if all_run(alive.intersection(begun), pending) => pending,
+            _ => self.digest,
+        }
     }
 
     /// The configuration that an operator wants in force whoever has staged it.

@@ -7,7 +7,7 @@ use super::{
     peer::Refusal,
     time::BootTime,
     view::life,
-    wire::{self, Heartbeat},
+    wire::{self, Flags, Heartbeat},
 };
 use crate::model::Node;
 
@@ -82,6 +82,14 @@ impl Membership {
             }
         };
         self.max_epoch = self.max_epoch.max(epoch);
+        let apart = heartbeat.state.flags.has(Flags::SERVING) && !self.is_rival_of(node);
+        let served_apart = &mut self.peers[node.index()].served_apart;
+        match (apart, link) {
+            (true, 0) => *served_apart = Some(now),
+            // By another network: its clients may be others.
+            (true, _) => {}
+            (false, _) => *served_apart = None,
+        }
         if let Some(overrides) = &heartbeat.overrides
             && overrides.version() > self.overrides.version()
         {

@@ -7,7 +7,12 @@
 //!
 //! [`Timers::fail`]: crate::model::Timers::fail
 
-use super::{Membership, Output, time::BootTime};
+use super::{
+    Membership, Output,
+    time::BootTime,
+    view::{Agreement, Stamp},
+    wire::Flags,
+};
 use crate::{
     model::{NodeId, NodeSet, Timers},
     status::NodeState,
@@ -84,6 +89,11 @@ impl Membership {
             return Some(longest);
         }
         let installed = self.installed.as_ref()?;
+        let is_first = self.lease.armed().is_none();
+        if is_first && !self.others_stand_back(installed) && self.rules().first_lease_by_stand_back
+        {
+            return None;
+        }
         let rivals = installed.content.owners().without(self.config.own);
         if rivals.is_empty() {
             // Who cannot speak has no idea whether it is alone.
@@ -99,8 +109,7 @@ impl Membership {
             let is_heard = |&node: &NodeId| self.peers[node.index()].is_heard(now, span);
             rivals.iter().filter(is_heard).collect::<NodeSet>()
         };
-        let is_first = self.lease.armed().is_none() && self.rules().first_lease_by_same_view;
-        let basis = if is_first {
+        let basis = if is_first && self.rules().first_lease_by_same_view {
             // Who was away may have installed what the others have left behind meanwhile, or are
             // about to.
             let agrees = |node: NodeId| {
@@ -119,6 +128,27 @@ impl Membership {
             worst.unwrap_or_else(|| rivals.iter().filter_map(acked).max())
         };
         Some((basis? + fail.saturating_sub(self.config.timers.margin())).min(longest))
+    }
+
+    /// Whether nobody linked with this node serves, or is about to, by another view than this one.
+    ///
+    /// Two views of one configuration soon become one, and until then the first to serve goes on.
+    /// Of two configurations one must give way: its nodes say that they cannot serve, and they must
+    /// have said so knowing that this node no longer says the same. Else both might begin.
+    fn others_stand_back(&self, installed: &Agreement) -> bool {
+        let stands_back = |node: NodeId| {
+            let peer = &self.peers[node.index()];
+            let Some(state) = peer.state() else { return true };
+            if state.digest != self.digest {
+                let knows = peer.acked() >= self.unbarred_since;
+                return state.flags.has(Flags::UNFIT) && !state.flags.has(Flags::SERVING) && knows;
+            }
+            let has_none = state.installed == Stamp::default();
+            has_none || state.flags.has(Flags::FENCED) || state.flags.has(Flags::UNFIT)
+        };
+        let others = |nodes: NodeSet| nodes.difference(installed.content.alive).iter();
+        others(self.linked).all(stands_back)
+            && others(self.may_serve_apart().collect()).all(|node| self.is_deaf(node))
     }
 }
 

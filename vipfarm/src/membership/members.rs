@@ -102,13 +102,11 @@ impl Membership {
         known.is_some() && relayed.map(|ack| ack.life) == known
     }
 
-    /// Whether the node has the configuration in force or staged.
+    /// Whether the node could serve that configuration: it has it in force, has promised to go over
+    /// to it, or has staged it.
     pub(super) fn runs(&self, node: NodeId, digest: Digest) -> bool {
-        if node == self.config.own {
-            return self.digest == digest || self.staged == Some(digest);
-        }
-        let state = self.peers.get(node.index()).and_then(Peer::state);
-        state.is_some_and(|state| state.digest == digest || state.staged == Some(digest))
+        let has = [self.in_force(node), self.promised_digest(node), self.staged_at(node)];
+        has.contains(&Some(digest))
     }
 
     /// Whether the node serves, by a view and a lease; of a peer, as it says itself.

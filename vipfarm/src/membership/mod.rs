@@ -21,18 +21,22 @@
 //!    within [`Timers::suspect`], the best of all if none is. No longer than [`Timers::lease`] from
 //!    now. Alone, or beside idle members only, that long.
 //! 5. **Lapse**: when the lease has ended the node is fenced, and stays so until it has installed
-//!    another view. Its next lease needs that all members heard within `fail` have installed the
-//!    same view, and promised no other since.
+//!    another view. Its first lease in a view needs that all members heard within `fail` have
+//!    installed the same one and promised no other since, and that whoever else is linked with it
+//!    or may still be served by a kernel stands back.
 //! 6. **Stall**: datagrams are only noted, and decided upon in [`Membership::handle_timeout`], when
 //!    the sockets have been drained. A node that was not run for longer than `suspect` starts its
 //!    silence clocks anew.
 //! 7. **Start**: the first output fences. A node that serves nothing and is connected with nobody
 //!    who does proposes no view before it has listened for `fail` and two periods, unless it hears
 //!    every node of the farm.
-//!    And a node on whose acknowledgements a serving peer's lease did not depend, a joiner or an idle
-//!    one, takes over from it only `fail` and another `lease` after it was heard.
+//!    And a node on whose acknowledgements a serving peer's lease did not depend, a joiner or an
+//!    idle one, takes over from it only `fail` and another `lease` after it was heard.
 //! 8. **Damping**: a joiner is made a member when it has been heard for ten periods, twice as long
 //!    after each time it was lost soon after it had joined. Sides that both serve merge at once.
+//!
+//! 9. **Configurations** (`configs.rs`): what all have staged is activated by a view. Of several in
+//!    force one wins, and the nodes that do not have it stand back, before those that do begin.
 //!
 //! A peer that has not been heard for `fail` counts as alive only when it acknowledges what this
 //! very agent has sent since, so recorded traffic proves nothing. Within an incarnation and link
@@ -67,8 +71,6 @@
 //! - While a node hears a member that does not hear it, it serves nothing: its lease ends, because
 //!   that member might take its buckets, and nobody installs a view without the member, until that
 //!   has gone on alone. Nobody serves a bucket twice meanwhile.
-//! - Two configurations staged at once, one of them by force, can leave a farm without agreement and
-//!   so without service (simulated histories in thousands show it). No verb stages one yet.
 //! - A hypervisor that stops a guest's clocks too prolongs its lease by as long as it stops it.
 
 mod agree;
@@ -217,6 +219,8 @@ pub struct Membership {
     follows: bool,
     /// Whose that is, if this node does not have it.
     held_back_by: Option<NodeId>,
+    /// Since when this node is not held back.
+    unbarred_since: Option<BootTime>,
     /// Somebody on the larger side of the VIP's network, which this node hears elsewhere only.
     cut_off_from: Option<NodeId>,
     /// Until when peers are waited for to take over from this node, which leaves.
@@ -262,6 +266,7 @@ impl Membership {
             last_turn: now,
             follows: false,
             held_back_by: None,
+            unbarred_since: Some(now),
             cut_off_from: None,
             leave_by: None,
             left: false,

@@ -79,9 +79,9 @@ impl Membership {
     /// one view; `force`: those who have staged it go over, and the others are left out.
     pub fn stage(&mut self, now: BootTime, digest: Option<[u8; 16]>, force: bool) {
         self.begin_turn(now);
-        let digest = digest.filter(|&digest| digest != self.digest);
-        let is_promised = self.staged == Some(self.promised.content.digest);
-        if (digest, force) == (self.staged, self.forced) || is_promised {
+        let is_settled = self.promised_digest(self.config.own).is_none_or(|it| it == self.digest);
+        let digest = digest.filter(|&digest| digest != self.digest || !is_settled);
+        if (digest, force) == (self.staged, self.forced) {
             return;
         }
         (self.staged, self.forced) = (digest, force);

@@ -57,6 +57,9 @@ pub(super) struct Peer {
     links: Vec<Link>,
     /// When this node sent the newest heartbeat that the peer has acknowledged.
     acked: Option<BootTime>,
+    /// When it was last heard to serve by a view in which this node owns nothing; `None` if it has
+    /// been heard otherwise since.
+    pub(super) served_apart: Option<BootTime>,
     candidate: Option<Candidate>,
     rival: Option<Rival>,
     /// Since when, as membership was last judged, each hears the other.

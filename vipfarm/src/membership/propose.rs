@@ -30,7 +30,8 @@ impl Membership {
         }
         let forced = self.forced_digest();
         // Those who have what is next already are part of it from then on.
-        let digests = [Some(self.own_digest()), self.staged, forced];
+        let digests =
+            [Some(self.digest), self.promised_digest(self.config.own), self.staged, forced];
         let components = digests.into_iter().flatten().map(|digest| self.component(digest));
         let connected = components.fold(NodeSet::EMPTY, NodeSet::union);
         if self.coordinator(connected, forced) != self.config.own {
@@ -63,7 +64,7 @@ impl Membership {
     fn coordinator(&self, connected: NodeSet, forced: Option<Digest>) -> NodeId {
         let rank = |&node: &NodeId| {
             let behind = forced.is_some_and(|digest| !self.runs(node, digest));
-            let follows = self.digest_of(node) != Some(self.own_digest());
+            let follows = self.in_force(node) != Some(self.digest);
             let away = self.says(node, Flags::LEAVING) || self.says(node, Flags::UNFIT);
             (follows, behind, away, !self.serves(node), node)
         };
@@ -84,7 +85,7 @@ impl Membership {
             .filter(|&node| !self.has_left_its_buckets(node))
             .collect();
         let mut idle: NodeSet = NodeSet::EMPTY;
-        let mut digest = self.own_digest();
+        let mut digest = self.digest;
         if let Some(next) = forced.filter(|&next| self.runs(self.config.own, next)) {
             // First those who stay behind stop, then the others go on.
             let behind: NodeSet =
@@ -94,12 +95,8 @@ impl Membership {
             } else {
                 idle = behind;
             }
-        } else if let Some(next) = self.staged
-            && alive
-                .iter()
-                .all(|node| self.could_run(node, next) || self.says(node, Flags::LEAVING))
-        {
-            digest = next;
+        } else {
+            digest = self.digest_due(alive);
         }
         alive = alive.iter().filter(|&node| self.could_run(node, digest)).collect();
         let powers = if digest == self.promised.content.digest || self.installed.is_none() {
@@ -176,7 +173,7 @@ impl Membership {
     }
 
     /// Whether the node can serve that configuration; one that is two links away is not asked.
-    fn could_run(&self, node: NodeId, digest: Digest) -> bool {
+    pub(super) fn could_run(&self, node: NodeId, digest: Digest) -> bool {
         if node == self.config.own || self.hears.contains(node) {
             self.runs(node, digest)
         } else {

@@ -15,6 +15,8 @@ pub(super) struct Rules {
     pub(super) lapse: bool,
     /// The first lease of a view comes from nodes that have installed the same one.
     pub(super) first_lease_by_same_view: bool,
+    /// Nor while a node that is linked with this one may serve by another view.
+    pub(super) first_lease_by_stand_back: bool,
     /// Who was not run for long starts its silence clocks anew.
     pub(super) stall: bool,
     /// A peer that does not acknowledge since long counts for the lease only while it is heard.
@@ -35,6 +37,7 @@ impl Rules {
         vouch: true,
         lapse: true,
         first_lease_by_same_view: true,
+        first_lease_by_stand_back: true,
         stall: true,
         lease_by_heard: true,
         fenced_is_told: true,

@@ -20,7 +20,7 @@ impl Agent {
         let known = (agent.barred, &agent.overrides, agent.max_epoch, &agent.lease);
         let due = (agent.listen_until, agent.next_proposal, agent.next_heartbeat, agent.announce);
         let turn = (agent.wake, agent.last_turn, agent.held_back_by, agent.leave_by, agent.left);
-        (node, heard, views, known, due, turn, agent.mute)
+        (node, heard, views, known, due, turn, agent.mute, agent.unbarred_since)
     }
 }
 

@@ -256,8 +256,8 @@ impl Farm {
         };
         for other in 0..self.nodes.len() {
             if stamp(&self.nodes[other]) == stamp(&self.nodes[index]) {
-                self.path(index, other).broken = false;
-                self.path(other, index).broken = false;
+                self.path(index, other).mend();
+                self.path(other, index).mend();
             }
         }
     }
@@ -325,7 +325,8 @@ impl Farm {
             alive.with(NodeId::new(node).expect("a small farm"))
         };
         let broken = |from: NodeId, to: NodeId| {
-            self.paths[from.index() * self.nodes.len() + to.index()].broken
+            let path = &self.paths[from.index() * self.nodes.len() + to.index()];
+            path.is_broken(self.now, self.timers)
         };
         side(one).iter().any(|a| side(other).iter().any(|b| broken(a, b) || broken(b, a)))
     }

@@ -148,37 +148,34 @@ impl Farm {
         self.schedule(by);
     }
 
-    /// The next file on all nodes, or on most.
+    /// Another file on all nodes, on most or on one, whether or not the last one is in force yet;
+    /// at times none, which takes back what was staged.
     fn stage(&mut self) {
-        let file = 1;
-        let force = self.rng.once_in(4);
+        let file = [0, 1, 2, 3][self.rng.index(4)];
+        let (force, skipped) = (self.rng.once_in(4), 1 + self.rng.below(8));
         for index in 0..self.nodes.len() {
-            if self.rng.once_in(8) {
+            if self.rng.once_in(skipped) {
                 continue;
             }
-            self.record(index, || format!("stages {file}, force {force}"));
-            let (now, node) = (self.now, &mut self.nodes[index]);
-            node.file = file;
-            let clock = node.clock(now);
-            if let Some(agent) = node.listening(now) {
-                agent.stage(clock, Some([file; 16]), force);
-            }
-            self.schedule(index);
+            self.give_file(index, file, force);
         }
+    }
+
+    fn give_file(&mut self, index: usize, file: u8, force: bool) {
+        self.record(index, || format!("stages {file}, force {force}"));
+        let (now, node) = (self.now, &mut self.nodes[index]);
+        node.file = file;
+        let clock = node.clock(now);
+        if let Some(agent) = node.listening(now) {
+            agent.stage(clock, Some([file; 16]), force);
+        }
+        self.schedule(index);
     }
 
     /// The operator goes through with it: the file that comes next in all places.
     pub(super) fn stage_everywhere(&mut self) {
         let file = self.nodes.iter().map(|node| node.file).max().unwrap_or(0);
-        for index in 0..self.nodes.len() {
-            let (now, node) = (self.now, &mut self.nodes[index]);
-            node.file = file;
-            let clock = node.clock(now);
-            if let Some(agent) = node.listening(now) {
-                agent.stage(clock, Some([file; 16]), false);
-            }
-            self.schedule(index);
-        }
+        (0..self.nodes.len()).for_each(|index| self.give_file(index, file, false));
     }
 
     fn set_fit(&mut self, index: usize) {

@@ -12,7 +12,7 @@ pub(super) struct Path {
     /// When the newest one was sent that did not.
     lost: u64,
     /// So many were lost in a row, for so long, that either end may take the other for dead.
-    pub(super) broken: bool,
+    broken: bool,
 }
 
 impl Path {
@@ -23,9 +23,19 @@ impl Path {
 
     pub(super) fn lose(&mut self, now: u64, timers: Timers) {
         self.lost = now;
-        let span = self.lost.saturating_sub(self.delivered);
-        self.broken |= u128::from(span)
-            >= timers.fail.saturating_sub(timers.period + timers.margin()).as_nanos();
+        self.broken = self.is_broken(now, timers);
+    }
+
+    /// Whether the other end may have missed this one, not by its silence alone, since the two were
+    /// in one view.
+    pub(super) fn is_broken(&self, now: u64, timers: Timers) -> bool {
+        let silent = u128::from(now.saturating_sub(self.delivered));
+        let long = timers.fail.saturating_sub(timers.period + timers.margin()).as_nanos();
+        self.broken || (self.lost > 0 && silent >= long)
+    }
+
+    pub(super) fn mend(&mut self) {
+        self.broken = false;
     }
 }
 
