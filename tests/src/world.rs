@@ -110,7 +110,7 @@ impl World {
 
     /// The decision on the host.
     pub fn host(&self) -> HostTables {
-        HostTables::new(&self.plan(), HASH_KEY, OWN).expect("it fits the tables")
+        HostTables::new(&self.plan(), HASH_KEY, OWN)
     }
 
     /// The programs in the kernel, with the same tables. They cannot be attached.

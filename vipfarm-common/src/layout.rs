@@ -156,13 +156,12 @@ pub const fn vip_index(mixed: u64) -> usize {
     (mixed >> VIP_SHIFT) as usize
 }
 
-impl Generation {
-    /// The slot of a rule on `port` of a VIP whose address was mixed.
-    #[inline(always)]
-    pub const fn rule_index(&self, mixed: u64, udp: bool, port: u16) -> usize {
-        let service = (udp as u64) << 16 | port as u64;
-        ((mixed ^ service.wrapping_mul(self.rule_multiplier)) >> RULE_SHIFT) as usize
-    }
+/// The slot of a rule on `port` of a VIP whose address was mixed, with
+/// [`Generation::rule_multiplier`].
+#[inline(always)]
+pub const fn rule_index(mixed: u64, multiplier: u64, udp: bool, port: u16) -> usize {
+    let service = (udp as u64) << 16 | port as u64;
+    ((mixed ^ service.wrapping_mul(multiplier)) >> RULE_SHIFT) as usize
 }
 
 /// A MAC in the form of [`Generation::vmacs`].

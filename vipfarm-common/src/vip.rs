@@ -4,7 +4,7 @@ use crate::{
     hash,
     layout::{
         Generation, MAX_GROUPS, MAX_VIPS, RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, State, VIP_SLOTS,
-        mac_word, mix, multiplier, rule_key, vip_index,
+        mac_word, mix, multiplier, rule_index, rule_key, vip_index,
     },
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
@@ -65,7 +65,7 @@ pub(crate) fn find(now: &Generation, active: u64, addr: u32) -> u32 {
 /// The rule for a service of a VIP, 0 if there is none. `port` in packet order.
 #[inline(always)]
 pub(crate) fn rule_of(now: &Generation, mixed: u64, vip: u32, udp: bool, port: u16) -> u32 {
-    let slot = &now.rules[now.rule_index(mixed, udp, port) & (RULE_SLOTS - 1)];
+    let slot = &now.rules[rule_index(mixed, now.rule_multiplier, udp, port) & (RULE_SLOTS - 1)];
     if slot.key == rule_key(vip, udp, port) {
         slot.rule
     } else {

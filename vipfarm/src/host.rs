@@ -9,10 +9,7 @@ use vipfarm_common::{
     packet::HostPacket,
 };
 
-use crate::{
-    model::Mac,
-    plan::{Plan, PlanError},
-};
+use crate::{model::Mac, plan::Plan};
 
 /// Tables as the kernel of one node would see them.
 #[derive(Debug, Clone)]
@@ -28,13 +25,13 @@ pub struct HostTables {
 impl HostTables {
     /// The tables of a plan, with a lease in force.
     #[expect(clippy::large_stack_arrays, reason = "90 KB, on their way to the heap")]
-    pub fn new(plan: &Plan, hash_key: [u8; 16], own_mac: Mac) -> Result<Self, PlanError> {
-        let tables: Generation = *plan.generation()?;
+    pub fn new(plan: &Plan, hash_key: [u8; 16], own_mac: Mac) -> Self {
+        let tables: Generation = *plan.generation();
         let active = active_word(0, &tables);
         let control = Control { active, deadline_ticks: 2, deadline_ns: 2 };
         let state = Box::new(State { control, generations: [tables, tables] });
         let hash_key = key_words(hash_key);
-        Ok(Self { state, hash_key, own_mac, ticks: 1, boot_ns: 1, observed: Cell::new(None) })
+        Self { state, hash_key, own_mac, ticks: 1, boot_ns: 1, observed: Cell::new(None) }
     }
 
     /// The same tables when the lease has ended.

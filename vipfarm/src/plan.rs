@@ -13,7 +13,7 @@ use thiserror::Error;
 use vipfarm_common::layout::{
     self, Generation, GroupBitmap, MAX_GROUPS, MAX_PEERS, MAX_RULES, MAX_VIPS, RULE_ON_IPID,
     RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_NO_ECHO, VIP_SLOTS, VipSlot, mac_word, mix,
-    vip_index,
+    rule_index, vip_index,
 };
 
 use crate::model::{Bitmap, Filter, IcmpEcho, Mac, Open, Proto, Vip};
@@ -68,17 +68,17 @@ impl Plan {
     }
 
     /// The complete tables.
-    pub fn generation(&self) -> Result<Box<Generation>, PlanError> {
+    pub fn generation(&self) -> Box<Generation> {
         let mut tables = empty_generation();
-        self.services.place_vips(&mut tables)?;
-        self.services.place_rules(&mut tables)?;
+        self.services.place_vips(&mut tables);
+        self.services.place_rules(&mut tables);
         for (slot, bitmap) in tables.groups.iter_mut().zip(&self.bitmaps) {
             *slot = GroupBitmap { mine: bitmap.0 };
         }
         for (slot, mac) in tables.peers.iter_mut().zip(&self.peers) {
             *slot = mac.map_or(0, |mac| mac_word(mac.0));
         }
-        Ok(tables)
+        tables
     }
 }
 
@@ -89,6 +89,9 @@ pub struct Services {
     vips: Vec<VipEntry>,
     rules: BTreeMap<RuleKey, RuleEntry>,
     groups: usize,
+    /// Found here once: the thread that writes the tables has no time to try a million.
+    vip_multiplier: u64,
+    rule_multiplier: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +141,13 @@ impl Services {
     /// are on: a group's number chooses its hash byte, and all nodes must choose alike. 0 is the
     /// built-in group that answers ARP and echo.
     pub fn new(blocks: &[Vip], here: impl Fn(usize) -> bool) -> Result<Self, PlanError> {
-        let mut services = Self { vips: Vec::new(), rules: BTreeMap::new(), groups: 1 };
+        let mut services = Self {
+            vips: Vec::new(),
+            rules: BTreeMap::new(),
+            groups: 1,
+            vip_multiplier: 1,
+            rule_multiplier: 1,
+        };
         for (index, block) in blocks.iter().enumerate() {
             for address in block.addresses.iter().filter(|_| here(index)) {
                 if let IpAddr::V4(addr) = address.addr {
@@ -148,14 +157,55 @@ impl Services {
             }
             services.groups += block.groups.len();
         }
-        limit("virtual addresses", services.vips.len(), MAX_VIPS)?;
-        limit("groups", services.groups - 1, MAX_GROUPS - 1)?;
-        limit(
-            "rules (one for every address counts once for each)",
-            services.rules.len(),
-            MAX_RULES,
-        )?;
-        Ok(services)
+        services.fit()
+    }
+
+    /// The same services, and those addresses as VIPs that are closed, where they are none yet:
+    /// whatever is for them is refused.
+    pub fn with_closed(
+        &self,
+        closed: impl IntoIterator<Item = (Ipv4Addr, Mac)>,
+    ) -> Result<Self, PlanError> {
+        let mut services = self.clone();
+        for (addr, vmac) in closed {
+            if !services.vips.iter().any(|vip| vip.addr == addr) {
+                services.vips.push(VipEntry { addr, vmac, flags: VIP_CLOSED | VIP_NO_ECHO });
+            }
+        }
+        services.fit()
+    }
+
+    /// Whether the address is a VIP here, open or closed.
+    pub fn has_vip(&self, addr: Ipv4Addr) -> bool {
+        self.vips.iter().any(|vip| vip.addr == addr)
+    }
+
+    /// Finds the multipliers of tables that hold all of it.
+    fn fit(mut self) -> Result<Self, PlanError> {
+        limit("virtual addresses", self.vips.len(), MAX_VIPS)?;
+        limit("groups", self.groups - 1, MAX_GROUPS - 1)?;
+        limit("rules (one for every address counts once for each)", self.rules.len(), MAX_RULES)?;
+        let fits = |&multiplier: &u64| {
+            distinct::<VIP_SLOTS>(self.vips.iter().map(|vip| vip_slot(multiplier, vip.addr)))
+        };
+        self.vip_multiplier = multipliers()
+            .find(fits)
+            .ok_or(PlanError::Crowded(self.vips.len(), "virtual addresses"))?;
+        let keys: Vec<_> = self.keys_with_port().collect();
+        let fits = |&multiplier: &u64| {
+            distinct::<RULE_SLOTS>(
+                keys.iter().map(|&(key, port)| self.rule_slot(multiplier, key, port)),
+            )
+        };
+        self.rule_multiplier =
+            multipliers().find(fits).ok_or(PlanError::Crowded(keys.len(), "rules"))?;
+        Ok(self)
+    }
+
+    /// The rules for one port each, with the port as packets have it.
+    fn keys_with_port(&self) -> impl Iterator<Item = (&RuleKey, u16)> {
+        let port = |key: &RuleKey| Some(u16::from_ne_bytes(key.port?.to_be_bytes()));
+        self.rules.keys().filter_map(move |key| Some((key, port(key)?)))
     }
 
     /// Kernel groups, the built-in one included: how many bitmaps a [`Plan`] has.
@@ -182,53 +232,32 @@ impl Services {
         }
     }
 
-    fn place_vips(&self, tables: &mut Generation) -> Result<(), PlanError> {
-        let fits = |tables: &Generation| {
-            let slots = self.vips.iter().map(|vip| vip_slot(tables, vip.addr));
-            distinct::<VIP_SLOTS>(slots)
-        };
-        tables.vip_multiplier = multipliers()
-            .find(|&multiplier| {
-                tables.vip_multiplier = multiplier;
-                fits(tables)
-            })
-            .ok_or(PlanError::Crowded(self.vips.len(), "virtual addresses"))?;
+    fn place_vips(&self, tables: &mut Generation) {
+        tables.vip_multiplier = self.vip_multiplier;
         for (vip, entry) in (1u32..).zip(&self.vips) {
             let slot = VipSlot { addr: addr_word(entry.addr), vip: vip | entry.flags };
-            tables.vips[vip_slot(tables, entry.addr)] = slot;
+            tables.vips[vip_slot(self.vip_multiplier, entry.addr)] = slot;
             tables.vmacs[vip as usize] = mac_word(entry.vmac.0);
         }
-        Ok(())
     }
 
-    fn place_rules(&self, tables: &mut Generation) -> Result<(), PlanError> {
-        let with_port: Vec<_> = self
-            .rules
-            .iter()
-            .filter_map(|(key, entry)| {
-                Some((key, u16::from_ne_bytes(key.port?.to_be_bytes()), entry))
-            })
-            .collect();
-        let index = |tables: &Generation, key: &RuleKey, port: u16| {
-            let addr = self.vips[key.vip as usize - 1].addr;
-            tables.rule_index(mix(addr_word(addr), tables.vip_multiplier), key.udp, port)
-        };
-        tables.rule_multiplier = multipliers()
-            .find(|&multiplier| {
-                tables.rule_multiplier = multiplier;
-                distinct::<RULE_SLOTS>(
-                    with_port.iter().map(|&(key, port, _)| index(tables, key, port)),
-                )
-            })
-            .ok_or(PlanError::Crowded(with_port.len(), "rules"))?;
-        for (key, port, entry) in with_port {
-            tables.rules[index(tables, key, port)] =
-                RuleSlot { key: layout::rule_key(key.vip, key.udp, port), rule: entry.encode() };
+    fn place_rules(&self, tables: &mut Generation) {
+        tables.rule_multiplier = self.rule_multiplier;
+        for (key, port) in self.keys_with_port() {
+            tables.rules[self.rule_slot(self.rule_multiplier, key, port)] = RuleSlot {
+                key: layout::rule_key(key.vip, key.udp, port),
+                rule: self.rules[key].encode(),
+            };
         }
         for (key, entry) in self.rules.iter().filter(|(key, _)| key.port.is_none()) {
             tables.any_port[key.vip as usize][usize::from(key.udp)] = entry.encode();
         }
-        Ok(())
+    }
+
+    fn rule_slot(&self, rule_multiplier: u64, key: &RuleKey, port: u16) -> usize {
+        let addr = self.vips[key.vip as usize - 1].addr;
+        let vip = mix(addr_word(addr), self.vip_multiplier);
+        rule_index(vip, rule_multiplier, key.udp, port)
     }
 }
 
@@ -243,8 +272,8 @@ impl RuleEntry {
     }
 }
 
-fn vip_slot(tables: &Generation, addr: Ipv4Addr) -> usize {
-    vip_index(mix(addr_word(addr), tables.vip_multiplier))
+fn vip_slot(multiplier: u64, addr: Ipv4Addr) -> usize {
+    vip_index(mix(addr_word(addr), multiplier))
 }
 
 /// An address as the tables hold it: the native integer of its bytes in packet order.

@@ -64,8 +64,7 @@ impl Viewpoint<'_> {
         check_fields(rule.map(|(_, rule)| rule), query)?;
         let mut plan = self.port.plan();
         plan.bitmaps = self.accept.to_vec();
-        let tables = HostTables::new(&plan, self.hash_key, Mac([2, 0, 0, 0, 0, 1]))
-            .map_err(|error| error.to_string())?;
+        let tables = HostTables::new(&plan, self.hash_key, Mac([2, 0, 0, 0, 0, 1]));
         // Bucket and owner do not depend on the lease.
         let served = tables.decide(&mut frame(block.vmac, client, vip, query));
         let observed = tables.observed();

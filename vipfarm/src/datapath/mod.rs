@@ -363,7 +363,7 @@ impl Counters {
 fn apply(state: &mut SharedState, old: Option<&Plan>, new: &Plan) -> Result<(), Error> {
     for change in new.changes_from(old) {
         match change {
-            Change::Structure => state.switch(&*new.generation()?)?,
+            Change::Structure => state.switch(&new.generation())?,
             Change::Bitmap { group, bitmap } => state.store_bitmap(group, bitmap),
             Change::Peer { index, mac } => state.store_peer(index, mac),
         }
