@@ -70,9 +70,19 @@ impl<'a> Farm<'a> {
         self.lab
     }
 
+    /// The common configuration.
+    pub fn text(&self) -> Result<String> {
+        fs::read_to_string(&self.config).context("read the configuration")
+    }
+
+    /// Changes the common configuration; agents that run have to be told.
+    pub fn edit(&self, edit: impl Fn(&str) -> String) -> Result<()> {
+        fs::write(&self.config, edit(&self.text()?)).context("write the configuration")
+    }
+
     /// Gives a node a configuration of its own, made from the common one.
     pub fn give_own_config(&mut self, node: usize, edit: impl Fn(&str) -> String) -> Result<()> {
-        let common = fs::read_to_string(&self.config).context("read the configuration")?;
+        let common = self.text()?;
         let own = self.config.with_file_name(format!("farm-{node}.yaml"));
         fs::write(&own, edit(&common)).context("write a node's configuration")?;
         self.own_configs.insert(node, own);

@@ -114,6 +114,22 @@ pub enum Verb {
     #[command(after_help = "Example:\n  vipfarm undrain node2")]
     Undrain(DrainArgs),
 
+    /// Read the farm's file anew and go over to it without a packet lost
+    ///
+    /// Run it on every node, after the new file is there: when all have read the same one, all go
+    /// over to it together. Until then the farm serves as before. Returns when the file is in force,
+    /// or names the nodes that are waited for; what it has read stays ready. A file with errors
+    /// changes nothing. SIGHUP to the agent does the same.
+    ///
+    /// VIPs, groups, rules and powers can change, and nodes be added at the end of the list. Powers
+    /// set for single groups at run time go back to those of the file.
+    #[command(after_help = "\
+Examples:
+  vipfarm check /etc/vipfarm/farm.yaml && vipfarm reload
+  vipfarm reload --timeout 0s          # do not wait for the other nodes
+  vipfarm reload --force               # leave out the nodes that have not read the file")]
+    Reload(ReloadArgs),
+
     /// Remove what an agent that crashed left on this node
     ///
     /// Takes the farm's VIPs, filters, pinned maps and changed settings off this node. Harmless
@@ -277,6 +293,19 @@ pub struct DrainArgs {
     /// The node [default: the one whose agent is asked]
     #[arg(value_name = "NODE")]
     pub node: Option<String>,
+
+    /// How long to wait, which agent, in what form.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Arguments of `reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ReloadArgs {
+    /// Go over to the file with the nodes that have read it too; the others stop serving until they
+    /// have
+    #[arg(long)]
+    pub force: bool,
 
     /// How long to wait, which agent, in what form.
     #[command(flatten)]

@@ -36,6 +36,12 @@ pub struct Status {
     pub lease_ms: f64,
     /// Seconds since the agent started.
     pub uptime_s: f64,
+    /// Digest of the configuration in force, in hexadecimal.
+    #[serde(default)]
+    pub configuration: String,
+    /// Digest of the configuration that is to be next, when all nodes have read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<String>,
     /// All nodes, in the order of the configuration.
     pub nodes: Vec<NodeStatus>,
     /// The VIP blocks, in the order of the configuration.
@@ -53,6 +59,25 @@ pub struct Status {
     /// The last change of view; absent before the first.
     #[serde(default)]
     pub last_view_change: Option<ViewChange>,
+}
+
+/// The body of `POST /v1/reload`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// Leave out the nodes that have not read the same file.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The answer of `POST /v1/reload`: the file has been read, and is in force or waits for the other
+/// nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReply {
+    /// The file's digest; it is in force when [`Status::configuration`] is the same.
+    pub configuration: String,
+    /// What it changes, in words; empty if it is in force already.
+    pub changes: Vec<String>,
 }
 
 /// What a node is doing.
@@ -88,6 +113,12 @@ pub struct NodeStatus {
     pub mac: Option<String>,
     /// Buckets it owns, summed over the groups.
     pub load: usize,
+    /// Digest of the configuration that it has in force; absent while it has not been heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
+    /// Digest of the configuration that it has read and that is to be next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<String>,
     /// In which parts its heartbeats name another configuration than this node's, none if it is the
     /// same: else it is kept out of the view until the files agree.
     #[serde(default)]

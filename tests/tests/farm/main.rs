@@ -13,6 +13,7 @@ mod life;
 mod losses;
 mod operated;
 mod refused;
+mod reloaded;
 mod serving;
 mod told;
 mod wire;

@@ -12,9 +12,16 @@ use std::{
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 
-use super::{links::Links, options::AgentOptions, ports::Port, site, watch::Needs};
+use super::{
+    configurations::{Configuration, Configurations, place_of, v4},
+    links::Links,
+    options::AgentOptions,
+    ports::Port,
+    site,
+    watch::Needs,
+};
 use crate::{
-    config::key::Secret,
+    config::{self, key::Secret},
     datapath::{Datapath, LeftOver, Options},
     model::{Farm, Mac, NodeId, Vip},
     net::{
@@ -24,23 +31,23 @@ use crate::{
 };
 
 /// What was brought up.
-pub struct Up {
+pub(super) struct Up {
     /// This node.
-    pub own: NodeId,
+    pub(super) own: NodeId,
     /// Its MAC on the first VIP's network.
-    pub mac: Mac,
+    pub(super) mac: Mac,
     /// The heartbeat sockets.
-    pub links: Links,
-    /// The interfaces' desired states.
-    pub ports: Vec<Port>,
-    /// The interfaces' kernel sides, in the same order.
-    pub datapaths: Vec<Datapath>,
-    /// For each VIP block of the file, its interface's place in `ports`.
-    pub interface_of: Vec<usize>,
+    pub(super) links: Links,
+    /// The interfaces with a filter.
+    pub(super) interfaces: Vec<Interface>,
+    /// Their kernel sides, in the same order.
+    pub(super) datapaths: Vec<Datapath>,
+    /// The file, as the only configuration so far.
+    pub(super) configurations: Configurations,
     /// What to take back.
-    pub undo: Record,
+    pub(super) undo: Record,
     /// The connection to take it back by.
-    pub network: Network,
+    pub(super) network: Network,
     /// What the machine must keep.
     pub(super) needs: Needs,
 }
@@ -55,34 +62,31 @@ pub struct Record {
 /// Brings everything up, or takes back what it had done.
 pub(super) async fn bring_up(
     options: &AgentOptions,
-    farm: &Farm,
+    farm: Farm,
     secret: &Secret,
 ) -> anyhow::Result<Up> {
     let network = Network::connect()?;
     let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
-    clear_up_after_a_crash(&network, &mut undo, &options.place.bpf_dir, farm).await?;
+    clear_up_after_a_crash(&network, &mut undo, &options.place.bpf_dir, &farm).await?;
     let interfaces = network.interfaces().await?;
-    let own = site::own_node(farm, options.place.node.as_deref(), &interfaces)?;
-    let placed = place(farm, &interfaces)?;
+    let own = site::own_node(&farm, options.place.node.as_deref(), &interfaces)?;
+    let placed = place(&farm, &interfaces)?;
     // First, because a second agent of this node is found out by it.
-    let links = Links::open(farm, own, &interfaces)?;
-    site::refuse_present(farm, &interfaces)?;
+    let links = Links::open(&farm, own, &interfaces)?;
+    site::refuse_present(&farm, &interfaces)?;
     let used = distinct(&placed);
     refuse_others(&options.place.run_dir, &farm.name, &used)?;
-    let interface_of: Vec<usize> = placed
-        .iter()
-        .filter_map(|interface| used.iter().position(|other| other == interface))
-        .collect();
-    let ports = (0..used.len())
-        .map(|place| Port::new(farm, |block| interface_of[block] == place))
-        .collect::<Result<Vec<_>, _>>()?;
+    let used: Vec<Interface> = used.into_iter().cloned().collect();
+    let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
+    let digest = config::digest(&farm, secret);
+    let config = Configuration::new(digest, farm.clone(), places, used.len())?;
 
     let mut datapaths = Vec::new();
     let done = async {
-        for (interface, port) in used.iter().zip(&ports) {
+        for (interface, port) in used.iter().zip(&config.ports) {
             datapaths.push(attach(options, secret, interface, port)?);
         }
-        undo.note(farm, &placed, &interfaces)?;
+        undo.note(&farm, &placed, &interfaces)?;
         undo.undo.interfaces.iter().try_for_each(InterfaceChanges::set_sysctls)?;
         for (block, interface) in farm.vips.iter().zip(&placed) {
             receive(&network, block, interface).await?;
@@ -97,8 +101,9 @@ pub(super) async fn bring_up(
         return Err(error);
     }
     let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
-    let needs = Needs::of(farm, placed.iter().copied());
-    Ok(Up { own, mac, links, ports, datapaths, interface_of, undo, network, needs })
+    let needs = Needs::of(&farm, placed.iter().copied());
+    let configurations = Configurations::new(config);
+    Ok(Up { own, mac, links, interfaces: used, datapaths, configurations, undo, network, needs })
 }
 
 /// The interface of each VIP block, in the order of the file.
@@ -239,8 +244,19 @@ impl Record {
         }
     }
 
-    /// Writes down what [`bring_up`] is about to change.
-    fn note(
+    /// Forgets a VIP that the interface has no longer, and the VMAC if no other VIP needs it.
+    pub fn forget(
+        &mut self,
+        interface: &Interface,
+        vip: Ipv4Addr,
+        vmac: Option<Mac>,
+    ) -> Result<(), UndoError> {
+        self.undo.on(interface).forget_vip(vip, vmac);
+        self.undo.write(&self.path)
+    }
+
+    /// Writes down what is about to be changed for that file.
+    pub(super) fn note(
         &mut self,
         farm: &Farm,
         placed: &[&Interface],
@@ -262,13 +278,6 @@ impl Record {
         }
         self.undo.write(&self.path)
     }
-}
-
-fn v4(block: &Vip) -> impl Iterator<Item = Ipv4Addr> {
-    block.addresses.iter().filter_map(|address| match address.addr {
-        IpAddr::V4(vip) => Some(vip),
-        IpAddr::V6(_) => None,
-    })
 }
 
 fn attach(

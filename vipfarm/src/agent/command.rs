@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
 use super::ports::Port;
-use crate::model::{NodeId, TooManyOverrides};
+use crate::model::{Node, NodeId, TooManyOverrides};
 
 /// What the thread can be asked for. Answers come when the membership machine has taken the
 /// command, not when the farm has: that shows in the snapshot's view.
@@ -36,10 +36,22 @@ pub enum Command {
         /// Told when that is done.
         reply: oneshot::Sender<()>,
     },
-    /// Make another configuration ready, or none.
+    /// Know these configurations, the one in force among them, and no others. Of those known
+    /// already only what they close is new.
+    Know {
+        /// All that may be served.
+        configurations: Vec<Servable>,
+        /// Told when that is in the kernel.
+        reply: oneshot::Sender<()>,
+    },
+    /// Take the keys and added nodes of another file at once, and make a known configuration ready.
     Stage {
-        /// What is to be served with it.
-        next: Option<Staged>,
+        /// Keys of the heartbeats' tags: the first seals.
+        keys: Vec<[u8; 32]>,
+        /// The nodes of the file.
+        nodes: Vec<Node>,
+        /// The configuration that is to be next; the one in force = no other.
+        digest: [u8; 16],
         /// Go over to it with those nodes that have staged it too.
         force: bool,
         /// Told when the other nodes are being told.
@@ -49,12 +61,12 @@ pub enum Command {
     Leave,
 }
 
-/// Another configuration, ready to be served.
+/// A configuration that can be served.
 #[derive(Debug, Clone)]
-pub struct Staged {
+pub struct Servable {
     /// Its digest.
     pub digest: [u8; 16],
-    /// The same interfaces' desired states with it, in the same order.
+    /// The interfaces' desired states with it, in the order of the agent's interfaces.
     pub ports: Vec<Port>,
 }
 

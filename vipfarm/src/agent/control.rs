@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/events?since=N[&wait=true]` | the [`EventRecord`]s after number N; with `wait`, as soon as there is one, at the latest after [`EVENT_WAIT`] |
 //! | `POST /v1/power` with a [`PowerRequest`] | [`PowerReply`]: the change is on its way, see `powers_version` of the status |
+//! | `POST /v1/reload` with a [`ReloadRequest`] | [`ReloadReply`]: the file has been read, and is in force when the status says so |
 //! | `GET /v1/explain?client=..&vip=..&proto=..[&client_port=..][&vip_port=..][&ip_id=..]` | [`Explanation`] |
 //!
 //! Errors are `{ "error": ".." }`: 400 for a malformed query, 422 where the farm has no answer.
@@ -35,7 +36,10 @@ use tokio::{
 
 pub(crate) use self::socket::socket_path;
 pub use self::socket::{ControlSocket, OpenError};
-use crate::status::{EventRecord, ExplainQuery, Explanation, PowerReply, PowerRequest, Status};
+use crate::status::{
+    EventRecord, ExplainQuery, Explanation, PowerReply, PowerRequest, ReloadReply, ReloadRequest,
+    Status,
+};
 
 /// How long `wait=true` holds a request while nothing happens.
 pub const EVENT_WAIT: Duration = Duration::from_secs(10);
@@ -64,6 +68,10 @@ pub trait Source: Send + Sync + 'static {
         &'a self,
         request: &'a PowerRequest,
     ) -> BoxFuture<'a, Result<PowerReply, String>>;
+
+    /// Reads the farm's file anew; the error is a sentence for people, such as what is wrong in it.
+    /// The answer comes when the other nodes are being told.
+    fn reload(&self, request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>>;
 }
 
 /// What a connection may cost.
@@ -135,6 +143,7 @@ fn router(source: Arc<dyn Source>) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/explain", get(explain))
         .route("/v1/power", post(power))
+        .route("/v1/reload", post(reload))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
@@ -188,17 +197,28 @@ async fn power(
     Ok(Json(source.set_power(&request).await.map_err(refused)?))
 }
 
+async fn reload(
+    State(source): State<Arc<dyn Source>>,
+    request: Result<Json<ReloadRequest>, JsonRejection>,
+) -> Result<Json<ReloadReply>, Refusal> {
+    let Json(request) = request?;
+    let refused = |reason| Refusal(StatusCode::UNPROCESSABLE_ENTITY, reason);
+    Ok(Json(source.reload(request).await.map_err(refused)?))
+}
+
 async fn no_such_route(uri: Uri) -> Refusal {
     let path = uri.path();
     Refusal(
         StatusCode::NOT_FOUND,
-        format!("no route {path}: there are /v1/status, /v1/events, /v1/explain and /v1/power"),
+        format!(
+            "no route {path}: there are /v1/status, /v1/events, /v1/explain, /v1/power and /v1/reload"
+        ),
     )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     let path = uri.path();
-    let right = if path == "/v1/power" { "POST" } else { "GET" };
+    let right = if matches!(path, "/v1/power" | "/v1/reload") { "POST" } else { "GET" };
     Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {right}, not {method}"))
 }
 
@@ -266,6 +286,10 @@ mod tests {
             &'a self,
             _request: &'a PowerRequest,
         ) -> BoxFuture<'a, Result<PowerReply, String>> {
+            unreachable!("no test asks for it")
+        }
+
+        fn reload(&self, _request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>> {
             unreachable!("no test asks for it")
         }
     }

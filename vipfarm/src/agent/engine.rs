@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{
     barrier::Barrier,
-    command::{Command, Commands, Staged},
+    command::{Command, Commands, Servable},
     links::Links,
     ports::Port,
     realtime,
@@ -35,8 +35,6 @@ use crate::{
 /// One interface: what it is to accept, and the kernel side that does.
 struct Wired {
     port: Port,
-    /// The same with another configuration: one that may be in force next, or was just before.
-    other: Option<Port>,
     datapath: Datapath,
 }
 
@@ -67,8 +65,8 @@ pub struct Latest(Arc<Mutex<Arc<Snapshot>>>);
 
 impl Latest {
     /// The state before the thread has run.
-    pub fn new(ports: &[Port]) -> Self {
-        Self(Arc::new(Mutex::new(Arc::new(Snapshot::before_the_first_turn(ports)))))
+    pub fn new(ports: &[Port], digest: [u8; 16]) -> Self {
+        Self(Arc::new(Mutex::new(Arc::new(Snapshot::before_the_first_turn(ports, digest)))))
     }
 
     /// The state after the last turn.
@@ -93,10 +91,10 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
     let mut engine = Engine {
         own: parts.config.own,
         digest: parts.config.digest,
-        other: None,
+        others: Vec::new(),
         membership,
         links: parts.links,
-        wired: wired.map(|(port, datapath)| Wired { port, other: None, datapath }).collect(),
+        wired: wired.map(|(port, datapath)| Wired { port, datapath }).collect(),
         reports: parts.reports,
         latest: parts.latest,
         commands: parts.commands,
@@ -110,9 +108,10 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
 
 struct Engine {
     own: NodeId,
-    /// Of the configuration that the ports serve, and of their other one.
+    /// Of the configuration that the ports serve.
     digest: [u8; 16],
-    other: Option<[u8; 16]>,
+    /// The other configurations that may be served.
+    others: Vec<Servable>,
     membership: Membership,
     links: Links,
     wired: Vec<Wired>,
@@ -145,6 +144,12 @@ pub enum Report {
 pub struct Snapshot {
     /// The installed view.
     pub view: View,
+    /// The configuration of the tables: the one of the view, or of the view promised last.
+    pub digest: [u8; 16],
+    /// All configurations that the farm may go over to or back from.
+    pub servable: Vec<[u8; 16]>,
+    /// The configuration that is to be next here.
+    pub staged: Option<[u8; 16]>,
     /// What the node is doing.
     pub state: NodeState,
     /// Whether everything owned is accepted.
@@ -164,9 +169,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn before_the_first_turn(ports: &[Port]) -> Self {
+    fn before_the_first_turn(ports: &[Port], digest: [u8; 16]) -> Self {
         Self {
             view: View::default(),
+            digest,
+            servable: vec![digest],
+            staged: None,
             state: NodeState::Joining,
             converged: false,
             deadline: BootTime::ZERO,
@@ -228,38 +236,42 @@ impl Engine {
                 self.act();
                 let _ = reply.send(());
             }
-            Command::Stage { next, force, reply } => {
-                self.membership.stage(now, next.as_ref().map(|next| next.digest), force);
-                self.keep_other(next);
+            Command::Know { configurations, reply } => {
+                self.know(configurations);
+                let _ = reply.send(());
+            }
+            Command::Stage { keys, nodes, digest, force, reply } => {
+                self.links.know(self.own, &nodes);
+                self.membership.reconfigure(now, keys, &nodes);
+                self.membership.stage(now, Some(digest), force);
                 let _ = reply.send(());
             }
             Command::Leave => self.membership.leave(now),
         }
     }
 
-    /// Keeps the ports of the configuration that the machine has taken as the next.
-    fn keep_other(&mut self, next: Option<Staged>) {
-        let (_, staged) = self.membership.configurations();
-        let Some(Staged { digest, ports }) = next.filter(|next| staged == Some(next.digest)) else {
-            return;
-        };
-        self.other = Some(digest);
-        for (wired, port) in self.wired.iter_mut().zip(ports) {
-            wired.other = Some(port);
+    /// Keeps those configurations besides the one in force, of which only what it closes is taken.
+    fn know(&mut self, configurations: Vec<Servable>) {
+        let (current, others): (Vec<_>, _) =
+            configurations.into_iter().partition(|known| known.digest == self.digest);
+        self.others = others;
+        for known in current {
+            for (wired, port) in self.wired.iter_mut().zip(&known.ports) {
+                wired.port.close_like(port);
+            }
+            self.change(|_| ());
         }
     }
 
     /// Has the ports serve the configuration that the view is about.
     fn go_over(&mut self, view: &View) {
-        if self.other != Some(view.digest) {
+        let Some(next) = self.others.iter_mut().find(|other| other.digest == view.digest) else {
             return;
-        }
-        self.other = Some(std::mem::replace(&mut self.digest, view.digest));
-        for wired in &mut self.wired {
-            if let Some(other) = &mut wired.other {
-                other.follow(&wired.port);
-                std::mem::swap(other, &mut wired.port);
-            }
+        };
+        std::mem::swap(&mut next.digest, &mut self.digest);
+        for (wired, port) in self.wired.iter_mut().zip(&mut next.ports) {
+            port.follow(&wired.port);
+            std::mem::swap(port, &mut wired.port);
         }
     }
 
@@ -285,6 +297,7 @@ impl Engine {
                     let sent = self.links.send(link, &datagram);
                     self.membership.heartbeat_sent(realtime::now(), link, sent);
                 }
+                Output::SendTo { address, datagram } => self.links.send_to(address, &datagram),
                 Output::Release(view) => {
                     if self.is_serving() {
                         self.barrier.release(realtime::now());
@@ -363,6 +376,9 @@ impl Engine {
     fn publish(&self) {
         self.latest.set(Snapshot {
             view: self.membership.view().unwrap_or_default(),
+            digest: self.digest,
+            servable: self.membership.servable().collect(),
+            staged: self.membership.configurations().1,
             state: self.membership.state(),
             converged: self.membership.is_converged(),
             deadline: self.membership.lease(),

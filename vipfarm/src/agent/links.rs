@@ -18,7 +18,7 @@ use nix::{
 
 use crate::{
     membership::MAX_DATAGRAM,
-    model::{Farm, NodeId},
+    model::{Farm, Node, NodeId},
     net::Interface,
 };
 
@@ -28,7 +28,11 @@ const DATAGRAMS_PER_TURN: usize = 4096;
 
 /// All links of this node, by the index of its addresses: the first is the VIP's own network.
 #[derive(Debug)]
-pub struct Links(Vec<Link>);
+pub struct Links {
+    links: Vec<Link>,
+    /// UDP port of all nodes.
+    port: u16,
+}
 
 #[derive(Debug)]
 struct Link {
@@ -52,34 +56,49 @@ impl Links {
     pub fn open(farm: &Farm, own: NodeId, interfaces: &[Interface]) -> anyhow::Result<Self> {
         let addresses = farm.node(own).map(|node| node.addresses.as_slice()).unwrap_or_default();
         let open = |(link, &address): (usize, &IpAddr)| {
-            let others = farm.node_ids().filter(|&node| node != own);
-            let peers = others.filter_map(|node| heartbeat_address(farm, node, link));
+            let peers = peers(own, &farm.nodes, link, farm.membership.port);
             // Heartbeats say that clients on the VIP's network reach this node: they must not find
             // another way when that one is broken.
             let interfaces = if link == 0 { interfaces } else { &[] };
             let address = SocketAddr::new(address, farm.membership.port);
             Ok(Link { socket: bind(address, interfaces)?, peers: peers.collect(), lost: 0 })
         };
-        addresses.iter().enumerate().map(open).collect::<anyhow::Result<_>>().map(Self)
+        let links = addresses.iter().enumerate().map(open).collect::<anyhow::Result<_>>()?;
+        Ok(Self { links, port: farm.membership.port })
     }
 
     /// The sockets, to wait for.
     pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(|link| link.socket.as_fd())
+        self.links.iter().map(|link| link.socket.as_fd())
     }
 
     /// Sends to all peers on that link; says whether the datagram left for any. One that cannot be
     /// reached now is the membership's business; that none can is this node's own trouble.
     pub fn send(&self, link: u8, datagram: &[u8]) -> bool {
-        let Some(link) = self.0.get(usize::from(link)) else { return false };
+        let Some(link) = self.links.get(usize::from(link)) else { return false };
         let send = |peer: &&SocketAddr| link.socket.send_to(datagram, peer).is_ok();
         link.peers.is_empty() || link.peers.iter().filter(send).count() > 0
+    }
+
+    /// Sends to one address on the first link. Whether it arrives is the other's concern.
+    pub fn send_to(&self, address: IpAddr, datagram: &[u8]) {
+        if let Some(link) = self.links.first() {
+            let _ = link.socket.send_to(datagram, SocketAddr::new(address, self.port));
+        }
+    }
+
+    /// Sends to all of those nodes from now on.
+    pub fn know(&mut self, own: NodeId, nodes: &[Node]) {
+        let port = self.port;
+        for (number, link) in self.links.iter_mut().enumerate() {
+            link.peers = peers(own, nodes, number, port).collect();
+        }
     }
 
     /// Reads all that waits and passes it on with its link and source.
     pub fn receive(&mut self, mut take: impl FnMut(u8, IpAddr, &[u8])) -> Received {
         let mut received = Received::default();
-        for (number, link) in (0..).zip(&mut self.0) {
+        for (number, link) in (0..).zip(&mut self.links) {
             link.receive(&mut received, |source, datagram| take(number, source, datagram));
         }
         received
@@ -122,10 +141,15 @@ impl Link {
     }
 }
 
-/// Where a node's heartbeats on that link are sent.
-fn heartbeat_address(farm: &Farm, node: NodeId, link: usize) -> Option<SocketAddr> {
-    let address = *farm.node(node)?.addresses.get(link)?;
-    Some(SocketAddr::new(address, farm.membership.port))
+/// Where the heartbeats on that link are sent.
+fn peers(
+    own: NodeId,
+    nodes: &[Node],
+    link: usize,
+    port: u16,
+) -> impl Iterator<Item = SocketAddr> + '_ {
+    let others = nodes.iter().enumerate().filter(move |&(index, _)| index != own.index());
+    others.filter_map(move |(_, node)| Some(SocketAddr::new(*node.addresses.get(link)?, port)))
 }
 
 fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {

@@ -5,6 +5,7 @@
 //! - [`engine`]: the heartbeat thread, the only writer of leases and tables; [`ports`] says what it
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view.
+//! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`watch`]: whether the machine still has what the farm needs.
 //!
@@ -14,6 +15,7 @@
 mod barrier;
 mod bring_up;
 pub mod command;
+mod configurations;
 pub mod control;
 pub mod engine;
 pub mod explain;
@@ -24,6 +26,7 @@ pub mod links;
 pub mod options;
 pub mod ports;
 mod realtime;
+mod reload;
 pub mod report;
 pub mod site;
 mod watch;
@@ -40,7 +43,7 @@ use nix::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::{self, mpsc, oneshot},
     task::JoinHandle,
     time,
 };
@@ -52,8 +55,9 @@ use self::{
     engine::{Latest, Parts, Report},
     history::{History, Level},
     options::{AgentOptions, DownOptions},
+    reload::Reloader,
     report::Reporter,
-    watch::Change,
+    watch::{Change, Needs},
 };
 use crate::{
     config::{self, key::Secret},
@@ -120,13 +124,28 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let (commander, commands) = command::channel()?;
     let incarnation = realtime::random()?;
     let history = Arc::new(History::new());
-    let mut up = bring_up::bring_up(&options, &farm, &secret).await?;
-    announce(&farm, &up, &history);
+    let membership = |own, mac| membership_config(&farm, &secret, own, mac);
+    let mut up = bring_up::bring_up(&options, farm.clone(), &secret).await?;
+    let config = membership(up.own, up.mac);
+    let ports = up.configurations.get(config.digest).ports.clone();
+    announce(&up, config.digest, &history);
     let (undo, network) = (up.undo.clone(), up.network.clone());
-    let latest = Latest::new(&up.ports);
-    let reporter = follow_traces(&mut up).and_then(|()| {
-        Ok(Reporter::new(farm, &secret, &mut up, latest.clone(), history, commander.clone())?)
-    });
+    let latest = Latest::new(&ports, config.digest);
+    let (needs, needed) = sync::watch::channel(up.needs.clone());
+    let reloader = Reloader {
+        file: options.place.config.clone(),
+        own: up.own,
+        hash_key: secret.bucket_key(),
+        interfaces: up.interfaces.clone(),
+        configurations: up.configurations.clone(),
+        commander: commander.clone(),
+        latest: latest.clone(),
+        network: network.clone(),
+        undo: undo.clone(),
+        needs,
+    };
+    let reporter = follow_traces(&mut up)
+        .and_then(|()| Ok(Reporter::new(&secret, &mut up, latest.clone(), history, reloader)?));
     let reporter = match reporter {
         Ok(reporter) => Arc::new(reporter),
         Err(error) => {
@@ -135,13 +154,13 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         }
     };
     let (changes, changed) = mpsc::channel(1);
-    let watching = up.needs.clone().watch(network.clone(), changes);
+    let watching = Needs::watch(needed, network.clone(), changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
     let parts = Parts {
-        config: membership_config(&reporter.farm, &secret, up.own, up.mac),
+        config,
         incarnation,
         links: up.links,
-        ports: up.ports,
+        ports,
         datapaths: up.datapaths,
         reports,
         latest,
@@ -151,6 +170,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
+    let reloading = Arc::clone(&reporter);
     let running = Running { reporter, commander, incoming, changed, signals, why: None };
     let (joined, why) = running.supervise(finished, answering, watching).await?;
     let Ok((datapaths, outcome)) = joined else {
@@ -158,6 +178,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
         );
     };
+    let undo = reloading.record().await;
     bring_up::take_down(&network, &undo, datapaths).await?;
     outcome?;
     why.map_or_else(
@@ -231,13 +252,16 @@ impl Running {
                         ));
                     }
                 }
-                _ = conflicts.tick() => self.reporter.note_conflicts(),
+                _ = conflicts.tick() => {
+                    self.reporter.note_conflicts();
+                    self.reporter.tidy().await;
+                }
                 _ = self.signals.terminate.recv() => self.commander.send(Command::Leave)?,
                 _ = self.signals.interrupt.recv() => self.commander.send(Command::Leave)?,
-                _ = self.signals.hang_up.recv() => self.reporter.warn(
-                    "reload_refused",
-                    "SIGHUP: this version cannot reload; restart the agent to read the file anew".into(),
-                ),
+                _ = self.signals.hang_up.recv() => {
+                    // What came of it is in the history.
+                    let _ = self.reporter.read_anew(false).await;
+                }
             }
         };
         while let Ok(report) = self.incoming.try_recv() {
@@ -306,9 +330,11 @@ fn follow(mut trace: Trace) {
 }
 
 /// Says what the agent found, and what it will not do.
-fn announce(farm: &Farm, up: &Up, history: &History) {
+fn announce(up: &Up, digest: [u8; 16], history: &History) {
+    let config = up.configurations.get(digest);
+    let farm = &config.farm;
     let name = &farm.nodes[up.own.index()].name;
-    for (block, &interface) in farm.vips.iter().zip(&up.interface_of) {
+    for (block, &interface) in farm.vips.iter().zip(&config.interface_of) {
         let addresses: Vec<String> =
             block.addresses.iter().map(|address| address.addr.to_string()).collect();
         let (datapath, vmac) = (&up.datapaths[interface], block.vmac);

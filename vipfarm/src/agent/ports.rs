@@ -1,7 +1,7 @@
 //! One interface's share of the farm: which buckets this node accepts, and how that follows from a
 //! view.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, net::Ipv4Addr, sync::Arc};
 
 use crate::{
     assign::Assigner,
@@ -16,6 +16,8 @@ pub const RESOLVE_GROUP: &str = "(resolve)";
 /// The groups of one interface and the buckets that this node accepts of each.
 #[derive(Debug, Clone)]
 pub struct Port {
+    /// What it serves, and what the kernel tables say: the same and VIPs that are closed.
+    served: Arc<Services>,
     services: Arc<Services>,
     /// By kernel group; the first is the built-in one.
     groups: Arc<[Members]>,
@@ -77,8 +79,10 @@ impl Port {
             });
         }
         let powers = Arc::<Overrides>::default();
+        let services = Arc::new(services);
         Ok(Self {
-            services: Arc::new(services),
+            served: Arc::clone(&services),
+            services,
             assigners: groups.iter().map(|group| group.assigner(&powers)).collect(),
             accept: vec![Bitmap::default(); groups.len()],
             groups: groups.into(),
@@ -132,6 +136,18 @@ impl Port {
         for (mine, theirs) in self.peers.iter_mut().zip(&former.peers) {
             *mine = *theirs;
         }
+    }
+
+    /// Has the kernel refuse what is for those addresses as long as they are no VIPs of this
+    /// configuration: VIPs that the interface has still, or already.
+    pub fn close(&mut self, vips: &[(Ipv4Addr, Mac)]) -> Result<(), PlanError> {
+        self.services = Arc::new(self.served.with_closed(vips.iter().copied())?);
+        Ok(())
+    }
+
+    /// Takes over what another port of the same configuration closes.
+    pub fn close_like(&mut self, other: &Self) {
+        self.services = Arc::clone(&other.services);
     }
 
     fn take_powers(&mut self, view: &View) {

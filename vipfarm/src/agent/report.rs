@@ -11,18 +11,19 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 use vipfarm_common::Reason;
 
 use super::{
-    bring_up::Up,
+    bring_up::{Record, Up},
     command::{Command, Commander},
+    configurations::{Configuration, Configurations},
     control::Source,
     engine::{Latest, Report, Snapshot},
     explain::Viewpoint,
     history::{History, Level},
-    ports::Port,
     realtime,
+    reload::Reloader,
 };
 use crate::{
     config::key::Secret,
@@ -30,7 +31,7 @@ use crate::{
     model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule, TooManyOverrides},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, PowerReply,
-        PowerRequest, RuleStatus, Status, VipStatus,
+        PowerRequest, ReloadReply, ReloadRequest, RuleStatus, Status, VipStatus,
     },
 };
 
@@ -38,25 +39,21 @@ use crate::{
 struct Watched {
     interface: String,
     mode: XdpMode,
-    /// The tables' structure; what it accepts is in the snapshot.
-    port: Port,
     counters: Counters,
 }
 
 /// Answers for the agent.
 pub struct Reporter {
-    /// The configuration.
-    pub farm: Farm,
+    configurations: Configurations,
     own: NodeId,
     own_mac: Mac,
     hash_key: [u8; 16],
     watched: Vec<Watched>,
-    /// For each VIP block of the file, its place in `watched`.
-    interface_of: Vec<usize>,
     latest: Latest,
     history: Arc<History>,
     /// Asks the heartbeat thread.
     commander: Commander,
+    reloader: Mutex<Reloader>,
     /// Claims of a VIP by strangers, already told of.
     conflicts: AtomicU64,
     started: Instant,
@@ -64,19 +61,17 @@ pub struct Reporter {
 
 impl Reporter {
     /// A reporter on what was brought up.
-    pub fn new(
-        farm: Farm,
+    pub(super) fn new(
         secret: &Secret,
         up: &mut Up,
         latest: Latest,
         history: Arc<History>,
-        commander: Commander,
+        reloader: Reloader,
     ) -> Result<Self, datapath::Error> {
-        let watch = |(port, datapath): (&Port, &mut Datapath)| {
+        let watch = |datapath: &mut Datapath| {
             Ok::<_, datapath::Error>(Watched {
                 interface: datapath.interface().to_owned(),
                 mode: datapath.xdp_mode(),
-                port: port.clone(),
                 counters: datapath.take_counters()?,
             })
         };
@@ -84,14 +79,14 @@ impl Reporter {
             own: up.own,
             own_mac: up.mac,
             hash_key: secret.bucket_key(),
-            watched: up.ports.iter().zip(&mut up.datapaths).map(watch).collect::<Result<_, _>>()?,
-            interface_of: up.interface_of.clone(),
+            watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
+            configurations: up.configurations.clone(),
             latest,
             history,
-            commander,
+            commander: reloader.commander.clone(),
+            reloader: Mutex::new(reloader),
             conflicts: AtomicU64::new(0),
             started: Instant::now(),
-            farm,
         })
     }
 
@@ -102,8 +97,9 @@ impl Reporter {
                 self.history.push(event.level(), event.kind(), event.to_string());
             }
             Report::Load(view) => {
-                for (kernel_group, vip, group) in self.kernel_groups() {
-                    let port = &self.watched[self.interface_of[vip]].port;
+                let config = self.configurations.get(view.digest);
+                for (kernel_group, vip, group) in config.kernel_groups() {
+                    let port = config.port_of(vip);
                     let load = port.table(kernel_group, &view).load(self.own);
                     let message = format!("farm load: {load}/{BUCKETS} (group {})", group.name);
                     self.history.push(Level::Info, "farm_load", message);
@@ -121,6 +117,38 @@ impl Reporter {
                 format!("memory is not locked ({error}): under memory pressure this node may fence itself; grant CAP_IPC_LOCK"),
             ),
         }
+    }
+
+    /// Reads the file anew and makes it the next one; the history tells what came of it.
+    pub async fn read_anew(&self, force: bool) -> Result<ReloadReply, String> {
+        match self.reloader.lock().await.reload(force).await {
+            Ok(read) if read.changes.is_empty() => {
+                self.info("file_read", "the file has been read: nothing in it has changed".into());
+                Ok(ReloadReply { configuration: hex(read.digest), changes: read.changes })
+            }
+            Ok(read) => {
+                let changes = read.changes.join(", ");
+                self.info("file_read", format!("the file has been read: {changes}"));
+                Ok(ReloadReply { configuration: hex(read.digest), changes: read.changes })
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                self.warn("reload_refused", format!("the file is not taken over: {reason}"));
+                Err(reason)
+            }
+        }
+    }
+
+    /// Clears up when the farm has gone over to another configuration.
+    pub async fn tidy(&self) {
+        if let Err(error) = self.reloader.lock().await.tidy().await {
+            self.warn("reload_not_cleared", format!("what the former file needed: {error:#}"));
+        }
+    }
+
+    /// What is to be taken back in the end.
+    pub async fn record(&self) -> Record {
+        self.reloader.lock().await.undo.clone()
     }
 
     /// Writes good news into the history.
@@ -147,24 +175,17 @@ impl Reporter {
             self.history.push(Level::Warn, "address_conflict", message);
         }
     }
-
-    /// The groups with their kernel numbers and their blocks. Numbered in the order of the file
-    /// from 1 on; 0 is the built-in group.
-    fn kernel_groups(&self) -> impl Iterator<Item = (usize, usize, &Group)> {
-        let blocks = self.farm.vips.iter().enumerate();
-        let groups = blocks.flat_map(|(vip, block)| block.groups.iter().map(move |g| (vip, g)));
-        (1..).zip(groups).map(|(kernel_group, (vip, group))| (kernel_group, vip, group))
-    }
 }
 
 impl Source for Reporter {
     fn status(&self) -> Status {
         let snapshot = self.latest.get();
-        let groups = self.groups(&snapshot);
+        let config = self.configurations.get(snapshot.digest);
+        let groups = groups(&config, &snapshot);
         let lease = snapshot.deadline.saturating_since(realtime::now());
         Status {
-            farm: self.farm.name.clone(),
-            node: self.farm.nodes[self.own.index()].name.clone(),
+            farm: config.farm.name.clone(),
+            node: config.farm.nodes[self.own.index()].name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             state: snapshot.state,
             epoch: snapshot.view.epoch,
@@ -172,8 +193,10 @@ impl Source for Reporter {
             powers_version: snapshot.view.powers.version().counter,
             lease_ms: lease.as_secs_f64() * 1e3,
             uptime_s: self.started.elapsed().as_secs_f64(),
-            nodes: self.nodes(&snapshot, &groups),
-            vips: self.vips(),
+            configuration: hex(snapshot.digest),
+            staged: snapshot.staged.map(hex),
+            nodes: self.nodes(&config.farm, &snapshot, &groups),
+            vips: self.vips(&config),
             groups,
             packets: sum(self
                 .watched
@@ -198,18 +221,19 @@ impl Source for Reporter {
 
     fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
         let snapshot = self.latest.get();
-        let block = self
+        let config = self.configurations.get(snapshot.digest);
+        let block = config
             .farm
             .vips
             .iter()
             .position(|block| block.addresses.iter().any(|address| address.addr == query.vip));
-        let interface = block.map_or(0, |block| self.interface_of[block]);
+        let interface = block.map_or(0, |block| config.interface_of[block]);
         Viewpoint {
-            farm: &self.farm,
+            farm: &config.farm,
             node: self.own,
             view: &snapshot.view,
             hash_key: self.hash_key,
-            port: &self.watched[interface].port,
+            port: &config.ports[interface],
             accept: &snapshot.accept[interface],
             fenced: snapshot.deadline <= realtime::now(),
         }
@@ -229,6 +253,10 @@ impl Source for Reporter {
             Ok(PowerReply { version })
         })
     }
+
+    fn reload(&self, request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>> {
+        Box::pin(self.read_anew(request.force))
+    }
 }
 
 impl Reporter {
@@ -238,7 +266,8 @@ impl Reporter {
         request: &PowerRequest,
         reply: oneshot::Sender<Result<u64, TooManyOverrides>>,
     ) -> Result<Command, String> {
-        let farm = &self.farm;
+        let config = self.configurations.get(self.latest.get().digest);
+        let farm = &config.farm;
         let node = farm.node_named(&request.node).ok_or_else(|| {
             let names: Vec<&str> = farm.nodes.iter().map(|node| node.name.as_str()).collect();
             format!(
@@ -248,27 +277,14 @@ impl Reporter {
                 names.join(", ")
             )
         })?;
-        let group = request.group.as_ref().map(|name| self.group_index(name)).transpose()?;
+        let group = request.group.as_ref().map(|name| group_index(&config, name)).transpose()?;
         if let Some(power) = request.power.filter(|&power| power > MAX_POWER) {
             return Err(format!("a power is 0 to {MAX_POWER}, not {power}"));
         }
         Ok(Command::SetPower { group, node, power: request.power, reply })
     }
 
-    fn group_index(&self, name: &str) -> Result<u8, String> {
-        let groups = || self.kernel_groups().map(|(_, _, group)| group.name.as_str());
-        let index = groups().position(|group| group == name).and_then(|at| u8::try_from(at).ok());
-        index.ok_or_else(|| {
-            let names: Vec<&str> = groups().collect();
-            format!(
-                "farm {} has no group `{name}`; its groups are {}",
-                self.farm.name,
-                names.join(", ")
-            )
-        })
-    }
-
-    fn nodes(&self, snapshot: &Snapshot, groups: &[GroupStatus]) -> Vec<NodeStatus> {
+    fn nodes(&self, farm: &Farm, snapshot: &Snapshot, groups: &[GroupStatus]) -> Vec<NodeStatus> {
         let now = realtime::now();
         let status = |(id, node): (NodeId, &crate::model::Node)| {
             let own = id == self.own;
@@ -289,15 +305,25 @@ impl Reporter {
                     .map(|heard| now.saturating_since(heard).as_secs_f64() * 1e3),
                 mac: mac.map(|mac| mac.to_string()),
                 load: groups.iter().filter_map(|group| group.load.get(&node.name)).sum(),
+                configuration: if own {
+                    Some(hex(snapshot.digest))
+                } else {
+                    peer.and_then(|peer| peer.digest).map(hex)
+                },
+                staged: if own {
+                    snapshot.staged.map(hex)
+                } else {
+                    peer.and_then(|peer| peer.staged).map(hex)
+                },
                 config_differs: peer.map_or_else(Vec::new, |peer| {
                     peer.config_differs.iter().map(ToString::to_string).collect()
                 }),
             }
         };
-        self.farm.node_ids().zip(&self.farm.nodes).map(status).collect()
+        farm.node_ids().zip(&farm.nodes).map(status).collect()
     }
 
-    fn vips(&self) -> Vec<VipStatus> {
+    fn vips(&self, config: &Configuration) -> Vec<VipStatus> {
         let status = |(block, &interface): (&crate::model::Vip, &usize)| VipStatus {
             interface: self.watched[interface].interface.clone(),
             mode: block.mode,
@@ -310,36 +336,46 @@ impl Reporter {
             xdp: self.watched[interface].mode.as_str().into(),
             open: block.open == Open::Auto,
         };
-        self.farm.vips.iter().zip(&self.interface_of).map(status).collect()
+        config.farm.vips.iter().zip(&config.interface_of).map(status).collect()
     }
+}
 
-    fn groups(&self, snapshot: &Snapshot) -> Vec<GroupStatus> {
-        let named = |id: NodeId| self.farm.nodes[id.index()].name.clone();
-        let status = |(kernel_group, vip, group): (usize, usize, &Group)| {
-            let interface = self.interface_of[vip];
-            let port = &self.watched[interface].port;
-            let table = port.table(kernel_group, &snapshot.view);
-            let power = |id: NodeId| {
-                let in_file = group.powers.get(id.index()).copied().flatten();
-                let now = port.power(kernel_group, id, &snapshot.view);
-                in_file.map(|_| now).or_else(|| (now > 0).then_some(now))
-            };
-            GroupStatus {
-                name: group.name.clone(),
-                vip,
-                rules: rules(group),
-                powers: self
-                    .farm
-                    .node_ids()
-                    .filter_map(|id| Some((named(id), power(id)?)))
-                    .collect(),
-                load: self.farm.node_ids().map(|id| (named(id), table.load(id))).collect(),
-                owners: table.owners().iter().map(|owner| owner.map(NodeId::index)).collect(),
-                bitmap: snapshot.accept[interface][kernel_group],
-            }
+/// The group's index in file order over all blocks.
+fn group_index(config: &Configuration, name: &str) -> Result<u8, String> {
+    let groups = || config.kernel_groups().map(|(_, _, group)| group.name.as_str());
+    let index = groups().position(|group| group == name).and_then(|at| u8::try_from(at).ok());
+    index.ok_or_else(|| {
+        let names: Vec<&str> = groups().collect();
+        format!(
+            "farm {} has no group `{name}`; its groups are {}",
+            config.farm.name,
+            names.join(", ")
+        )
+    })
+}
+
+fn groups(config: &Configuration, snapshot: &Snapshot) -> Vec<GroupStatus> {
+    let named = |id: NodeId| config.farm.nodes[id.index()].name.clone();
+    let status = |(kernel_group, vip, group): (usize, usize, &Group)| {
+        let interface = config.interface_of[vip];
+        let port = &config.ports[interface];
+        let table = port.table(kernel_group, &snapshot.view);
+        let power = |id: NodeId| {
+            let in_file = group.powers.get(id.index()).copied().flatten();
+            let now = port.power(kernel_group, id, &snapshot.view);
+            in_file.map(|_| now).or_else(|| (now > 0).then_some(now))
         };
-        self.kernel_groups().map(status).collect()
-    }
+        GroupStatus {
+            name: group.name.clone(),
+            vip,
+            rules: rules(group),
+            powers: config.farm.node_ids().filter_map(|id| Some((named(id), power(id)?))).collect(),
+            load: config.farm.node_ids().map(|id| (named(id), table.load(id))).collect(),
+            owners: table.owners().iter().map(|owner| owner.map(NodeId::index)).collect(),
+            bitmap: snapshot.accept[interface][kernel_group],
+        }
+    };
+    config.kernel_groups().map(status).collect()
 }
 
 /// The rules, most specific first.
@@ -362,4 +398,8 @@ fn sum<'w>(counts: impl Iterator<Item = (&'w str, u64)>) -> BTreeMap<String, u64
         *sums.entry(word.to_owned()).or_insert(0) += count;
     }
     sums
+}
+
+fn hex(digest: [u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(digest))
 }

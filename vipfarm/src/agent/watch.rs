@@ -3,7 +3,10 @@
 use std::{net::IpAddr, time::Duration};
 
 use futures::StreamExt;
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 
 use crate::{
     model::{Farm, Vip},
@@ -41,7 +44,7 @@ impl Needs {
 
     /// Tells of changes until something is lost, or nobody listens.
     pub(super) async fn watch(
-        self,
+        needs: watch::Receiver<Self>,
         network: Network,
         changes: mpsc::Sender<Change>,
     ) -> Result<(), net::Error> {
@@ -49,11 +52,13 @@ impl Needs {
         let mut reachable = true;
         loop {
             let present = network.interfaces().await?;
-            if let Some(lost) = self.0.iter().find_map(|(need, vips)| loss(need, vips, &present)) {
+            // As they are now: a VIP may have been taken off on purpose since.
+            let needs = needs.borrow().clone();
+            if let Some(lost) = needs.0.iter().find_map(|(need, vips)| loss(need, vips, &present)) {
                 let _ = changes.send(Change::Lost(lost)).await;
                 return Ok(());
             }
-            if self.reachable(&present) != reachable {
+            if needs.reachable(&present) != reachable {
                 reachable = !reachable;
                 if changes.send(Change::Reachable(reachable)).await.is_err() {
                     return Ok(());

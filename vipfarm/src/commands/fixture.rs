@@ -25,6 +25,8 @@ pub(super) fn healthy() -> Status {
         epoch: 7,
         converged: true,
         powers_version: 0,
+        configuration: "a0".repeat(16),
+        staged: None,
         lease_ms: 143.2,
         uptime_s: 11_520.0,
         nodes: vec![
@@ -119,6 +121,8 @@ fn node(name: &str, state: NodeState, heard_ms: Option<f64>) -> NodeStatus {
         heard_ms,
         mac: heard_ms.map(|_| "02:00:00:00:00:0b".into()),
         load: if heard_ms.is_none() { 128 } else { 64 },
+        configuration: None,
+        staged: None,
         config_differs: Vec::new(),
     }
 }

@@ -17,6 +17,7 @@ mod fixture;
 mod keygen;
 mod nodes;
 mod power;
+mod reload;
 mod screen;
 mod settle;
 mod status;
@@ -57,6 +58,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Power(args) => wait_for(power::run(args)),
         Verb::Drain(args) => wait_for(drain::drain(args)),
         Verb::Undrain(args) => wait_for(drain::undrain(args)),
+        Verb::Reload(args) => wait_for(reload::run(args)),
         Verb::Down(options) => down::run(options),
         Verb::Keygen(args) => keygen::run(&args),
     }

@@ -68,6 +68,11 @@ pub(super) fn complain(error: &anyhow::Error) {
     let _ = anstream::stderr().write_all(text.as_bytes());
 }
 
+/// Says on standard error what is going on.
+pub(super) fn hint(text: &str) {
+    let _ = anstream::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 fn counted(errors: usize) -> String {
     if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") }
 }

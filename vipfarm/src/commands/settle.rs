@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How often to look. An agreement takes a few round trips.
-const ROUND: Duration = Duration::from_millis(20);
+pub(super) const ROUND: Duration = Duration::from_millis(20);
 
 /// Asks for the changes and returns when the farm has agreed on them all, having shown the loads.
 pub(super) async fn change(

@@ -17,14 +17,19 @@ const NUISANCE_INTERVAL: Duration = Duration::from_secs(10);
 /// Beyond this no epoch is believed: whoever comes after must have room.
 const LAST_EPOCH: u64 = 1 << 63;
 
+/// Nodes that are not in the configuration and yet answered, in one period.
+const MOST_NEWCOMERS: usize = 8;
+
 /// When such were told of last.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Nuisances {
     duplicate: Option<BootTime>,
     bad_tag: Option<BootTime>,
     epoch: Option<BootTime>,
-    /// When a heartbeat of this farm with another key last came from a node's address: not told of
-    /// each time, but known.
+    newcomer: Option<BootTime>,
+    unknown: Option<BootTime>,
+    /// When a heartbeat last came from a node's address that has another key or does not acknowledge
+    /// this node's: not told of each time, but known.
     pub(super) stranger: Option<BootTime>,
 }
 
@@ -34,9 +39,31 @@ impl Membership {
     pub fn handle_datagram(&mut self, now: BootTime, link: u8, source: IpAddr, bytes: &[u8]) {
         self.begin_turn(now);
         let heartbeat = self.authenticate(link, source.to_canonical(), bytes);
+        if heartbeat == Err(Dropped::Source) && link == 0 {
+            self.note_newcomer(now, source.to_canonical(), bytes);
+        }
         match heartbeat.and_then(|heartbeat| self.note(now, link, heartbeat)) {
             Ok(()) => self.counters.accepted += 1,
             Err(reason) => self.drop_datagram(now, source.to_canonical(), reason),
+        }
+    }
+
+    /// A node of this farm that this one's configuration does not have yet, or no longer: it must
+    /// hear that the farm serves, or it would serve alone beside it.
+    fn note_newcomer(&mut self, now: BootTime, source: IpAddr, bytes: &[u8]) {
+        let is_new = self.newcomers.len() < MOST_NEWCOMERS && !self.newcomers.contains(&source);
+        if is_new && wire::open(bytes, 0, &self.config.keys).is_ok() {
+            self.newcomers.push(source);
+            if is_time(&mut self.nuisances.newcomer, now) {
+                self.event(Event::Newcomer { source });
+            }
+        }
+    }
+
+    /// Tells why this node does not begin to serve although it hears nobody.
+    pub(super) fn tell_of_strangers(&mut self, now: BootTime) {
+        if is_time(&mut self.nuisances.unknown, now) {
+            self.event(Event::Unknown);
         }
     }
 
@@ -126,7 +153,7 @@ impl Membership {
 
     fn drop_datagram(&mut self, now: BootTime, source: IpAddr, reason: Dropped) {
         self.counters.drop_for(reason);
-        if reason == Dropped::Tag {
+        if matches!(reason, Dropped::Tag | Dropped::Unproven) {
             self.nuisances.stranger = Some(now);
         }
         let node = || {
@@ -145,9 +172,17 @@ impl Membership {
             }
             _ => return,
         };
-        if last.is_none_or(|last| now >= last + NUISANCE_INTERVAL) {
-            *last = Some(now);
+        if is_time(last, now) {
             self.event(event);
         }
     }
+}
+
+/// Whether something that was told of `last` may be told of again.
+fn is_time(last: &mut Option<BootTime>, now: BootTime) -> bool {
+    let due = last.is_none_or(|last| now >= last + NUISANCE_INTERVAL);
+    if due {
+        *last = Some(now);
+    }
+    due
 }

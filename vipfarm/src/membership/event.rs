@@ -76,6 +76,13 @@ pub enum Event {
         /// The other node.
         by: String,
     },
+    /// A node of this farm is not in this node's file.
+    Newcomer {
+        /// Where its heartbeats come from.
+        source: IpAddr,
+    },
+    /// This node hears its farm but cannot take part, so it does not serve alone.
+    Unknown,
     /// Two agents claim to be one node, this one or a peer.
     DuplicateNode {
         /// The node.
@@ -147,6 +154,8 @@ impl Event {
             Self::LeaseLapsed { .. } => "lease_lapsed",
             Self::ConfigMismatch { .. } => "config_mismatch",
             Self::HeldBack { .. } => "held_back",
+            Self::Newcomer { .. } => "newcomer",
+            Self::Unknown => "unknown",
             Self::DuplicateNode { .. } => "duplicate_node",
             Self::BadTag { .. } => "bad_tag",
             Self::Stall { .. } => "stall",
@@ -181,6 +190,8 @@ impl Event {
             | Self::LeaseLapsed { .. }
             | Self::ConfigMismatch { .. }
             | Self::HeldBack { .. }
+            | Self::Newcomer { .. }
+            | Self::Unknown
             | Self::DuplicateNode { .. }
             | Self::BadTag { .. }
             | Self::CannotSend
@@ -230,6 +241,13 @@ impl fmt::Display for Event {
             Self::HeldBack { by } => write!(
                 f,
                 "this node serves nothing while {by} runs another configuration: give all nodes the same file"
+            ),
+            Self::Newcomer { source } => write!(
+                f,
+                "{source} is a node of this farm by its key, and not in this node's file: run `vipfarm reload` here, or stop the agent there"
+            ),
+            Self::Unknown => f.write_str(
+                "nodes of this farm are heard that do not take this one for a member: it waits, and does not serve alone; give all nodes the same key and file, and run `vipfarm reload` there",
             ),
             Self::DuplicateNode { node, source } => write!(
                 f,

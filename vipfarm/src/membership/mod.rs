@@ -34,7 +34,6 @@
 //!    idle one, takes over from it only `fail` and another `lease` after it was heard.
 //! 8. **Damping**: a joiner is made a member when it has been heard for ten periods, twice as long
 //!    after each time it was lost soon after it had joined. Sides that both serve merge at once.
-//!
 //! 9. **Configurations** (`configs.rs`): what all have staged is activated by a view. Of several in
 //!    force one wins, and the nodes that do not have it stand back, before those that do begin.
 //!
@@ -97,7 +96,7 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 pub use self::{
     counters::{Counters, Dropped},
@@ -168,6 +167,14 @@ pub enum Output {
         /// At most [`MAX_DATAGRAM`] bytes.
         datagram: Vec<u8>,
     },
+    /// Send this datagram to that address on the first link: a node of the farm that is not in the
+    /// configuration is to know of it.
+    SendTo {
+        /// Where to.
+        address: IpAddr,
+        /// At most [`MAX_DATAGRAM`] bytes.
+        datagram: Vec<u8>,
+    },
     /// A peer's MAC is known, or another one than before.
     Peer(NodeId, Mac),
     /// Tell the operators.
@@ -230,6 +237,9 @@ pub struct Membership {
     mute: bool,
     counters: Counters,
     nuisances: Nuisances,
+    /// Addresses of nodes of the farm that are not in the configuration, heard since the last
+    /// heartbeat.
+    newcomers: Vec<IpAddr>,
     outputs: VecDeque<Output>,
     #[cfg(test)]
     rules: Rules,
@@ -273,6 +283,7 @@ impl Membership {
             mute: false,
             counters: Counters::default(),
             nuisances: Nuisances::default(),
+            newcomers: Vec::new(),
             outputs: VecDeque::from([Output::Fence]),
             config: Arc::new(config),
             #[cfg(test)]
@@ -390,7 +401,13 @@ impl Membership {
         let links = self.config.nodes[self.config.own.index()].addresses.len();
         let others = (1..links).filter_map(|link| u8::try_from(link).ok());
         let others: Vec<_> = others.map(|link| (link, wire::reseal(&first, link, key))).collect();
+        let newcomers = std::mem::take(&mut self.newcomers);
+        let answers = newcomers
+            .into_iter()
+            .map(|address| Output::SendTo { address, datagram: first.clone() });
+        let answers: Vec<_> = answers.collect();
         self.outputs.push_back(Output::Send { link: 0, datagram: first });
+        self.outputs.extend(answers);
         for (link, datagram) in others {
             self.outputs.push_back(Output::Send { link, datagram });
         }

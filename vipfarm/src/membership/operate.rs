@@ -2,9 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{BootTime, Counters, Event, Membership, PeerStatus, listening, wire::Flags};
+use super::{
+    BootTime, Counters, Event, Membership, PeerStatus, listening, peer::Peer, wire::Flags,
+};
 use crate::{
-    model::{NodeId, Overrides, TooManyOverrides, View},
+    model::{Node, NodeId, Overrides, TooManyOverrides, View},
     status::NodeState,
 };
 
@@ -89,6 +91,26 @@ impl Membership {
             self.event(Event::ConfigStaged);
         }
         self.news(now);
+    }
+
+    /// Gives the machine what of another file takes effect at once: the keys, and nodes that are
+    /// added behind the others, which can be heard before the file is in force. Nodes are never
+    /// forgotten; those of no configuration in force are nobody's peers.
+    pub fn reconfigure(&mut self, now: BootTime, keys: Vec<[u8; 32]>, nodes: &[Node]) {
+        self.begin_turn(now);
+        let config = Arc::make_mut(&mut self.config);
+        config.keys = keys;
+        let added = nodes.get(config.nodes.len()..).unwrap_or_default();
+        config.nodes.extend_from_slice(added);
+        self.peers.resize_with(config.nodes.len(), Peer::default);
+        self.news(now);
+    }
+
+    /// The configurations that this node can be asked to serve: the one in force, the one of the
+    /// view promised last and the one staged.
+    pub fn servable(&self) -> impl Iterator<Item = [u8; 16]> {
+        let own = self.config.own;
+        [Some(self.digest), self.promised_digest(own), self.staged].into_iter().flatten()
     }
 
     /// Datagrams were lost on this machine, between network and agent: the silence of peers proves

@@ -37,6 +37,8 @@ pub struct PeerStatus {
     pub incarnation: Option<u64>,
     /// In which parts its configuration is another than this node's.
     pub config_differs: Vec<&'static str>,
+    /// The digest of the configuration that it has in force.
+    pub digest: Option<[u8; 16]>,
     /// The digest of the configuration that it has staged.
     pub staged: Option<[u8; 16]>,
     /// Whether it hears this node.
@@ -329,6 +331,7 @@ impl Peer {
             incarnation: self.newest.as_ref().map(|newest| newest.incarnation),
             config_differs: newest
                 .map_or_else(Vec::new, |state| differing_parts(digest, state.digest)),
+            digest: newest.map(|state| state.digest),
             staged: newest.and_then(|state| state.staged),
             hears_us: newest.is_some_and(|state| state.hears.contains(own)),
             unfit: self.has(Flags::UNFIT),

@@ -40,6 +40,9 @@ impl Membership {
         let anybody_serves = connected.iter().any(|node| self.serves(node));
         let content = self.content_due(now, connected, forced, anybody_serves);
         if !anybody_serves && !self.may_start(now, content.alive) {
+            if now >= self.listen_until {
+                self.tell_of_strangers(now);
+            }
             return;
         }
         if content != self.promised.content || self.is_outdated(content.alive) {
@@ -49,8 +52,9 @@ impl Membership {
 
     /// Of a node that serves nothing and hears nobody who serves: whether it may begin.
     ///
-    /// One that hears nobody but nodes with another key is most likely the one that was given the
-    /// wrong key: the others serve already, and it would serve their clients a second time.
+    /// One that hears nobody but nodes with another key, or nodes that do not know it, is most
+    /// likely the one with the wrong key or file: the others serve already, and it would serve their
+    /// clients a second time.
     fn may_start(&self, now: BootTime, alive: NodeSet) -> bool {
         let fail = self.config.timers.fail;
         let stranger = self.nuisances.stranger.is_some_and(|heard| now < heard + fail);

@@ -163,6 +163,15 @@ impl InterfaceChanges {
         }
     }
 
+    /// Forgets a virtual address that is gone, and its MAC if that is not received any more.
+    pub fn forget_vip(&mut self, vip: Ipv4Addr, vmac: Option<Mac>) {
+        self.vips.retain(|&noted| noted != vip);
+        if let Some(vmac) = vmac {
+            let vmac = vmac.to_string();
+            self.vmacs.retain(|noted| *noted != vmac);
+        }
+    }
+
     /// Notes the present values of the sysctls that [`InterfaceChanges::set_sysctls`] will change.
     /// `has_vip` tells the VIP's own interface from another one on its network.
     pub fn note_sysctls(&mut self, has_vip: bool) -> Result<(), UndoError> {

@@ -20,7 +20,7 @@ use vipfarm::{
     model::{Bitmap, Filter, Mode, Proto},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, Lateness, NodeState, NodeStatus,
-        PowerReply, PowerRequest, RuleStatus, Status, VipStatus,
+        PowerReply, PowerRequest, ReloadReply, ReloadRequest, RuleStatus, Status, VipStatus,
     },
 };
 
@@ -98,6 +98,15 @@ impl Source for FakeAgent {
         };
         Box::pin(std::future::ready(answer))
     }
+
+    fn reload(&self, request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>> {
+        let answer = if request.force {
+            Err("farm.yaml:3: another farm name".into())
+        } else {
+            Ok(ReloadReply { configuration: status().configuration, changes: Vec::new() })
+        };
+        Box::pin(std::future::ready(answer))
+    }
 }
 
 /// A change that the made-up agent takes; every other is refused.
@@ -115,6 +124,8 @@ pub(crate) fn status() -> Status {
         epoch: 3,
         converged: true,
         powers_version: 0,
+        configuration: "a0".repeat(16),
+        staged: None,
         lease_ms: 143.25,
         uptime_s: 12.5,
         nodes: vec![NodeStatus {
@@ -126,6 +137,8 @@ pub(crate) fn status() -> Status {
             heard_ms: None,
             mac: None,
             load: 255,
+            configuration: None,
+            staged: None,
             config_differs: Vec::new(),
         }],
         vips: vec![VipStatus {

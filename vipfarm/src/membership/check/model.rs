@@ -213,6 +213,7 @@ impl Farm {
             Output::Lease(until) => machine.lease = until,
             Output::Fence => (machine.accept, machine.lease) = (0, BootTime::ZERO),
             Output::Send { datagram, .. } => self.send(index, &datagram.into(), fate),
+            Output::SendTo { .. } => unreachable!("all nodes are in every configuration"),
             Output::Peer(..) | Output::Event(_) => {}
         }
     }

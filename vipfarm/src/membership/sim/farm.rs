@@ -243,6 +243,7 @@ impl Farm {
             }
             Output::Fence => *kernel = Kernel::FENCED,
             Output::Send { datagram, .. } => self.broadcast(index, &datagram),
+            Output::SendTo { .. } => unreachable!("all nodes are in every configuration"),
             Output::Peer(..) | Output::Event(_) => return Ok(()),
         }
         self.check(index)

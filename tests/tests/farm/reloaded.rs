@@ -1,0 +1,224 @@
+//! A changed file, taken over by a running farm.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+use vipfarm::status::NodeState;
+use vipfarm_lab::{
+    Farm,
+    farm::exit_code_and_words,
+    process::Signal,
+    require, skip,
+    traffic::{GRACE, ProbeLog, UdpEcho, UdpProbe},
+};
+
+use crate::{ECHO, ONE_VIP, eventually, has_event, lab, running};
+
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
+
+/// Another VIP with a group of its own behind the first one.
+const ANOTHER_VIP: &str = "  - interface: eth0
+    addresses: [10.77.0.101/16]
+    groups:
+      - name: second
+        powers: { node1: 1, node2: 1 }
+        rules:
+          - { port: 7000, proto: udp, filter: on_port }
+";
+
+/// Has all nodes read the file; the last one returns when it is in force.
+fn reload_all(farm: &Farm<'_>) {
+    let nodes = farm.lab().nodes().len();
+    for node in 1..nodes {
+        let mut early = farm.ask_command(node, &["reload", "--timeout", "0s"]);
+        let (code, words) = exit_code_and_words(&mut early).unwrap();
+        let last = format!("node{nodes}");
+        assert!(code == Some(1) && words.contains(&last), "{code:?} {words}");
+    }
+    farm.ask(nodes, &["reload"]).unwrap();
+    eventually("the file is in force everywhere", || {
+        let status: Vec<_> = (1..=nodes).map(|node| farm.status(node).unwrap()).collect();
+        status.iter().all(|it| it.configuration == status[0].configuration && it.converged)
+    });
+}
+
+fn nothing_lost_or_answered_twice(log: &ProbeLog, from: Instant, until: Instant) {
+    assert!(log.duplicates().is_empty(), "{:?}", log.duplicates());
+    let gap = log.longest_gap(from, until);
+    assert!(gap < Duration::from_millis(50), "{gap:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_adds_and_drops_vips_and_powers_and_loses_no_packet_of_the_others() {
+    const NAME: &str = "a_reload_adds_and_drops_vips_and_powers_and_loses_no_packet_of_the_others";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("reload", 3, 40);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let second = SocketAddrV4::new(SECOND, ECHO.port());
+    let start = |at| lab.nodes().iter().map(move |node| UdpEcho::start(node, at).unwrap());
+    let _echoes: Vec<_> = start(ECHO).collect();
+    let probe = UdpProbe::start(lab.clients(), ECHO, 40, Duration::from_millis(4)).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    let from = Instant::now();
+    let owners = probe.log().owners(from);
+
+    let before = farm.text().unwrap();
+    farm.edit(|text| format!("{text}{ANOTHER_VIP}")).unwrap();
+    assert!(!lab.node(1).has_address(SECOND.into()).unwrap());
+    reload_all(&farm);
+    for node in 1..=3 {
+        assert!(lab.node(node).has_address(SECOND.into()).unwrap(), "the new VIP");
+        assert!(has_event(&farm, node, "config_activated"));
+    }
+    let _echoes: Vec<_> = start(second).collect();
+    let asked = UdpProbe::start(lab.clients(), second, 40, Duration::from_millis(4)).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    let log = asked.stop().await;
+    assert!(log.duplicates().is_empty());
+    let servers: std::collections::BTreeSet<_> = log.owners(Instant::now()).into_values().collect();
+    assert_eq!(servers.iter().map(|it| &**it).collect::<Vec<_>>(), ["node1", "node2"]);
+    assert_eq!(probe.log().owners(Instant::now()), owners, "no flow of the first VIP has moved");
+
+    farm.edit(|text| text.replace("node1: 1, node2: 1", "node1: 1, node3: 3")).unwrap();
+    reload_all(&farm);
+    assert_eq!(farm.status(1).unwrap().groups[1].load["node3"], 192);
+
+    farm.edit(|_| before.clone()).unwrap();
+    for node in 1..=3 {
+        farm.agent(node).unwrap().signal(Signal::SIGHUP).unwrap();
+    }
+    for node in 1..=3 {
+        eventually("the dropped VIP is gone", || {
+            !lab.node(node).has_address(SECOND.into()).unwrap()
+        });
+        assert_eq!(farm.status(node).unwrap().vips.len(), 1);
+    }
+    let until = Instant::now();
+    sleep(GRACE).await;
+    let log = probe.stop().await;
+    nothing_lost_or_answered_twice(&log, from, until);
+    assert_eq!(log.owners(until), owners);
+    farm.stop().unwrap();
+    for node in lab.nodes() {
+        assert!(!node.has_address(SECOND.into()).unwrap());
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_taken_over_changes_nothing_and_says_why() {
+    const NAME: &str = "a_file_that_cannot_be_taken_over_changes_nothing_and_says_why";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("unreloaded", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let good = farm.text().unwrap();
+    let before = farm.status(1).unwrap();
+    let edits: [(&str, &str, &str); 5] = [
+        ("port: 80,", "port: eighty,", "farm.yaml:"),
+        ("name: node2", "name: other", "other in the place of node2"),
+        ("vips:", "membership: { profile: fast }\nvips:", "other timers"),
+        ("farm: test", "farm: best", "another farm name"),
+        ("interface: eth0", "interface: lo", "lo"),
+    ];
+    for (from, to, words) in edits {
+        farm.edit(|_| good.replacen(from, to, 1)).unwrap();
+        let (code, said) = exit_code_and_words(&mut farm.ask_command(1, &["reload"])).unwrap();
+        assert!(code == Some(1) && said.contains(words), "{to}: {code:?} {said}");
+    }
+    assert!(has_event(&farm, 1, "reload_refused"));
+    farm.edit(|_| good.clone()).unwrap();
+    let said = farm.ask(1, &["reload"]).unwrap();
+    assert!(said.contains("nothing in it has changed"), "{said}");
+    let after = farm.status(1).unwrap();
+    assert_eq!((after.epoch, after.configuration), (before.epoch, before.configuration));
+    farm.stop().unwrap();
+}
+
+#[test]
+fn a_file_that_was_taken_back_before_all_had_read_it_leaves_nothing() {
+    const NAME: &str = "a_file_that_was_taken_back_before_all_had_read_it_leaves_nothing";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("unread", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let good = farm.text().unwrap();
+    farm.edit(|text| format!("{text}{ANOTHER_VIP}")).unwrap();
+    let mut early = farm.ask_command(1, &["reload", "--timeout", "200ms"]);
+    let (code, said) = exit_code_and_words(&mut early).unwrap();
+    assert!(code == Some(1) && said.contains("node2 has not read the same file"), "{said}");
+    assert!(lab.node(1).has_address(SECOND.into()).unwrap(), "ready, and closed");
+    assert!(farm.status(1).unwrap().staged.is_some());
+    assert_eq!(farm.status(2).unwrap().nodes[0].staged, farm.status(1).unwrap().staged);
+    farm.edit(|_| good.clone()).unwrap();
+    farm.ask(1, &["reload"]).unwrap();
+    eventually("the VIP is gone again", || !lab.node(1).has_address(SECOND.into()).unwrap());
+    assert_eq!(farm.status(1).unwrap().staged, None);
+    farm.stop().unwrap();
+}
+
+/// Those who have read the file go on without the one who has not, and no bucket is served twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_file_leaves_out_who_has_not_read_it_until_he_has() {
+    const NAME: &str = "a_forced_file_leaves_out_who_has_not_read_it_until_he_has";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("forced", 3, 40);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let _echoes: Vec<_> =
+        lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
+    let probe = UdpProbe::start(lab.clients(), ECHO, 40, Duration::from_millis(4)).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    let from = Instant::now();
+    farm.edit(|text| text.replace("port: 80,", "port: 8080,")).unwrap();
+    farm.ask_command(1, &["reload", "--timeout", "0s"]).output().unwrap();
+    farm.ask(2, &["reload", "--force"]).unwrap();
+    eventually("node3 is out", || {
+        let status = farm.status(3).unwrap();
+        status.state == NodeState::Fenced && has_event(&farm, 3, "held_back")
+    });
+    assert_eq!(farm.status(1).unwrap().groups[0].load["node3"], 0);
+    farm.ask(3, &["reload"]).unwrap();
+    farm.wait_converged(&[1, 2, 3]).unwrap();
+    let until = Instant::now();
+    sleep(GRACE).await;
+    nothing_lost_or_answered_twice(&*probe.stop().await, from, until);
+    farm.stop().unwrap();
+}
+
+/// The new node may be started too early: it hears that the farm serves, and waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_added_by_a_reload_joins_and_before_that_serves_nothing() {
+    const NAME: &str = "a_node_added_by_a_reload_joins_and_before_that_serves_nothing";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("added", 3, 40);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let all = farm.text().unwrap();
+    let without =
+        |text: &str| text.split_inclusive('\n').filter(|line| !line.contains("node3")).collect();
+    farm.edit(without).unwrap();
+    farm.start_node(1, &[]).unwrap();
+    farm.start_node(2, &[]).unwrap();
+    farm.wait_converged(&[1, 2]).unwrap();
+    let _echoes: Vec<_> =
+        lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
+    let probe = UdpProbe::start(lab.clients(), ECHO, 40, Duration::from_millis(4)).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    let from = Instant::now();
+
+    farm.edit(|_| all.clone()).unwrap();
+    farm.start_node(3, &[]).unwrap();
+    eventually("both sides say what is the matter", || {
+        has_event(&farm, 1, "newcomer") && farm.status(3).is_ok() && has_event(&farm, 3, "unknown")
+    });
+    sleep(Duration::from_secs(1)).await;
+    assert_ne!(farm.status(3).unwrap().state, NodeState::Up);
+    assert_eq!(farm.status(1).unwrap().nodes.len(), 2);
+
+    farm.ask_command(1, &["reload", "--timeout", "0s"]).output().unwrap();
+    farm.ask(2, &["reload"]).unwrap();
+    farm.wait_converged(&[1, 2, 3]).unwrap();
+    let until = Instant::now();
+    sleep(GRACE).await;
+    nothing_lost_or_answered_twice(&*probe.stop().await, from, until);
+    farm.stop().unwrap();
+}

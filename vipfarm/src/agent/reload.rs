@@ -1,0 +1,266 @@
+//! Takes over a changed file without a packet lost: makes everything ready beside what is in force,
+//! then says so to the other nodes, who go over together in one view.
+//!
+//! A VIP that is new is closed in the kernel tables before the interface has it, and one that is
+//! dropped stays closed there until the interface has lost it: the node's kernel never answers for
+//! a VIP without the filter.
+
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+
+use anyhow::{anyhow, bail};
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    bring_up::{self, Record},
+    command::{Command, Commander},
+    configurations::{Configuration, Configurations, place_of},
+    engine::Latest,
+    watch::Needs,
+};
+use crate::{
+    config::{self, key::Secret},
+    model::{Farm, Mac, Node, NodeId},
+    net::{Interface, Network},
+};
+
+/// What the reading of a file came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Read {
+    /// The file's digest.
+    pub(super) digest: [u8; 16],
+    /// How it differs from the one in force, in words.
+    pub(super) changes: Vec<String>,
+}
+
+/// What has to be told and changed when the file changes.
+pub(super) struct Reloader {
+    /// The farm's file.
+    pub(super) file: PathBuf,
+    /// This node.
+    pub(super) own: NodeId,
+    /// The farm's hash key, which is compiled into the filters.
+    pub(super) hash_key: [u8; 16],
+    /// The interfaces with a filter.
+    pub(super) interfaces: Vec<Interface>,
+    /// All that can be served.
+    pub(super) configurations: Configurations,
+    /// To the heartbeat thread.
+    pub(super) commander: Commander,
+    /// What that is doing.
+    pub(super) latest: Latest,
+    /// For addresses.
+    pub(super) network: Network,
+    /// What to take back in the end.
+    pub(super) undo: Record,
+    /// What must not be lost meanwhile.
+    pub(super) needs: watch::Sender<Needs>,
+}
+
+impl Reloader {
+    /// Reads the file anew and makes it the next one. Nothing has changed if that fails.
+    pub(super) async fn reload(&mut self, force: bool) -> anyhow::Result<Read> {
+        let (farm, secret) = config::load_with_key(&self.file)?;
+        let digest = config::digest(&farm, &secret);
+        let snapshot = self.latest.get();
+        let current = self.configurations.get(snapshot.digest);
+        let changes = differences(&current.farm, &farm);
+        self.refuse_what_needs_a_restart(&current.farm, &farm, &secret)?;
+        let present = self.network.interfaces().await?;
+        let next = self.configuration(digest, farm, &present)?;
+        let nodes = next.farm.nodes.clone();
+        self.make_ready(next, &present).await?;
+        let keys = vec![secret.membership_key()];
+        self.ask(|reply| Command::Stage { keys, nodes, digest, force, reply }).await?;
+        Ok(Read { digest, changes })
+    }
+
+    /// Forgets the configurations that cannot be served any more, with their VIPs. To be called now
+    /// and then: it does nothing while the farm has not gone over.
+    pub(super) async fn tidy(&mut self) -> anyhow::Result<()> {
+        let snapshot = self.latest.get();
+        let known = self.configurations.all();
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            known.into_iter().partition(|known| snapshot.servable.contains(&known.digest));
+        if gone.is_empty() || kept.is_empty() {
+            return Ok(());
+        }
+        let current = self.configurations.get(snapshot.digest);
+        self.needs.send_replace(self.needs_of(&current));
+        let still: Vec<_> = kept.iter().flat_map(|kept| kept.vips()).collect();
+        let gone = gone.iter().flat_map(|gone| gone.vips());
+        let gone: Vec<_> = gone.filter(|(_, vip, _)| !still.iter().any(|s| s.1 == *vip)).collect();
+        for &(place, vip, vmac) in &gone {
+            let interface = &self.interfaces[place];
+            self.network.remove_vip(interface, vip).await?;
+            let is_used = still.iter().any(|s| s.0 == place && s.2 == vmac);
+            if !is_used {
+                self.network.remove_vmac(interface, vmac).await?;
+            }
+            self.undo.forget(interface, vip, (!is_used).then_some(vmac))?;
+        }
+        self.know(kept, &still).await
+    }
+
+    /// The file on this machine's interfaces.
+    fn configuration(
+        &self,
+        digest: [u8; 16],
+        farm: Farm,
+        present: &[Interface],
+    ) -> anyhow::Result<Configuration> {
+        let placed = bring_up::place(&farm, present)?;
+        let places: Option<Vec<usize>> =
+            placed.iter().map(|interface| place_of(&self.interfaces, interface)).collect();
+        let Some(places) = places else {
+            let new = placed.iter().find(|found| place_of(&self.interfaces, found).is_none());
+            bail!(
+                "{}: there is no filter on {} yet, and a reload cannot put one there: restart this agent",
+                self.file.display(),
+                new.map_or("an interface", |interface| interface.name.as_str())
+            );
+        };
+        Ok(Configuration::new(digest, farm, places, self.interfaces.len())?)
+    }
+
+    /// Has the kernel know the configuration's VIPs, closed, then the interfaces have them.
+    async fn make_ready(
+        &mut self,
+        next: Configuration,
+        present: &[Interface],
+    ) -> anyhow::Result<()> {
+        let known = self.configurations.all();
+        let held: Vec<_> = known.iter().flat_map(|known| known.vips()).collect();
+        let added: Vec<_> = next.vips().filter(|vip| !held.contains(vip)).collect();
+        for (place, vip, _) in &added {
+            let name = &self.interfaces[*place].name;
+            let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == *vip);
+            let ours = held.iter().any(|(_, held, _)| held == vip);
+            if let Some(interface) = present.iter().find(has).filter(|_| !ours) {
+                bail!(
+                    "{vip} is an address of {} already: remove it there, or take it off the VIPs of {name}",
+                    interface.name
+                );
+            }
+        }
+        let mut all: Vec<_> =
+            known.into_iter().filter(|known| known.digest != next.digest).collect();
+        let next = Arc::new(next);
+        all.push(Arc::clone(&next));
+        let held: Vec<_> = held.into_iter().chain(added.iter().copied()).collect();
+        self.know(all, &held).await?;
+        let placed = bring_up::place(&next.farm, present)?;
+        self.undo.note(&next.farm, &placed, present)?;
+        for (place, vip, vmac) in added {
+            self.network.add_vmac(&self.interfaces[place], vmac).await?;
+            self.network.add_vip(&self.interfaces[place], vip).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the heartbeat thread, and whoever looks, what can be served while the interfaces have
+    /// those VIPs.
+    async fn know(
+        &self,
+        all: Vec<Arc<Configuration>>,
+        held: &[(usize, Ipv4Addr, Mac)],
+    ) -> anyhow::Result<()> {
+        let configurations =
+            all.iter().map(|known| known.servable(held)).collect::<Result<_, _>>()?;
+        self.configurations.set(all);
+        self.ask(|reply| Command::Know { configurations, reply }).await
+    }
+
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<()>) -> Command,
+    ) -> anyhow::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.commander.send(command(reply))?;
+        answer.await.map_err(|_ended| anyhow!("the agent is stopping"))
+    }
+
+    fn needs_of(&self, config: &Configuration) -> Needs {
+        let placed = config.interface_of.iter().map(|&place| &self.interfaces[place]);
+        Needs::of(&config.farm, placed)
+    }
+
+    fn refuse_what_needs_a_restart(
+        &self,
+        now: &Farm,
+        next: &Farm,
+        secret: &Secret,
+    ) -> anyhow::Result<()> {
+        let own = self.own.index();
+        let both = now.nodes.iter().zip(&next.nodes);
+        let what = if now.name != next.name {
+            "another farm name".to_owned()
+        } else if now.membership != next.membership {
+            "other timers or another port for the heartbeats".to_owned()
+        } else if secret.bucket_key() != self.hash_key {
+            "another key, which decides where every client goes".to_owned()
+        } else if let Some((is, would)) = both.clone().find(|(is, would)| is != would) {
+            changed_node(is, would)
+        } else if next.nodes.len() <= own {
+            format!("no node {}, which is this one", now.nodes[own].name)
+        } else {
+            return Ok(());
+        };
+        bail!(
+            "{}: {what}: a reload cannot take that over; restart the agents with the new file, one after the other",
+            self.file.display()
+        );
+    }
+}
+
+fn changed_node(is: &Node, would: &Node) -> String {
+    if is.name == would.name {
+        format!("other addresses for {}", is.name)
+    } else {
+        format!(
+            "{} in the place of {} (nodes are numbered by their place: add new ones at the end, drop the last ones only)",
+            would.name, is.name
+        )
+    }
+}
+
+/// How `next` differs from `now`, in words.
+fn differences(now: &Farm, next: &Farm) -> Vec<String> {
+    let names = |farm: &Farm| farm.nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>();
+    let vips = |farm: &Farm| {
+        let addresses = farm.vips.iter().flat_map(|block| &block.addresses);
+        addresses.map(|address| address.addr.to_string()).collect::<Vec<_>>()
+    };
+    let groups = |farm: &Farm| {
+        let groups = farm.vips.iter().flat_map(|block| &block.groups);
+        groups.map(|group| group.name.clone()).collect::<Vec<_>>()
+    };
+    let mut changes = Vec::new();
+    for (what, now, next) in [
+        ("node", names(now), names(next)),
+        ("VIP", vips(now), vips(next)),
+        ("group", groups(now), groups(next)),
+    ] {
+        let added = next.iter().filter(|name| !now.contains(name));
+        changes.extend(added.map(|name| format!("{what} {name} is new")));
+        let gone = now.iter().filter(|name| !next.contains(name));
+        changes.extend(gone.map(|name| format!("{what} {name} is dropped")));
+    }
+    let group = |farm: &Farm, name: &str| {
+        let mut groups = farm.vips.iter().flat_map(|block| &block.groups);
+        groups.find(|group| group.name == name).cloned()
+    };
+    for name in groups(next) {
+        if let (Some(before), Some(after)) = (group(now, &name), group(next, &name)) {
+            // A node that is new is in no group of before.
+            let same = before.powers.iter().zip(&after.powers).all(|(a, b)| a == b)
+                && after.powers.iter().skip(before.powers.len()).all(Option::is_none);
+            changes.extend((!same).then(|| format!("group {name} has other powers")));
+            let other = before.rules != after.rules;
+            changes.extend(other.then(|| format!("group {name} has other rules")));
+        }
+    }
+    if changes.is_empty() && now.vips != next.vips {
+        changes.push("VIPs have other settings".into());
+    }
+    changes
+}
