@@ -9,7 +9,6 @@ use std::{
     io,
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use nix::{
@@ -24,6 +23,7 @@ use super::{
     links::Links,
     ports::Port,
     realtime,
+    tally::Tally,
 };
 use crate::{
     datapath::{self, Datapath},
@@ -101,7 +101,8 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         latest: parts.latest,
         commands: parts.commands,
         last_error: None,
-        lateness: Sampler { real_time, ..Sampler::default() },
+        real_time,
+        lateness: Tally::default(),
         barrier: Barrier::default(),
     };
     let outcome = engine.turns();
@@ -121,7 +122,9 @@ struct Engine {
     commands: Commands,
     /// The kernel's last refusal, so that one that goes on is told once.
     last_error: Option<String>,
-    lateness: Sampler,
+    real_time: bool,
+    /// Of waking up.
+    lateness: Tally,
     barrier: Barrier,
 }
 
@@ -157,7 +160,7 @@ pub struct Snapshot {
     pub accept: Vec<Vec<Bitmap>>,
     /// Heartbeats by outcome.
     pub heartbeats: Vec<(String, u64)>,
-    /// How late the thread woke.
+    /// How late the thread was.
     pub lateness: Lateness,
     /// The last change of view.
     pub view_change: Option<ViewChange>,
@@ -360,6 +363,17 @@ impl Engine {
         self.wired.iter().any(accepts)
     }
 
+    fn lateness(&self) -> Lateness {
+        let waits = self.links.waits();
+        Lateness {
+            real_time: self.real_time,
+            mean_ms: self.lateness.mean_ms(),
+            max_ms: self.lateness.max_ms(),
+            wait_mean_ms: waits.mean_ms(),
+            wait_max_ms: waits.max_ms(),
+        }
+    }
+
     fn publish(&self) {
         self.latest.set(Snapshot {
             view: self.membership.view().unwrap_or_default(),
@@ -369,7 +383,7 @@ impl Engine {
             peers: self.membership.peers(realtime::now()).collect(),
             accept: self.accept(),
             heartbeats: self.membership.counters().by_word().collect(),
-            lateness: self.lateness.lateness(),
+            lateness: self.lateness(),
             view_change: self.barrier.last(),
         });
     }
@@ -385,30 +399,4 @@ fn prepare_thread(reports: &mpsc::Sender<Report>) -> bool {
         let _ = reports.try_send(Report::NotRealTime(error.to_string()));
     }
     granted.is_ok()
-}
-
-/// Gathers how late the thread wakes.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sampler {
-    real_time: bool,
-    turns: u64,
-    total: Duration,
-    worst: Duration,
-}
-
-impl Sampler {
-    fn add(&mut self, late: Duration) {
-        self.turns += 1;
-        self.total += late;
-        self.worst = self.worst.max(late);
-    }
-
-    fn lateness(&self) -> Lateness {
-        let millis = |time: Duration| time.as_secs_f64() * 1e3;
-        Lateness {
-            real_time: self.real_time,
-            mean_ms: millis(self.total) / self.turns.max(1) as f64,
-            max_ms: millis(self.worst),
-        }
-    }
 }

@@ -12,6 +12,7 @@
 //! line, and leaves its state where others may look at it.
 
 mod barrier;
+mod batch;
 mod bring_up;
 pub mod command;
 pub mod control;
@@ -26,6 +27,7 @@ pub mod ports;
 mod realtime;
 pub mod report;
 pub mod site;
+mod tally;
 mod watch;
 
 use std::{

@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{self, Read},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::{
@@ -23,6 +24,12 @@ pub(super) fn now() -> BootTime {
     BootTime::from_nanos(
         time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned(),
     )
+}
+
+/// The wall clock, since 1970: may be set at any time, so nothing is to be decided by it.
+pub(super) fn wall_clock() -> Duration {
+    // A clock before 1970 measures nothing worth telling.
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A number that no other agent's life has: from the kernel's random source.

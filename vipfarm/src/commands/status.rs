@@ -133,10 +133,12 @@ fn counters(title: &str, counters: &BTreeMap<String, u64>, ink: Ink) -> String {
 }
 
 fn lateness(lateness: Lateness) -> String {
-    let Lateness { real_time, mean_ms, max_ms } = lateness;
+    let Lateness { real_time, mean_ms, max_ms, wait_mean_ms, wait_max_ms } = lateness;
     let class = if real_time { "real-time" } else { "NOT real-time (needs CAP_SYS_NICE)" };
     format!(
-        "\nheartbeat thread: {class}, woke up {mean_ms:.2} ms late on average, {max_ms:.2} ms at worst\n"
+        "\nheartbeat thread: {class}\n  \
+         woke up {mean_ms:.2} ms late on average, {max_ms:.2} ms at worst\n  \
+         heartbeats waited for it {wait_mean_ms:.2} ms on average, {wait_max_ms:.2} ms at worst\n"
     )
 }
 
