@@ -14,6 +14,7 @@ mod losses;
 mod operated;
 mod refused;
 mod serving;
+mod system;
 mod told;
 mod wire;
 

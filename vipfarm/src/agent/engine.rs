@@ -58,6 +58,8 @@ pub struct Parts {
     pub latest: Latest,
     /// What others ask for; [`Command::Leave`] ends the thread.
     pub commands: Commands,
+    /// Whether real-time scheduling is to be had.
+    pub real_time: bool,
 }
 
 /// Where the thread leaves its state for others to look at. It never waits for them: if somebody is
@@ -86,7 +88,7 @@ impl Latest {
 /// Runs the thread until told to stop and out of the farm; gives the kernel sides back, whatever
 /// happened.
 pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
-    let real_time = prepare_thread(&parts.reports);
+    let real_time = prepare_thread(parts.real_time, &parts.reports);
     // Only now: what preparing took must not look like a stall.
     let membership = Membership::new(parts.config.clone(), parts.incarnation, realtime::now());
     let wired = parts.ports.into_iter().zip(parts.datapaths);
@@ -137,7 +139,7 @@ pub enum Report {
     Load(View),
     /// The kernel refused a change.
     Kernel(String),
-    /// The thread runs as an ordinary one.
+    /// The thread runs as an ordinary one, although another had been granted more.
     NotRealTime(String),
     /// Memory could not be locked.
     NotLocked(String),
@@ -389,14 +391,15 @@ impl Engine {
     }
 }
 
-/// Asks for real-time scheduling and resident memory; says whether the former was granted.
-fn prepare_thread(reports: &mpsc::Sender<Report>) -> bool {
+/// Asks for resident memory and, if it is to be had, real-time scheduling; says whether the latter
+/// was granted.
+fn prepare_thread(real_time: bool, reports: &mpsc::Sender<Report>) -> bool {
     if let Err(error) = realtime::lock_memory() {
         let _ = reports.try_send(Report::NotLocked(error.to_string()));
     }
-    let granted = realtime::become_real_time();
-    if let Err(error) = &granted {
+    let granted = real_time.then(realtime::become_real_time);
+    if let Some(Err(error)) = &granted {
         let _ = reports.try_send(Report::NotRealTime(error.to_string()));
     }
-    granted.is_ok()
+    matches!(granted, Some(Ok(())))
 }

@@ -116,7 +116,11 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Result<()> {
-    // First of all: a second agent must not touch what the first one holds.
+    // Before anything is changed: what follows from a refusal may be that the agent must not start.
+    let refused = realtime::probe().err();
+    let warning = refused.as_ref().map(|refused| refused.bear(&farm.membership.timers));
+    let warning = warning.transpose()?.flatten();
+    // First of all changes: a second agent must not touch what the first one holds.
     let socket = ControlSocket::open(&options.place.run_dir, &farm.name)?;
     let signals = Signals::catch()?;
     let (commander, commands) = command::channel()?;
@@ -124,6 +128,9 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let history = Arc::new(History::new());
     let mut up = bring_up::bring_up(&options, &farm, &secret).await?;
     announce(&farm, &up, &history);
+    if let Some(warning) = warning {
+        history.push(Level::Warn, "not_real_time", warning);
+    }
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let latest = Latest::new(&up.ports);
     let reporter = follow_traces(&mut up).and_then(|()| {
@@ -148,6 +155,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         reports,
         latest,
         commands,
+        real_time: refused.is_none(),
     };
     let thread =
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
