@@ -69,6 +69,18 @@ pub enum NodeState {
     Down,
 }
 
+impl NodeState {
+    /// The word used everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Up => "up",
+            Self::Fenced => "fenced",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// One node as this agent sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {

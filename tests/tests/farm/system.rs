@@ -1,13 +1,14 @@
-//! What the heartbeat thread needs of its system.
+//! What the heartbeat thread needs of its system, and what systemd learns of it.
 
 use std::{
+    os::unix::net::UnixDatagram,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use vipfarm::status::NodeState;
-use vipfarm_lab::{Farm, farm::PATIENCE, require, skip};
+use vipfarm_lab::{Farm, farm::PATIENCE, process::Signal, require, skip};
 
 use crate::{ONE_VIP, events, eventually, lab, refused::refuses, running};
 
@@ -62,6 +63,46 @@ fn timers_that_need_a_real_time_thread_are_refused_without_and_the_default_ones_
         assert!(!farm.status(1).unwrap().lateness.real_time);
         agent.stop(PATIENCE).unwrap();
     }
+}
+
+#[test]
+fn systemd_learns_that_the_agent_serves_goes_on_and_stops() {
+    const NAME: &str = "systemd_learns_that_the_agent_serves_goes_on_and_stops";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("systemd", 2, 1);
+    let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let path = lab.directory().join("notify.sock");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let next = || {
+        let mut buffer = [0; 256];
+        let length = systemd.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let until = |words: &str| while !next().contains(words) {};
+
+    let mut command = farm.agent_command(1);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    let mut agent = lab.node(1).spawn("agent", command).unwrap();
+    assert_eq!(next(), "READY=1");
+    let status = farm.status(1).unwrap();
+    assert!(!status.heartbeats.is_empty(), "no turn yet: {status:?}");
+    until("STATUS=up, 1 of 2 nodes alive");
+    for _ in 0..5 {
+        until("WATCHDOG=1");
+    }
+    let lateness = farm.status(1).unwrap().lateness;
+    assert!(lateness.real_time && lateness.max_ms > 0.0, "{lateness:?}");
+
+    // Whoever hangs gives no sign of life.
+    agent.signal(Signal::SIGSTOP).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    while systemd.recv(&mut [0; 256]).is_ok() {}
+    agent.signal(Signal::SIGCONT).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    until("WATCHDOG=1");
+    agent.stop(PATIENCE).unwrap();
+    until("STOPPING=1");
 }
 
 #[test]

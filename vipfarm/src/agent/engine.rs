@@ -8,7 +8,10 @@
 use std::{
     io,
     os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::{
@@ -60,6 +63,8 @@ pub struct Parts {
     pub commands: Commands,
     /// Whether real-time scheduling is to be had.
     pub real_time: bool,
+    /// Rises with each turn: whoever finds that it stands still knows that the thread hangs.
+    pub turns: Arc<AtomicU64>,
 }
 
 /// Where the thread leaves its state for others to look at. It never waits for them: if somebody is
@@ -102,6 +107,7 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         reports: parts.reports,
         latest: parts.latest,
         commands: parts.commands,
+        turns: parts.turns,
         last_error: None,
         real_time,
         lateness: Tally::default(),
@@ -122,6 +128,7 @@ struct Engine {
     reports: mpsc::Sender<Report>,
     latest: Latest,
     commands: Commands,
+    turns: Arc<AtomicU64>,
     /// The kernel's last refusal, so that one that goes on is told once.
     last_error: Option<String>,
     real_time: bool,
@@ -169,6 +176,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The state in a line for people; `nodes` is how many the farm has.
+    pub fn summary(&self, nodes: usize) -> String {
+        let (state, View { alive, epoch, .. }) = (self.state.as_str(), &self.view);
+        format!("{state}, {} of {nodes} nodes alive in view {epoch}", alive.len())
+    }
+
     fn before_the_first_turn(ports: &[Port]) -> Self {
         Self {
             view: View::default(),
@@ -188,6 +201,7 @@ impl Engine {
     fn turns(&mut self) -> io::Result<()> {
         loop {
             self.act();
+            self.turns.fetch_add(1, Ordering::Relaxed);
             if self.membership.has_left() {
                 return Ok(());
             }

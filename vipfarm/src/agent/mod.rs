@@ -4,9 +4,10 @@
 //! - [`bring_up`]: changes the machine, and takes the changes back.
 //! - [`engine`]: the heartbeat thread, the only writer of leases and tables; [`ports`] says what it
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
-//!   what it needs of the system, [`barrier`] times its changes of view.
+//!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
+//!   tools of its links.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
-//! - [`watch`]: whether the machine still has what the farm needs.
+//! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
 //! line, and leaves its state where others may look at it.
@@ -22,6 +23,7 @@ pub mod explain;
 mod fixture;
 pub mod history;
 pub mod links;
+mod notify;
 pub mod options;
 pub mod ports;
 mod realtime;
@@ -31,7 +33,12 @@ mod tally;
 mod watch;
 
 use std::{
-    collections::BTreeSet, convert::Infallible, future::Future, os::fd::AsFd, sync::Arc, thread,
+    collections::BTreeSet,
+    convert::Infallible,
+    future::Future,
+    os::fd::AsFd,
+    sync::{Arc, atomic::AtomicU64},
+    thread,
     time::Duration,
 };
 
@@ -53,6 +60,7 @@ use self::{
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
+    notify::Notifier,
     options::{AgentOptions, DownOptions},
     report::Reporter,
     watch::Change,
@@ -146,6 +154,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let (changes, changed) = mpsc::channel(1);
     let watching = up.needs.clone().watch(network.clone(), changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
+    let turns = Arc::new(AtomicU64::new(0));
     let parts = Parts {
         config: membership_config(&reporter.farm, &secret, up.own, up.mac),
         incarnation,
@@ -153,16 +162,23 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         ports: up.ports,
         datapaths: up.datapaths,
         reports,
-        latest,
+        latest: latest.clone(),
         commands,
         real_time: refused.is_none(),
+        turns: Arc::clone(&turns),
     };
     let thread =
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
-    let running = Running { reporter, commander, incoming, changed, signals, why: None };
-    let (joined, why) = running.supervise(finished, answering, watching).await?;
+    let notifier = Arc::new(Notifier::from_environment());
+    let nodes = reporter.farm.nodes.len();
+    let notifying = {
+        let notifier = Arc::clone(&notifier);
+        async move { notifier.follow(&turns, || latest.get().summary(nodes)).await }
+    };
+    let running = Running { reporter, commander, notifier, incoming, changed, signals, why: None };
+    let (joined, why) = running.supervise(finished, answering, watching, notifying).await?;
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
@@ -204,6 +220,7 @@ impl Signals {
 struct Running {
     reporter: Arc<Reporter>,
     commander: Commander,
+    notifier: Arc<Notifier>,
     incoming: mpsc::Receiver<Report>,
     /// Of the machine.
     changed: mpsc::Receiver<Change>,
@@ -220,8 +237,9 @@ impl Running {
         mut finished: JoinHandle<R>,
         answering: impl Future<Output = std::io::Result<Infallible>>,
         watching: impl Future<Output = Result<(), net::Error>>,
+        notifying: impl Future<Output = Infallible>,
     ) -> anyhow::Result<(R, Option<String>)> {
-        tokio::pin!(answering, watching);
+        tokio::pin!(answering, watching, notifying);
         let (mut answers, mut watches) = (true, true);
         let mut conflicts = time::interval(CONFLICT_ROUND);
         let joined = loop {
@@ -241,9 +259,10 @@ impl Running {
                         ));
                     }
                 }
+                never = &mut notifying => match never {},
                 _ = conflicts.tick() => self.reporter.note_conflicts(),
-                _ = self.signals.terminate.recv() => self.commander.send(Command::Leave)?,
-                _ = self.signals.interrupt.recv() => self.commander.send(Command::Leave)?,
+                _ = self.signals.terminate.recv() => self.leave()?,
+                _ = self.signals.interrupt.recv() => self.leave()?,
                 _ = self.signals.hang_up.recv() => self.reporter.warn(
                     "reload_refused",
                     "SIGHUP: this version cannot reload; restart the agent to read the file anew".into(),
@@ -256,13 +275,18 @@ impl Running {
         Ok((joined, self.why))
     }
 
+    fn leave(&self) -> std::io::Result<()> {
+        self.notifier.stopping();
+        self.commander.send(Command::Leave)
+    }
+
     /// Acts on what the machine has lost or found again.
     fn follow_change(&mut self, change: Change) -> std::io::Result<()> {
         match change {
             Change::Lost(lost) => {
                 self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
                 self.why = Some(lost);
-                self.commander.send(Command::Leave)
+                self.leave()
             }
             Change::Reachable(fit) => {
                 if fit {

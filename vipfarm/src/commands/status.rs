@@ -76,7 +76,7 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
 
 fn summary(status: &Status, ink: Ink) -> String {
     let Status { farm, node, version, epoch, .. } = status;
-    let state = ink.paint(nodes::state_word(status.state), nodes::state_style(status.state).bold());
+    let state = ink.paint(status.state.as_str(), nodes::state_style(status.state).bold());
     let members: Vec<&str> =
         status.nodes.iter().filter(|node| node.alive).map(|node| &*node.name).collect();
     let view = if *epoch == 0 {
