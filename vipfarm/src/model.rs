@@ -223,6 +223,12 @@ impl Timers {
         (self.fail / 25).max(Duration::from_millis(2))
     }
 
+    /// Whether a thread that runs late does harm sooner than with `other`: a shorter period alone
+    /// makes no difference.
+    pub fn are_stricter_than(&self, other: &Self) -> bool {
+        self.suspect < other.suspect || self.lease < other.lease || self.fail < other.fail
+    }
+
     /// Whether the timers can work together; the error says what does not hold and why it must.
     ///
     /// - `fail > lease + margin`: a node that stopped renewing has stopped accepting before a peer
@@ -566,6 +572,22 @@ mod tests {
     fn every_profile_keeps_its_inequalities() {
         for timers in [Timers::FAST, Timers::BALANCED, Timers::RELAXED] {
             timers.check().expect("a shipped profile must be valid");
+        }
+    }
+
+    #[test]
+    fn each_timer_but_the_period_can_make_the_difference() {
+        let millis = Duration::from_millis;
+        let balanced = Timers::BALANCED;
+        for timers in [
+            Timers { suspect: millis(109), ..balanced },
+            Timers { lease: millis(169), ..balanced },
+            Timers { fail: millis(249), ..Timers::RELAXED },
+        ] {
+            assert!(timers.are_stricter_than(&balanced), "{timers:?}");
+        }
+        for timers in [balanced, Timers { period: millis(5), ..balanced }, Timers::RELAXED] {
+            assert!(!timers.are_stricter_than(&balanced), "{timers:?}");
         }
     }
 

@@ -94,6 +94,18 @@ pub enum NodeState {
     Down,
 }
 
+impl NodeState {
+    /// The word used everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Up => "up",
+            Self::Fenced => "fenced",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// One node as this agent sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -174,15 +186,22 @@ pub struct RuleStatus {
     pub filter: Filter,
 }
 
-/// How late the heartbeat thread woke up, in milliseconds, since the agent started.
+/// How late the heartbeat thread was, in milliseconds, since the agent started.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Lateness {
     /// Whether the thread runs under `SCHED_FIFO`.
     pub real_time: bool,
-    /// Mean.
+    /// From when it was due to when it woke up: mean.
     pub mean_ms: f64,
-    /// Worst.
+    /// The same: worst.
     pub max_ms: f64,
+    /// How long datagrams waited between their arrival in the kernel and their reading: mean.
+    /// Unlike the time of waking it counts what the thread does between.
+    #[serde(default)]
+    pub wait_mean_ms: f64,
+    /// The same: worst.
+    #[serde(default)]
+    pub wait_max_ms: f64,
 }
 
 /// When a node changed over to a view, in microseconds of its boot clock. Between the two times what

@@ -15,6 +15,7 @@ mod operated;
 mod refused;
 mod reloaded;
 mod serving;
+mod system;
 mod told;
 mod wire;
 

@@ -21,7 +21,7 @@ const PORT: u16 = vipfarm::model::DEFAULT_PORT;
 
 /// Runs an agent on node 1 that must refuse: with that exit code and these words, and the node is
 /// as it was.
-fn refuses(farm: &Farm<'_>, command: &mut Command, code: i32, words: &[&str]) {
+pub(crate) fn refuses(farm: &Farm<'_>, command: &mut Command, code: i32, words: &[&str]) {
     let before = farm.footprint(1).unwrap();
     let (ended, said) = exit_code_and_words(command).unwrap();
     assert_eq!(ended, Some(code), "{said}");

@@ -8,8 +8,10 @@
 use std::{
     io,
     os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::{
@@ -24,6 +26,7 @@ use super::{
     links::Links,
     ports::Port,
     realtime,
+    tally::Tally,
 };
 use crate::{
     datapath::{self, Datapath},
@@ -56,6 +59,10 @@ pub struct Parts {
     pub latest: Latest,
     /// What others ask for; [`Command::Leave`] ends the thread.
     pub commands: Commands,
+    /// Whether real-time scheduling is to be had.
+    pub real_time: bool,
+    /// Rises with each turn: whoever finds that it stands still knows that the thread hangs.
+    pub turns: Arc<AtomicU64>,
 }
 
 /// Where the thread leaves its state for others to look at. It never waits for them: if somebody is
@@ -84,7 +91,7 @@ impl Latest {
 /// Runs the thread until told to stop and out of the farm; gives the kernel sides back, whatever
 /// happened.
 pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
-    let real_time = prepare_thread(&parts.reports);
+    let real_time = prepare_thread(parts.real_time, &parts.reports);
     // Only now: what preparing took must not look like a stall.
     let membership = Membership::new(parts.config.clone(), parts.incarnation, realtime::now());
     let wired = parts.ports.into_iter().zip(parts.datapaths);
@@ -98,8 +105,10 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         reports: parts.reports,
         latest: parts.latest,
         commands: parts.commands,
+        turns: parts.turns,
         last_error: None,
-        lateness: Sampler { real_time, ..Sampler::default() },
+        real_time,
+        lateness: Tally::default(),
         barrier: Barrier::default(),
     };
     let outcome = engine.turns();
@@ -118,9 +127,12 @@ struct Engine {
     reports: mpsc::Sender<Report>,
     latest: Latest,
     commands: Commands,
+    turns: Arc<AtomicU64>,
     /// The kernel's last refusal, so that one that goes on is told once.
     last_error: Option<String>,
-    lateness: Sampler,
+    real_time: bool,
+    /// Of waking up.
+    lateness: Tally,
     barrier: Barrier,
 }
 
@@ -133,7 +145,7 @@ pub enum Report {
     Load(View),
     /// The kernel refused a change.
     Kernel(String),
-    /// The thread runs as an ordinary one.
+    /// The thread runs as an ordinary one, although another had been granted more.
     NotRealTime(String),
     /// Memory could not be locked.
     NotLocked(String),
@@ -162,13 +174,19 @@ pub struct Snapshot {
     pub accept: Vec<Vec<Bitmap>>,
     /// Heartbeats by outcome.
     pub heartbeats: Vec<(String, u64)>,
-    /// How late the thread woke.
+    /// How late the thread was.
     pub lateness: Lateness,
     /// The last change of view.
     pub view_change: Option<ViewChange>,
 }
 
 impl Snapshot {
+    /// The state in a line for people; `nodes` is how many the farm has.
+    pub fn summary(&self, nodes: usize) -> String {
+        let (state, View { alive, epoch, .. }) = (self.state.as_str(), &self.view);
+        format!("{state}, {} of {nodes} nodes alive in view {epoch}", alive.len())
+    }
+
     fn before_the_first_turn(ports: &[Port], digest: [u8; 16]) -> Self {
         Self {
             view: View::default(),
@@ -191,6 +209,7 @@ impl Engine {
     fn turns(&mut self) -> io::Result<()> {
         loop {
             self.act();
+            self.turns.fetch_add(1, Ordering::Relaxed);
             if self.membership.has_left() {
                 return Ok(());
             }
@@ -373,6 +392,17 @@ impl Engine {
         self.wired.iter().any(accepts)
     }
 
+    fn lateness(&self) -> Lateness {
+        let waits = self.links.waits();
+        Lateness {
+            real_time: self.real_time,
+            mean_ms: self.lateness.mean_ms(),
+            max_ms: self.lateness.max_ms(),
+            wait_mean_ms: waits.mean_ms(),
+            wait_max_ms: waits.max_ms(),
+        }
+    }
+
     fn publish(&self) {
         self.latest.set(Snapshot {
             view: self.membership.view().unwrap_or_default(),
@@ -385,46 +415,21 @@ impl Engine {
             peers: self.membership.peers(realtime::now()).collect(),
             accept: self.accept(),
             heartbeats: self.membership.counters().by_word().collect(),
-            lateness: self.lateness.lateness(),
+            lateness: self.lateness(),
             view_change: self.barrier.last(),
         });
     }
 }
 
-/// Asks for real-time scheduling and resident memory; says whether the former was granted.
-fn prepare_thread(reports: &mpsc::Sender<Report>) -> bool {
+/// Asks for resident memory and, if it is to be had, real-time scheduling; says whether the latter
+/// was granted.
+fn prepare_thread(real_time: bool, reports: &mpsc::Sender<Report>) -> bool {
     if let Err(error) = realtime::lock_memory() {
         let _ = reports.try_send(Report::NotLocked(error.to_string()));
     }
-    let granted = realtime::become_real_time();
-    if let Err(error) = &granted {
+    let granted = real_time.then(realtime::become_real_time);
+    if let Some(Err(error)) = &granted {
         let _ = reports.try_send(Report::NotRealTime(error.to_string()));
     }
-    granted.is_ok()
-}
-
-/// Gathers how late the thread wakes.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sampler {
-    real_time: bool,
-    turns: u64,
-    total: Duration,
-    worst: Duration,
-}
-
-impl Sampler {
-    fn add(&mut self, late: Duration) {
-        self.turns += 1;
-        self.total += late;
-        self.worst = self.worst.max(late);
-    }
-
-    fn lateness(&self) -> Lateness {
-        let millis = |time: Duration| time.as_secs_f64() * 1e3;
-        Lateness {
-            real_time: self.real_time,
-            mean_ms: millis(self.total) / self.turns.max(1) as f64,
-            max_ms: millis(self.worst),
-        }
-    }
+    matches!(granted, Some(Ok(())))
 }

@@ -2,22 +2,28 @@
 
 use std::{
     ffi::OsString,
-    io::{self, IoSliceMut},
+    io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
 use nix::{
-    cmsg_space,
+    errno::Errno,
     sys::socket::{
-        ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt,
-        sockopt::{BindToDevice, RxqOvfl},
+        SockaddrStorage, setsockopt,
+        sockopt::{BindToDevice, ReceiveTimestampns, RxqOvfl},
     },
 };
 
+use super::{
+    batch::{self, Inbox},
+    realtime,
+    tally::Tally,
+};
 use crate::{
-    membership::MAX_DATAGRAM,
+    membership::BootTime,
     model::{Farm, Node, NodeId},
     net::Interface,
 };
@@ -26,20 +32,23 @@ use crate::{
 /// that all that waited are read; and a flood cannot keep the thread from its time-outs.
 const DATAGRAMS_PER_TURN: usize = 4096;
 
-/// All links of this node, by the index of its addresses: the first is the VIP's own network.
-#[derive(Debug)]
+/// All links of this node.
 pub struct Links {
-    links: Vec<Link>,
+    /// By the index of the node's addresses: the first is the VIP's own network.
+    all: Vec<Link>,
+    waits: Tally,
     /// UDP port of all nodes.
     port: u16,
 }
 
-#[derive(Debug)]
 struct Link {
     socket: UdpSocket,
-    peers: Vec<SocketAddr>,
+    peers: Vec<SockaddrStorage>,
+    inbox: Inbox,
     /// Datagrams that the kernel had no room for, as it last counted them.
     lost: u32,
+    /// When nothing waited.
+    emptied: BootTime,
 }
 
 /// What a turn of reading brought.
@@ -56,33 +65,31 @@ impl Links {
     pub fn open(farm: &Farm, own: NodeId, interfaces: &[Interface]) -> anyhow::Result<Self> {
         let addresses = farm.node(own).map(|node| node.addresses.as_slice()).unwrap_or_default();
         let open = |(link, &address): (usize, &IpAddr)| {
-            let peers = peers(own, &farm.nodes, link, farm.membership.port);
+            let peers = peers(own, &farm.nodes, link, farm.membership.port).collect();
             // Heartbeats say that clients on the VIP's network reach this node: they must not find
             // another way when that one is broken.
             let interfaces = if link == 0 { interfaces } else { &[] };
             let address = SocketAddr::new(address, farm.membership.port);
-            Ok(Link { socket: bind(address, interfaces)?, peers: peers.collect(), lost: 0 })
+            Ok(Link::new(bind(address, interfaces)?, peers))
         };
         let links = addresses.iter().enumerate().map(open).collect::<anyhow::Result<_>>()?;
-        Ok(Self { links, port: farm.membership.port })
+        Ok(Self { all: links, waits: Tally::default(), port: farm.membership.port })
     }
 
     /// The sockets, to wait for.
     pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.links.iter().map(|link| link.socket.as_fd())
+        self.all.iter().map(|link| link.socket.as_fd())
     }
 
     /// Sends to all peers on that link; says whether the datagram left for any. One that cannot be
     /// reached now is the membership's business; that none can is this node's own trouble.
     pub fn send(&self, link: u8, datagram: &[u8]) -> bool {
-        let Some(link) = self.links.get(usize::from(link)) else { return false };
-        let send = |peer: &&SocketAddr| link.socket.send_to(datagram, peer).is_ok();
-        link.peers.is_empty() || link.peers.iter().filter(send).count() > 0
+        self.all.get(usize::from(link)).is_some_and(|link| link.send(datagram))
     }
 
     /// Sends to one address on the first link. Whether it arrives is the other's concern.
     pub fn send_to(&self, address: IpAddr, datagram: &[u8]) {
-        if let Some(link) = self.links.first() {
+        if let Some(link) = self.all.first() {
             let _ = link.socket.send_to(datagram, SocketAddr::new(address, self.port));
         }
     }
@@ -90,55 +97,88 @@ impl Links {
     /// Sends to all of those nodes from now on.
     pub fn know(&mut self, own: NodeId, nodes: &[Node]) {
         let port = self.port;
-        for (number, link) in self.links.iter_mut().enumerate() {
-            link.peers = peers(own, nodes, number, port).collect();
+        for (number, link) in self.all.iter_mut().enumerate() {
+            link.peers = peers(own, nodes, number, port).map(SockaddrStorage::from).collect();
         }
     }
 
     /// Reads all that waits and passes it on with its link and source.
     pub fn receive(&mut self, mut take: impl FnMut(u8, IpAddr, &[u8])) -> Received {
         let mut received = Received::default();
-        for (number, link) in (0..).zip(&mut self.links) {
-            link.receive(&mut received, |source, datagram| take(number, source, datagram));
+        for (number, link) in (0..).zip(&mut self.all) {
+            link.receive(&mut received, &mut self.waits, |source, datagram| {
+                take(number, source, datagram);
+            });
         }
         received
+    }
+
+    /// How long datagrams waited in the sockets before they were read.
+    ///
+    /// Of the kernel's times of arrival this is all the use: who is alive is judged by the boot
+    /// clock at reading, for theirs is the wall clock, which may be set at any time, and a node must
+    /// not be declared dead, or kept alive, by that.
+    pub(super) fn waits(&self) -> Tally {
+        self.waits
     }
 }
 
 impl Link {
-    fn receive(&mut self, received: &mut Received, mut take: impl FnMut(IpAddr, &[u8])) {
-        // One more than the longest: what is longer is seen to be, and refused for its size.
-        let mut buffer = [0; MAX_DATAGRAM + 1];
-        let mut control = cmsg_space!(u32);
-        for _ in 0..DATAGRAMS_PER_TURN {
-            let mut parts = [IoSliceMut::new(&mut buffer)];
-            let message = recvmsg::<SockaddrStorage>(
-                self.socket.as_raw_fd(),
-                &mut parts,
-                Some(&mut control),
-                MsgFlags::MSG_DONTWAIT,
-            );
-            let message = match message {
-                Ok(message) => message,
-                Err(nix::errno::Errno::EAGAIN) => return,
+    fn new(socket: UdpSocket, peers: Vec<SocketAddr>) -> Self {
+        let peers = peers.into_iter().map(SockaddrStorage::from).collect();
+        Self { socket, peers, inbox: Inbox::new(), lost: 0, emptied: realtime::now() }
+    }
+
+    fn send(&self, datagram: &[u8]) -> bool {
+        self.peers.is_empty() || batch::send(self.socket.as_fd(), datagram, &self.peers) > 0
+    }
+
+    fn receive(
+        &mut self,
+        received: &mut Received,
+        waits: &mut Tally,
+        mut take: impl FnMut(IpAddr, &[u8]),
+    ) {
+        let mut most = DATAGRAMS_PER_TURN;
+        while most > 0 {
+            let asked = realtime::now();
+            let datagrams = match self.inbox.read(self.socket.as_fd(), most) {
+                Ok(datagrams) => datagrams,
+                Err(Errno::EAGAIN) => {
+                    self.emptied = asked;
+                    return;
+                }
                 // An ICMP error about a peer that is down.
-                Err(_) => continue,
+                Err(_) => {
+                    most -= 1;
+                    continue;
+                }
             };
+            let (wall_clock, now) = (realtime::wall_clock(), realtime::now());
             received.any = true;
-            for part in message.cmsgs().into_iter().flatten() {
-                if let ControlMessageOwned::RxqOvfl(lost) = part
-                    && lost != self.lost
-                {
+            most -= datagrams.len();
+            for datagram in datagrams {
+                if let Some(lost) = datagram.dropped.filter(|&lost| lost != self.lost) {
                     self.lost = lost;
                     received.lost = true;
                 }
-            }
-            let (source, length) = (message.address.as_ref().and_then(ip_of), message.bytes);
-            if let Some(source) = source {
-                take(source, &buffer[..length]);
+                let since_empty = now.saturating_since(self.emptied);
+                let wait = |arrived| waited(arrived, wall_clock, since_empty);
+                if let Some(wait) = datagram.arrived.and_then(wait) {
+                    waits.add(wait);
+                }
+                if let Some(source) = datagram.source {
+                    take(source, datagram.bytes);
+                }
             }
         }
     }
+}
+
+/// How long a datagram waited, by the wall clock. `None` if that clock was set meanwhile, which it
+/// was if the datagram comes from the future, or is older than the time since the socket was empty.
+fn waited(arrived: Duration, wall_clock: Duration, since_empty: Duration) -> Option<Duration> {
+    wall_clock.checked_sub(arrived).filter(|&waited| waited <= since_empty)
 }
 
 /// Where the heartbeats on that link are sent.
@@ -152,11 +192,6 @@ fn peers(
     others.filter_map(move |(_, node)| Some(SocketAddr::new(*node.addresses.get(link)?, port)))
 }
 
-fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
-    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-}
-
 fn bind(address: SocketAddr, interfaces: &[Interface]) -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!(
@@ -168,6 +203,7 @@ fn bind(address: SocketAddr, interfaces: &[Interface]) -> anyhow::Result<UdpSock
     })?;
     socket.set_nonblocking(true).context("the heartbeat socket")?;
     setsockopt(&socket, RxqOvfl, &1).context("the heartbeat socket")?;
+    setsockopt(&socket, ReceiveTimestampns, &true).context("the heartbeat socket")?;
     let has_address =
         |interface: &&Interface| interface.addresses.iter().any(|net| net.addr() == address.ip());
     if let Some(interface) = interfaces.iter().find(has_address) {
@@ -175,4 +211,162 @@ fn bind(address: SocketAddr, interfaces: &[Interface]) -> anyhow::Result<UdpSock
             .with_context(|| format!("cannot bind the heartbeats to {}", interface.name))?;
     }
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use nix::sys::socket::sockopt::{Ipv4RecvErr, RcvBuf};
+
+    use super::{batch::BATCH, *};
+    use crate::membership::MAX_DATAGRAM;
+
+    fn link(peers: Vec<SocketAddr>) -> Link {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Link::new(bind(any, &[]).expect("the loopback"), peers)
+    }
+
+    fn address(socket: &UdpSocket) -> SocketAddr {
+        socket.local_addr().expect("it is bound")
+    }
+
+    /// A socket that something can be sent to.
+    fn peer() -> UdpSocket {
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("the loopback");
+        peer.set_nonblocking(true).expect("a valid mode");
+        peer
+    }
+
+    fn heard(peer: &UdpSocket) -> Vec<Vec<u8>> {
+        let mut buffer = [0; 64];
+        let next = || {
+            let length = peer.recv(&mut buffer).ok()?;
+            Some(buffer[..length].to_vec())
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    fn receive(link: &mut Link) -> (Received, Tally, Vec<Vec<u8>>) {
+        let (mut received, mut waits) = (Received::default(), Tally::default());
+        let mut taken = Vec::new();
+        link.receive(&mut received, &mut waits, |source, datagram| {
+            assert_eq!(source, IpAddr::from([127, 0, 0, 1]));
+            taken.push(datagram.to_vec());
+        });
+        (received, waits, taken)
+    }
+
+    #[test]
+    fn one_datagram_reaches_more_peers_than_a_call_takes() {
+        let peers: Vec<_> = (0..BATCH + 7).map(|_| peer()).collect();
+        let link = link(peers.iter().map(address).collect());
+        assert!(link.send(b"alive"));
+        for peer in &peers {
+            assert_eq!(heard(peer), [b"alive"]);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_sent_to_does_not_cost_the_others_theirs() {
+        let [first, second, third] = [peer(), peer(), peer()];
+        // To an address of broadcast a socket may not send unasked.
+        let refused = SocketAddr::from(([255, 255, 255, 255], 9));
+        let nobody = address(&peer());
+        let order = [refused, address(&first), refused, refused, nobody, address(&second), refused];
+        let link = link([&order[..], &[address(&third)]].concat());
+        // The second time after the ICMP error of the peer that is not there.
+        for _ in 0..2 {
+            assert!(link.send(b"alive"));
+            for peer in [&first, &second, &third] {
+                assert_eq!(heard(peer), [b"alive"]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_datagram_that_leaves_for_nobody_was_not_sent() {
+        let refused = SocketAddr::from(([255, 255, 255, 255], 9));
+        assert!(!link(vec![refused; BATCH + 7]).send(b"alive"));
+        assert!(link(vec![]).send(b"alive"), "there is nobody to miss it");
+    }
+
+    #[test]
+    fn a_burst_is_read_whole_and_in_order() {
+        let (mut link, sender) = (link(vec![]), peer());
+        let sent: Vec<_> = (0..u8::try_from(2 * BATCH + 7).expect("few")).map(|n| [n]).collect();
+        for datagram in &sent {
+            sender.send_to(datagram, address(&link.socket)).expect("sent");
+        }
+        let (received, _, taken) = receive(&mut link);
+        assert_eq!(received, Received { any: true, lost: false });
+        assert_eq!(taken, sent);
+        assert_eq!(receive(&mut link).0, Received::default(), "nothing is left");
+    }
+
+    #[test]
+    fn a_datagram_that_is_too_long_is_seen_to_be() {
+        let (mut link, sender) = (link(vec![]), peer());
+        for length in [0, MAX_DATAGRAM, MAX_DATAGRAM + 1, 2 * MAX_DATAGRAM, 3] {
+            sender.send_to(&vec![7; length], address(&link.socket)).expect("sent");
+        }
+        let lengths: Vec<_> = receive(&mut link).2.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [0, MAX_DATAGRAM, MAX_DATAGRAM + 1, MAX_DATAGRAM + 1, 3]);
+    }
+
+    #[test]
+    fn a_loss_is_seen_once_also_after_turns_without() {
+        let (mut link, sender) = (link(vec![]), peer());
+        let to = address(&link.socket);
+        setsockopt(&link.socket, RcvBuf, &2048).expect("a small one");
+        sender.send_to(b"before", to).expect("sent");
+        assert!(!receive(&mut link).0.lost);
+        for _ in 0..BATCH {
+            sender.send_to(&[0; 512], to).expect("sent");
+        }
+        // The kernel tells of it beside those that came later.
+        assert!(receive(&mut link).2.len() < BATCH);
+        for lost in [true, false] {
+            sender.send_to(b"after", to).expect("sent");
+            assert_eq!(receive(&mut link).0, Received { any: true, lost });
+        }
+    }
+
+    #[test]
+    fn an_icmp_error_hides_no_datagram() {
+        let (mut link, sender) = (link(vec![address(&peer())]), peer());
+        // The heartbeat socket does not ask for them; this one does.
+        setsockopt(&link.socket, Ipv4RecvErr, &true).expect("a valid option");
+        sender.send_to(b"one", address(&link.socket)).expect("sent");
+        assert!(link.send(b"nobody is there"));
+        sender.send_to(b"two", address(&link.socket)).expect("sent");
+        assert_eq!(receive(&mut link).2, [b"one", b"two"]);
+    }
+
+    #[test]
+    fn the_wait_in_the_socket_is_measured() {
+        let (mut link, sender) = (link(vec![]), peer());
+        receive(&mut link);
+        let pause = Duration::from_millis(30);
+        // The kernel stamps from a moment after it was asked to; what it has not stamped has not
+        // waited.
+        let stamped = (0..20).find_map(|_| {
+            let begin = Instant::now();
+            sender.send_to(b"early", address(&link.socket)).expect("sent");
+            std::thread::sleep(pause);
+            let wait = receive(&mut link).1.max_ms();
+            (wait > 1.0).then(|| (wait, begin.elapsed()))
+        });
+        let (wait, longest) = stamped.expect("the kernel stamps");
+        let bounds = pause.as_secs_f64() * 1e3..=longest.as_secs_f64() * 1e3;
+        assert!(bounds.contains(&wait), "{wait} is not in {bounds:?}");
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_set_says_nothing_about_waits() {
+        let millis = Duration::from_millis;
+        assert_eq!(waited(millis(900), millis(950), millis(50)), Some(millis(50)));
+        assert_eq!(waited(millis(900), millis(899), millis(50)), None, "set back");
+        assert_eq!(waited(millis(900), millis(951), millis(50)), None, "set ahead");
+    }
 }

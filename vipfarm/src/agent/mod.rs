@@ -4,15 +4,17 @@
 //! - [`bring_up`]: changes the machine, and takes the changes back.
 //! - [`engine`]: the heartbeat thread, the only writer of leases and tables; [`ports`] says what it
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
-//!   what it needs of the system, [`barrier`] times its changes of view.
+//!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
+//!   tools of its links.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
-//! - [`watch`]: whether the machine still has what the farm needs.
+//! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
 //! line, and leaves its state where others may look at it.
 
 mod barrier;
+mod batch;
 mod bring_up;
 pub mod command;
 mod configurations;
@@ -23,16 +25,23 @@ pub mod explain;
 mod fixture;
 pub mod history;
 pub mod links;
+mod notify;
 pub mod options;
 pub mod ports;
 mod realtime;
 mod reload;
 pub mod report;
 pub mod site;
+mod tally;
 mod watch;
 
 use std::{
-    collections::BTreeSet, convert::Infallible, future::Future, os::fd::AsFd, sync::Arc, thread,
+    collections::BTreeSet,
+    convert::Infallible,
+    future::Future,
+    os::fd::AsFd,
+    sync::{Arc, atomic::AtomicU64},
+    thread,
     time::Duration,
 };
 
@@ -54,6 +63,7 @@ use self::{
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
+    notify::Notifier,
     options::{AgentOptions, DownOptions},
     reload::Reloader,
     report::Reporter,
@@ -118,7 +128,11 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Result<()> {
-    // First of all: a second agent must not touch what the first one holds.
+    // Before anything is changed: what follows from a refusal may be that the agent must not start.
+    let refused = realtime::probe().err();
+    let warning = refused.as_ref().map(|refused| refused.bear(&farm.membership.timers));
+    let warning = warning.transpose()?.flatten();
+    // First of all changes: a second agent must not touch what the first one holds.
     let socket = ControlSocket::open(&options.place.run_dir, &farm.name)?;
     let signals = Signals::catch()?;
     let (commander, commands) = command::channel()?;
@@ -129,6 +143,9 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let config = membership(up.own, up.mac);
     let ports = up.configurations.get(config.digest).ports.clone();
     announce(&up, config.digest, &history);
+    if let Some(warning) = warning {
+        history.push(Level::Warn, "not_real_time", warning);
+    }
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let latest = Latest::new(&ports, config.digest);
     let (needs, needed) = sync::watch::channel(up.needs.clone());
@@ -156,6 +173,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let (changes, changed) = mpsc::channel(1);
     let watching = Needs::watch(needed, network.clone(), changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
+    let turns = Arc::new(AtomicU64::new(0));
     let parts = Parts {
         config,
         incarnation,
@@ -163,16 +181,24 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         ports,
         datapaths: up.datapaths,
         reports,
-        latest,
+        latest: latest.clone(),
         commands,
+        real_time: refused.is_none(),
+        turns: Arc::clone(&turns),
     };
     let thread =
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
     let reloading = Arc::clone(&reporter);
-    let running = Running { reporter, commander, incoming, changed, signals, why: None };
-    let (joined, why) = running.supervise(finished, answering, watching).await?;
+    let notifier = Arc::new(Notifier::from_environment());
+    let nodes = farm.nodes.len();
+    let notifying = {
+        let notifier = Arc::clone(&notifier);
+        async move { notifier.follow(&turns, || latest.get().summary(nodes)).await }
+    };
+    let running = Running { reporter, commander, notifier, incoming, changed, signals, why: None };
+    let (joined, why) = running.supervise(finished, answering, watching, notifying).await?;
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
@@ -215,6 +241,7 @@ impl Signals {
 struct Running {
     reporter: Arc<Reporter>,
     commander: Commander,
+    notifier: Arc<Notifier>,
     incoming: mpsc::Receiver<Report>,
     /// Of the machine.
     changed: mpsc::Receiver<Change>,
@@ -231,8 +258,9 @@ impl Running {
         mut finished: JoinHandle<R>,
         answering: impl Future<Output = std::io::Result<Infallible>>,
         watching: impl Future<Output = Result<(), net::Error>>,
+        notifying: impl Future<Output = Infallible>,
     ) -> anyhow::Result<(R, Option<String>)> {
-        tokio::pin!(answering, watching);
+        tokio::pin!(answering, watching, notifying);
         let (mut answers, mut watches) = (true, true);
         let mut conflicts = time::interval(CONFLICT_ROUND);
         let joined = loop {
@@ -252,12 +280,13 @@ impl Running {
                         ));
                     }
                 }
+                never = &mut notifying => match never {},
                 _ = conflicts.tick() => {
                     self.reporter.note_conflicts();
                     self.reporter.tidy().await;
                 }
-                _ = self.signals.terminate.recv() => self.commander.send(Command::Leave)?,
-                _ = self.signals.interrupt.recv() => self.commander.send(Command::Leave)?,
+                _ = self.signals.terminate.recv() => self.leave()?,
+                _ = self.signals.interrupt.recv() => self.leave()?,
                 _ = self.signals.hang_up.recv() => {
                     // What came of it is in the history.
                     let _ = self.reporter.read_anew(false).await;
@@ -270,13 +299,18 @@ impl Running {
         Ok((joined, self.why))
     }
 
+    fn leave(&self) -> std::io::Result<()> {
+        self.notifier.stopping();
+        self.commander.send(Command::Leave)
+    }
+
     /// Acts on what the machine has lost or found again.
     fn follow_change(&mut self, change: Change) -> std::io::Result<()> {
         match change {
             Change::Lost(lost) => {
                 self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
                 self.why = Some(lost);
-                self.commander.send(Command::Leave)
+                self.leave()
             }
             Change::Reachable(fit) => {
                 if fit {

@@ -2,16 +2,22 @@
 //! is never paged out.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::bail;
 use nix::{
-    sys::mman::{MlockAllFlags, mlockall},
+    sys::{
+        mman::{MlockAllFlags, mlockall},
+        resource::{Resource, getrlimit},
+    },
     time::{ClockId, clock_gettime},
 };
 
-use crate::membership::BootTime;
+use crate::{membership::BootTime, model::Timers};
 
 /// `SCHED_FIFO` priority: above every ordinary thread, below the kernel's own (50 and up).
 const PRIORITY: libc::c_int = 10;
@@ -23,6 +29,12 @@ pub(super) fn now() -> BootTime {
     BootTime::from_nanos(
         time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned(),
     )
+}
+
+/// The wall clock, since 1970: may be set at any time, so nothing is to be decided by it.
+pub(super) fn wall_clock() -> Duration {
+    // A clock before 1970 measures nothing worth telling.
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A number that no other agent's life has: from the kernel's random source.
@@ -45,4 +57,139 @@ pub(super) fn become_real_time() -> io::Result<()> {
 /// a lease.
 pub(super) fn lock_memory() -> io::Result<()> {
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE).map_err(io::Error::from)
+}
+
+/// Why no thread of this process runs before all ordinary ones.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotRealTime {
+    /// Such threads get no time on this machine.
+    #[error("kernel.sched_rt_runtime_us is 0")]
+    NoTime,
+    /// The process may not have any.
+    #[error("neither CAP_SYS_NICE nor a LimitRTPRIO of {PRIORITY} is granted")]
+    NoRight,
+    /// It may, and the kernel refuses.
+    #[error("{0} in spite of CAP_SYS_NICE or LimitRTPRIO")]
+    Forbidden(io::Error),
+}
+
+/// Finds out whether the heartbeat thread will be granted real-time scheduling, on a thread that
+/// ends at once.
+pub(super) fn probe() -> Result<(), NotRealTime> {
+    let runtime = fs::read_to_string("/proc/sys/kernel/sched_rt_runtime_us");
+    let tried = thread::scope(|scope| scope.spawn(become_real_time).join());
+    // It does nothing that panics.
+    judge(runtime.ok().as_deref(), tried.unwrap_or(Ok(())), has_right)
+}
+
+fn judge(
+    runtime_us: Option<&str>,
+    tried: io::Result<()>,
+    has_right: impl FnOnce() -> bool,
+) -> Result<(), NotRealTime> {
+    // Where real-time time is not dealt out to control groups, the kernel grants the class all the
+    // same, and with it nothing that could be relied on.
+    if runtime_us.is_some_and(|text| text.trim() == "0") {
+        return Err(NotRealTime::NoTime);
+    }
+    tried.map_err(
+        |error| {
+            if has_right() { NotRealTime::Forbidden(error) } else { NotRealTime::NoRight }
+        },
+    )
+}
+
+/// Whether the priority is within the process's rights.
+fn has_right() -> bool {
+    const CAP_SYS_NICE: u32 = 23;
+    let capabilities = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = capabilities.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let limit = getrlimit(Resource::RLIMIT_RTPRIO).map_or(0, |(soft, _)| soft);
+    effective.is_some_and(|set| set >> CAP_SYS_NICE & 1 == 1)
+        || limit >= PRIORITY.unsigned_abs().into()
+}
+
+impl NotRealTime {
+    /// What that means for a farm with these timers: nothing, a warning, or that the agent must not
+    /// start. All nodes must have the same timers, so it cannot take others by itself.
+    pub(super) fn bear(&self, timers: &Timers) -> anyhow::Result<Option<String>> {
+        let fix = match self {
+            Self::NoTime => "set it (`sysctl kernel.sched_rt_runtime_us=950000`)".to_owned(),
+            Self::NoRight => format!("grant CAP_SYS_NICE or, by systemd, LimitRTPRIO={PRIORITY}"),
+            Self::Forbidden(_) => "give the agent's control group a share of the real-time time \
+                (cpu.rt_runtime_us), or run it outside of the container"
+                .to_owned(),
+        };
+        let fixes = format!(
+            "{fix}, or write `membership: {{ profile: relaxed }}` in the files of all nodes"
+        );
+        if timers.are_stricter_than(&Timers::BALANCED) {
+            bail!(
+                "no real-time scheduling ({self}), without which timers shorter than the balanced profile's cannot be kept (fail: {:?}): {fixes}",
+                timers.fail
+            );
+        }
+        let warning = format!(
+            "no real-time scheduling ({self}): under load this node may fence itself; {fixes}"
+        );
+        Ok(timers.are_stricter_than(&Timers::RELAXED).then_some(warning))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    fn refused() -> io::Result<()> {
+        Err(Errno::EPERM.into())
+    }
+
+    #[test]
+    fn a_refusal_names_its_cause() {
+        assert!(judge(Some("950000\n"), Ok(()), || false).is_ok());
+        assert!(judge(Some("-1\n"), Ok(()), || true).is_ok());
+        assert!(judge(None, Ok(()), || true).is_ok());
+        let cause = |runtime, tried, right: bool| judge(runtime, tried, || right);
+        assert!(matches!(cause(Some("0\n"), Ok(()), true), Err(NotRealTime::NoTime)));
+        assert!(matches!(cause(Some("0\n"), refused(), false), Err(NotRealTime::NoTime)));
+        assert!(matches!(cause(Some("950000\n"), refused(), false), Err(NotRealTime::NoRight)));
+        let error = cause(Some("950000\n"), refused(), true);
+        assert!(matches!(error, Err(NotRealTime::Forbidden(_))));
+    }
+
+    #[test]
+    fn the_shorter_the_timers_the_more_a_refusal_means() {
+        let short = Timers { fail: Duration::from_millis(249), ..Timers::BALANCED };
+        for refusal in
+            [NotRealTime::NoTime, NotRealTime::NoRight, NotRealTime::Forbidden(Errno::EPERM.into())]
+        {
+            let means = |timers: &Timers| refusal.bear(timers);
+            for timers in [Timers::FAST, short] {
+                let error = means(&timers).expect_err("too short").to_string();
+                assert!(error.contains("`membership: { profile: relaxed }`"), "{error}");
+            }
+            let warning = means(&Timers::BALANCED).expect("a warning").expect("one");
+            assert!(warning.contains("`membership: { profile: relaxed }`"), "{warning}");
+            assert_eq!(means(&Timers::RELAXED).expect("it will do"), None);
+        }
+        let error = NotRealTime::NoRight.bear(&Timers::FAST).expect_err("refused").to_string();
+        assert!(
+            error.contains("grant CAP_SYS_NICE") && error.contains("LimitRTPRIO=10"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_thread_that_was_refused_had_no_right_or_was_forbidden_it() {
+        let right = has_right();
+        match probe() {
+            Ok(()) => assert!(right, "granted without a right"),
+            Err(NotRealTime::NoRight) => assert!(!right),
+            Err(NotRealTime::Forbidden(_)) => assert!(right),
+            Err(NotRealTime::NoTime) => {}
+        }
+    }
 }

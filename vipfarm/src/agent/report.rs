@@ -109,7 +109,7 @@ impl Reporter {
             Report::NotRealTime(error) => self.history.push(
                 Level::Warn,
                 "not_real_time",
-                format!("no real-time scheduling ({error}): under load this node may fence itself; grant CAP_SYS_NICE, or choose the relaxed membership profile"),
+                format!("no real-time scheduling any more ({error}): under load this node may fence itself; start the agent again to learn what is missing"),
             ),
             Report::NotLocked(error) => self.history.push(
                 Level::Warn,

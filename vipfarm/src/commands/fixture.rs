@@ -51,7 +51,13 @@ pub(super) fn healthy() -> Status {
         ]),
         guard: BTreeMap::from([("corrected".into(), 3), ("passed".into(), 0)]),
         heartbeats: BTreeMap::from([("received".into(), 460_800), ("sent".into(), 460_804)]),
-        lateness: Lateness { real_time: true, mean_ms: 0.062, max_ms: 1.91 },
+        lateness: Lateness {
+            real_time: true,
+            mean_ms: 0.062,
+            max_ms: 1.91,
+            wait_mean_ms: 0.031,
+            wait_max_ms: 2.08,
+        },
         last_view_change: None,
     }
 }
@@ -74,7 +80,13 @@ pub(super) fn troubled() -> Status {
     group.load.insert("node2".into(), 0);
     group.bitmap = Bitmap::default();
     status.packets.insert("fenced".into(), 12);
-    status.lateness = Lateness { real_time: false, mean_ms: 0.4, max_ms: 37.0 };
+    status.lateness = Lateness {
+        real_time: false,
+        mean_ms: 0.4,
+        max_ms: 37.0,
+        wait_mean_ms: 0.9,
+        wait_max_ms: 41.0,
+    };
     status
 }
 

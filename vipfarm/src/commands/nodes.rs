@@ -50,7 +50,7 @@ fn cells(node: &NodeStatus) -> [String; 5] {
         None => "never".into(),
     };
     let view = if node.alive { "in" } else { "out" };
-    [node.name.clone(), state_word(node.state).into(), view.into(), heard, node.load.to_string()]
+    [node.name.clone(), node.state.as_str().into(), view.into(), heard, node.load.to_string()]
 }
 
 fn row_style(node: &NodeStatus) -> Style {
@@ -61,15 +61,6 @@ fn row_style(node: &NodeStatus) -> Style {
         (state, _) => state_style(state),
     };
     if node.own { style.bold() } else { style }
-}
-
-pub(super) fn state_word(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Joining => "joining",
-        NodeState::Up => "up",
-        NodeState::Fenced => "fenced",
-        NodeState::Down => "down",
-    }
 }
 
 pub(super) fn state_style(state: NodeState) -> Style {

@@ -76,7 +76,7 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
 
 fn summary(status: &Status, ink: Ink) -> String {
     let Status { farm, node, version, epoch, .. } = status;
-    let state = ink.paint(nodes::state_word(status.state), nodes::state_style(status.state).bold());
+    let state = ink.paint(status.state.as_str(), nodes::state_style(status.state).bold());
     let members: Vec<&str> =
         status.nodes.iter().filter(|node| node.alive).map(|node| &*node.name).collect();
     let view = if *epoch == 0 {
@@ -133,10 +133,12 @@ fn counters(title: &str, counters: &BTreeMap<String, u64>, ink: Ink) -> String {
 }
 
 fn lateness(lateness: Lateness) -> String {
-    let Lateness { real_time, mean_ms, max_ms } = lateness;
+    let Lateness { real_time, mean_ms, max_ms, wait_mean_ms, wait_max_ms } = lateness;
     let class = if real_time { "real-time" } else { "NOT real-time (needs CAP_SYS_NICE)" };
     format!(
-        "\nheartbeat thread: {class}, woke up {mean_ms:.2} ms late on average, {max_ms:.2} ms at worst\n"
+        "\nheartbeat thread: {class}\n  \
+         woke up {mean_ms:.2} ms late on average, {max_ms:.2} ms at worst\n  \
+         heartbeats waited for it {wait_mean_ms:.2} ms on average, {wait_max_ms:.2} ms at worst\n"
     )
 }
 
