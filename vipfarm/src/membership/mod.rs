@@ -102,6 +102,7 @@ pub use self::{
     event::{Event, Level},
     peer::PeerStatus,
     time::BootTime,
+    view::Proof,
     wire::fuzz,
 };
 use self::{
@@ -224,6 +225,7 @@ pub struct Membership {
     left: bool,
     /// The newest heartbeat could not be sent on the first link.
     mute: bool,
+    proof: Proof,
     counters: Counters,
     nuisances: Nuisances,
     outputs: VecDeque<Output>,
@@ -266,6 +268,7 @@ impl Membership {
             leave_by: None,
             left: false,
             mute: false,
+            proof: Proof::default(),
             counters: Counters::default(),
             nuisances: Nuisances::default(),
             outputs: VecDeque::from([Output::Fence]),
@@ -418,6 +421,7 @@ impl Membership {
                 overrides: self.overrides.version(),
                 mac: self.config.mac,
             },
+            proof: self.proof,
             acks: self.peers.iter().map(Peer::ack).collect(),
             proposal: (installed.unwrap_or_default() != promised)
                 .then(|| Arc::clone(&self.promised)),
