@@ -3,6 +3,7 @@
 //! | route | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/metrics` | the same for Prometheus, as text, see [`metrics`] |
 //! | `GET /v1/events?since=N[&wait=true]` | the [`EventRecord`]s after number N; with `wait`, as soon as there is one, at the latest after [`EVENT_WAIT`] |
 //! | `POST /v1/power` with a [`PowerRequest`] | [`PowerReply`]: the change is on its way, see `powers_version` of the status |
 //! | `GET /v1/explain?client=..&vip=..&proto=..[&client_port=..][&vip_port=..][&ip_id=..]` | [`Explanation`] |
@@ -19,7 +20,7 @@ use axum::{
         DefaultBodyLimit, Query, State,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::{Method, StatusCode, Uri},
+    http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -35,6 +36,7 @@ use tokio::{
 
 pub(crate) use self::socket::socket_path;
 pub use self::socket::{ControlSocket, OpenError};
+use super::metrics;
 use crate::status::{EventRecord, ExplainQuery, Explanation, PowerReply, PowerRequest, Status};
 
 /// How long `wait=true` holds a request while nothing happens.
@@ -132,6 +134,7 @@ async fn accept(listener: &UnixListener) -> UnixStream {
 fn router(source: Arc<dyn Source>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/metrics", get(prometheus))
         .route("/v1/events", get(events))
         .route("/v1/explain", get(explain))
         .route("/v1/power", post(power))
@@ -143,6 +146,10 @@ fn router(source: Arc<dyn Source>) -> Router {
 
 async fn status(State(source): State<Arc<dyn Source>>) -> Json<Status> {
     Json(source.status())
+}
+
+async fn prometheus(State(source): State<Arc<dyn Source>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&source.status()))
 }
 
 #[derive(Deserialize)]
@@ -192,7 +199,9 @@ async fn no_such_route(uri: Uri) -> Refusal {
     let path = uri.path();
     Refusal(
         StatusCode::NOT_FOUND,
-        format!("no route {path}: there are /v1/status, /v1/events, /v1/explain and /v1/power"),
+        format!(
+            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain and /v1/power"
+        ),
     )
 }
 

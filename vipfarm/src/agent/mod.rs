@@ -6,6 +6,7 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`watch`]: whether the machine still has what the farm needs.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
@@ -21,8 +22,10 @@ pub mod explain;
 mod fixture;
 pub mod history;
 pub mod links;
+pub mod metrics;
 pub mod options;
 pub mod ports;
+pub mod proof;
 mod realtime;
 pub mod report;
 pub mod site;
@@ -42,7 +45,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time,
+    time::{self, MissedTickBehavior},
 };
 
 use self::{
@@ -214,6 +217,9 @@ impl Running {
         tokio::pin!(answering, watching);
         let (mut answers, mut watches) = (true, true);
         let mut conflicts = time::interval(CONFLICT_ROUND);
+        // Twice what the heartbeat thread needs to show something new.
+        let mut proofs = time::interval(self.reporter.farm.membership.timers.period / 2);
+        proofs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let joined = loop {
             tokio::select! {
                 Some(report) = self.incoming.recv() => self.reporter.note(report),
@@ -232,6 +238,7 @@ impl Running {
                     }
                 }
                 _ = conflicts.tick() => self.reporter.note_conflicts(),
+                _ = proofs.tick() => self.reporter.note_proof(),
                 _ = self.signals.terminate.recv() => self.commander.send(Command::Leave)?,
                 _ = self.signals.interrupt.recv() => self.commander.send(Command::Leave)?,
                 _ = self.signals.hang_up.recv() => self.reporter.warn(

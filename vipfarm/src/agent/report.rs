@@ -22,6 +22,7 @@ use super::{
     explain::Viewpoint,
     history::{History, Level},
     ports::Port,
+    proof::{News, Prover},
     realtime,
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule, TooManyOverrides},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, PowerReply,
-        PowerRequest, RuleStatus, Status, VipStatus,
+        PowerRequest, ProofStatus, RuleStatus, Status, VipStatus,
     },
 };
 
@@ -59,6 +60,7 @@ pub struct Reporter {
     commander: Commander,
     /// Claims of a VIP by strangers, already told of.
     conflicts: AtomicU64,
+    prover: Prover,
     started: Instant,
 }
 
@@ -90,6 +92,7 @@ impl Reporter {
             history,
             commander,
             conflicts: AtomicU64::new(0),
+            prover: Prover::new(up.own),
             started: Instant::now(),
             farm,
         })
@@ -148,6 +151,21 @@ impl Reporter {
         }
     }
 
+    /// Tells when a bucket is no longer accepted by exactly one node, and when each is again.
+    pub fn note_proof(&self) {
+        let status = self.prove(&self.latest.get());
+        if let Some(News { level, kind, message }) = self.prover.news(realtime::now(), &status) {
+            self.history.push(level, kind, message);
+        }
+    }
+
+    fn prove(&self, snapshot: &Snapshot) -> ProofStatus {
+        let check = |watched: &Watched| {
+            self.prover.check(realtime::now(), snapshot, &self.farm, &watched.port)
+        };
+        self.watched.first().map(check).unwrap_or_default()
+    }
+
     /// The groups with their kernel numbers and their blocks. Numbered in the order of the file
     /// from 1 on; 0 is the built-in group.
     fn kernel_groups(&self) -> impl Iterator<Item = (usize, usize, &Group)> {
@@ -184,6 +202,7 @@ impl Source for Reporter {
             guard: sum(self.watched.iter().filter_map(|w| w.counters.guard().ok()).flatten()),
             heartbeats: snapshot.heartbeats.iter().cloned().collect(),
             lateness: snapshot.lateness,
+            proof: self.prove(&snapshot),
             last_view_change: snapshot.view_change,
         }
     }

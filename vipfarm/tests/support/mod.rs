@@ -20,7 +20,7 @@ use vipfarm::{
     model::{Bitmap, Filter, Mode, Proto},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, Lateness, NodeState, NodeStatus,
-        PowerReply, PowerRequest, RuleStatus, Status, VipStatus,
+        PowerReply, PowerRequest, ProofStatus, RuleStatus, Status, VipStatus,
     },
 };
 
@@ -155,6 +155,7 @@ pub(crate) fn status() -> Status {
         guard: BTreeMap::new(),
         heartbeats: BTreeMap::new(),
         lateness: Lateness::default(),
+        proof: ProofStatus::default(),
         last_view_change: None,
     }
 }
