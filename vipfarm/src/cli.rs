@@ -67,7 +67,7 @@ pub enum Verb {
     /// The text is that of `GET /v1/metrics` on the agent's control socket. Worth an alert:
     /// `vipfarm_buckets_owned_once < 256` for some seconds (clients are served twice or by nobody),
     /// `vipfarm_ownership_fault` (the node to blame), `vipfarm_up == 0`, and a rise of
-    /// `vipfarm_packets_total` with reason `fenced`. For node_exporter's textfile collector, write a
+    /// `vipfarm_packets_total` with reason `fenced`. For `node_exporter`'s textfile collector, write a
     /// new file and rename it; or let curl ask the socket.
     #[command(after_help = "Examples:
   vipfarm metrics > /var/lib/node_exporter/vipfarm.new \\

@@ -56,7 +56,8 @@
 //! }
 //! ```
 //! The clock is read after the sockets, so that no peer seems silent for longer than it was, and
-//! before the outputs, so that no lease is counted from later than its heartbeat.
+//! before the outputs, so that no lease is counted from later than its heartbeat. At any time the
+//! driver may [`Membership::publish`] what it has read back from the kernel.
 //!
 //! # Limits of this protocol
 //! - Whoever holds the key is believed. A node that lies can stop the farm; it cannot make the

@@ -21,6 +21,7 @@ const LONGEST_DAMPING: Duration = Duration::from_secs(30);
 const STABLE: Duration = Duration::from_mins(1);
 
 /// A peer as heard, for status.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, none a state of another")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
     /// Its place in the configuration.
