@@ -90,7 +90,7 @@ impl Checker {
             self.since.clear();
             return ProofStatus { epoch: view.epoch, ..ProofStatus::default() };
         }
-        let due = self.due.take().filter(|due| due.view == *view);
+        let due = self.due.take().filter(|due| due.is_by(view, port));
         let due = due.unwrap_or_else(|| Due::by(view, farm.node_ids(), port));
         let timers = farm.membership.timers;
         let trouble = |node| (node, self.trouble(node, snapshot, &due, timers));

@@ -10,6 +10,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Due {
     pub(super) view: View,
+    port: Port,
     /// By kernel group.
     pub(super) tables: Vec<Table>,
     /// By node.
@@ -23,7 +24,12 @@ impl Due {
         let tables: Vec<_> = groups.map(|group| port.table(group, view)).collect();
         let bitmaps = |node| tables.iter().map(|table| table.bitmap(node)).collect();
         let proofs = nodes.map(|node| of(view, &[bitmaps(node)])).collect();
-        Self { view: view.clone(), tables, proofs }
+        Self { view: view.clone(), port: port.clone(), tables, proofs }
+    }
+
+    /// Whether that view and the groups of that port make the same.
+    pub(super) fn is_by(&self, view: &View, port: &Port) -> bool {
+        self.view == *view && self.port.has_groups_of(port)
     }
 
     /// What the node is to say.

@@ -320,6 +320,18 @@ fn what_is_wrong_stays_told_while_nobody_knows_and_a_second_fault_is_told_too() 
 }
 
 #[test]
+fn what_must_be_is_found_anew_when_the_groups_are_others() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.verdict(), Verdict::OwnedOnce);
+    lab.farm = fixture::farm(&GROUPS.replace("node1: 2", "node1: 5"));
+    lab.port = Port::new(&lab.farm, |_| true).expect("it fits");
+    assert_eq!(lab.check().waiting_for, ["node1", "node2", "node3"]);
+    let view = lab.snapshot.view.clone();
+    lab.agree(&view);
+    assert_eq!(lab.verdict(), Verdict::OwnedOnce);
+}
+
+#[test]
 fn every_word_of_every_group_is_in_the_proof_and_so_is_the_view() {
     let view = View { epoch: 12, ..View::of((0..3).map(id).collect()) };
     let accept = vec![Bitmap([1, 2, 3, 4]), Bitmap([5, 6, 7, 8])];
