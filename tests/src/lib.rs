@@ -17,7 +17,7 @@
 //! - [`process`], [`capture`], [`frame`]: children, recordings, hand-made frames.
 //! - [`traffic`]: servers and clients that count what users of a farm would notice.
 //! - [`world`]: a farm on paper, and the decision about single frames in it, on host and kernel.
-//! - [`farm`]: agents on the nodes, through the `vipfarm` program.
+//! - [`farm`]: agents on the nodes, through the `vipfarm` program; [`tables`]: what their kernels have.
 //! - [`skip`]: how a test says that it cannot run here.
 //! - [`bench`]: what a packet costs, what clients notice of failures; [`translated`]: what the kernel made of a program.
 //! - [`demo`]: the guided tour that `cargo xtask demo` shows.
@@ -38,6 +38,7 @@ pub mod process;
 pub mod skip;
 mod sweep;
 mod switch;
+pub mod tables;
 pub mod traffic;
 pub mod translated;
 pub mod world;

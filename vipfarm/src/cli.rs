@@ -55,10 +55,25 @@ pub enum Verb {
 
     /// Show what this node's agent does
     ///
-    /// The agent's state, who is in the farm, this node's load per group, and the counters: packets
-    /// by reason, heartbeats by outcome. What needs attention comes first.
+    /// The agent's state, who is in the farm, this node's load per group, whether every bucket is
+    /// accepted by exactly one node (each agent reads back what its kernel accepts and tells the
+    /// others), and the counters: packets by reason, heartbeats by outcome. What needs attention
+    /// comes first.
     #[command(after_help = "Example:\n  vipfarm status --json | jq .state")]
     Status(TalkArgs),
+
+    /// Print what this node's agent counts, for Prometheus
+    ///
+    /// The text is that of `GET /v1/metrics` on the agent's control socket. Worth an alert:
+    /// `vipfarm_buckets_owned_once < 256` for some seconds (clients are served twice or by nobody),
+    /// `vipfarm_ownership_fault` (the node to blame), `vipfarm_up == 0`, and a rise of
+    /// `vipfarm_packets_total` with reason `fenced`. For `node_exporter`'s textfile collector, write a
+    /// new file and rename it; or let curl ask the socket.
+    #[command(after_help = "Examples:
+  vipfarm metrics > /var/lib/node_exporter/vipfarm.new \\
+    && mv /var/lib/node_exporter/vipfarm.new /var/lib/node_exporter/vipfarm.prom
+  curl --unix-socket /run/vipfarm/web.sock http://vipfarm/v1/metrics")]
+    Metrics(AgentAddress),
 
     /// List the nodes as this node's agent sees them
     #[command(after_help = "Example:\n  vipfarm nodes")]

@@ -553,6 +553,11 @@ impl Bitmap {
         Self(std::array::from_fn(|word| self.0[word] & other.0[word]))
     }
 
+    /// Whether it has that bucket, below [`BUCKETS`].
+    pub fn has(self, bucket: usize) -> bool {
+        self.0[bucket >> 6] >> (bucket & 63) & 1 == 1
+    }
+
     /// How many buckets.
     pub fn len(self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
@@ -639,5 +644,6 @@ mod tests {
         let bitmap = table.bitmap(one.expect("in range"));
         assert_eq!(bitmap, Bitmap([0xaaaa_aaaa_aaaa_aaaa; 4]));
         assert_eq!(bitmap.len(), 128);
+        assert!((0..BUCKETS).all(|bucket| bitmap.has(bucket) == (bucket % 2 == 1)));
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::proof::{Fault, FaultKind, GroupProof, ProofStatus, Verdict};
 use crate::model::{Bitmap, Filter, Mode, Proto};
+
+mod proof;
 
 /// The answer of `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +59,9 @@ pub struct Status {
     pub heartbeats: BTreeMap<String, u64>,
     /// Lateness of the heartbeat thread.
     pub lateness: Lateness,
+    /// Whether every bucket is accepted by exactly one node's kernel.
+    #[serde(default)]
+    pub proof: ProofStatus,
     /// The last change of view; absent before the first.
     #[serde(default)]
     pub last_view_change: Option<ViewChange>,
@@ -169,7 +175,7 @@ pub struct GroupStatus {
     pub load: BTreeMap<String, usize>,
     /// Owner of each of the 256 buckets as an index into [`Status::nodes`]; `null` = nobody.
     pub owners: Vec<Option<usize>>,
-    /// The bitmap in force in this node's kernel.
+    /// The bitmap in this node's kernel, as read back from there; in force while the lease runs.
     pub bitmap: Bitmap,
 }
 

@@ -43,8 +43,9 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str) -> T {
     serde_json::from_str(json).expect("the structure of the control socket")
 }
 
-const TALKING: [&[&str]; 5] = [
+const TALKING: [&[&str]; 6] = [
     &["status"],
+    &["metrics"],
     &["nodes"],
     &["bitmap"],
     &["events"],
@@ -172,6 +173,7 @@ fn every_talking_verb_prints_for_people_and_for_scripts() {
     served.history.push(Level::Info, "started", "agent started");
     assert!(asks(&served, &["status"]).contains("farm load: 255/256 (group FarmProto)"));
     assert_eq!(parse::<Status>(&asks(&served, &["status", "--json"])), status());
+    assert!(asks(&served, &["metrics"]).contains("\nvipfarm_up{farm=\"web\"} 1\n"));
     assert!(asks(&served, &["nodes"]).contains("192.168.1.11"));
     assert_eq!(parse::<Vec<NodeStatus>>(&asks(&served, &["nodes", "--json"])), status().nodes);
     assert!(asks(&served, &["bitmap"]).contains("0_ A A A A A A A A A . A A A A A A"));

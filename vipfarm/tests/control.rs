@@ -57,6 +57,21 @@ fn the_status_arrives_as_it_was_sent() {
 }
 
 #[test]
+fn metrics_are_a_text_with_the_type_that_scrapers_ask_for() {
+    let served = Served::start();
+    let answer = raw(&served, b"GET /v1/metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(
+        body.contains("vipfarm_packets_total{farm=\"web\",reason=\"accept\"} 184467"),
+        "{body}"
+    );
+    let text = served.runtime.block_on(client(&served).get_text("/v1/metrics", PATIENCE));
+    assert_eq!(text.expect("the same text"), body);
+}
+
+#[test]
 fn events_are_those_after_the_given_number() {
     let served = Served::start();
     served.history.push(Level::Info, "started", "agent started");

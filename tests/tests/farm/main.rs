@@ -12,6 +12,7 @@ mod lease;
 mod life;
 mod losses;
 mod operated;
+mod proof;
 mod refused;
 mod reloaded;
 mod serving;

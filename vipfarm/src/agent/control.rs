@@ -3,6 +3,7 @@
 //! | route | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/metrics` | the same for Prometheus, as text, see [`metrics`] |
 //! | `GET /v1/events?since=N[&wait=true]` | the [`EventRecord`]s after number N; with `wait`, as soon as there is one, at the latest after [`EVENT_WAIT`] |
 //! | `POST /v1/power` with a [`PowerRequest`] | [`PowerReply`]: the change is on its way, see `powers_version` of the status |
 //! | `POST /v1/reload` with a [`ReloadRequest`] | [`ReloadReply`]: the file has been read, and is in force when the status says so |
@@ -20,7 +21,7 @@ use axum::{
         DefaultBodyLimit, Query, State,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::{Method, StatusCode, Uri},
+    http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -36,6 +37,7 @@ use tokio::{
 
 pub(crate) use self::socket::socket_path;
 pub use self::socket::{ControlSocket, OpenError};
+use super::metrics;
 use crate::status::{
     EventRecord, ExplainQuery, Explanation, PowerReply, PowerRequest, ReloadReply, ReloadRequest,
     Status,
@@ -140,6 +142,7 @@ async fn accept(listener: &UnixListener) -> UnixStream {
 fn router(source: Arc<dyn Source>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/metrics", get(prometheus))
         .route("/v1/events", get(events))
         .route("/v1/explain", get(explain))
         .route("/v1/power", post(power))
@@ -152,6 +155,10 @@ fn router(source: Arc<dyn Source>) -> Router {
 
 async fn status(State(source): State<Arc<dyn Source>>) -> Json<Status> {
     Json(source.status())
+}
+
+async fn prometheus(State(source): State<Arc<dyn Source>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&source.status()))
 }
 
 #[derive(Deserialize)]
@@ -211,7 +218,7 @@ async fn no_such_route(uri: Uri) -> Refusal {
     Refusal(
         StatusCode::NOT_FOUND,
         format!(
-            "no route {path}: there are /v1/status, /v1/events, /v1/explain, /v1/power and /v1/reload"
+            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain, /v1/power and /v1/reload"
         ),
     )
 }

@@ -25,12 +25,12 @@ use super::{
     command::{Command, Commands, Servable},
     links::Links,
     ports::Port,
-    realtime,
+    proof, realtime,
     tally::Tally,
 };
 use crate::{
     datapath::{self, Datapath},
-    membership::{self, BootTime, Membership, Output, PeerStatus},
+    membership::{self, BootTime, Membership, Output, PeerStatus, Proof},
     model::{Bitmap, NodeId, View},
     status::{Lateness, NodeState, ViewChange},
 };
@@ -154,6 +154,8 @@ pub enum Report {
 /// The state after a turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
+    /// When it was so.
+    pub at: BootTime,
     /// The installed view.
     pub view: View,
     /// The configuration of the tables: the one of the view, or of the view promised last.
@@ -166,11 +168,11 @@ pub struct Snapshot {
     pub state: NodeState,
     /// Whether everything owned is accepted.
     pub converged: bool,
-    /// Until when the kernel accepts; zero = fenced.
+    /// Until when the kernel accepts, as read from there; zero = fenced.
     pub deadline: BootTime,
     /// The peers.
     pub peers: Vec<PeerStatus>,
-    /// The bitmaps in force, by interface and kernel group.
+    /// The bitmaps in the kernel, as read from there, by interface and kernel group.
     pub accept: Vec<Vec<Bitmap>>,
     /// Heartbeats by outcome.
     pub heartbeats: Vec<(String, u64)>,
@@ -189,6 +191,7 @@ impl Snapshot {
 
     fn before_the_first_turn(ports: &[Port], digest: [u8; 16]) -> Self {
         Self {
+            at: BootTime::ZERO,
             view: View::default(),
             digest,
             servable: vec![digest],
@@ -403,17 +406,28 @@ impl Engine {
         }
     }
 
-    fn publish(&self) {
+    /// Shows the state, and what the kernel has made of it.
+    fn publish(&mut self) {
+        let at = realtime::now();
+        let view = self.membership.view().unwrap_or_default();
+        let converged = self.membership.is_converged();
+        let leases = self.wired.iter().map(|wired| wired.datapath.lease());
+        let deadline = BootTime::from_nanos(leases.min().unwrap_or_default());
+        let accept: Vec<_> = self.wired.iter().map(|wired| wired.datapath.bitmaps()).collect();
+        let is_proven = converged && deadline > at;
+        let proof = if is_proven { proof::of(&view, &accept) } else { Proof::default() };
+        self.membership.publish(proof);
         self.latest.set(Snapshot {
-            view: self.membership.view().unwrap_or_default(),
+            at,
+            view,
             digest: self.digest,
             servable: self.membership.servable().collect(),
             staged: self.membership.configurations().1,
             state: self.membership.state(),
-            converged: self.membership.is_converged(),
-            deadline: self.membership.lease(),
-            peers: self.membership.peers(realtime::now()).collect(),
-            accept: self.accept(),
+            converged,
+            deadline,
+            peers: self.membership.peers(at).collect(),
+            accept,
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),
             view_change: self.barrier.last(),

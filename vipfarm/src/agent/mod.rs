@@ -8,6 +8,7 @@
 //!   tools of its links.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
@@ -25,9 +26,11 @@ pub mod explain;
 mod fixture;
 pub mod history;
 pub mod links;
+pub mod metrics;
 mod notify;
 pub mod options;
 pub mod ports;
+pub mod proof;
 mod realtime;
 mod reload;
 pub mod report;
@@ -54,7 +57,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{self, mpsc, oneshot},
     task::JoinHandle,
-    time,
+    time::{self, MissedTickBehavior},
 };
 
 use self::{
@@ -263,6 +266,9 @@ impl Running {
         tokio::pin!(answering, watching, notifying);
         let (mut answers, mut watches) = (true, true);
         let mut conflicts = time::interval(CONFLICT_ROUND);
+        // Twice what the heartbeat thread needs to show something new.
+        let mut proofs = time::interval(self.reporter.period() / 2);
+        proofs.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let joined = loop {
             tokio::select! {
                 Some(report) = self.incoming.recv() => self.reporter.note(report),
@@ -285,6 +291,7 @@ impl Running {
                     self.reporter.note_conflicts();
                     self.reporter.tidy().await;
                 }
+                _ = proofs.tick() => self.reporter.note_proof(),
                 _ = self.signals.terminate.recv() => self.leave()?,
                 _ = self.signals.interrupt.recv() => self.leave()?,
                 _ = self.signals.hang_up.recv() => {

@@ -91,6 +91,11 @@ impl Port {
         })
     }
 
+    /// Whether the other was made from the same groups as this one, or a clone of it.
+    pub fn has_groups_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.groups, &other.groups)
+    }
+
     /// The owners of a kernel group's buckets in that view.
     pub fn table(&self, group: usize, view: &View) -> Table {
         let members = &self.groups[group];

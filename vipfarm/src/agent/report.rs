@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
@@ -22,6 +22,7 @@ use super::{
     engine::{Latest, Report, Snapshot},
     explain::Viewpoint,
     history::{History, Level},
+    proof::{News, Prover},
     realtime,
     reload::Reloader,
 };
@@ -31,7 +32,7 @@ use crate::{
     model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule, TooManyOverrides},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, PowerReply,
-        PowerRequest, ReloadReply, ReloadRequest, RuleStatus, Status, VipStatus,
+        PowerRequest, ProofStatus, ReloadReply, ReloadRequest, RuleStatus, Status, VipStatus,
     },
 };
 
@@ -56,6 +57,7 @@ pub struct Reporter {
     reloader: Mutex<Reloader>,
     /// Claims of a VIP by strangers, already told of.
     conflicts: AtomicU64,
+    prover: Prover,
     started: Instant,
 }
 
@@ -86,6 +88,7 @@ impl Reporter {
             commander: reloader.commander.clone(),
             reloader: Mutex::new(reloader),
             conflicts: AtomicU64::new(0),
+            prover: Prover::new(up.own),
             started: Instant::now(),
         })
     }
@@ -175,6 +178,25 @@ impl Reporter {
             self.history.push(Level::Warn, "address_conflict", message);
         }
     }
+
+    /// How often the nodes tell each other what they do; no reload changes it.
+    pub fn period(&self) -> Duration {
+        self.configurations.get(self.latest.get().digest).farm.membership.timers.period
+    }
+
+    /// Tells when a bucket is no longer accepted by exactly one node, and when each is again.
+    pub fn note_proof(&self) {
+        let status = self.prove(&self.latest.get());
+        if let Some(News { level, kind, message }) = self.prover.news(realtime::now(), &status) {
+            self.history.push(level, kind, message);
+        }
+    }
+
+    fn prove(&self, snapshot: &Snapshot) -> ProofStatus {
+        let config = self.configurations.get(snapshot.view.digest);
+        let check = |port| self.prover.check(realtime::now(), snapshot, &config.farm, port);
+        config.ports.first().map(check).unwrap_or_default()
+    }
 }
 
 impl Source for Reporter {
@@ -207,6 +229,7 @@ impl Source for Reporter {
             guard: sum(self.watched.iter().filter_map(|w| w.counters.guard().ok()).flatten()),
             heartbeats: snapshot.heartbeats.iter().cloned().collect(),
             lateness: snapshot.lateness,
+            proof: self.prove(&snapshot),
             last_view_change: snapshot.view_change,
         }
     }

@@ -61,6 +61,12 @@ impl Client {
         self.ask(Method::GET, path, Bytes::new(), patience).await
     }
 
+    /// As [`Client::get`], where the answer is no JSON but a text.
+    pub async fn get_text(&self, path: &str, patience: Duration) -> Result<String, Failure> {
+        let body = self.request(Method::GET, path, Bytes::new(), patience).await?;
+        String::from_utf8(body.into()).map_err(|error| self.nonsense(&error.to_string()))
+    }
+
     /// Sends `request` to `path` and reads the answer, otherwise as [`Client::get`].
     pub async fn post<T: DeserializeOwned>(
         &self,
@@ -80,6 +86,18 @@ impl Client {
         body: Bytes,
         patience: Duration,
     ) -> Result<T, Failure> {
+        let body = self.request(method, path, body, patience).await?;
+        serde_json::from_slice(&body).map_err(|error| self.nonsense(&error.to_string()))
+    }
+
+    /// The body of a good answer; every other is an error.
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Bytes, Failure> {
         let exchange = self.exchange(method, path, body);
         let (status, body) = match time::timeout(patience, exchange).await {
             Ok(outcome) => outcome?,
@@ -91,8 +109,7 @@ impl Client {
             }
         };
         if status.is_success() {
-            return serde_json::from_slice(&body)
-                .map_err(|error| self.nonsense(&error.to_string()));
+            return Ok(body);
         }
         match serde_json::from_slice::<ErrorBody>(&body) {
             Ok(ErrorBody { error }) if status == StatusCode::BAD_REQUEST => {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::{
     model::{Bitmap, Filter, Mode, Proto},
     status::{
-        EventRecord, Explanation, GroupStatus, Lateness, NodeState, NodeStatus, RuleStatus, Status,
-        VipStatus,
+        EventRecord, Explanation, Fault, FaultKind, GroupProof, GroupStatus, Lateness, NodeState,
+        NodeStatus, ProofStatus, RuleStatus, Status, Verdict, VipStatus,
     },
 };
 
@@ -14,7 +14,7 @@ use crate::{
 pub(super) const LONGEST: &str = "node3-in-the-second-machine-room";
 
 /// Three nodes with powers 2, 1 and 1; all up, all buckets owned.
-pub(super) fn healthy() -> Status {
+pub(crate) fn healthy() -> Status {
     let owners: Vec<Option<usize>> =
         (0..256).map(|bucket| Some(if bucket % 4 < 2 { 0 } else { bucket % 4 - 1 })).collect();
     Status {
@@ -58,12 +58,38 @@ pub(super) fn healthy() -> Status {
             wait_mean_ms: 0.031,
             wait_max_ms: 2.08,
         },
+        proof: ProofStatus {
+            verdict: Verdict::OwnedOnce,
+            epoch: 7,
+            groups: vec![owned("(resolve)", 256), owned("FarmProto", 256)],
+            ..ProofStatus::default()
+        },
         last_view_change: None,
     }
 }
 
+/// So many of a group's buckets are accepted once, and the others by nobody.
+fn owned(name: &str, once: usize) -> GroupProof {
+    GroupProof { name: name.into(), once, twice: 0, nobody: 256 - once, unknown: 0 }
+}
+
+/// The same farm as a member sees it whose peer serves nothing.
+pub(crate) fn wrong() -> Status {
+    let mut status = healthy();
+    status.proof.verdict = Verdict::Wrong;
+    status.proof.groups = vec![owned("(resolve)", 171), owned("FarmProto", 192)];
+    status.nodes[1].state = NodeState::Fenced;
+    status.proof.faults.push(Fault {
+        node: Some("node2".into()),
+        group: None,
+        kind: FaultKind::NotServing,
+        message: "node2 serves nothing, so nobody serves its buckets (64 of FarmProto): look at `vipfarm status` there".into(),
+    });
+    status
+}
+
 /// The same farm: node2 is dead, node3 has another file, this node is fenced.
-pub(super) fn troubled() -> Status {
+pub(crate) fn troubled() -> Status {
     let mut status = healthy();
     status.state = NodeState::Fenced;
     status.nodes[0].state = NodeState::Fenced;
@@ -87,6 +113,7 @@ pub(super) fn troubled() -> Status {
         wait_mean_ms: 0.9,
         wait_max_ms: 41.0,
     };
+    status.proof = ProofStatus { epoch: 7, ..ProofStatus::default() };
     status
 }
 

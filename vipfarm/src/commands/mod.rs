@@ -13,8 +13,9 @@ mod events;
 mod explain;
 mod failure;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod keygen;
+mod metrics;
 mod nodes;
 mod power;
 mod reload;
@@ -51,6 +52,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Agent(options) => agent::run(options),
         Verb::Check(args) => check::run(&args),
         Verb::Status(args) => wait_for(status::run(args)),
+        Verb::Metrics(address) => wait_for(metrics::run(address)),
         Verb::Nodes(args) => wait_for(nodes::run(args)),
         Verb::Bitmap(args) => wait_for(bitmap::run(args)),
         Verb::Explain(args) => wait_for(explain::run(args)),

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     cli::TalkArgs,
-    status::{GroupStatus, Lateness, NodeState, Status, VipStatus},
+    model::BUCKETS,
+    status::{GroupStatus, Lateness, NodeState, ProofStatus, Status, Verdict, VipStatus},
 };
 
 pub(super) async fn run(args: TalkArgs) -> anyhow::Result<()> {
@@ -68,6 +69,7 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
             grave,
         ));
     }
+    warnings.extend(status.proof.faults.iter().map(|fault| (fault.message.clone(), grave)));
     for vip in status.vips.iter().filter(|vip| !vip.open) {
         warnings.push((format!("closed: no traffic for {}", vip.addresses.join(", ")), notable));
     }
@@ -94,6 +96,7 @@ fn summary(status: &Status, ink: Ink) -> String {
         format!("farm {farm} on {node}: {state}\n"),
         screen::wrapped("farm membership:", members.into_iter().chain([&*view])),
         screen::lines(loads),
+        proof(&status.proof),
         format!("lease: {lease}; agent {version}, up for {uptime}\n"),
     ]
     .concat()
@@ -108,6 +111,29 @@ fn own_load(group: &GroupStatus, node: &str) -> String {
     } else {
         format!("{owned}/256, in force here: {in_force}/256")
     }
+}
+
+/// How many buckets are accepted by exactly one node.
+fn proof(proof: &ProofStatus) -> String {
+    let found = match proof.verdict {
+        Verdict::OwnedOnce => {
+            let groups = match proof.groups.len().saturating_sub(1) {
+                1 => "1 group".to_owned(),
+                groups => format!("all {groups} groups"),
+            };
+            format!("{BUCKETS}/{BUCKETS} owned once in {groups}, and for ARP and echo")
+        }
+        Verdict::Changing => format!("waiting for {}", proof.waiting_for.join(", ")),
+        Verdict::Wrong => {
+            let fewer = proof.groups.iter().filter(|group| group.once < BUCKETS);
+            let fewer = fewer.map(|group| format!("{}/{BUCKETS} in {}", group.once, group.name));
+            format!("owned once: {}", fewer.collect::<Vec<_>>().join(", "))
+        }
+        Verdict::Unknown => "this node cannot tell: it has no view or no lease".to_owned(),
+    };
+    let view = format!("(view {})", proof.epoch);
+    let view = (proof.epoch > 0).then_some(view.as_str());
+    screen::wrapped("proof:", found.split(' ').chain(view))
 }
 
 fn vip(vip: &VipStatus) -> String {
@@ -152,6 +178,23 @@ mod tests {
         let text = render(&fixture::healthy(), Ink::Plain);
         fixture::assert_fits(&text);
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn who_keeps_buckets_from_being_owned_once_is_named_first() {
+        let text = render(&fixture::wrong(), Ink::Plain);
+        assert!(text.starts_with("! node2 serves nothing"), "{text}");
+        let line = "proof: owned once: 171/256 in (resolve), 192/256 in FarmProto (view 7)";
+        assert!(text.lines().any(|it| it == line), "{text}");
+    }
+
+    #[test]
+    fn a_farm_that_changes_says_for_whom_it_waits() {
+        let mut status = fixture::healthy();
+        status.proof.verdict = Verdict::Changing;
+        status.proof.waiting_for = vec!["node2".into()];
+        let text = render(&status, Ink::Plain);
+        assert!(text.contains("\nproof: waiting for node2 (view 7)\n"), "{text}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use vipfarm_common::{Guarded, Reason, layout::GUARD_COUNTERS, reason::COUNTERS};
 
 use self::{clock::TickClock, manual::Manual, pins::Pins, shared::SharedState};
 use crate::{
-    model::Mac,
+    model::{Bitmap, Mac},
     plan::{Change, Plan, PlanError},
 };
 
@@ -199,6 +199,18 @@ impl Datapath {
     /// Ends the lease: every frame for a VIP is refused from now on.
     pub fn fence(&mut self) {
         self.state.fence();
+    }
+
+    /// The bitmaps that packets are judged by now, by kernel group, read from the kernel's memory
+    /// without a system call.
+    pub fn bitmaps(&self) -> Vec<Bitmap> {
+        let groups = self.plan.as_ref().map_or(0, |plan| plan.bitmaps.len());
+        (0..groups).map(|group| self.state.bitmap(group)).collect()
+    }
+
+    /// Until when the kernel accepts, in nanoseconds of the boot clock, read likewise; 0 = fenced.
+    pub fn lease(&self) -> u64 {
+        self.state.deadline_ns()
     }
 
     /// Interface name.

@@ -2,6 +2,7 @@
 //! word stores, with no system call and no wait.
 
 use std::{
+    array::from_fn,
     io,
     mem::size_of,
     os::fd::{AsFd, AsRawFd},
@@ -124,6 +125,20 @@ impl SharedState {
         Ok(())
     }
 
+    /// The bitmap of a group as the next packet finds it.
+    pub(super) fn bitmap(&self, group: usize) -> Bitmap {
+        assert!(group < MAX_GROUPS, "a plan has at most MAX_GROUPS groups");
+        let active = self.active();
+        // SAFETY: the pointers lie within the mapping; `group` was checked, `word` is below 4.
+        Bitmap(from_fn(|word| load(unsafe { addr_of_mut!((*active).groups[group].mine[word]) })))
+    }
+
+    /// The end of the lease in nanoseconds of the boot clock; 0 = fenced.
+    pub(super) fn deadline_ns(&self) -> u64 {
+        // SAFETY: the pointer lies within the mapping.
+        load(unsafe { addr_of_mut!((*self.state.as_ptr()).control.deadline_ns) })
+    }
+
     fn active(&self) -> *mut Generation {
         // SAFETY: the index is 0 or 1, so the pointer lies within the mapping.
         unsafe { addr_of_mut!((*self.state.as_ptr()).generations[self.active_index()]) }
@@ -142,6 +157,12 @@ impl Drop for SharedState {
         // SAFETY: the mapping was made by `map` with this length and is not used any more.
         unsafe { libc::munmap(self.state.as_ptr().cast(), size_of::<State>()) };
     }
+}
+
+/// Loads a word as it is now: whoever may write BPF maps may have changed it.
+fn load(word: *mut u64) -> u64 {
+    // SAFETY: callers pass aligned words within the mapping.
+    unsafe { AtomicU64::from_ptr(word) }.load(Ordering::Acquire)
 }
 
 /// Stores a word so that stores before it are visible to whoever sees it.

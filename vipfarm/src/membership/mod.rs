@@ -59,7 +59,8 @@
 //! }
 //! ```
 //! The clock is read after the sockets, so that no peer seems silent for longer than it was, and
-//! before the outputs, so that no lease is counted from later than its heartbeat.
+//! before the outputs, so that no lease is counted from later than its heartbeat. At any time the
+//! driver may [`Membership::publish`] what it has read back from the kernel.
 //!
 //! # Limits of this protocol
 //! - Whoever holds the key is believed. A node that lies can stop the farm; it cannot make the
@@ -103,6 +104,7 @@ pub use self::{
     event::{Event, Level},
     peer::PeerStatus,
     time::BootTime,
+    view::Proof,
     wire::fuzz,
 };
 use self::{
@@ -235,6 +237,7 @@ pub struct Membership {
     left: bool,
     /// The newest heartbeat could not be sent on the first link.
     mute: bool,
+    proof: Proof,
     counters: Counters,
     nuisances: Nuisances,
     /// Addresses of nodes of the farm that are not in the configuration, heard since the last
@@ -281,6 +284,7 @@ impl Membership {
             leave_by: None,
             left: false,
             mute: false,
+            proof: Proof::default(),
             counters: Counters::default(),
             nuisances: Nuisances::default(),
             newcomers: Vec::new(),
@@ -440,6 +444,7 @@ impl Membership {
                 overrides: self.overrides.version(),
                 mac: self.config.mac,
             },
+            proof: self.proof,
             acks: self.peers.iter().map(Peer::ack).collect(),
             proposal: (installed.unwrap_or_default() != promised)
                 .then(|| Arc::clone(&self.promised)),

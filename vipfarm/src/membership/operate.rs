@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    BootTime, Counters, Event, Membership, PeerStatus, listening, peer::Peer, wire::Flags,
+    BootTime, Counters, Event, Membership, PeerStatus, Proof, listening, peer::Peer, wire::Flags,
 };
 use crate::{
     model::{Node, NodeId, Overrides, TooManyOverrides, View},
@@ -120,6 +120,12 @@ impl Membership {
         self.excuse_silence(now);
     }
 
+    /// What this node's kernel accepts: later heartbeats tell the peers, see
+    /// [`PeerStatus::proof`]. No other heartbeat is sent for it.
+    pub fn publish(&mut self, proof: Proof) {
+        self.proof = proof;
+    }
+
     /// What this node does.
     pub fn state(&self) -> NodeState {
         self.state
@@ -166,11 +172,12 @@ impl Membership {
     /// The peers as heard, in the order of the configuration.
     pub fn peers(&self, now: BootTime) -> impl Iterator<Item = PeerStatus> {
         let (own, fail, digest) = (self.config.own, self.config.timers.fail, self.digest);
+        let installed = self.installed.as_ref().map(|installed| installed.stamp);
         let nodes = self.peers.iter().enumerate();
         nodes
             .filter_map(|(index, peer)| Some((NodeId::new(index)?, peer)))
             .filter(move |&(node, _)| node != own)
-            .map(move |(node, peer)| peer.status(node, own, now, fail, digest))
+            .map(move |(node, peer)| peer.status(node, own, now, fail, digest, installed))
     }
 
     /// Heartbeats by outcome.

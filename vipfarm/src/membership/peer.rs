@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     counters::Dropped,
     time::BootTime,
-    view::{Digest, Life, life},
+    view::{Digest, Life, Proof, Stamp, life},
     wire::{Ack, Flags, Heartbeat, State},
 };
 use crate::{
@@ -21,6 +21,7 @@ const LONGEST_DAMPING: Duration = Duration::from_secs(30);
 const STABLE: Duration = Duration::from_mins(1);
 
 /// A peer as heard, for status.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, none a state of another")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
     /// Its place in the configuration.
@@ -49,6 +50,10 @@ pub struct PeerStatus {
     pub leaving: bool,
     /// Number of the view it has installed.
     pub epoch: u64,
+    /// Whether that is the view installed here.
+    pub agrees: bool,
+    /// What its kernel accepts, as it said last.
+    pub proof: Proof,
 }
 
 /// One other node.
@@ -312,6 +317,7 @@ impl Peer {
         now: BootTime,
         fail: Duration,
         digest: Digest,
+        installed: Option<Stamp>,
     ) -> PeerStatus {
         let heard = self.is_heard(now, fail);
         let newest = self.state();
@@ -337,6 +343,8 @@ impl Peer {
             unfit: self.has(Flags::UNFIT),
             leaving: self.has(Flags::LEAVING),
             epoch: newest.map_or(0, |state| state.installed.id.epoch),
+            agrees: installed.is_some() && newest.map(|state| state.installed) == installed,
+            proof: self.newest.as_ref().map_or_else(Proof::default, |newest| newest.proof),
         }
     }
 }

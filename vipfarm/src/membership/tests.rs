@@ -11,6 +11,7 @@ use super::{
 mod door;
 mod harness;
 mod operated;
+mod proof;
 use harness::*;
 
 const TIMERS: Timers = Timers::BALANCED;

@@ -34,6 +34,16 @@ pub(super) struct Stamp {
     pub(super) hash: [u8; 16],
 }
 
+/// What a node's kernel accepts in a view, as its driver has read it back. Opaque to this machine,
+/// which only carries it to the peers: nothing is decided by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Proof {
+    /// Number of the view in which it was taken; 0 = none was.
+    pub epoch: u64,
+    /// Of what is accepted.
+    pub digest: u64,
+}
+
 /// What a view says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Content {

@@ -15,7 +15,8 @@
 //! 154 highest epoch seen u64
 //! 162 version of the overrides: counter u64 | author u8
 //! 171 MAC, 6 bytes
-//! 177 acknowledged, by node index, `nodes` times: life u32 | sequence u32
+//! 177 proof: epoch u64 | digest u64; zero = none
+//! 193 acknowledged, by node index, `nodes` times: life u32 | sequence u32
 //!     the promised view, with its flag: alive u64 | idle u64 | digest, 16 bytes |
 //!         life u32 of each member in ascending order | overrides
 //!     overrides, with their flag: counter u64 | author u8 | count u16 |
@@ -23,7 +24,7 @@
 //!     tag: keyed BLAKE3 over everything before it, cut to 16 bytes
 //! ```
 //!
-//! 209 bytes for 2 nodes, 705 for 64; the view adds 43 and 4 a member. It is sent while it is
+//! 225 bytes for 2 nodes, 721 for 64; the view adds 43 and 4 a member. It is sent while it is
 //! promised and not installed; the overrides while a peer knows older ones only. Only
 //! more than about ninety overrides on a farm of 64 nodes make a datagram that is longer than an
 //! Ethernet frame.
@@ -36,7 +37,7 @@ use std::{array, sync::Arc};
 use self::codec::{Reader, Writer};
 use super::{
     counters::Dropped,
-    view::{Agreement, Digest, Life, Stamp},
+    view::{Agreement, Digest, Life, Proof, Stamp},
 };
 use crate::model::{MAX_NODES, Mac, NodeId, NodeSet, Overrides, Version};
 
@@ -45,7 +46,7 @@ mod codec;
 mod tests;
 
 /// Bytes before the acknowledgements.
-const HEAD: usize = 177;
+const HEAD: usize = 193;
 const ACK: usize = 8;
 const TAG: usize = 16;
 const OVERRIDES: usize = 11 + 5 * Overrides::MAX;
@@ -57,7 +58,7 @@ pub(super) const MIN_LEN: usize = HEAD + ACK + TAG;
 pub(super) const MAX_LEN: usize = HEAD + ACK * MAX_NODES + CONTENT + OVERRIDES + TAG;
 
 const MAGIC: [u8; 4] = *b"VIPf";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const AT_VERSION: usize = 4;
 const AT_LINK: usize = 5;
 const AT_FARM: usize = 8;
@@ -74,6 +75,9 @@ pub(super) struct Heartbeat {
     /// Rises with every heartbeat of an incarnation; the same on all links.
     pub(super) sequence: u64,
     pub(super) state: State,
+    /// What the sender's kernel accepts. Beside the state, because it is no news: nobody decides by
+    /// it.
+    pub(super) proof: Proof,
     /// What the sender has heard last on the first link, by node.
     pub(super) acks: Vec<Ack>,
     /// The promised view, while it is not installed.
@@ -167,7 +171,8 @@ pub(super) fn farm_id(name: &str) -> FarmId {
 
 /// The heartbeat as a datagram for one link, ready for [`reseal`].
 pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]) -> Vec<u8> {
-    let Heartbeat { source, incarnation, sequence, state, acks, proposal, overrides } = heartbeat;
+    let Heartbeat { source, incarnation, sequence, state, proof, acks, proposal, overrides } =
+        heartbeat;
     let flags = state
         .flags
         .with(Flags::STAGED, state.staged.is_some())
@@ -194,6 +199,7 @@ pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]
     to.u64(state.max_epoch);
     to.version(state.overrides);
     to.bytes(&state.mac.0);
+    to.proof(*proof);
     for &ack in acks {
         to.ack(ack);
     }
@@ -290,6 +296,7 @@ fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
         overrides: from.version()?,
         mac: Mac(from.array()?),
     };
+    let proof = from.proof()?;
     let acks = (0..nodes).map(|_| from.ack()).collect::<Result<_, _>>()?;
     let proposal = flags.has(Flags::PROPOSAL).then(|| from.content()).transpose()?;
     let proposal = proposal.map(|content| Agreement { stamp: state.promised, content });
@@ -299,6 +306,7 @@ fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
         incarnation,
         sequence,
         state,
+        proof,
         acks,
         proposal: proposal.map(Arc::new),
         overrides: overrides.map(Arc::new),

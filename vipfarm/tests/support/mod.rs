@@ -20,7 +20,8 @@ use vipfarm::{
     model::{Bitmap, Filter, Mode, Proto},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, Lateness, NodeState, NodeStatus,
-        PowerReply, PowerRequest, ReloadReply, ReloadRequest, RuleStatus, Status, VipStatus,
+        PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, RuleStatus, Status,
+        VipStatus,
     },
 };
 
@@ -168,6 +169,7 @@ pub(crate) fn status() -> Status {
         guard: BTreeMap::new(),
         heartbeats: BTreeMap::new(),
         lateness: Lateness::default(),
+        proof: ProofStatus::default(),
         last_view_change: None,
     }
 }

@@ -179,6 +179,7 @@ pub(super) fn heartbeat(source: usize, incarnation: u64, heard: Ack) -> Heartbea
             overrides: Version::default(),
             mac: Mac([2, 0, 0, 0, 0, octet(source)]),
         },
+        proof: Proof::default(),
         acks: vec![heard, Ack::default()],
         proposal: None,
         overrides: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     super::{
         counters::Dropped,
-        view::{Content, Stamp, ViewId},
+        view::{Content, Proof, Stamp, ViewId},
     },
     Ack,
 };
@@ -58,6 +58,11 @@ impl Writer {
         self.node(stamp.id.coordinator);
         self.u64(stamp.id.incarnation);
         self.bytes(&stamp.hash);
+    }
+
+    pub(super) fn proof(&mut self, proof: Proof) {
+        self.u64(proof.epoch);
+        self.u64(proof.digest);
     }
 
     pub(super) fn ack(&mut self, ack: Ack) {
@@ -129,6 +134,10 @@ impl Reader<'_> {
     pub(super) fn stamp(&mut self) -> Read<Stamp> {
         let (epoch, coordinator, incarnation) = (self.u64()?, self.node()?, self.u64()?);
         Ok(Stamp { id: ViewId { epoch, coordinator, incarnation }, hash: self.array()? })
+    }
+
+    pub(super) fn proof(&mut self) -> Read<Proof> {
+        Ok(Proof { epoch: self.u64()?, digest: self.u64()? })
     }
 
     pub(super) fn ack(&mut self) -> Read<Ack> {

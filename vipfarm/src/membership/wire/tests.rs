@@ -72,13 +72,15 @@ fn states() -> impl Strategy<Value = State> {
 fn heartbeats() -> impl Strategy<Value = Heartbeat> {
     let head = (0..MAX_NODES, any::<(u64, u64)>(), vec(any::<(u32, u32)>(), 1..=MAX_NODES));
     let sections = (proptest::option::of(contents()), proptest::option::of(overrides()));
-    (head, states(), sections).prop_map(|(head, state, (content, overrides))| {
+    let told = (states(), any::<(u64, u64)>());
+    (head, told, sections).prop_map(|(head, (state, (epoch, digest)), (content, overrides))| {
         let (source, (incarnation, sequence), acks) = head;
         Heartbeat {
             source: id(source),
             incarnation,
             sequence,
             state,
+            proof: Proof { epoch, digest },
             acks: acks.into_iter().map(|(life, sequence)| Ack { life, sequence }).collect(),
             proposal: content.map(|content| Arc::new(Agreement { stamp: state.promised, content })),
             overrides: overrides.map(Arc::new),
@@ -150,7 +152,7 @@ fn a_heartbeat_of_one_network_is_refused_on_another() {
 #[test]
 fn sizes_are_as_documented() {
     let size = |nodes| seal(&simple(nodes), 0, FARM, &KEY).len();
-    assert_eq!((size(2), size(64)), (209, 705));
+    assert_eq!((size(2), size(64)), (225, 721));
     let mut powers = Overrides::default();
     for entry in 0..Overrides::MAX {
         let group = u8::try_from(entry).expect("a byte");
@@ -222,6 +224,7 @@ fn simple(nodes: usize) -> Heartbeat {
             overrides: Version { counter: 0xa1a2_a3a4_a5a6_a7a8, author: 0xa9 },
             mac: Mac([0xb1, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6]),
         },
+        proof: Proof { epoch: 0xb8b8_b8b8_b8b8_b8b8, digest: 0xb9b9_b9b9_b9b9_b9b9 },
         acks: vec![Ack { life: 0xc1c2_c3c4, sequence: 0xd1d2_d3d4 }; nodes],
         proposal: None,
         overrides: None,
@@ -260,14 +263,15 @@ fn the_layout_is_frozen() {
     let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
     let lines: Vec<_> = bytes.chunks(32).map(|bytes| line(bytes).concat()).collect();
     insta::assert_snapshot!(lines.join("\n"), @"
-    56495066020000010102030400e6000011121314151617182122232425262728
+    56495066030000010102030400e6000011121314151617182122232425262728
     33333333333333333333333333333333e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1
     4444444444444444054444444444444444444444444444444444444444444444
     4455555555555555550555555555555555555555555555555555555555555555
     5555616263646566676871727374757677788182838485868788919293949596
-    9798a1a2a3a4a5a6a7a8a9b1b2b3b4b5b6c1c2c3c4d1d2d3d400000000000000
-    050000000000000004e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7
-    f800000000000000000000000000000000000002020002010107000903000000
-    007a2a1d4baf53e45f5caffc0b1b0a6610
+    9798a1a2a3a4a5a6a7a8a9b1b2b3b4b5b6b8b8b8b8b8b8b8b8b9b9b9b9b9b9b9
+    b9c1c2c3c4d1d2d3d400000000000000050000000000000004e2e2e2e2e2e2e2
+    e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7f8000000000000000000000000000000
+    00000002020002010107000903000000009d1b5ba6f42fb76a5a90ce8e044d09
+    be
     ");
 }

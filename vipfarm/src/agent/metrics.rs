@@ -1,0 +1,212 @@
+//! What the agent tells, in the text format of Prometheus (version 0.0.4).
+//!
+//! Every sample has the label `farm`, so that what several farms on one node tell can be gathered
+//! in one place. Metric and label names are part of the interface: alerts read them.
+
+use std::fmt::Write as _;
+
+use crate::status::{NodeState, Status};
+
+/// The `Content-Type` of [`render`]'s text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+const COUNTER: &str = "counter";
+const GAUGE: &str = "gauge";
+
+/// All metrics.
+pub fn render(status: &Status) -> String {
+    let mut page = Page { farm: &status.farm, text: String::new() };
+    page.state(status);
+    page.proof(status);
+    page.buckets(status);
+    page.counters(status);
+    page.text
+}
+
+struct Page<'a> {
+    farm: &'a str,
+    text: String,
+}
+
+impl Page<'_> {
+    fn state(&mut self, status: &Status) {
+        self.family("vipfarm_info", GAUGE, "This node's name and its agent's version; always 1.");
+        let labels = [("node", status.node.as_str()), ("version", status.version.as_str())];
+        self.sample("vipfarm_info", &labels, 1);
+        self.family("vipfarm_up", GAUGE, "Whether this node serves its buckets.");
+        self.sample("vipfarm_up", &[], flag(status.state == NodeState::Up));
+        self.family("vipfarm_converged", GAUGE, "Whether no bucket is changing hands.");
+        self.sample("vipfarm_converged", &[], flag(status.converged));
+        self.family(
+            "vipfarm_view_epoch",
+            GAUGE,
+            "Number of the installed view; 0 before the first.",
+        );
+        self.sample("vipfarm_view_epoch", &[], status.epoch);
+        self.family(
+            "vipfarm_lease_seconds",
+            GAUGE,
+            "How long the kernel would go on accepting if the agent stopped now; 0 = fenced.",
+        );
+        self.sample("vipfarm_lease_seconds", &[], status.lease_ms / 1e3);
+        self.family("vipfarm_uptime_seconds", GAUGE, "Since the agent started.");
+        self.sample("vipfarm_uptime_seconds", &[], status.uptime_s);
+        self.family("vipfarm_node_alive", GAUGE, "Whether the node is in the installed view.");
+        for node in &status.nodes {
+            self.sample("vipfarm_node_alive", &[("node", &node.name)], flag(node.alive));
+        }
+    }
+
+    fn proof(&mut self, status: &Status) {
+        let name = "vipfarm_buckets_owned_once";
+        self.family(
+            name,
+            GAUGE,
+            "Buckets accepted by exactly one node's kernel, of 256; absent while this node cannot tell.",
+        );
+        for group in &status.proof.groups {
+            self.sample(name, &[("group", &group.name)], group.once);
+        }
+        let name = "vipfarm_ownership_fault";
+        self.family(
+            name,
+            GAUGE,
+            "1 for each reason why not every bucket is accepted exactly once, with the node that does wrong or the group that has no owner.",
+        );
+        for fault in &status.proof.faults {
+            let (node, group) = (fault.node.as_deref(), fault.group.as_deref());
+            let kind = [("kind", fault.kind.as_str())];
+            let labels = node.map(|node| ("node", node)).into_iter();
+            let labels = labels.chain(group.map(|group| ("group", group))).chain(kind);
+            self.sample(name, &labels.collect::<Vec<_>>(), 1);
+        }
+    }
+
+    fn buckets(&mut self, status: &Status) {
+        let name = "vipfarm_buckets";
+        self.family(name, GAUGE, "Buckets that the installed view gives to the node, of 256.");
+        for group in &status.groups {
+            for (node, load) in &group.load {
+                self.sample(name, &[("group", &group.name), ("node", node)], load);
+            }
+        }
+        let name = "vipfarm_buckets_in_kernel";
+        self.family(name, GAUGE, "Buckets in this node's kernel, as read back, of 256.");
+        for group in &status.groups {
+            self.sample(name, &[("group", &group.name)], group.bitmap.len());
+        }
+    }
+
+    fn counters(&mut self, status: &Status) {
+        let name = "vipfarm_packets_total";
+        self.family(name, COUNTER, "Packets by what became of them; `explain` has the words.");
+        for (reason, count) in &status.packets {
+            self.sample(name, &[("reason", reason)], count);
+        }
+        let name = "vipfarm_guard_total";
+        self.family(name, COUNTER, "Outgoing frames that speak for a VIP, by what was done.");
+        for (action, count) in &status.guard {
+            self.sample(name, &[("action", action)], count);
+        }
+        let name = "vipfarm_heartbeats_total";
+        self.family(name, COUNTER, "Heartbeat datagrams by outcome.");
+        for (outcome, count) in &status.heartbeats {
+            self.sample(name, &[("outcome", outcome)], count);
+        }
+        let lateness = status.lateness;
+        self.family("vipfarm_real_time", GAUGE, "Whether the heartbeat thread is a real-time one.");
+        self.sample("vipfarm_real_time", &[], flag(lateness.real_time));
+        let name = "vipfarm_lateness_seconds";
+        self.family(name, GAUGE, "How late the heartbeat thread woke, since the agent started.");
+        self.sample(name, &[("of", "mean")], lateness.mean_ms / 1e3);
+        self.sample(name, &[("of", "max")], lateness.max_ms / 1e3);
+    }
+
+    /// Begins a metric, whose samples must follow without others in between.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let farm = escaped(self.farm);
+        self.push(format_args!("{name}{{farm=\"{farm}\""));
+        for (label, of) in labels {
+            self.push(format_args!(",{label}=\"{}\"", escaped(of)));
+        }
+        self.push(format_args!("}} {value}\n"));
+    }
+
+    fn push(&mut self, text: std::fmt::Arguments<'_>) {
+        self.text.write_fmt(text).expect("a String takes every write");
+    }
+}
+
+fn flag(holds: bool) -> u8 {
+    u8::from(holds)
+}
+
+/// A label's value as it stands between quotes.
+fn escaped(value: &str) -> String {
+    value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::commands::fixture;
+
+    #[test]
+    fn a_healthy_farm_in_prometheus_words() {
+        insta::assert_snapshot!(render(&fixture::healthy()));
+    }
+
+    #[test]
+    fn an_offender_is_named() {
+        let text = render(&fixture::wrong());
+        let fault = r#"vipfarm_ownership_fault{farm="web",node="node2",kind="not_serving"} 1"#;
+        assert!(text.lines().any(|line| line == fault), "{text}");
+        let owned = r#"vipfarm_buckets_owned_once{farm="web",group="FarmProto"} 192"#;
+        assert!(text.lines().any(|line| line == owned), "{text}");
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        assert_eq!(escaped("a\\b\"c\nd"), r#"a\\b\"c\nd"#);
+        assert_eq!(escaped(r"\n"), r"\\n");
+        let mut status = fixture::healthy();
+        status.farm = "we\"b".into();
+        status.packets = BTreeMap::from([("re\\ason\n".into(), 7)]);
+        let text = render(&status);
+        let sample = r#"vipfarm_packets_total{farm="we\"b",reason="re\\ason\n"} 7"#;
+        assert!(text.lines().any(|line| line == sample), "{text}");
+    }
+
+    /// As strict as a scraper: one `HELP` and `TYPE` a metric, its samples right after, no sample
+    /// twice, every value a number.
+    #[test]
+    fn the_format_is_what_scrapers_ask_for() {
+        for status in [fixture::healthy(), fixture::troubled(), fixture::wrong()] {
+            let (mut families, mut samples) = (BTreeSet::new(), BTreeSet::new());
+            let mut family = String::new();
+            for line in render(&status).lines() {
+                if let Some(rest) = line.strip_prefix("# HELP ") {
+                    let (name, help) = rest.split_once(' ').expect("a name and a text");
+                    assert!(families.insert(name.to_owned()) && !help.is_empty(), "{line}");
+                    family = name.to_owned();
+                } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                    let (name, kind) = rest.split_once(' ').expect("a name and a kind");
+                    assert_eq!(name, family);
+                    assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                } else {
+                    let (series, value) = line.rsplit_once(' ').expect("a series and a value");
+                    assert!(series.starts_with(&format!("{family}{{")), "{line} in {family}");
+                    assert!(samples.insert(series.to_owned()), "twice: {line}");
+                    assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+                }
+            }
+            assert!(samples.len() > families.len());
+        }
+    }
+}
