@@ -12,7 +12,7 @@ use std::{
 
 use vipfarm::model::Mac;
 use vipfarm_lab::{
-    Captured, Direction, Frame, Lab, Topology, lab::VIP, process::Signal, require, skip,
+    Captured, Direction, Frame, Host, Lab, Topology, lab::VIP, process::Signal, require, skip,
 };
 
 const SOON: Duration = Duration::from_secs(2);
@@ -35,13 +35,16 @@ fn wait_until(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a frame that the client sends reaches the node's wire.
+/// Whether a frame that the client sends reaches the node.
 fn a_frame_arrives(lab: &Lab, payload: &[u8]) -> bool {
-    let (client, node) = (lab.client(1), lab.node(1));
+    a_frame_passes(lab.client(1), lab.node(1), payload)
+}
+
+fn a_frame_passes(from: &Host, to: &Host, payload: &[u8]) -> bool {
     let incoming = |frame: &Captured| frame.direction == Direction::Incoming;
-    let arrived = node.capture_if(incoming).unwrap();
-    let (from, to) = ((client.address(), 9), (node.address(), 9));
-    client.inject(&Frame::udp(from, to, payload).macs(client.mac(), node.mac()).bytes()).unwrap();
+    let arrived = to.capture_if(incoming).unwrap();
+    let frame = Frame::udp((from.address(), 9), (to.address(), 9), payload);
+    from.inject(&frame.macs(from.mac(), to.mac()).bytes()).unwrap();
     arrived.wait_for(Duration::from_millis(200), |frame| frame.bytes.ends_with(payload)).is_some()
 }
 
@@ -133,6 +136,37 @@ fn a_cut_is_silent_and_heals() {
     assert!(node.run("ip link show eth0").unwrap().contains("LOWER_UP"), "the carrier stays");
     node.heal().unwrap();
     assert!(a_frame_arrives(&lab, b"after"));
+}
+
+#[test]
+fn a_deaf_host_loses_what_one_other_sends_and_nothing_else() {
+    require!("a_deaf_host_loses_what_one_other_sends_and_nothing_else", skip::lab());
+    let lab = Lab::new("deaf", &Topology::new(3, 1)).unwrap();
+    let (deaf, unheard) = (lab.node(1), lab.node(2));
+    deaf.deafen(unheard).unwrap();
+    deaf.deafen(lab.node(3)).unwrap();
+    assert!(!a_frame_passes(unheard, deaf, b"unheard"));
+    assert!(!a_frame_passes(lab.node(3), deaf, b"nor this"));
+    assert!(a_frame_passes(deaf, unheard, b"the other way"));
+    assert!(a_frame_passes(unheard, lab.node(3), b"elsewhere"));
+    assert!(a_frame_passes(lab.client(1), deaf, b"from others"));
+    deaf.undeafen().unwrap();
+    assert!(a_frame_passes(unheard, deaf, b"after"));
+}
+
+#[test]
+fn a_split_parts_the_hosts_of_two_switches_silently() {
+    require!("a_split_parts_the_hosts_of_two_switches_silently", skip::lab());
+    let lab = Lab::new("split", &Topology::new(2, 1)).unwrap();
+    let (here, there) = (lab.node(1), lab.node(2));
+    lab.add_switch(&[there]).unwrap();
+    assert!(a_frame_passes(here, there, b"before"));
+    lab.split().unwrap();
+    assert!(!a_frame_passes(here, there, b"during"));
+    assert!(a_frame_passes(lab.client(1), here, b"on one side"));
+    assert!(there.run("ip link show eth0").unwrap().contains("LOWER_UP"), "the carrier stays");
+    lab.unite().unwrap();
+    assert!(a_frame_passes(here, there, b"after"));
 }
 
 #[test]
