@@ -18,6 +18,8 @@ pub(super) struct Figures {
     pub(super) keepalived: Vec<KeepalivedFigures>,
     /// By size of the farm.
     pub(super) barriers: Vec<BarrierFigures>,
+    /// A farm under full load, if that was asked for.
+    pub(super) soak: Option<SoakFigures>,
     /// What could not be measured, each with the reason.
     pub(super) not_measured: Vec<String>,
     /// Load of the machine when the bench began: what others had it do.
@@ -105,6 +107,25 @@ pub(super) struct KeepalivedFigures {
     pub(super) wanted: usize,
 }
 
+/// A farm that nothing happens to, on a machine that has too much to do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(super) struct SoakFigures {
+    /// How long it lasted.
+    pub(super) seconds: u64,
+    /// How long it should have.
+    pub(super) wanted: u64,
+    /// Views after the first.
+    pub(super) view_changes: u64,
+    /// Times that a node stopped serving because its lease had ended.
+    pub(super) lapsed_leases: usize,
+    /// Unanswered probes.
+    pub(super) lost: usize,
+    /// Probes with more than one answer.
+    pub(super) double_answers: usize,
+    /// By how much a heartbeat thread woke too late at worst.
+    pub(super) lateness_max_ms: f64,
+}
+
 /// The farm's size that the barrier's limit is about.
 const LARGEST: u8 = 8;
 
@@ -121,7 +142,9 @@ impl Figures {
     /// Whether everything that was measured is good enough.
     pub(super) fn held(&self) -> bool {
         let events = self.events.iter().all(|event| event.faults().is_empty());
-        events && self.barriers.iter().all(|barrier| barrier.faults().is_empty())
+        events
+            && self.barriers.iter().all(|barrier| barrier.faults().is_empty())
+            && self.soak.iter().all(|soak| soak.faults().is_empty())
     }
 }
 
@@ -183,6 +206,24 @@ impl BarrierFigures {
     }
 }
 
+impl SoakFigures {
+    /// Before it begins; in seconds.
+    pub(super) fn wanted(seconds: u64) -> Self {
+        Self { wanted: seconds, ..Self::default() }
+    }
+
+    /// What is not good enough, in words for the table.
+    pub(super) fn faults(&self) -> Vec<&'static str> {
+        let faults = [
+            (self.seconds < self.wanted, "INCOMPLETE"),
+            (self.view_changes > 0, "VIEW CHANGED"),
+            (self.lapsed_leases > 0, "LEASE LAPSED"),
+            (self.double_answers > 0, "ANSWERED TWICE"),
+        ];
+        faults.into_iter().filter_map(|(found, word)| found.then_some(word)).collect()
+    }
+}
+
 /// Whether a median is over its limit, or missing although there is one.
 fn exceeds(median: Option<f64>, limit: Option<f64>) -> bool {
     limit.is_some_and(|limit| median.is_none_or(|median| median > limit))
@@ -213,6 +254,19 @@ impl fmt::Display for BarrierFigures {
         let Self { changes, wanted, way, .. } = self;
         let (median, max) = (text(self.median), text(self.max));
         write!(f, "median {median} ms, max {max} ms, {changes} of {wanted} changes by {way}")
+    }
+}
+
+impl fmt::Display for SoakFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seconds, wanted, view_changes, lapsed_leases, .. } = self;
+        let Self { lost, double_answers, lateness_max_ms, .. } = self;
+        write!(
+            f,
+            "{seconds} of {wanted} s, {view_changes} changes of view, {lapsed_leases} leases \
+             lapsed, {lost} probes lost, {double_answers} answered twice, heartbeats \
+             {lateness_max_ms:.1} ms late at worst"
+        )
     }
 }
 
@@ -277,6 +331,15 @@ mod tests {
     }
 
     #[test]
+    fn a_soak_that_ends_early_or_changes_the_view_is_a_fault() {
+        let good = SoakFigures { seconds: 600, wanted: 600, lost: 1, ..SoakFigures::default() };
+        assert!(good.faults().is_empty());
+        let changed = SoakFigures { view_changes: 1, seconds: 599, ..good };
+        assert_eq!(changed.faults(), ["INCOMPLETE", "VIEW CHANGED"]);
+        assert!(!Figures { soak: Some(changed), ..Figures::default() }.held());
+    }
+
+    #[test]
     fn one_fault_fails_the_bench() {
         let mut all = Figures {
             events: vec![figures(Event::SilentDeath, "balanced", &[GOOD; 3])],
@@ -307,6 +370,7 @@ mod tests {
             }],
             ..Figures::default()
         };
+        all.soak = Some(SoakFigures { seconds: 600, lateness_max_ms: 4.5, ..Default::default() });
         all.set_barriers(vec![BarrierFigures { nodes: 2, ..barrier(1.0) }, barrier(4.5)]);
         let json = serde_json::to_value(&all).expect("plain data");
         let event = &json["events"][0];
@@ -323,5 +387,11 @@ mod tests {
         assert_eq!(json["keepalived"][0]["advert_s"], 0.05);
         assert_eq!(json["keepalived"][0]["event"], "silent_death");
         assert_eq!(json["keepalived"][0]["median_ms"], 166.0);
+        let soak = &json["soak"];
+        assert_eq!(soak["seconds"], 600);
+        assert_eq!(soak["view_changes"], 0);
+        assert_eq!(soak["lost"], 0);
+        assert_eq!(soak["double_answers"], 0);
+        assert_eq!(soak["lateness_max_ms"], 4.5);
     }
 }

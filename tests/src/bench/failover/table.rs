@@ -15,6 +15,9 @@ pub(super) fn text(figures: &Figures) -> String {
     if !figures.keepalived.is_empty() {
         keepalived(&mut out, &figures.keepalived);
     }
+    if let Some(soak) = &figures.soak {
+        line(&mut out, &format!("\nunder full load: {soak}  {}", verdict(&soak.faults())));
+    }
     if !figures.not_measured.is_empty() {
         line(&mut out, &format!("\nnot measured: {}", figures.not_measured.len()));
         for what in &figures.not_measured {
