@@ -11,7 +11,7 @@ use vipfarm_lab::{
     traffic::{GRACE, ProbeLog, UdpEcho, UdpProbe},
 };
 
-use crate::{ECHO, ONE_VIP, eventually, has_event, lab, running};
+use crate::{ECHO, ONE_VIP, eventually, has_event, lab, on_two_networks, running};
 
 /// The buckets of the only group that a node owns, as another node's agent says.
 fn load(farm: &Farm<'_>, asked: usize, node: &str) -> usize {
@@ -115,21 +115,7 @@ async fn t14_a_node_that_only_another_network_reaches_stops_serving_and_answers_
         "t14_a_node_that_only_another_network_reaches_stops_serving_and_answers_nobody_twice";
     let program = require!(NAME, skip::farm());
     let lab = lab("extra", 3, 40);
-    let extra = lab.add_network().unwrap();
-    let mut farm = Farm::new(&lab, &program, "web", ONE_VIP).unwrap();
-    for node in 1..=3 {
-        farm.give_own_config(node, |common| {
-            lab.nodes().iter().zip(&extra).fold(common.to_owned(), |text, (node, extra)| {
-                text.replace(
-                    &format!("[{}]", node.address()),
-                    &format!("[{}, {extra}]", node.address()),
-                )
-            })
-        })
-        .unwrap();
-    }
-    farm.start().unwrap();
-    farm.wait_converged(&[1, 2, 3]).unwrap();
+    let mut farm = on_two_networks(&lab, &program);
     let _echoes: Vec<_> =
         lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
     let probe = UdpProbe::start(lab.clients(), ECHO, 40, Duration::from_millis(4)).unwrap();
