@@ -90,6 +90,11 @@ impl Event {
         )
     }
 
+    /// Whether both sides serve meanwhile: these farms have no second network by which to know better.
+    pub(super) fn splits_the_farm(self) -> bool {
+        self == Self::SilentCut
+    }
+
     fn verb(self) -> Option<&'static str> {
         match self {
             Self::Drain => Some("drain"),

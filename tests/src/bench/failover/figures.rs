@@ -54,6 +54,8 @@ pub(super) struct EventFigures {
     pub(super) limit_ms: Option<f64>,
     /// What `moved_lost` may be.
     pub(super) limit_lost: Option<usize>,
+    /// What `double_answers` may be.
+    pub(super) limit_twice: Option<usize>,
 }
 
 /// One event, once.
@@ -172,6 +174,7 @@ impl EventFigures {
             wanted: wanted.into(),
             limit_ms: outage_limit(event, profile),
             limit_lost: event.is_planned().then_some(0),
+            limit_twice: (!event.splits_the_farm()).then_some(0),
         }
     }
 
@@ -179,12 +182,13 @@ impl EventFigures {
     pub(super) fn faults(&self) -> Vec<&'static str> {
         let too_slow = exceeds(self.median_ms, self.limit_ms);
         let lost = self.limit_lost.is_some_and(|limit| self.moved_lost > limit);
+        let twice = self.limit_twice.is_some_and(|limit| self.double_answers > limit);
         let faults = [
             (self.runs < self.wanted, "INCOMPLETE"),
             (too_slow, "TOO SLOW"),
             (lost, "LOST"),
             (self.survivor_lost > 0, "SURVIVORS LOST"),
-            (self.double_answers > 0, "ANSWERED TWICE"),
+            (twice, "ANSWERED TWICE"),
         ];
         faults.into_iter().filter_map(|(found, word)| found.then_some(word)).collect()
     }
@@ -302,6 +306,13 @@ mod tests {
         let twice = Sample { double_answers: 1, ..GOOD };
         let found = figures(Event::Freeze, "balanced", &[GOOD, lost, twice]);
         assert_eq!(found.faults(), ["SURVIVORS LOST", "ANSWERED TWICE"]);
+    }
+
+    #[test]
+    fn a_farm_of_one_network_that_was_split_answers_twice_when_it_heals() {
+        let twice = Sample { double_answers: 9, ..GOOD };
+        let found = figures(Event::SilentCut, "balanced", &[twice; 3]);
+        assert_eq!((found.double_answers, found.faults()), (27, vec![]));
     }
 
     #[test]
