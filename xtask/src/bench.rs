@@ -29,7 +29,7 @@ enum Bench {
         output: Output,
     },
     /// What clients notice when nodes fail, stop, come back or change their share; and the same of
-    /// keepalived. Takes a quarter of an hour.
+    /// keepalived. Takes eight minutes.
     Failover {
         #[command(flatten)]
         output: Output,

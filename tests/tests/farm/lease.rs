@@ -14,8 +14,7 @@ const SLACK: Duration = Duration::from_millis(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t14_t32_a_frozen_agents_node_stops_serving_before_its_peers_take_over() {
-    const NAME: &str = "t14_t32_a_frozen_agents_node_stops_serving_before_its_peers_take_over";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("frozen", 3, 40);
     let mut farm = running(&lab, &program, ONE_VIP);
     let traffic = Probed::start(&lab).await;
@@ -42,8 +41,7 @@ async fn t14_t32_a_frozen_agents_node_stops_serving_before_its_peers_take_over()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t14_t32_freezes_of_every_length_in_a_row_answer_nothing_twice() {
-    const NAME: &str = "t14_t32_freezes_of_every_length_in_a_row_answer_nothing_twice";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("freezes", 3, 40);
     let mut farm = running(&lab, &program, ONE_VIP);
     let traffic = Probed::start(&lab).await;
@@ -70,8 +68,7 @@ async fn t14_t32_freezes_of_every_length_in_a_row_answer_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t32_a_killed_agents_node_stops_serving_and_a_restart_takes_its_filter_over() {
-    const NAME: &str = "t32_a_killed_agents_node_stops_serving_and_a_restart_takes_its_filter_over";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("killed", 3, 40);
     let mut farm = running(&lab, &program, ONE_VIP);
     let traffic = Probed::start(&lab).await;
