@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
-use vipfarm::status::{Explanation, NodeState, Status};
+use vipfarm::{
+    model::{BUCKETS, Bitmap},
+    status::{Explanation, NodeState, Status},
+};
 
 pub use crate::footprint::Footprint;
 use crate::{
@@ -171,10 +174,11 @@ impl<'a> Farm<'a> {
         }
     }
 
-    /// Whether these nodes agree now that they, and no others, are the farm; the error says what is
-    /// missing.
+    /// Whether these nodes agree now that they, and no others, are the farm, in one view, by which
+    /// every bucket has one owner; the error says what is missing.
     pub fn check_agreement(&self, nodes: &[usize]) -> Result<()> {
-        nodes.iter().try_for_each(|&node| self.check_ready(node, nodes))
+        let statuses = nodes.iter().map(|&node| self.ready(node, nodes));
+        check_one_view(&statuses.collect::<Result<Vec<_>>>()?)
     }
 
     /// What the agent of a node says.
@@ -262,7 +266,8 @@ impl<'a> Farm<'a> {
         command
     }
 
-    fn check_ready(&self, node: usize, farm: &[usize]) -> Result<()> {
+    /// The status of a node that has agreed.
+    fn ready(&self, node: usize, farm: &[usize]) -> Result<Status> {
         let status = self.status(node).with_context(|| format!("node{node}"))?;
         let alive: Vec<_> = status.nodes.iter().filter(|node| node.alive).collect();
         let expected = |name: &str| farm.iter().any(|&node| self.lab.node(node).name() == name);
@@ -276,8 +281,37 @@ impl<'a> Farm<'a> {
             status.state,
             if status.converged { "converged" } else { "not converged" },
         );
-        Ok(())
+        Ok(status)
     }
+}
+
+/// Whether the members are in one view, and their kernels accept each bucket that has an owner once.
+fn check_one_view(members: &[Status]) -> Result<()> {
+    let (first, rest) = members.split_first().context("there are no members")?;
+    let epochs: Vec<_> = members.iter().map(|status| status.epoch).collect();
+    ensure!(rest.iter().all(|other| other.epoch == first.epoch), "they are in views {epochs:?}");
+    for (number, group) in first.groups.iter().enumerate() {
+        let same = rest.iter().all(|other| other.groups[number].owners == group.owners);
+        ensure!(same, "they differ in who owns which bucket of group {}", group.name);
+        let mut owned = Bitmap::default();
+        for bucket in (0..BUCKETS).filter(|&bucket| group.owners[bucket].is_some()) {
+            owned.0[bucket / 64] |= 1 << (bucket % 64);
+        }
+        let accepted = members.iter().map(|member| member.groups[number].bitmap);
+        check_owned_once(owned, accepted)
+            .with_context(|| format!("group {} in view {}", group.name, first.epoch))?;
+    }
+    Ok(())
+}
+
+fn check_owned_once(owned: Bitmap, accepted: impl Iterator<Item = Bitmap>) -> Result<()> {
+    let mut all = Bitmap::default();
+    for bitmap in accepted {
+        ensure!(all.and(bitmap).is_empty(), "two nodes accept a bucket: {:?}", all.and(bitmap));
+        all = Bitmap(std::array::from_fn(|word| all.0[word] | bitmap.0[word]));
+    }
+    ensure!(all == owned, "{all:?} are accepted, and {owned:?} have an owner");
+    Ok(())
 }
 
 impl Drop for Farm<'_> {
@@ -325,4 +359,20 @@ fn output(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("run {command:?}"))?;
     checked(&output, || format!("{command:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_that_nobody_or_two_accept_is_found() {
+        let owned = Bitmap([0b111, 0, 0, 1]);
+        let check =
+            |accepted: &[[u64; 4]]| check_owned_once(owned, accepted.iter().copied().map(Bitmap));
+        check(&[[0b101, 0, 0, 0], [0b010, 0, 0, 1]]).expect("each is accepted once");
+        check(&[[0b101, 0, 0, 0], [0b010, 0, 0, 0]]).expect_err("one is missing");
+        check(&[[0b101, 0, 0, 1], [0b110, 0, 0, 0]]).expect_err("one is accepted twice");
+        check(&[[0b101, 0, 0, 1], [0b010, 1, 0, 0]]).expect_err("one has no owner");
+    }
 }

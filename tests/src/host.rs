@@ -103,6 +103,16 @@ impl Host {
         self.switch.join(&self.name)
     }
 
+    /// Loses what `other` sends to this host, and nothing else: a cut in one direction.
+    pub fn deafen(&self, other: &Self) -> Result<()> {
+        self.switch.lose(&self.name, other.mac)
+    }
+
+    /// Undoes [`Host::deafen`], for all others.
+    pub fn undeafen(&self) -> Result<()> {
+        self.switch.lose_nothing(&self.name)
+    }
+
     /// Takes the cable out: the host loses its carrier.
     pub fn link_down(&self) -> Result<()> {
         self.switch.set_link(&self.name, false)

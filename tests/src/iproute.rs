@@ -24,6 +24,14 @@ pub(crate) fn ip(namespace: &str, line: &str) -> Result<()> {
     run("ip", &arguments).map(drop)
 }
 
+/// Runs one `tc` command in `namespace`; `last`, if not empty, is its last argument, with blanks.
+pub(crate) fn tc(namespace: &str, line: &str, last: &str) -> Result<()> {
+    let last = Some(last).filter(|last| !last.is_empty());
+    let arguments: Vec<_> =
+        ["-n", namespace].into_iter().chain(line.split(' ')).chain(last).collect();
+    run("tc", &arguments).map(drop)
+}
+
 /// Runs a `-json` query of `tool` (`ip` or `bridge`) in `namespace`.
 pub(crate) fn query<T: DeserializeOwned>(tool: &str, namespace: &str, line: &str) -> Result<T> {
     let arguments: Vec<_> = ["-n", namespace, "-json"].into_iter().chain(line.split(' ')).collect();

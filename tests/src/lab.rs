@@ -227,6 +227,23 @@ impl Lab {
         Ok(addresses)
     }
 
+    /// Moves hosts to a second switch with a cable to the first: [`Lab::split`] takes it out. Once a
+    /// lab.
+    pub fn add_switch(&self, hosts: &[&Host]) -> Result<()> {
+        let ports: Vec<_> = hosts.iter().map(|host| host.name()).collect();
+        self.switch.move_to_second(&ports).context("make a second switch")
+    }
+
+    /// Takes the cable between the two switches out: no host sees its carrier go.
+    pub fn split(&self) -> Result<()> {
+        self.switch.set_cable(false)
+    }
+
+    /// Undoes [`Lab::split`].
+    pub fn unite(&self) -> Result<()> {
+        self.switch.set_cable(true)
+    }
+
     /// Takes the programs off the switch ports.
     pub fn clear_switch_ports(&self) {
         *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;

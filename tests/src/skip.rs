@@ -16,15 +16,20 @@ use crate::iproute::run;
 
 /// Returns from the test, recorded as skipped, when the requirement does not hold.
 ///
-/// The requirement is a `Result<T, String>` whose error is the reason; its value is the macro's.
+/// The requirement is a `Result<T, String>` whose error is the reason; its value is the macro's. The
+/// test is called as the function that this is written in, or as the first of two arguments says.
 ///
 /// ```no_run
 /// # fn test() {
-/// vipfarm_lab::require!("a_node_answers", vipfarm_lab::skip::lab());
+/// vipfarm_lab::require!(vipfarm_lab::skip::lab());
 /// # }
 /// ```
 #[macro_export]
 macro_rules! require {
+    ($requirement:expr) => {{
+        fn here() {}
+        $crate::require!($crate::skip::name_around(&here), $requirement)
+    }};
     ($name:expr, $requirement:expr) => {
         match $requirement {
             Ok(value) => value,
@@ -34,6 +39,13 @@ macro_rules! require {
             }
         }
     };
+}
+
+/// The name of the function that `inner` is written in.
+pub fn name_around<F>(inner: &F) -> &'static str {
+    // The crate, modules, the function, a closure if it is asynchronous, and `inner`.
+    let path = std::any::type_name_of_val(inner).rsplit("::");
+    path.filter(|part| !part.starts_with('{')).nth(1).unwrap_or_default()
 }
 
 /// Requires root: namespaces, packet sockets and programs need it.
@@ -128,5 +140,22 @@ fn append(path: &Path, line: &str) {
         .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
     if let Err(error) = written {
         panic!("cannot record the skipped test in {}: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_knows_its_name() {
+        fn here() {}
+        assert_eq!(name_around(&here), "a_test_knows_its_name");
+    }
+
+    #[tokio::test]
+    async fn so_does_an_asynchronous_one() {
+        fn here() {}
+        assert_eq!(name_around(&here), "so_does_an_asynchronous_one");
     }
 }

@@ -5,12 +5,16 @@ use serde::Deserialize;
 use vipfarm::model::Mac;
 
 use crate::{
-    iproute::{bridge_batch, ip, query},
+    iproute::{bridge_batch, ip, ip_batch, query, tc},
     lab::Topology,
     ns::Namespace,
 };
 
 const BRIDGE: &str = "br0";
+
+/// The second switch of a lab that has one, and the ends of the cable between the two.
+const SECOND: &str = "br2";
+const CABLE: [&str; 2] = ["uplink", "downlink"];
 
 /// A learnt or static entry of the switch's forwarding database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +72,38 @@ impl Switch {
         self.ip(&format!("link set {port} nomaster"))
     }
 
+    /// Loses what the station `from` sends to a port.
+    pub(crate) fn lose(&self, port: &str, from: Mac) -> Result<()> {
+        let namespace = self.namespace.name();
+        tc(namespace, &format!("qdisc replace dev {port} clsact"), "")?;
+        let filter = format!("filter add dev {port} egress bpf direct-action bytecode");
+        tc(namespace, &filter, &drop_from(from))
+    }
+
+    /// Undoes [`Switch::lose`], for all stations.
+    pub(crate) fn lose_nothing(&self, port: &str) -> Result<()> {
+        tc(self.namespace.name(), &format!("qdisc del dev {port} clsact"), "")
+    }
+
+    /// Moves ports to a second switch, which a cable connects with the first.
+    pub(crate) fn move_to_second(&self, ports: &[&str]) -> Result<()> {
+        let [up, down] = CABLE;
+        let mut lines = vec![
+            format!("link add {SECOND} type bridge stp_state 0"),
+            format!("link set {SECOND} up"),
+            format!("link add {up} type veth peer name {down}"),
+            format!("link set {up} up master {BRIDGE}"),
+            format!("link set {down} up master {SECOND}"),
+        ];
+        lines.extend(ports.iter().map(|port| format!("link set {port} master {SECOND}")));
+        ip_batch(Some(self.namespace.name()), &lines)
+    }
+
+    /// Takes the cable between the two switches out, or plugs it in.
+    pub(crate) fn set_cable(&self, up: bool) -> Result<()> {
+        self.set_link(CABLE[0], up)
+    }
+
     /// Sets a port's link up or down; the host sees its carrier follow.
     pub(crate) fn set_link(&self, port: &str, up: bool) -> Result<()> {
         self.ip(&format!("link set {port} {}", if up { "up" } else { "down" }))
@@ -96,4 +132,11 @@ impl Switch {
     fn ip(&self, line: &str) -> Result<()> {
         ip(self.namespace.name(), line)
     }
+}
+
+/// A classic BPF program, as `tc` reads it, that drops what this station has sent: 2 is `TC_ACT_SHOT`,
+/// -1 lets the frame go on.
+fn drop_from(Mac([a, b, c, d, e, f]): Mac) -> String {
+    let (high, low) = (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]));
+    format!("6,32 0 0 6,21 0 3 {high},40 0 0 10,21 0 1 {low},6 0 0 2,6 0 0 {}", u32::MAX)
 }

@@ -25,7 +25,7 @@ const FRAMES: u64 = 50_000;
 
 #[test]
 fn kernel_and_host_agree_on_generated_frames() {
-    require!("generated frames in the kernel", skip::bpf());
+    require!(skip::bpf());
     let world = World::new();
     let mut kernel = world.kernel();
     kernel.lease(Duration::from_mins(10)).expect("a lease");
@@ -44,7 +44,7 @@ fn kernel_and_host_agree_on_generated_frames() {
 
 #[test]
 fn the_slow_path_loads_and_decides_alike_when_it_logs() {
-    require!("the logging slow path in the kernel", skip::bpf());
+    require!(skip::bpf());
     let world = World::new();
     let mut kernel = world.kernel_with(true);
     kernel.lease(Duration::from_mins(10)).expect("a lease");
@@ -58,7 +58,7 @@ fn the_slow_path_loads_and_decides_alike_when_it_logs() {
 
 #[test]
 fn a_bitmap_stored_in_place_is_what_the_next_packet_meets() {
-    require!("bitmaps in the kernel", skip::bpf());
+    require!(skip::bpf());
     let world = World::new();
     let mut kernel = world.kernel();
     kernel.lease(Duration::from_mins(10)).expect("a lease");

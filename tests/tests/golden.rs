@@ -39,7 +39,7 @@ fn the_host_decides_every_golden_frame_as_written() {
 
 #[test]
 fn the_kernel_decides_every_golden_frame_as_written() {
-    require!("golden frames in the kernel", skip::bpf());
+    require!(skip::bpf());
     let world = World::new();
     let mut kernel = world.kernel();
     for lease in ["valid", "near its end"] {
@@ -58,7 +58,7 @@ fn the_kernel_decides_every_golden_frame_as_written() {
 
 #[test]
 fn a_fenced_node_refuses_what_it_would_accept_and_passes_what_is_not_the_farms() {
-    require!("fenced frames in the kernel", skip::bpf());
+    require!(skip::bpf());
     let world = World::new();
     let host = world.host().fenced();
     let mut kernel = world.kernel();

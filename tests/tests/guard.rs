@@ -12,7 +12,7 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 11);
 
 #[test]
 fn t1_t3_arp_that_speaks_for_a_vip_carries_its_vmac() {
-    require!("t1_t3", skip::bpf());
+    require!(skip::bpf());
     let mut kernel = World::new().kernel();
     for (vip, vmac) in [(VIP, VMAC), (VIP_OF_NODE2, VMAC_OF_NODE2)] {
         for frame in [
@@ -31,7 +31,7 @@ fn t1_t3_arp_that_speaks_for_a_vip_carries_its_vmac() {
 
 #[test]
 fn t2_the_vmac_never_leaves_as_an_ethernet_source() {
-    require!("t2", skip::bpf());
+    require!(skip::bpf());
     let mut kernel = World::new().kernel();
     let frame = Frame::udp("10.9.0.11:1", "10.1.0.1:2", b"x").macs(VMAC, CLIENT).bytes();
     let run = kernel.run(Entry::Guard, &frame).expect("it runs");
@@ -45,7 +45,7 @@ fn t2_the_vmac_never_leaves_as_an_ethernet_source() {
 
 #[test]
 fn everything_else_leaves_as_it_came() {
-    require!("the guard on other frames", skip::bpf());
+    require!(skip::bpf());
     let mut kernel = World::new().kernel();
     for frame in [
         Frame::arp_request(OWN, OTHER, VIP).macs(OWN, Mac([0xff; 6])),

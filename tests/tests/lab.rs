@@ -12,7 +12,7 @@ use std::{
 
 use vipfarm::model::Mac;
 use vipfarm_lab::{
-    Captured, Direction, Frame, Lab, Topology, lab::VIP, process::Signal, require, skip,
+    Captured, Direction, Frame, Host, Lab, Topology, lab::VIP, process::Signal, require, skip,
 };
 
 const SOON: Duration = Duration::from_secs(2);
@@ -35,13 +35,16 @@ fn wait_until(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a frame that the client sends reaches the node's wire.
+/// Whether a frame that the client sends reaches the node.
 fn a_frame_arrives(lab: &Lab, payload: &[u8]) -> bool {
-    let (client, node) = (lab.client(1), lab.node(1));
+    a_frame_passes(lab.client(1), lab.node(1), payload)
+}
+
+fn a_frame_passes(from: &Host, to: &Host, payload: &[u8]) -> bool {
     let incoming = |frame: &Captured| frame.direction == Direction::Incoming;
-    let arrived = node.capture_if(incoming).unwrap();
-    let (from, to) = ((client.address(), 9), (node.address(), 9));
-    client.inject(&Frame::udp(from, to, payload).macs(client.mac(), node.mac()).bytes()).unwrap();
+    let arrived = to.capture_if(incoming).unwrap();
+    let frame = Frame::udp((from.address(), 9), (to.address(), 9), payload);
+    from.inject(&frame.macs(from.mac(), to.mac()).bytes()).unwrap();
     arrived.wait_for(Duration::from_millis(200), |frame| frame.bytes.ends_with(payload)).is_some()
 }
 
@@ -50,7 +53,7 @@ const CHILD: &str = env!("CARGO_BIN_EXE_lab-child");
 
 #[test]
 fn labs_made_at_once_have_names_and_networks_of_their_own() {
-    require!("labs_made_at_once_have_names_and_networks_of_their_own", skip::lab());
+    require!(skip::lab());
     let make = || Lab::new("twin", &Topology::new(1, 1)).unwrap();
     let labs = thread::scope(|scope| {
         let makers: Vec<_> = (0..3).map(|_| scope.spawn(make)).collect();
@@ -69,7 +72,7 @@ fn labs_made_at_once_have_names_and_networks_of_their_own() {
 
 #[test]
 fn hosts_reach_each_other_and_the_switch_learns_them() {
-    require!("hosts_reach_each_other_and_the_switch_learns_them", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("reach", &Topology::new(2, 1)).unwrap();
     assert!(a_frame_arrives(&lab, b"hello"));
     let fdb = lab.fdb().unwrap();
@@ -80,7 +83,7 @@ fn hosts_reach_each_other_and_the_switch_learns_them() {
 
 #[test]
 fn a_panic_leaves_no_namespace_mount_directory_or_child() {
-    require!("a_panic_leaves_no_namespace_mount_directory_or_child", skip::lab());
+    require!(skip::lab());
     let (sender, receiver) = std::sync::mpsc::channel();
     let panicked = thread::spawn(move || {
         let lab = Lab::new("panic", &Topology::new(1, 1)).unwrap();
@@ -101,7 +104,7 @@ fn a_panic_leaves_no_namespace_mount_directory_or_child() {
 
 #[test]
 fn a_killed_run_is_swept_by_the_next_lab() {
-    require!("a_killed_run_is_swept_by_the_next_lab", skip::lab());
+    require!(skip::lab());
     let mut run = Command::new(CHILD).arg("victim").stdout(Stdio::piped()).spawn().unwrap();
     let output = std::io::BufReader::new(run.stdout.take().unwrap());
     let told = std::io::BufRead::lines(output)
@@ -124,7 +127,7 @@ fn a_killed_run_is_swept_by_the_next_lab() {
 
 #[test]
 fn a_cut_is_silent_and_heals() {
-    require!("a_cut_is_silent_and_heals", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("cut", &Topology::new(1, 1)).unwrap();
     let node = lab.node(1);
     assert!(a_frame_arrives(&lab, b"before"));
@@ -136,8 +139,39 @@ fn a_cut_is_silent_and_heals() {
 }
 
 #[test]
+fn a_deaf_host_loses_what_one_other_sends_and_nothing_else() {
+    require!(skip::lab());
+    let lab = Lab::new("deaf", &Topology::new(3, 1)).unwrap();
+    let (deaf, unheard) = (lab.node(1), lab.node(2));
+    deaf.deafen(unheard).unwrap();
+    deaf.deafen(lab.node(3)).unwrap();
+    assert!(!a_frame_passes(unheard, deaf, b"unheard"));
+    assert!(!a_frame_passes(lab.node(3), deaf, b"nor this"));
+    assert!(a_frame_passes(deaf, unheard, b"the other way"));
+    assert!(a_frame_passes(unheard, lab.node(3), b"elsewhere"));
+    assert!(a_frame_passes(lab.client(1), deaf, b"from others"));
+    deaf.undeafen().unwrap();
+    assert!(a_frame_passes(unheard, deaf, b"after"));
+}
+
+#[test]
+fn a_split_parts_the_hosts_of_two_switches_silently() {
+    require!(skip::lab());
+    let lab = Lab::new("split", &Topology::new(2, 1)).unwrap();
+    let (here, there) = (lab.node(1), lab.node(2));
+    lab.add_switch(&[there]).unwrap();
+    assert!(a_frame_passes(here, there, b"before"));
+    lab.split().unwrap();
+    assert!(!a_frame_passes(here, there, b"during"));
+    assert!(a_frame_passes(lab.client(1), here, b"on one side"));
+    assert!(there.run("ip link show eth0").unwrap().contains("LOWER_UP"), "the carrier stays");
+    lab.unite().unwrap();
+    assert!(a_frame_passes(here, there, b"after"));
+}
+
+#[test]
 fn a_pulled_cable_is_seen_by_the_node_and_comes_back() {
-    require!("a_pulled_cable_is_seen_by_the_node_and_comes_back", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("cable", &Topology::new(1, 1)).unwrap();
     let node = lab.node(1);
     node.link_down().unwrap();
@@ -149,7 +183,7 @@ fn a_pulled_cable_is_seen_by_the_node_and_comes_back() {
 
 #[test]
 fn the_wire_and_the_node_record_the_same_frame_with_its_tag() {
-    require!("the_wire_and_the_node_record_the_same_frame_with_its_tag", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("wire", &Topology::new(1, 1)).unwrap();
     let (client, node) = (lab.client(1), lab.node(1));
     let tagged = Frame::udp((client.address(), 9), (node.address(), 9), b"tagged").vlan(10);
@@ -171,7 +205,7 @@ fn the_wire_and_the_node_record_the_same_frame_with_its_tag() {
 
 #[test]
 fn a_filter_decides_what_is_recorded_and_stop_loses_nothing() {
-    require!("a_filter_decides_what_is_recorded_and_stop_loses_nothing", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("filter", &Topology::new(1, 1)).unwrap();
     let (client, node) = (lab.client(1), lab.node(1));
     let keep =
@@ -186,7 +220,7 @@ fn a_filter_decides_what_is_recorded_and_stop_loses_nothing() {
 
 #[test]
 fn a_socket_made_inside_a_namespace_works_outside_of_it() {
-    require!("a_socket_made_inside_a_namespace_works_outside_of_it", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("socket", &Topology::new(1, 1)).unwrap();
     let (client, node) = (lab.client(1), lab.node(1));
     let receiver = node.in_ns(|| UdpSocket::bind((node.address(), 7000))).unwrap();
@@ -204,7 +238,7 @@ fn a_socket_made_inside_a_namespace_works_outside_of_it() {
 
 #[test]
 fn a_neighbour_entry_can_be_set_and_read() {
-    require!("a_neighbour_entry_can_be_set_and_read", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("neighbour", &Topology::new(1, 1)).unwrap();
     let vmac = Mac::of_vip(VIP);
     assert_eq!(lab.client(1).neighbour(VIP.into()).unwrap(), None);
@@ -214,7 +248,7 @@ fn a_neighbour_entry_can_be_set_and_read() {
 
 #[test]
 fn a_child_runs_in_its_namespace_and_hears_signals() {
-    require!("a_child_runs_in_its_namespace_and_hears_signals", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("child", &Topology::new(1, 0)).unwrap();
     let node = lab.node(1);
     let script = "trap 'echo told to stop; exit 0' TERM; ip -br addr show eth0; while :; do sleep 0.05; done";
@@ -234,7 +268,7 @@ fn a_child_runs_in_its_namespace_and_hears_signals() {
 
 #[test]
 fn a_failing_command_says_what_failed_where() {
-    require!("a_failing_command_says_what_failed_where", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("fails", &Topology::new(1, 0)).unwrap();
     let error = format!("{:#}", lab.node(1).run("ip link show nothing0").unwrap_err());
     assert!(error.contains("node1") && error.contains("nothing0"), "{error}");
@@ -242,9 +276,8 @@ fn a_failing_command_says_what_failed_where() {
 
 #[test]
 fn programs_on_switch_ports_pass_or_lose_frames() {
-    const NAME: &str = "programs_on_switch_ports_pass_or_lose_frames";
-    require!(NAME, skip::lab());
-    let object = require!(NAME, skip::lab_object());
+    require!(skip::lab());
+    let object = require!(skip::lab_object());
     let lab = Lab::new("ports", &Topology::new(1, 1)).unwrap();
     lab.pass_on_switch_ports(&object).unwrap();
     assert!(a_frame_arrives(&lab, b"passes"));
@@ -256,7 +289,7 @@ fn programs_on_switch_ports_pass_or_lose_frames() {
 
 #[test]
 fn a_missing_object_is_an_error_that_names_the_fix() {
-    require!("a_missing_object_is_an_error_that_names_the_fix", skip::lab());
+    require!(skip::lab());
     let lab = Lab::new("object", &Topology::new(1, 0)).unwrap();
     let error = lab.pass_on_switch_ports(Path::new("/nowhere/lab-bpf")).unwrap_err();
     assert!(format!("{error:#}").contains("cargo xtask build"), "{error:#}");

@@ -28,7 +28,7 @@ fn lab(name: &str, nodes: u8, clients: u8) -> Lab {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_is_answered_once_and_says_by_whom() {
-    require!("every_request_is_answered_once_and_says_by_whom", skip::lab());
+    require!(skip::lab());
     let lab = lab("http", 1, 2);
     let server = HttpServer::start(lab.node(1), 80).unwrap();
     // The address comes after the server, as a VIP does.
@@ -50,7 +50,7 @@ async fn every_request_is_answered_once_and_says_by_whom() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_node_shows_as_time_outs_and_a_closed_port_as_refusals() {
-    require!("a_dead_node_shows_as_time_outs_and_a_closed_port_as_refusals", skip::lab());
+    require!(skip::lab());
     let lab = lab("dead", 1, 1);
     let node = lab.node(1);
     let patience = Duration::from_millis(300);
@@ -74,7 +74,7 @@ async fn a_dead_node_shows_as_time_outs_and_a_closed_port_as_refusals() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_that_answer_one_datagram_are_caught() {
-    require!("two_nodes_that_answer_one_datagram_are_caught", skip::lab());
+    require!(skip::lab());
     let lab = lab("twice", 2, 1);
     let mut echoes = Vec::new();
     for node in lab.nodes() {
@@ -97,7 +97,7 @@ async fn two_nodes_that_answer_one_datagram_are_caught() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_node_never_looks_like_a_duplicate_or_an_outage() {
-    require!("a_single_node_never_looks_like_a_duplicate_or_an_outage", skip::lab());
+    require!(skip::lab());
     let lab = lab("once", 1, 2);
     lab.node(1).add_address(VIP.into(), PREFIX).unwrap();
     let _echo = UdpEcho::start(lab.node(1), ECHO).unwrap();
@@ -114,7 +114,7 @@ async fn a_single_node_never_looks_like_a_duplicate_or_an_outage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_of_known_length_is_measured_and_its_neighbour_is_not_blamed() {
-    require!("a_cut_of_known_length_is_measured_and_its_neighbour_is_not_blamed", skip::lab());
+    require!(skip::lab());
     let lab = lab("gap", 2, 2);
     let mut echoes = Vec::new();
     for (node, client) in lab.nodes().iter().zip(lab.clients()) {

@@ -9,8 +9,8 @@ const ALLOWED: &str = "bpf_tail_call";
 
 #[test]
 fn the_hot_path_has_no_call_but_the_tail_call() {
-    require!("the translated filter", skip::bpf());
-    require!("the translated filter", skip::tool("bpftool"));
+    require!(skip::bpf());
+    require!(skip::tool("bpftool"));
     let mut kernel = World::new().kernel();
     let calls = calls(&mut kernel, Entry::Filter);
     assert_eq!(calls.len(), 1, "calls in the translated `filter`: {calls:#?}");
@@ -19,15 +19,15 @@ fn the_hot_path_has_no_call_but_the_tail_call() {
 
 #[test]
 fn the_reader_of_translated_code_sees_calls_where_there_are_some() {
-    require!("the translated slow path", skip::bpf());
-    require!("the translated slow path", skip::tool("bpftool"));
+    require!(skip::bpf());
+    require!(skip::tool("bpftool"));
     let calls = calls(&mut World::new().kernel(), Entry::Slow);
     assert!(calls.iter().any(|call| call.contains("bpf_ktime_get_boot_ns")), "{calls:?}");
 }
 
 #[test]
 fn the_verifier_is_far_from_its_limit() {
-    require!("verified instructions", skip::bpf());
+    require!(skip::bpf());
     let mut kernel = World::new().kernel();
     for (entry, most) in [(Entry::Filter, 20_000), (Entry::Slow, 100_000), (Entry::Guard, 100_000)]
     {

@@ -3,6 +3,7 @@
 //!
 //! - [`events`]: the events, on farms of three nodes. [`watch`]: the probes that see them.
 //! - [`barrier`]: how long buckets have no owner when a view changes, by size of the farm.
+//! - [`soak`]: a farm that nothing happens to, on a machine that has too much to do.
 //! - [`keepalived`]: the comparison.
 //! - [`figures`]: what comes out, and whether it is good enough. [`table`]: how it looks.
 
@@ -10,6 +11,7 @@ mod barrier;
 mod events;
 mod figures;
 mod keepalived;
+mod soak;
 mod table;
 mod watch;
 
@@ -24,7 +26,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use tokio::runtime::Runtime;
 
-use self::{events::Verbs, figures::Figures};
+use self::{
+    events::Verbs,
+    figures::{Figures, SoakFigures},
+};
 use crate::{
     farm::{Farm, run_to_end},
     interrupt::Interrupt,
@@ -39,9 +44,13 @@ pub struct FailoverOptions {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// How often each event is measured
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    /// How often each event is measured; 0 leaves out all but the soak
+    #[arg(long, value_name = "N", default_value_t = 7)]
     runs: u16,
+
+    /// Also let a farm serve for so long while all processors are overloaded; 0 leaves that out
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    soak: u64,
 }
 
 /// Membership profiles that are measured.
@@ -62,7 +71,14 @@ pub fn failover(options: &FailoverOptions) -> Result<bool> {
     let interrupt = Interrupt::on_signals()?;
     let bench =
         Bench { program: &program, runtime: &runtime, interrupt: &interrupt, runs: options.runs };
-    let figures = bench.measure()?;
+    let mut figures = Figures { load_average: load_average(), ..Figures::default() };
+    if options.runs > 0 {
+        bench.measure(&mut figures)?;
+    }
+    if options.soak > 0 {
+        let soak = figures.soak.insert(SoakFigures::wanted(options.soak));
+        bench.sample("soak", soak::measure(&bench, soak))?;
+    }
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&figures)?;
         fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
@@ -81,8 +97,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn measure(&self) -> Result<Figures> {
-        let mut figures = Figures { load_average: load_average(), ..Figures::default() };
+    fn measure(&self, figures: &mut Figures) -> Result<()> {
         let verbs = self.verbs()?;
         let missing = verbs
             .missing_events()
@@ -97,7 +112,7 @@ impl Bench<'_> {
             None => figures.keepalived = keepalived::measure(self)?,
             Some(reason) => figures.not_measured.push(format!("keepalived: {reason}")),
         }
-        Ok(figures)
+        Ok(())
     }
 
     fn verbs(&self) -> Result<Verbs> {

@@ -107,6 +107,11 @@ impl ProbeLog {
         self.flows.iter().flat_map(twice).collect()
     }
 
+    /// Unanswered probes of all flows that were sent between two instants.
+    pub fn lost(&self, from: Instant, until: Instant) -> usize {
+        self.flows.iter().map(|flow| lock(flow).unanswered(from, until)).sum()
+    }
+
     /// Who served each flow just before `at`: the node of its last answered probe until then.
     pub fn owners(&self, at: Instant) -> BTreeMap<SocketAddrV4, Arc<str>> {
         let owner = |flow: &Mutex<Flow>| {
@@ -270,6 +275,13 @@ mod tests {
         let (log, start) = log(&["aaabbb", "cc..cc"]);
         let outage = log.outage(start + INTERVAL, start + INTERVAL * 6, "a");
         assert_eq!((outage.longest, outage.survivor_failures), (Duration::ZERO, 2));
+    }
+
+    #[test]
+    fn lost_is_what_no_flow_got_an_answer_to() {
+        let (log, start) = log(&["aa..a.", "a.aaa."]);
+        assert_eq!(log.lost(start, start + INTERVAL * 5), 3);
+        assert_eq!(log.lost(start + INTERVAL * 2, start + INTERVAL * 6), 4);
     }
 
     #[test]

@@ -18,8 +18,7 @@ const BROADCAST: Mac = Mac([0xff; 6]);
 
 #[test]
 fn t1_t2_t3_whatever_a_node_sends_nobody_learns_another_mac_for_the_vip() {
-    const NAME: &str = "t1_t2_t3_whatever_a_node_sends_nobody_learns_another_mac_for_the_vip";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("guard", 2, 4);
     let farm = running(&lab, &program, ONE_VIP);
     let (client, node) = (lab.client(1), lab.node(2));
@@ -65,9 +64,7 @@ fn t1_t2_t3_whatever_a_node_sends_nobody_learns_another_mac_for_the_vip() {
 
 #[test]
 fn t1_a_node_that_uses_the_vip_as_its_source_asks_in_a_way_that_poisons_nobody() {
-    const NAME: &str =
-        "t1_a_node_that_uses_the_vip_as_its_source_asks_in_a_way_that_poisons_nobody";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("source", 2, 4);
     let _farm = running(&lab, &program, ONE_VIP);
     let (client, node) = (lab.client(1), lab.node(1));
@@ -95,8 +92,7 @@ fn t1_a_node_that_uses_the_vip_as_its_source_asks_in_a_way_that_poisons_nobody()
 
 #[test]
 fn t4_exactly_one_node_answers_an_arp_request() {
-    const NAME: &str = "t4_exactly_one_node_answers_an_arp_request";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("arp", 3, 1);
     let farm = running(&lab, &program, ONE_VIP);
     let client = lab.client(1);
@@ -135,8 +131,7 @@ fn t4_exactly_one_node_answers_an_arp_request() {
 
 #[test]
 fn t5_a_strangers_probe_is_answered_once_and_a_members_by_nobody() {
-    const NAME: &str = "t5_a_strangers_probe_is_answered_once_and_a_members_by_nobody";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("probe", 3, 1);
     let farm = running(&lab, &program, ONE_VIP);
     let client = lab.client(1);
@@ -161,8 +156,7 @@ fn t5_a_strangers_probe_is_answered_once_and_a_members_by_nobody() {
 
 #[test]
 fn a_strangers_claim_of_the_vip_is_counted_by_all_and_answered_by_nobody() {
-    const NAME: &str = "a_strangers_claim_of_the_vip_is_counted_by_all_and_answered_by_nobody";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("claim", 3, 1);
     let farm = running(&lab, &program, ONE_VIP);
     let client = lab.client(1);

@@ -52,8 +52,7 @@ struct Case {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_node_that_explain_names_answers_and_no_other() {
-    const NAME: &str = "the_node_that_explain_names_answers_and_no_other";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("explained", 3, 60);
     let farm = running(&lab, &program, SERVICES);
     let dns = SocketAddrV4::new(VIP, 53);

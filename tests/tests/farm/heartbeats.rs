@@ -58,10 +58,8 @@ fn rises(before: &Status, after: &Status) -> BTreeMap<String, u64> {
 
 #[test]
 fn forged_replayed_cut_and_random_datagrams_change_no_view_and_are_counted_by_reason() {
-    const NAME: &str =
-        "forged_replayed_cut_and_random_datagrams_change_no_view_and_are_counted_by_reason";
     const TIMES: usize = 300;
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("forged", 3, 1);
     let mut farm = running(&lab, &program, ONE_VIP);
     let (client, victim, peer) = (lab.client(1), lab.node(1), lab.node(2));
@@ -121,8 +119,7 @@ fn forged_replayed_cut_and_random_datagrams_change_no_view_and_are_counted_by_re
 
 #[test]
 fn a_node_with_another_key_never_joins_and_both_sides_say_so() {
-    const NAME: &str = "a_node_with_another_key_never_joins_and_both_sides_say_so";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("keys", 3, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let other = lab.directory().join("other.key");
@@ -150,8 +147,7 @@ fn a_node_with_another_key_never_joins_and_both_sides_say_so() {
 
 #[test]
 fn a_node_with_another_configuration_serves_nothing_and_both_sides_say_so() {
-    const NAME: &str = "a_node_with_another_configuration_serves_nothing_and_both_sides_say_so";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("files", 3, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     farm.give_own_config(3, |yaml| yaml.replace("port: 80,", "port: 81,")).unwrap();
@@ -183,8 +179,7 @@ fn a_node_with_another_configuration_serves_nothing_and_both_sides_say_so() {
 
 #[test]
 fn another_machine_that_claims_a_nodes_name_does_not_get_in_and_is_told_of() {
-    const NAME: &str = "another_machine_that_claims_a_nodes_name_does_not_get_in_and_is_told_of";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("double", 3, 1);
     let mut farm = running(&lab, &program, ONE_VIP);
     // The same address, name and files on a second machine, as after a cloned disk.

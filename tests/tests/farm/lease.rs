@@ -5,61 +5,16 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use vipfarm::{model::Timers, status::NodeState};
-use vipfarm_lab::{
-    Lab, require, skip,
-    traffic::{GRACE, ProbeLog, UdpEcho, UdpProbe},
-};
+use vipfarm_lab::{require, skip};
 
-use crate::{ECHO, ONE_VIP, all, eventually, has_event, lab, running};
-
-/// With a third of the buckets lost, the chance that none of them is probed is 1 in 10 million.
-const FLOWS: usize = 40;
-const PERIOD: Duration = Duration::from_millis(4);
+use crate::{ONE_VIP, all, eventually, has_event, lab, probed::Probed, running};
 
 /// What a busy machine may add to a time that is asserted.
 const SLACK: Duration = Duration::from_millis(30);
 
-/// Steady datagrams to the VIP of a farm whose nodes all echo.
-struct Probed {
-    _echoes: Vec<UdpEcho>,
-    probe: UdpProbe,
-}
-
-impl Probed {
-    async fn start(lab: &Lab) -> Self {
-        let echoes = lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
-        let probe = UdpProbe::start(lab.clients(), ECHO, FLOWS, PERIOD).unwrap();
-        let probed = Self { _echoes: echoes, probe };
-        probed.all_served().await;
-        probed
-    }
-
-    async fn all_served(&self) {
-        let begin = Instant::now();
-        while !self.probe.log().all_answered(20, GRACE) {
-            assert!(begin.elapsed() < Duration::from_secs(5), "some clients are not served");
-            sleep(PERIOD).await;
-        }
-    }
-
-    fn is_served_by(&self, node: &str) -> bool {
-        self.probe.log().owners(Instant::now()).values().any(|owner| **owner == *node)
-    }
-
-    /// Ends the traffic: nothing was answered twice.
-    async fn stop(self) -> std::sync::Arc<ProbeLog> {
-        let log = self.probe.stop().await;
-        assert!(log.counts().0 > 1000);
-        let twice = log.duplicates();
-        assert!(twice.is_empty(), "{} datagrams were answered twice: {twice:?}", twice.len());
-        log
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn t14_t32_a_frozen_agents_node_stops_serving_before_its_peers_take_over() {
-    const NAME: &str = "t14_t32_a_frozen_agents_node_stops_serving_before_its_peers_take_over";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("frozen", 3, 40);
     let mut farm = running(&lab, &program, ONE_VIP);
     let traffic = Probed::start(&lab).await;
@@ -71,7 +26,7 @@ async fn t14_t32_a_frozen_agents_node_stops_serving_before_its_peers_take_over()
     traffic.all_served().await;
     sleep(Duration::from_millis(300)).await;
     assert!(!traffic.is_served_by("node3"));
-    let served = traffic.probe.log().last_served("node3").unwrap();
+    let served = traffic.log().last_served("node3").unwrap();
     let went_on = served.saturating_duration_since(frozen);
     assert!(went_on <= Timers::BALANCED.lease + SLACK, "went on for {went_on:?}");
 
@@ -86,8 +41,7 @@ async fn t14_t32_a_frozen_agents_node_stops_serving_before_its_peers_take_over()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t14_t32_freezes_of_every_length_in_a_row_answer_nothing_twice() {
-    const NAME: &str = "t14_t32_freezes_of_every_length_in_a_row_answer_nothing_twice";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("freezes", 3, 40);
     let mut farm = running(&lab, &program, ONE_VIP);
     let traffic = Probed::start(&lab).await;
@@ -114,8 +68,7 @@ async fn t14_t32_freezes_of_every_length_in_a_row_answer_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t32_a_killed_agents_node_stops_serving_and_a_restart_takes_its_filter_over() {
-    const NAME: &str = "t32_a_killed_agents_node_stops_serving_and_a_restart_takes_its_filter_over";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("killed", 3, 40);
     let mut farm = running(&lab, &program, ONE_VIP);
     let traffic = Probed::start(&lab).await;
@@ -126,7 +79,7 @@ async fn t32_a_killed_agents_node_stops_serving_and_a_restart_takes_its_filter_o
     let killed = Instant::now();
     farm.wait_converged(&[1, 3]).unwrap();
     traffic.all_served().await;
-    let served = traffic.probe.log().last_served("node2").unwrap();
+    let served = traffic.log().last_served("node2").unwrap();
     let went_on = served.saturating_duration_since(killed);
     assert!(went_on <= Timers::BALANCED.lease + SLACK, "went on for {went_on:?}");
     assert_eq!(farm.footprint(2).unwrap(), before, "the filter stays, and refuses");

@@ -8,10 +8,9 @@ use vipfarm_lab::{
     farm::{PATIENCE, exit_code_and_words},
     process::Signal,
     require, skip,
-    traffic::{GRACE, UdpEcho, UdpProbe},
 };
 
-use crate::{ECHO, ONE_VIP, lab, running, vmac};
+use crate::{ONE_VIP, lab, probed::Probed, running, vmac};
 
 /// The footprint of a node before its agent came, with values of its own in the sysctls.
 fn untouched(lab: &Lab, farm: &Farm<'_>, node: usize) -> Footprint {
@@ -26,8 +25,7 @@ fn untouched(lab: &Lab, farm: &Farm<'_>, node: usize) -> Footprint {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_agent_takes_everything_back_and_its_peers_take_over_at_once() {
-    const NAME: &str = "a_stopped_agent_takes_everything_back_and_its_peers_take_over_at_once";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("stop", 3, 40);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let before = untouched(&lab, &farm, 2);
@@ -39,10 +37,7 @@ async fn a_stopped_agent_takes_everything_back_and_its_peers_take_over_at_once()
     assert_eq!(during.sysctls, [("arp_announce", "2".into()), ("arp_ignore", "1".into())]);
     assert!(during.xdp.is_some() && during.tc.len() == 2 && during.links.len() == 3);
 
-    let _echoes: Vec<_> =
-        lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
-    let probe = UdpProbe::start(lab.clients(), ECHO, 40, Duration::from_millis(4)).unwrap();
-    sleep(Duration::from_millis(300)).await;
+    let traffic = Probed::start(&lab).await;
     let from = Instant::now();
     let agent = farm.agent(2).unwrap();
     agent.signal(Signal::SIGTERM).unwrap();
@@ -52,22 +47,19 @@ async fn a_stopped_agent_takes_everything_back_and_its_peers_take_over_at_once()
     farm.wait_converged(&[1, 3]).unwrap();
     sleep(Duration::from_millis(300)).await;
     let until = Instant::now();
-    sleep(GRACE).await;
-    let log = probe.stop().await;
+    let log = traffic.stop().await;
     let outage = log.outage(from, until, "node2");
     println!("clients of the stopped node waited {:?} at most", outage.longest);
     assert!(outage.flows > 0, "no client of node2 was probed");
     assert_eq!(outage.survivor_failures, 0, "the others' clients noticed");
     // Far less than it takes to miss a node that did not say goodbye.
     assert!(outage.longest < Duration::from_millis(150), "{outage:?}");
-    assert!(log.duplicates().is_empty());
     assert!(crate::has_event(&farm, 1, "node_left"));
 }
 
 #[test]
 fn down_removes_what_a_killed_agent_left_and_is_harmless_when_nothing_is() {
-    const NAME: &str = "down_removes_what_a_killed_agent_left_and_is_harmless_when_nothing_is";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("down", 2, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let before = untouched(&lab, &farm, 1);
@@ -91,8 +83,7 @@ fn down_removes_what_a_killed_agent_left_and_is_harmless_when_nothing_is() {
 
 #[test]
 fn a_crash_in_between_does_not_hide_what_a_later_clean_stop_must_take_back() {
-    const NAME: &str = "a_crash_in_between_does_not_hide_what_a_later_clean_stop_must_take_back";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("crash", 2, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let before = untouched(&lab, &farm, 1);
@@ -109,8 +100,7 @@ fn a_crash_in_between_does_not_hide_what_a_later_clean_stop_must_take_back() {
 
 #[test]
 fn down_leaves_no_vip_without_a_filter_even_if_the_record_is_lost() {
-    const NAME: &str = "down_leaves_no_vip_without_a_filter_even_if_the_record_is_lost";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("lost", 2, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let before = untouched(&lab, &farm, 1);
@@ -129,8 +119,7 @@ fn down_leaves_no_vip_without_a_filter_even_if_the_record_is_lost() {
 
 #[test]
 fn down_is_refused_while_the_agent_runs() {
-    const NAME: &str = "down_is_refused_while_the_agent_runs";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("refused", 2, 1);
     let mut farm = running(&lab, &program, ONE_VIP);
     let before = farm.footprint(1).unwrap();

@@ -8,15 +8,13 @@ use vipfarm_lab::{
     farm::{PATIENCE, exit_code_and_words},
     lab::VIP,
     require, skip,
-    traffic::{GRACE, UdpEcho, UdpProbe},
 };
 
-use crate::{ECHO, ONE_VIP, eventually, has_event, lab, running};
+use crate::{ONE_VIP, eventually, has_event, lab, probed::Probed, running};
 
 #[test]
 fn t31_a_node_that_loses_its_vip_leaves_the_farm_and_says_why() {
-    const NAME: &str = "t31_a_node_that_loses_its_vip_leaves_the_farm_and_says_why";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("t31", 2, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let before = farm.footprint(1).unwrap();
@@ -38,14 +36,10 @@ fn t31_a_node_that_loses_its_vip_leaves_the_farm_and_says_why() {
 /// the VIP: it must not take the silence for the others' death.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_cannot_send_heartbeats_stops_serving_and_comes_back() {
-    const NAME: &str = "a_node_that_cannot_send_heartbeats_stops_serving_and_comes_back";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("mute", 3, 40);
     let mut farm = running(&lab, &program, ONE_VIP);
-    let _echoes: Vec<_> =
-        lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
-    let probe = UdpProbe::start(lab.clients(), ECHO, 40, Duration::from_millis(4)).unwrap();
-    sleep(Duration::from_millis(300)).await;
+    let traffic = Probed::start(&lab).await;
 
     let own: Ipv4Addr = lab.node(2).address();
     lab.node(2).remove_address(own.into(), 16).unwrap();
@@ -56,16 +50,13 @@ async fn a_node_that_cannot_send_heartbeats_stops_serving_and_comes_back() {
 
     lab.node(2).add_address(own.into(), 16).unwrap();
     farm.wait_converged(&[1, 2, 3]).unwrap();
-    sleep(GRACE).await;
-    let log = probe.stop().await;
-    assert!(log.duplicates().is_empty(), "{:?}", log.duplicates());
+    traffic.stop().await;
     farm.stop().unwrap();
 }
 
 #[test]
 fn a_vip_that_the_file_no_longer_names_does_not_outlive_a_crash() {
-    const NAME: &str = "a_vip_that_the_file_no_longer_names_does_not_outlive_a_crash";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("dropped", 1, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let two = |yaml: &str| yaml.replace("10.77.0.100/16", "10.77.0.100/16, 10.77.0.101/16");
@@ -86,8 +77,7 @@ fn a_vip_that_the_file_no_longer_names_does_not_outlive_a_crash() {
 
 #[test]
 fn a_vip_that_somebody_else_has_added_is_refused_and_left_alone() {
-    const NAME: &str = "a_vip_that_somebody_else_has_added_is_refused_and_left_alone";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("present", 1, 1);
     let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     lab.node(1).add_address(VIP.into(), 16).unwrap();

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agreement;
 mod arp;
 mod explained;
 mod heartbeats;
@@ -12,6 +13,7 @@ mod lease;
 mod life;
 mod losses;
 mod operated;
+mod probed;
 mod proof;
 mod refused;
 mod reloaded;
@@ -55,6 +57,24 @@ fn lab(name: &str, nodes: u8, client_addresses: u8) -> Lab {
 /// A farm on all nodes of the lab that has agreed.
 fn running<'a>(lab: &'a Lab, program: &Path, vips: &str) -> Farm<'a> {
     let mut farm = Farm::new(lab, program, "test", vips).unwrap();
+    farm.start().unwrap();
+    farm.wait_converged(&all(lab)).unwrap();
+    farm
+}
+
+/// As [`running`], with a second address of each node on a network of its own.
+fn on_two_networks<'a>(lab: &'a Lab, program: &Path) -> Farm<'a> {
+    let extra = lab.add_network().unwrap();
+    let mut farm = Farm::new(lab, program, "test", ONE_VIP).unwrap();
+    for node in all(lab) {
+        farm.give_own_config(node, |common| {
+            lab.nodes().iter().zip(&extra).fold(common.to_owned(), |text, (node, extra)| {
+                let first = node.address();
+                text.replace(&format!("[{first}]"), &format!("[{first}, {extra}]"))
+            })
+        })
+        .unwrap();
+    }
     farm.start().unwrap();
     farm.wait_converged(&all(lab)).unwrap();
     farm

@@ -41,8 +41,7 @@ fn refuses_config(farm: &mut Farm<'_>, edit: impl Fn(&str) -> String, words: &[&
 
 #[test]
 fn a_wrong_configuration_is_refused_with_all_its_errors_and_their_places() {
-    const NAME: &str = "a_wrong_configuration_is_refused_with_all_its_errors_and_their_places";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("wrong", 2, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let swap = |from: &'static str, to: &'static str| {
@@ -85,8 +84,7 @@ fn a_wrong_configuration_is_refused_with_all_its_errors_and_their_places() {
 
 #[test]
 fn an_unusable_key_is_refused() {
-    const NAME: &str = "an_unusable_key_is_refused";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("key", 2, 1);
     let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let key = farm.key();
@@ -101,9 +99,8 @@ fn an_unusable_key_is_refused() {
 
 #[test]
 fn a_node_without_what_the_agent_needs_is_left_as_it_was() {
-    const NAME: &str = "a_node_without_what_the_agent_needs_is_left_as_it_was";
-    let program = require!(NAME, skip::farm());
-    let object = require!(NAME, skip::lab_object());
+    let program = require!(skip::farm());
+    let object = require!(skip::lab_object());
     let lab = lab("needs", 2, 1);
     let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let node = lab.node(1);
@@ -140,9 +137,8 @@ fn a_node_without_what_the_agent_needs_is_left_as_it_was() {
 
 #[test]
 fn an_agent_without_the_rights_it_needs_says_which() {
-    const NAME: &str = "an_agent_without_the_rights_it_needs_says_which";
     const NOBODY: u32 = 65_534;
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("rights", 2, 1);
     let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let run = farm.run_directory(1);
@@ -159,8 +155,7 @@ fn an_agent_without_the_rights_it_needs_says_which() {
 
 #[test]
 fn a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed() {
-    const NAME: &str = "a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("second", 2, 1);
     let mut farm = running(&lab, &program, ONE_VIP);
     let unharmed: Footprint = farm.footprint(1).unwrap();
@@ -209,8 +204,7 @@ fn a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed() {
 
 #[test]
 fn a_farm_is_refused_where_another_ones_agent_has_crashed() {
-    const NAME: &str = "a_farm_is_refused_where_another_ones_agent_has_crashed";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("crashed", 2, 1);
     let mut farm = running(&lab, &program, ONE_VIP);
     farm.kill(1).unwrap();

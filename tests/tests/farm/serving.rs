@@ -31,8 +31,7 @@ const WILDCARD: &str = "vips:
 
 #[test]
 fn t10_an_echo_request_is_answered_exactly_once() {
-    const NAME: &str = "t10_an_echo_request_is_answered_exactly_once";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("echo", 3, 150);
     let farm = running(&lab, &program, ONE_VIP);
     let client = lab.client(1);
@@ -67,8 +66,7 @@ fn t10_an_echo_request_is_answered_exactly_once() {
 
 #[test]
 fn t11_a_closed_port_refuses_once_and_a_port_without_rule_is_silent() {
-    const NAME: &str = "t11_a_closed_port_refuses_once_and_a_port_without_rule_is_silent";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("closed", 3, 100);
     let farm = running(&lab, &program, WILDCARD);
     let client = lab.client(1);
@@ -103,8 +101,7 @@ fn t11_a_closed_port_refuses_once_and_a_port_without_rule_is_silent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t20_t21_the_stack_serves_what_the_filter_accepts_native_and_generic() {
-    const NAME: &str = "t20_t21_the_stack_serves_what_the_filter_accepts_native_and_generic";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("modes", 3, 60);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let _servers: Vec<_> =
@@ -138,8 +135,7 @@ async fn t20_t21_the_stack_serves_what_the_filter_accepts_native_and_generic() {
 
 #[test]
 fn t30_what_is_not_for_the_vip_passes_untouched_also_while_the_node_is_fenced() {
-    const NAME: &str = "t30_what_is_not_for_the_vip_passes_untouched_also_while_the_node_is_fenced";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("untouched", 2, 4);
     let mut farm = running(&lab, &program, ONE_VIP);
     passes_untouched(lab.client(1), lab.node(2));

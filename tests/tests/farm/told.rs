@@ -21,8 +21,7 @@ const POWERS: &str = "vips:
 
 #[test]
 fn the_nodes_agree_about_themselves_and_share_the_buckets_without_overlap() {
-    const NAME: &str = "the_nodes_agree_about_themselves_and_share_the_buckets_without_overlap";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("told", 3, 1);
     let farm = running(&lab, &program, POWERS);
     let statuses: Vec<_> = all(&lab).into_iter().map(|node| farm.status(node).unwrap()).collect();
@@ -52,8 +51,7 @@ fn the_nodes_agree_about_themselves_and_share_the_buckets_without_overlap() {
 
 #[test]
 fn every_verb_answers_in_json_and_in_text() {
-    const NAME: &str = "every_verb_answers_in_json_and_in_text";
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("verbs", 3, 1);
     let mut farm = running(&lab, &program, POWERS);
     let nodes = || farm.ask_json::<Vec<NodeStatus>>(1, &["nodes", "--json"]).unwrap();

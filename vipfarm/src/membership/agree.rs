@@ -71,6 +71,7 @@ impl Membership {
             .filter(|&node| {
                 let is_stranger = !self.is_member(node) && self.state != NodeState::Up;
                 (is_stranger && self.serves(node))
+                    || self.is_about_to_serve(node)
                     || self.owns_by_installed(node)
                     || self.may_own_by_promised(node)
             })
@@ -84,6 +85,16 @@ impl Membership {
         let installed = self.installed.as_ref();
         life == self.promised.content.life_of(node)
             || installed.is_some_and(|installed| installed.content.life_of(node) == life)
+    }
+
+    /// Whether the peer has installed a later view than this node knows of: if it does not serve by
+    /// that yet, it may any moment.
+    fn is_about_to_serve(&self, node: NodeId) -> bool {
+        let state = self.peers[node.index()].state();
+        state.is_some_and(|state| {
+            let cannot = state.flags.has(Flags::FENCED) || state.flags.has(Flags::UNFIT);
+            state.installed.id > self.promised.id() && !cannot && !self.overrides.is_drained(node)
+        })
     }
 
     fn owns_by_installed(&self, node: NodeId) -> bool {

@@ -128,6 +128,23 @@ fn a_release_precedes_the_heartbeat_that_tells_of_it() {
 }
 
 #[test]
+fn a_node_that_hears_another_go_on_alone_does_not_go_on_beside_it() {
+    for mute in 0..2 {
+        let mut farm = Farm::settled(2);
+        farm.cuts = vec![(mute, 1 - mute)];
+        for _ in 0..1000 {
+            farm.run(1);
+            let serves_alone = |&node: &usize| {
+                farm.nodes[node].lease() > farm.now() && farm.members(node).len() == 1
+            };
+            let both = (0..2).all(|node| serves_alone(&node));
+            assert!(!both, "{mute} is mute: both serve alone at {} ms", farm.millis);
+        }
+        assert_eq!(farm.members(1 - mute), set(&[1 - mute]));
+    }
+}
+
+#[test]
 fn a_lease_is_counted_from_the_newest_heartbeat_that_was_acknowledged() {
     let mut farm = Farm::settled(2);
     farm.run(25);

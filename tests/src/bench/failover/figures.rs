@@ -18,6 +18,8 @@ pub(super) struct Figures {
     pub(super) keepalived: Vec<KeepalivedFigures>,
     /// By size of the farm.
     pub(super) barriers: Vec<BarrierFigures>,
+    /// A farm under full load, if that was asked for.
+    pub(super) soak: Option<SoakFigures>,
     /// What could not be measured, each with the reason.
     pub(super) not_measured: Vec<String>,
     /// Load of the machine when the bench began: what others had it do.
@@ -52,6 +54,8 @@ pub(super) struct EventFigures {
     pub(super) limit_ms: Option<f64>,
     /// What `moved_lost` may be.
     pub(super) limit_lost: Option<usize>,
+    /// What `double_answers` may be.
+    pub(super) limit_twice: Option<usize>,
 }
 
 /// One event, once.
@@ -105,6 +109,25 @@ pub(super) struct KeepalivedFigures {
     pub(super) wanted: usize,
 }
 
+/// A farm that nothing happens to, on a machine that has too much to do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(super) struct SoakFigures {
+    /// How long it lasted.
+    pub(super) seconds: u64,
+    /// How long it should have.
+    pub(super) wanted: u64,
+    /// Views after the first.
+    pub(super) view_changes: u64,
+    /// Times that a node stopped serving because its lease had ended.
+    pub(super) lapsed_leases: usize,
+    /// Unanswered probes.
+    pub(super) lost: usize,
+    /// Probes with more than one answer.
+    pub(super) double_answers: usize,
+    /// By how much a heartbeat thread woke too late at worst.
+    pub(super) lateness_max_ms: f64,
+}
+
 /// The farm's size that the barrier's limit is about.
 const LARGEST: u8 = 8;
 
@@ -121,7 +144,9 @@ impl Figures {
     /// Whether everything that was measured is good enough.
     pub(super) fn held(&self) -> bool {
         let events = self.events.iter().all(|event| event.faults().is_empty());
-        events && self.barriers.iter().all(|barrier| barrier.faults().is_empty())
+        events
+            && self.barriers.iter().all(|barrier| barrier.faults().is_empty())
+            && self.soak.iter().all(|soak| soak.faults().is_empty())
     }
 }
 
@@ -149,6 +174,7 @@ impl EventFigures {
             wanted: wanted.into(),
             limit_ms: outage_limit(event, profile),
             limit_lost: event.is_planned().then_some(0),
+            limit_twice: (!event.splits_the_farm()).then_some(0),
         }
     }
 
@@ -156,12 +182,13 @@ impl EventFigures {
     pub(super) fn faults(&self) -> Vec<&'static str> {
         let too_slow = exceeds(self.median_ms, self.limit_ms);
         let lost = self.limit_lost.is_some_and(|limit| self.moved_lost > limit);
+        let twice = self.limit_twice.is_some_and(|limit| self.double_answers > limit);
         let faults = [
             (self.runs < self.wanted, "INCOMPLETE"),
             (too_slow, "TOO SLOW"),
             (lost, "LOST"),
             (self.survivor_lost > 0, "SURVIVORS LOST"),
-            (self.double_answers > 0, "ANSWERED TWICE"),
+            (twice, "ANSWERED TWICE"),
         ];
         faults.into_iter().filter_map(|(found, word)| found.then_some(word)).collect()
     }
@@ -178,6 +205,24 @@ impl BarrierFigures {
         let faults = [
             (self.changes < self.wanted, "INCOMPLETE"),
             (exceeds(self.median, self.limit_ms()), "TOO SLOW"),
+        ];
+        faults.into_iter().filter_map(|(found, word)| found.then_some(word)).collect()
+    }
+}
+
+impl SoakFigures {
+    /// Before it begins; in seconds.
+    pub(super) fn wanted(seconds: u64) -> Self {
+        Self { wanted: seconds, ..Self::default() }
+    }
+
+    /// What is not good enough, in words for the table.
+    pub(super) fn faults(&self) -> Vec<&'static str> {
+        let faults = [
+            (self.seconds < self.wanted, "INCOMPLETE"),
+            (self.view_changes > 0, "VIEW CHANGED"),
+            (self.lapsed_leases > 0, "LEASE LAPSED"),
+            (self.double_answers > 0, "ANSWERED TWICE"),
         ];
         faults.into_iter().filter_map(|(found, word)| found.then_some(word)).collect()
     }
@@ -216,6 +261,19 @@ impl fmt::Display for BarrierFigures {
     }
 }
 
+impl fmt::Display for SoakFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seconds, wanted, view_changes, lapsed_leases, .. } = self;
+        let Self { lost, double_answers, lateness_max_ms, .. } = self;
+        write!(
+            f,
+            "{seconds} of {wanted} s, {view_changes} changes of view, {lapsed_leases} leases \
+             lapsed, {lost} probes lost, {double_answers} answered twice, heartbeats \
+             {lateness_max_ms:.1} ms late at worst"
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +309,13 @@ mod tests {
     }
 
     #[test]
+    fn a_farm_of_one_network_that_was_split_answers_twice_when_it_heals() {
+        let twice = Sample { double_answers: 9, ..GOOD };
+        let found = figures(Event::SilentCut, "balanced", &[twice; 3]);
+        assert_eq!((found.double_answers, found.faults()), (27, vec![]));
+    }
+
+    #[test]
     fn nobody_loses_anything_by_what_was_planned() {
         let one = Sample { outage_ms: 2.0, moved_lost: 1, ..GOOD };
         let none = Sample { outage_ms: 0.0, moved_lost: 0, ..GOOD };
@@ -274,6 +339,15 @@ mod tests {
         assert!(BarrierFigures { nodes: 5, ..barrier(5.1) }.faults().is_empty());
         let broken = BarrierFigures { changes: 19, nodes: 2, ..barrier(1.0) };
         assert_eq!(broken.faults(), ["INCOMPLETE"]);
+    }
+
+    #[test]
+    fn a_soak_that_ends_early_or_changes_the_view_is_a_fault() {
+        let good = SoakFigures { seconds: 600, wanted: 600, lost: 1, ..SoakFigures::default() };
+        assert!(good.faults().is_empty());
+        let changed = SoakFigures { view_changes: 1, seconds: 599, ..good };
+        assert_eq!(changed.faults(), ["INCOMPLETE", "VIEW CHANGED"]);
+        assert!(!Figures { soak: Some(changed), ..Figures::default() }.held());
     }
 
     #[test]
@@ -307,6 +381,7 @@ mod tests {
             }],
             ..Figures::default()
         };
+        all.soak = Some(SoakFigures { seconds: 600, lateness_max_ms: 4.5, ..Default::default() });
         all.set_barriers(vec![BarrierFigures { nodes: 2, ..barrier(1.0) }, barrier(4.5)]);
         let json = serde_json::to_value(&all).expect("plain data");
         let event = &json["events"][0];
@@ -323,5 +398,11 @@ mod tests {
         assert_eq!(json["keepalived"][0]["advert_s"], 0.05);
         assert_eq!(json["keepalived"][0]["event"], "silent_death");
         assert_eq!(json["keepalived"][0]["median_ms"], 166.0);
+        let soak = &json["soak"];
+        assert_eq!(soak["seconds"], 600);
+        assert_eq!(soak["view_changes"], 0);
+        assert_eq!(soak["lost"], 0);
+        assert_eq!(soak["double_answers"], 0);
+        assert_eq!(soak["lateness_max_ms"], 4.5);
     }
 }

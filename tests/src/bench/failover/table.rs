@@ -10,10 +10,17 @@ use super::{
 /// All of them, as lines.
 pub(super) fn text(figures: &Figures) -> String {
     let mut out = String::new();
-    events(&mut out, &figures.events);
-    barriers(&mut out, &figures.barriers);
+    if !figures.events.is_empty() {
+        events(&mut out, &figures.events);
+    }
+    if !figures.barriers.is_empty() {
+        barriers(&mut out, &figures.barriers);
+    }
     if !figures.keepalived.is_empty() {
         keepalived(&mut out, &figures.keepalived);
+    }
+    if let Some(soak) = &figures.soak {
+        line(&mut out, &format!("\nunder full load: {soak}  {}", verdict(&soak.faults())));
     }
     if !figures.not_measured.is_empty() {
         line(&mut out, &format!("\nnot measured: {}", figures.not_measured.len()));
