@@ -6,6 +6,7 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
+//! - [`neighbours`]: keeps missing peers reachable without ARP.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
@@ -27,6 +28,7 @@ mod fixture;
 pub mod history;
 pub mod links;
 pub mod metrics;
+mod neighbours;
 mod notify;
 pub mod options;
 pub mod ports;
@@ -290,6 +292,7 @@ impl Running {
                 _ = conflicts.tick() => {
                     self.reporter.note_conflicts();
                     self.reporter.tidy().await;
+                    self.reporter.keep_neighbours().await;
                 }
                 _ = proofs.tick() => self.reporter.note_proof(),
                 _ = self.signals.terminate.recv() => self.leave()?,

@@ -22,6 +22,7 @@ use super::{
     engine::{Latest, Report, Snapshot},
     explain::Viewpoint,
     history::{History, Level},
+    neighbours,
     proof::{News, Prover},
     realtime,
     reload::Reloader,
@@ -146,6 +147,20 @@ impl Reporter {
     pub async fn tidy(&self) {
         if let Err(error) = self.reloader.lock().await.tidy().await {
             self.warn("reload_not_cleared", format!("what the former file needed: {error:#}"));
+        }
+    }
+
+    /// Keeps the missing peers' MACs known, so that they are heard as soon as a cut heals.
+    pub async fn keep_neighbours(&self) {
+        let snapshot = self.latest.get();
+        let config = self.configurations.get(snapshot.digest);
+        let reloader = self.reloader.lock().await;
+        let (network, interfaces) = (&reloader.network, &reloader.interfaces);
+        let now = realtime::now();
+        let kept =
+            neighbours::keep(network, interfaces, &config.farm, self.own, &snapshot, now).await;
+        if let Err(error) = kept {
+            tracing::debug!("{error}");
         }
     }
 

@@ -4,10 +4,11 @@
 use std::{
     array::from_fn,
     io,
-    mem::size_of,
+    mem::{self, size_of},
     os::fd::{AsFd, AsRawFd},
     ptr::{self, NonNull, addr_of_mut},
     sync::atomic::{AtomicU64, Ordering},
+    thread::{self, JoinHandle},
 };
 
 use aya::maps::MapData;
@@ -19,11 +20,48 @@ use crate::model::{Bitmap, Mac};
 /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 
+/// Of a thread that makes one system call; memory may be locked, so all of it is real.
+const STACK: usize = 64 << 10;
+
 /// The mapped state. One writer: the thread that owns this value.
 pub(super) struct SharedState {
     state: NonNull<State>,
-    /// Whether a packet may have used the idle generation.
-    idle_was_active: bool,
+    idle: Idle,
+}
+
+/// The generation that is not active. A packet that began before the last switch may still use it;
+/// `membarrier` returns when every CPU has passed through a quiescent state since.
+enum Idle {
+    /// No packet has used it.
+    Unused,
+    /// A thread waits until no packet uses it any more.
+    Draining(JoinHandle<io::Result<()>>),
+    /// Nobody waits yet.
+    InUse,
+}
+
+impl Idle {
+    /// Waiting takes tens of milliseconds, which whoever switches does not have: it is done behind
+    /// his back, and as a rule long before the next switch.
+    fn begin_draining() -> Self {
+        let waiting = thread::Builder::new().name("membarrier".into()).stack_size(STACK);
+        waiting.spawn(wait_for_packets).map_or(Self::InUse, Self::Draining)
+    }
+
+    fn drained(self) -> io::Result<()> {
+        match self {
+            Self::Unused => Ok(()),
+            Self::Draining(waiting) => waiting.join().expect("a system call does not panic"),
+            Self::InUse => wait_for_packets(),
+        }
+    }
+}
+
+/// Refused on `nohz_full` machines, which therefore get one configuration a start.
+fn wait_for_packets() -> io::Result<()> {
+    // SAFETY: no pointers are passed.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 // SAFETY: the mapping belongs to this value alone and is not tied to a thread.
@@ -46,9 +84,7 @@ impl SharedState {
             )
         };
         match NonNull::new(address.cast()) {
-            Some(state) if address != libc::MAP_FAILED => {
-                Ok(Self { state, idle_was_active: false })
-            }
+            Some(state) if address != libc::MAP_FAILED => Ok(Self { state, idle: Idle::Unused }),
             _ => Err(Error::Memory {
                 call: "mmap of the STATE map",
                 error: io::Error::last_os_error(),
@@ -102,18 +138,10 @@ impl SharedState {
         );
     }
 
-    /// Writes the idle generation and makes it the active one.
-    ///
-    /// The idle generation may still be in use by a packet that began before the last switch:
-    /// `membarrier` returns only when every CPU has passed through a quiescent state since. (It is
-    /// refused on `nohz_full` machines, which therefore get one configuration a start.)
+    /// Writes the idle generation, when no packet uses it any more, and makes it the active one.
     pub(super) fn switch(&mut self, tables: &Generation) -> Result<(), Error> {
-        // SAFETY: no pointers are passed.
-        let barrier =
-            || unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-        if self.idle_was_active && barrier() != 0 {
-            return Err(Error::Memory { call: "membarrier", error: io::Error::last_os_error() });
-        }
+        let idle = mem::replace(&mut self.idle, Idle::InUse);
+        idle.drained().map_err(|error| Error::Memory { call: "membarrier", error })?;
         let idle = self.active_index() ^ 1;
         // SAFETY: the pointers lie within the mapping, and no packet reads the idle generation.
         unsafe {
@@ -121,7 +149,7 @@ impl SharedState {
             let active = addr_of_mut!((*self.state.as_ptr()).control.active);
             store(active, active_word(idle, tables));
         }
-        self.idle_was_active = true;
+        self.idle = Idle::begin_draining();
         Ok(())
     }
 

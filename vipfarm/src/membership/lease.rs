@@ -7,6 +7,8 @@
 //!
 //! [`Timers::fail`]: crate::model::Timers::fail
 
+use std::time::Duration;
+
 use super::{
     Membership, Output,
     time::BootTime,
@@ -90,12 +92,13 @@ impl Membership {
         }
         let installed = self.installed.as_ref()?;
         let is_first = self.lease.armed().is_none();
-        if is_first && !self.others_stand_back(installed) && self.rules().first_lease_by_stand_back
-        {
+        if is_first && !self.may_begin(now, installed) {
             return None;
         }
+        let members = installed.content.alive.without(self.config.own);
         let rivals = installed.content.owners().without(self.config.own);
-        if rivals.is_empty() {
+        let asked = if is_first { members } else { rivals };
+        if asked.is_empty() {
             // Who cannot speak has no idea whether it is alone.
             return (!self.mute).then_some(longest);
         }
@@ -105,29 +108,40 @@ impl Membership {
             let life = installed.content.life_of(node);
             if peer.life() == life { peer.acked() } else { None }
         };
-        let within = |span| {
-            let is_heard = |&node: &NodeId| self.peers[node.index()].is_heard(now, span);
-            rivals.iter().filter(is_heard).collect::<NodeSet>()
-        };
         let basis = if is_first && self.rules().first_lease_by_same_view {
-            // Who was away may have installed what the others have left behind meanwhile, or are
-            // about to.
-            let agrees = |node: NodeId| {
-                let state = self.peers[node.index()].state();
-                state.is_some_and(|state| {
-                    state.installed == installed.stamp && state.promised == installed.stamp
-                })
-            };
-            let heard = within(fail);
-            let all_agree = heard.iter().all(agrees);
-            all_agree.then(|| heard.iter().map(acked).min().flatten()).flatten()
+            self.heard_within(fail, now, members).iter().map(acked).min().flatten()
         } else {
-            let heard = if self.rules().lease_by_heard { within(suspect) } else { rivals };
+            let by_heard = self.rules().lease_by_heard;
+            let heard = if by_heard { self.heard_within(suspect, now, asked) } else { asked };
             // `None`, the least: who has not acknowledged anything lately.
             let worst = heard.iter().map(acked).min();
-            worst.unwrap_or_else(|| rivals.iter().filter_map(acked).max())
+            worst.unwrap_or_else(|| asked.iter().filter_map(acked).max())
         };
         Some((basis? + fail.saturating_sub(self.config.timers.margin())).min(longest))
+    }
+
+    fn heard_within(&self, span: Duration, now: BootTime, nodes: NodeSet) -> NodeSet {
+        nodes.iter().filter(|node| self.peers[node.index()].is_heard(now, span)).collect()
+    }
+
+    /// Whether a node that serves nothing may begin by that view, as far as what it hears tells.
+    fn may_begin(&self, now: BootTime, installed: &Agreement) -> bool {
+        let alive = installed.content.alive;
+        let heard = self.heard_within(self.config.timers.fail, now, alive);
+        // Who was away may have installed what the others have left behind meanwhile, or are about
+        // to.
+        let agrees = |node: NodeId| {
+            self.peers[node.index()].state().is_some_and(|state| {
+                state.installed == installed.stamp && state.promised == installed.stamp
+            })
+        };
+        let all_agree = heard.iter().all(agrees) || !self.rules().first_lease_by_same_view;
+        // Nobody is left who might serve unheard.
+        let knows = heard.with(self.config.own) == self.everybody();
+        let has_listened = !self.listening || knows || !self.rules().listen;
+        let stand_back =
+            self.others_stand_back(installed) || !self.rules().first_lease_by_stand_back;
+        all_agree && has_listened && stand_back
     }
 
     /// Whether nobody linked with this node serves, or is about to, by another view than this one.

@@ -21,15 +21,15 @@
 //!    within [`Timers::suspect`], the best of all if none is. No longer than [`Timers::lease`] from
 //!    now. Alone, or beside idle members only, that long.
 //! 5. **Lapse**: when the lease has ended the node is fenced, and stays so until it has installed
-//!    another view. Its first lease in a view needs that all members heard within `fail` have
-//!    installed the same one and promised no other since, and that whoever else is linked with it
-//!    or may still be served by a kernel stands back.
+//!    another view. Its first lease in a view needs that all members heard within `fail`, idle
+//!    ones too, have installed the same one and promised no other since, and that whoever else is
+//!    linked with it or may still be served by a kernel stands back.
 //! 6. **Stall**: datagrams are only noted, and decided upon in [`Membership::handle_timeout`], when
 //!    the sockets have been drained. A node that was not run for longer than `suspect` starts its
 //!    silence clocks anew.
 //! 7. **Start**: the first output fences. A node that serves nothing and is connected with nobody
 //!    who does proposes no view before it has listened for `fail` and two periods, unless it hears
-//!    every node of the farm.
+//!    every node of the farm. Until then it owns nothing in a view without one of them either.
 //!    And a node on whose acknowledgements a serving peer's lease did not depend, a joiner or an
 //!    idle one, takes over from it only `fail` and another `lease` after it was heard.
 //! 8. **Damping**: a joiner is made a member when it has been heard for ten periods, twice as long
@@ -217,6 +217,8 @@ pub struct Membership {
     lease: Lease,
     /// Until when nobody's silence proves anything.
     listen_until: BootTime,
+    /// It does not serve, and listens.
+    listening: bool,
     next_proposal: BootTime,
     next_heartbeat: BootTime,
     /// There is news: send a heartbeat in the next turn.
@@ -272,6 +274,7 @@ impl Membership {
             max_epoch: 0,
             lease: Lease::default(),
             listen_until: now + listening(&config.timers),
+            listening: true,
             next_proposal: now,
             next_heartbeat: now,
             announce: true,
@@ -301,6 +304,8 @@ impl Membership {
         self.begin_turn(now);
         self.wake = None;
         self.assess_peers(now);
+        let listening = now < self.listen_until && self.lease.armed().is_none();
+        self.announce |= std::mem::replace(&mut self.listening, listening) != listening;
         self.yield_to_other_configuration(now);
         self.yield_to_the_larger_side(now);
         self.promise_what_is_proposed(now);
@@ -323,8 +328,7 @@ impl Membership {
         }
         let fail = self.config.timers.fail;
         let heard = self.hears.iter().filter_map(|node| self.peers[node.index()].heard_at());
-        let listened = (self.state != NodeState::Up && self.listen_until > self.last_turn)
-            .then_some(self.listen_until);
+        let listened = self.lease.armed().is_none().then_some(self.listen_until);
         let others = listened.into_iter().chain(self.lease.armed()).chain(self.leave_by);
         let others = others.filter(|&due| due > self.last_turn);
         heard.map(|heard| heard + fail).chain(others).fold(self.next_heartbeat, BootTime::min)
@@ -460,6 +464,7 @@ impl Membership {
             .with(Flags::LEAVING, self.leave_by.is_some())
             .with(Flags::UNFIT, !self.fit || self.held_back_by.is_some())
             .with(Flags::FORCED, self.forced)
+            .with(Flags::LISTENING, self.listening && self.rules().listen)
     }
 
     fn name(&self, node: NodeId) -> String {

@@ -108,8 +108,10 @@ impl Membership {
         } else {
             Arc::new(self.overrides.for_another_file(self.config.own))
         };
+        let is_whole = alive == self.everybody();
         let is_idle = |&node: &NodeId| {
-            self.wants_nothing(node) || powers.is_drained(node) || idle.contains(node)
+            let listens = self.says(node, Flags::LISTENING) && !is_whole;
+            self.wants_nothing(node) || powers.is_drained(node) || idle.contains(node) || listens
         };
         idle = alive.iter().filter(is_idle).collect();
         let lives = alive.iter().filter_map(|node| self.life_of(node)).collect();

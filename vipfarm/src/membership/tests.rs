@@ -242,6 +242,21 @@ fn survivors_take_over_when_a_node_has_been_silent_for_the_failure_time() {
     assert_eq!(peer.state, NodeState::Down);
 }
 
+/// What the rule is for that only peers that are heard count for the lease.
+#[test]
+fn one_crash_does_not_stop_the_others_as_it_would_if_the_dead_counted_for_the_lease() {
+    for by_heard in [true, false] {
+        let mut farm = Farm::settled(3);
+        farm.nodes.iter_mut().for_each(|node| node.rules.lease_by_heard = by_heard);
+        farm.stop(2);
+        farm.run(400);
+        for survivor in 0..2 {
+            assert_eq!(farm.members(survivor), set(&[0, 1]));
+            assert_eq!(farm.events(survivor, "lease_lapsed").is_empty(), by_heard);
+        }
+    }
+}
+
 #[test]
 fn a_node_that_comes_back_is_a_member_again() {
     let mut farm = Farm::settled(3);

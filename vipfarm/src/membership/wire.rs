@@ -120,10 +120,13 @@ impl Flags {
     pub(super) const UNFIT: Self = Self(8);
     /// Its staged configuration, or the one in force, is to go before all others.
     pub(super) const FORCED: Self = Self(16);
+    /// Has not heard the network for long enough to know who else serves: owns nothing in a view
+    /// without all nodes of the farm.
+    pub(super) const LISTENING: Self = Self(256);
     const STAGED: Self = Self(32);
     const PROPOSAL: Self = Self(64);
     const OVERRIDES: Self = Self(128);
-    const ALL: Self = Self(255);
+    const ALL: Self = Self(511);
 
     /// Whether any of those flags is set.
     pub(super) fn has(self, flag: Self) -> bool {

@@ -135,6 +135,19 @@ impl Network {
         }
     }
 
+    /// Has the kernel take it for certain, for half a minute or so, that a neighbour has that MAC.
+    pub async fn keep_neighbour(
+        &self,
+        interface: &Interface,
+        address: IpAddr,
+        mac: Mac,
+    ) -> Result<(), Error> {
+        let request = self.handle.neighbours().add(interface.index, address);
+        let request = request.link_layer_address(&mac.0).state(NeighbourState::Reachable);
+        let outcome = request.replace().execute().await;
+        outcome.map_err(|error| refused(&format!("keep {address} at {mac}"), &error))
+    }
+
     /// Undoes [`Network::add_vmac`]. That there is nothing to undo is fine.
     pub async fn remove_vmac(&self, interface: &Interface, vmac: Mac) -> Result<(), Error> {
         let mut message = NeighbourMessage::default();

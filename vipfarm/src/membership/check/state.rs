@@ -19,7 +19,14 @@ impl Agent {
         let views = (&agent.promised.stamp, agent.ready, agent.installed.as_ref().map(|v| v.stamp));
         let known = (agent.barred, &agent.overrides, agent.max_epoch, &agent.lease);
         let due = (agent.listen_until, agent.next_proposal, agent.next_heartbeat, agent.announce);
-        let turn = (agent.wake, agent.last_turn, agent.held_back_by, agent.leave_by, agent.left);
+        let turn = (
+            agent.wake,
+            agent.last_turn,
+            agent.held_back_by,
+            agent.leave_by,
+            agent.left,
+            agent.listening,
+        );
         (node, heard, views, known, due, turn, agent.mute, agent.unbarred_since)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    super::{Membership, NodeId, NodeState, Output, Timers},
+    super::{Membership, NodeState, Output, Timers},
     Flaw,
     faults::Weather,
     network::Path,
@@ -273,7 +273,7 @@ impl Farm {
                 path.lose(now, timers);
                 continue;
             }
-            path.deliver(now);
+            path.deliver(now, timers);
             self.post(from, to, delay, datagram);
             if !self.calm {
                 match self.rng.below(100) {
@@ -317,19 +317,12 @@ impl Farm {
         Ok(())
     }
 
-    /// Whether the network between the sides of the two has been cut.
+    /// Whether the network between the two has been cut since they were in one view.
     fn are_split(&self, one: usize, other: usize) -> bool {
-        let side = |node: usize| {
-            let agent = self.nodes[node].agent.as_ref();
-            let installed = agent.and_then(|agent| agent.installed.as_ref());
-            let alive = installed.map(|installed| installed.content.alive).unwrap_or_default();
-            alive.with(NodeId::new(node).expect("a small farm"))
+        let broken = |from: usize, to: usize| {
+            self.paths[from * self.nodes.len() + to].is_broken(self.now, self.timers)
         };
-        let broken = |from: NodeId, to: NodeId| {
-            let path = &self.paths[from.index() * self.nodes.len() + to.index()];
-            path.is_broken(self.now, self.timers)
-        };
-        side(one).iter().any(|a| side(other).iter().any(|b| broken(a, b) || broken(b, a)))
+        broken(one, other) || broken(other, one)
     }
 
     pub(super) fn record(&mut self, index: usize, what: impl Fn() -> String) {

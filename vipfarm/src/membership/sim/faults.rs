@@ -161,6 +161,13 @@ impl Farm {
         }
     }
 
+    /// Nodes that have not started yet are given one file or another.
+    pub(super) fn mix_files(&mut self) {
+        for index in 0..self.nodes.len() {
+            self.nodes[index].file = [0, 1][self.rng.index(2)];
+        }
+    }
+
     fn give_file(&mut self, index: usize, file: u8, force: bool) {
         self.record(index, || format!("stages {file}, force {force}"));
         let (now, node) = (self.now, &mut self.nodes[index]);

@@ -16,7 +16,8 @@ pub(super) struct Path {
 }
 
 impl Path {
-    pub(super) fn deliver(&mut self, now: u64) {
+    pub(super) fn deliver(&mut self, now: u64, timers: Timers) {
+        self.broken = self.is_broken(now, timers);
         self.delivered = now;
         self.lost = 0;
     }
