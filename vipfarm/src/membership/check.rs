@@ -9,9 +9,13 @@
 
 use stateright::{Checker as _, Model as _};
 
-use self::model::{Farm, Faults, Scope};
+use self::{
+    farm::Farm,
+    model::{Faults, Scope},
+};
 use super::rules::Rules;
 
+mod farm;
 mod model;
 mod state;
 
