@@ -3,7 +3,7 @@
 //!
 //! Nothing here does IO. [`crate::config`] builds it and is the only place that may refuse it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 mod mac;
 mod node;
@@ -30,6 +30,10 @@ pub struct Farm {
     pub name: String,
     /// The shared secret; mode 0600.
     pub key_file: PathBuf,
+    /// Another secret whose heartbeats are accepted too, while the key is changed.
+    pub accept_key_file: Option<PathBuf>,
+    /// The secret behind the bucket hash, if it is not that of the heartbeats.
+    pub hash_key_file: Option<PathBuf>,
     /// Heartbeat cadence and time-outs.
     pub membership: Membership,
     /// The nodes, in the order of the file: a [`NodeId`] is an index into this list.
@@ -39,6 +43,12 @@ pub struct Farm {
 }
 
 impl Farm {
+    /// The files with keys.
+    pub fn key_files(&self) -> impl Iterator<Item = &Path> {
+        let others = [&self.accept_key_file, &self.hash_key_file].into_iter().flatten();
+        std::iter::once(&self.key_file).chain(others).map(PathBuf::as_path)
+    }
+
     /// The node of that name.
     pub fn node_named(&self, name: &str) -> Option<NodeId> {
         let index = self.nodes.iter().position(|node| node.name == name)?;

@@ -8,6 +8,7 @@
 mod arp;
 mod explained;
 mod heartbeats;
+mod keys;
 mod lease;
 mod life;
 mod losses;

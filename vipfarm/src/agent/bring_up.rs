@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use super::{links::Links, options::AgentOptions, ports::Port, site, watch::Needs};
 use crate::{
-    config::key::Secret,
+    config::keys::Keys,
     datapath::{Datapath, LeftOver, Options},
     model::{Farm, Mac, NodeId, Vip},
     net::{
@@ -56,7 +56,7 @@ pub struct Record {
 pub(super) async fn bring_up(
     options: &AgentOptions,
     farm: &Farm,
-    secret: &Secret,
+    keys: &Keys,
 ) -> anyhow::Result<Up> {
     let network = Network::connect()?;
     let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
@@ -80,7 +80,7 @@ pub(super) async fn bring_up(
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&ports) {
-            datapaths.push(attach(options, secret, interface, port)?);
+            datapaths.push(attach(options, keys, interface, port)?);
         }
         undo.note(farm, &placed, &interfaces)?;
         undo.undo.interfaces.iter().try_for_each(InterfaceChanges::set_sysctls)?;
@@ -273,7 +273,7 @@ fn v4(block: &Vip) -> impl Iterator<Item = Ipv4Addr> {
 
 fn attach(
     options: &AgentOptions,
-    secret: &Secret,
+    keys: &Keys,
     interface: &Interface,
     port: &Port,
 ) -> anyhow::Result<Datapath> {
@@ -281,7 +281,7 @@ fn attach(
         interface: interface.name.clone(),
         index: interface.index,
         mac: interface.mac,
-        hash_key: secret.bucket_key(),
+        hash_key: keys.bucket_key(),
         bpf_dir: options.place.bpf_dir.clone(),
         generic: options.generic,
         clsact: false,

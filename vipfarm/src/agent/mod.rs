@@ -56,7 +56,7 @@ use self::{
     watch::Change,
 };
 use crate::{
-    config::{self, key::Secret},
+    config::{self, keys::Keys},
     datapath::{LeftOver, Trace},
     membership,
     model::{Farm, Mac, NodeId, Overrides},
@@ -73,8 +73,8 @@ const REPORTS: usize = 1024;
 ///
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
 pub fn run(options: AgentOptions) -> anyhow::Result<()> {
-    let (farm, secret) = config::load_with_key(&options.place.config)?;
-    runtime()?.block_on(serve(options, farm, secret))
+    let (farm, keys) = config::load_with_keys(&options.place.config)?;
+    runtime()?.block_on(serve(options, farm, keys))
 }
 
 /// Removes what an agent that could not do so itself left on this node, and says what that was.
@@ -113,19 +113,19 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Result<()> {
+async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<()> {
     // First of all: a second agent must not touch what the first one holds.
     let socket = ControlSocket::open(&options.place.run_dir, &farm.name)?;
     let signals = Signals::catch()?;
     let (commander, commands) = command::channel()?;
     let incarnation = realtime::random()?;
     let history = Arc::new(History::new());
-    let mut up = bring_up::bring_up(&options, &farm, &secret).await?;
+    let mut up = bring_up::bring_up(&options, &farm, &keys).await?;
     announce(&farm, &up, &history);
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let latest = Latest::new(&up.ports);
     let reporter = follow_traces(&mut up).and_then(|()| {
-        Ok(Reporter::new(farm, &secret, &mut up, latest.clone(), history, commander.clone())?)
+        Ok(Reporter::new(farm, &keys, &mut up, latest.clone(), history, commander.clone())?)
     });
     let reporter = match reporter {
         Ok(reporter) => Arc::new(reporter),
@@ -138,7 +138,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let watching = up.needs.clone().watch(network.clone(), changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
     let parts = Parts {
-        config: membership_config(&reporter.farm, &secret, up.own, up.mac),
+        config: membership_config(&reporter.farm, &keys, up.own, up.mac),
         incarnation,
         links: up.links,
         ports: up.ports,
@@ -270,14 +270,14 @@ impl Running {
     }
 }
 
-fn membership_config(farm: &Farm, secret: &Secret, own: NodeId, mac: Mac) -> membership::Config {
+fn membership_config(farm: &Farm, keys: &Keys, own: NodeId, mac: Mac) -> membership::Config {
     membership::Config {
         farm: farm.name.clone(),
         own,
         nodes: farm.nodes.clone(),
         timers: farm.membership.timers,
-        keys: vec![secret.membership_key()],
-        digest: config::digest(farm, secret),
+        keys: keys.heartbeat_keys(),
+        digest: config::digest(farm, keys),
         mac,
         overrides: Overrides::default(),
     }

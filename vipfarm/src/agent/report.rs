@@ -25,7 +25,7 @@ use super::{
     realtime,
 };
 use crate::{
-    config::key::Secret,
+    config::keys::Keys,
     datapath::{self, Counters, Datapath, XdpMode},
     model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule, TooManyOverrides},
     status::{
@@ -66,7 +66,7 @@ impl Reporter {
     /// A reporter on what was brought up.
     pub fn new(
         farm: Farm,
-        secret: &Secret,
+        keys: &Keys,
         up: &mut Up,
         latest: Latest,
         history: Arc<History>,
@@ -83,7 +83,7 @@ impl Reporter {
         Ok(Self {
             own: up.own,
             own_mac: up.mac,
-            hash_key: secret.bucket_key(),
+            hash_key: keys.bucket_key(),
             watched: up.ports.iter().zip(&mut up.datapaths).map(watch).collect::<Result<_, _>>()?,
             interface_of: up.interface_of.clone(),
             latest,
