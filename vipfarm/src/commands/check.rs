@@ -208,15 +208,13 @@ pub(super) fn render(summary: &Summary, ink: Ink) -> String {
         summary;
     let Heartbeat { port, period_ms, lease_ms, fail_ms } = heartbeat;
     let ok = ink.paint("ok", Style::new().green().bold());
-    let mut text = format!("{file}: {ok}\n\nfarm {farm}\nkey: {key_file}\n");
-    if let Some(accepted) = &summary.accept_key_file {
-        text += &format!("key accepted too: {accepted}\n");
-    }
-    if let Some(hash) = &summary.hash_key_file {
-        text += &format!("key of the bucket hash: {hash}\n");
-    }
-    text += &format!(
-        "heartbeats: every {period_ms} ms to UDP port {port}, lease {lease_ms} ms, failure after {fail_ms} ms\n"
+    let further = |what: &str, file: &Option<String>| {
+        file.as_ref().map_or_else(String::new, |file| format!("{what}: {file}\n"))
+    };
+    let accepted = further("key accepted too", &summary.accept_key_file);
+    let hash = further("key of the bucket hash", &summary.hash_key_file);
+    let mut text = format!(
+        "{file}: {ok}\n\nfarm {farm}\nkey: {key_file}\n{accepted}{hash}heartbeats: every {period_ms} ms to UDP port {port}, lease {lease_ms} ms, failure after {fail_ms} ms\n"
     );
     for problem in key_problems {
         text += &ink.paint(&format!("! {problem}"), Style::new().yellow());

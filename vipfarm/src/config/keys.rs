@@ -75,17 +75,16 @@ impl KeyFiles {
         files
     }
 
-    /// Reads the keys; reports each file that cannot be used.
+    /// Reads the keys. What is reported makes them unusable.
     pub(super) fn load(&self, report: &mut Report) -> Option<Keys> {
-        let mut load = |file: &Located<PathBuf>| {
+        let load = |file: &Option<Located<PathBuf>>| {
+            let file = file.as_ref()?;
             Secret::load(&file.value)
                 .map_err(|error| report.error(file.at, error.problem.to_string(), error.help()))
                 .ok()
         };
-        let own = self.own.as_ref().and_then(&mut load);
-        let accepted = self.accepted.as_ref().map(&mut load);
-        let hash = self.hash.as_ref().map(&mut load);
-        let keys = Keys { own: own?, accepted: flat(accepted)?, hash: flat(hash)? };
+        let [own, accepted, hash] = [&self.own, &self.accepted, &self.hash].map(load);
+        let keys = Keys { own: own?, accepted, hash };
         if let (Some(own), Some(accepted)) = (&self.own, &self.accepted)
             && keys.accepted.as_ref().is_some_and(|accepted| accepted.id() == keys.own.id())
             && own.value != accepted.value
@@ -94,11 +93,6 @@ impl KeyFiles {
         }
         Some(keys)
     }
-}
-
-/// A key that is wanted and could not be read makes the whole unusable.
-fn flat<T>(wanted: Option<Option<T>>) -> Option<Option<T>> {
-    wanted.map_or(Some(None), |read| read.map(Some))
 }
 
 /// A relative path starts at the directory of the configuration file.
