@@ -5,8 +5,8 @@
 use crate::{
     hash,
     layout::{
-        Generation, MAX_PEERS, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO, mac_word,
-        mix, multiplier,
+        Claim, Generation, MAX_PEERS, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO,
+        mac_word, mix, multiplier,
     },
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
@@ -121,20 +121,27 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let sender_mac = arp.get::<8, 6>();
         let sender = arp.get::<14, 4>();
         let target = u32::from_ne_bytes(arp.get::<24, 4>());
+        let vmac = arp.get::<18, 6>();
+        let (from_peer, names_vmac) = known(now, sender_mac, vmac);
         let claimed = vip::find(now, active, u32::from_ne_bytes(sender));
-        let from_peer = is_peer(now, sender_mac);
+        let vip = vip::find(now, active, target);
         let from_vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)] == mac_word(sender_mac);
-        if claimed != 0 && !from_vmac && !from_peer {
+        let request = arp.get::<6, 2>() == ARP_REQUEST;
+        // What another farm's node asks for is the VIP it holds, and it says with which VMAC (T34).
+        let names_mac = mac_word(vmac) != 0 && vmac[0] & 1 == 0;
+        let by_farm = request && sender == [0; 4] && (names_vmac || names_mac && vip != 0);
+        if (by_farm || claimed != 0 && !from_vmac) && !from_peer {
+            let [vip, ..] = if by_farm { vip } else { claimed }.to_le_bytes();
+            tables.note_claim(Claim { mac: sender_mac, vip, farm: by_farm });
             return Err(Reason::ArpConflict);
         }
-        let vip = vip::find(now, active, target);
         if vip == 0 {
             return Err(Reason::NotVip);
         }
         if !vip::claim(&ethernet.head, tables, now, vip) {
             return Err(Reason::OtherMac);
         }
-        if arp.get::<6, 2>() != ARP_REQUEST {
+        if !request {
             // The answer to a node that asked as the VIP came to the VMAC, hence to every node.
             return Err(Reason::ArpReply);
         }
@@ -237,14 +244,18 @@ fn quoted<P: Packet>(packet: &P, addr: u32, inner: usize) -> Result<Flow, Reason
     }
 }
 
+/// Whether `mac` is a farm node's and `vmac` a VIP's. In one loop, and before the caller's paths
+/// part: the verifier walks it once for each of them.
 #[inline(always)]
-fn is_peer(now: &Generation, mac: [u8; 6]) -> bool {
-    let mac = mac_word(mac);
-    let mut found = false;
+fn known(now: &Generation, mac: [u8; 6], vmac: [u8; 6]) -> (bool, bool) {
+    const { assert!(MAX_PEERS == MAX_VIPS) }
+    let (mac, vmac) = (mac_word(mac), mac_word(vmac));
+    let (mut is_peer, mut is_vmac) = (false, false);
     let mut index = 0;
     while index < MAX_PEERS {
-        found |= now.peers[index] == mac;
+        is_peer |= now.peers[index] == mac;
+        is_vmac |= now.vmacs[index + 1] == vmac;
         index += 1;
     }
-    found && mac != 0
+    (is_peer && mac != 0, is_vmac && vmac != 0)
 }

@@ -158,6 +158,11 @@ impl Services {
         Ok(services)
     }
 
+    /// The virtual address with that identity.
+    pub fn vip(&self, identity: u8) -> Option<Ipv4Addr> {
+        self.vips.get(usize::from(identity).checked_sub(1)?).map(|vip| vip.addr)
+    }
+
     /// Kernel groups, the built-in one included: how many bitmaps a [`Plan`] has.
     pub fn groups(&self) -> usize {
         self.groups

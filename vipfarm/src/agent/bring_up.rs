@@ -12,7 +12,9 @@ use std::{
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 
-use super::{links::Links, options::AgentOptions, ports::Port, site, watch::Needs};
+use super::{
+    conflicts::Prober, links::Links, options::AgentOptions, ports::Port, site, watch::Needs,
+};
 use crate::{
     config::keys::Keys,
     datapath::{Datapath, LeftOver, Options},
@@ -41,6 +43,8 @@ pub struct Up {
     pub undo: Record,
     /// The connection to take it back by.
     pub network: Network,
+    /// Asks for the VIPs.
+    pub(super) prober: Prober,
     /// What the machine must keep.
     pub(super) needs: Needs,
 }
@@ -77,6 +81,8 @@ pub(super) async fn bring_up(
         .map(|place| Port::new(farm, |block| interface_of[block] == place))
         .collect::<Result<Vec<_>, _>>()?;
 
+    let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
+    let prober = Prober::open(farm, &placed, mac)?;
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&ports) {
@@ -96,9 +102,8 @@ pub(super) async fn bring_up(
         }
         return Err(error);
     }
-    let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
     let needs = Needs::of(farm, placed.iter().copied());
-    Ok(Up { own, mac, links, ports, datapaths, interface_of, undo, network, needs })
+    Ok(Up { own, mac, links, ports, datapaths, interface_of, undo, network, prober, needs })
 }
 
 /// The interface of each VIP block, in the order of the file.

@@ -6,6 +6,7 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`conflicts`]: whether another farm has what is this one's.
 //! - [`watch`]: whether the machine still has what the farm needs.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
@@ -14,6 +15,7 @@
 mod barrier;
 mod bring_up;
 pub mod command;
+pub mod conflicts;
 pub mod control;
 pub mod engine;
 pub mod explain;
@@ -48,6 +50,7 @@ use tokio::{
 use self::{
     bring_up::Up,
     command::{Command, Commander},
+    conflicts::{PROBE_ROUND, Prober},
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
@@ -151,7 +154,8 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
-    let running = Running { reporter, commander, incoming, changed, signals, why: None };
+    let running =
+        Running { reporter, prober: up.prober, commander, incoming, changed, signals, why: None };
     let (joined, why) = running.supervise(finished, answering, watching).await?;
     let Ok((datapaths, outcome)) = joined else {
         bail!(
@@ -193,6 +197,7 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
+    prober: Prober,
     commander: Commander,
     incoming: mpsc::Receiver<Report>,
     /// Of the machine.
@@ -214,6 +219,9 @@ impl Running {
         tokio::pin!(answering, watching);
         let (mut answers, mut watches) = (true, true);
         let mut conflicts = time::interval(CONFLICT_ROUND);
+        let mut probes = time::interval(PROBE_ROUND);
+        // A thawed agent does not make up for those it missed.
+        probes.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let joined = loop {
             tokio::select! {
                 Some(report) = self.incoming.recv() => self.reporter.note(report),
@@ -232,6 +240,11 @@ impl Running {
                     }
                 }
                 _ = conflicts.tick() => self.reporter.note_conflicts(),
+                _ = probes.tick() => {
+                    if self.reporter.probes() {
+                        self.prober.probe();
+                    }
+                }
                 _ = self.signals.terminate.recv() => self.commander.send(Command::Leave)?,
                 _ = self.signals.interrupt.recv() => self.commander.send(Command::Leave)?,
                 _ = self.signals.hang_up.recv() => self.reporter.warn(

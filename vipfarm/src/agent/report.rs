@@ -1,14 +1,7 @@
 //! What the control socket tells: the snapshot of the heartbeat thread, the kernel's counters and
 //! the history, in the words of [`crate::status`].
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
@@ -17,6 +10,7 @@ use vipfarm_common::Reason;
 use super::{
     bring_up::Up,
     command::{Command, Commander},
+    conflicts::{self, Conflicts},
     control::Source,
     engine::{Latest, Report, Snapshot},
     explain::Viewpoint,
@@ -41,6 +35,7 @@ struct Watched {
     /// The tables' structure; what it accepts is in the snapshot.
     port: Port,
     counters: Counters,
+    conflicts: Conflicts,
 }
 
 /// Answers for the agent.
@@ -57,8 +52,6 @@ pub struct Reporter {
     history: Arc<History>,
     /// Asks the heartbeat thread.
     commander: Commander,
-    /// Claims of a VIP by strangers, already told of.
-    conflicts: AtomicU64,
     started: Instant,
 }
 
@@ -78,6 +71,7 @@ impl Reporter {
                 mode: datapath.xdp_mode(),
                 port: port.clone(),
                 counters: datapath.take_counters()?,
+                conflicts: Conflicts::default(),
             })
         };
         Ok(Self {
@@ -89,7 +83,6 @@ impl Reporter {
             latest,
             history,
             commander,
-            conflicts: AtomicU64::new(0),
             started: Instant::now(),
             farm,
         })
@@ -133,19 +126,31 @@ impl Reporter {
         self.history.push(Level::Warn, kind, message);
     }
 
-    /// Tells of strangers that have claimed a VIP since the last time.
+    /// Tells of strangers and other farms that have claimed a VIP or its MAC since the last time.
     pub fn note_conflicts(&self) {
-        let count =
-            |watched: &Watched| Some(watched.counters.packets().ok()?[&Reason::ArpConflict]);
-        let now: u64 = self.watched.iter().filter_map(count).sum();
-        let before = self.conflicts.swap(now, Ordering::Relaxed);
-        if now > before {
-            let message = format!(
-                "another machine claims a VIP of this farm as its own ({} ARP packets): look for its address in `ip neigh` of a client",
-                now - before
-            );
-            self.history.push(Level::Warn, "address_conflict", message);
+        let snapshot = self.latest.get();
+        if snapshot.state == NodeState::Joining {
+            return; // The members' MACs may not be known yet.
         }
+        let is_member =
+            |mac| mac == self.own_mac || snapshot.peers.iter().any(|peer| peer.mac == Some(mac));
+        for Watched { counters, conflicts, port, .. } in &self.watched {
+            let (Ok(packets), Ok(Some(claim))) = (counters.packets(), counters.claim()) else {
+                continue;
+            };
+            let (count, stranger) = (packets[&Reason::ArpConflict], !is_member(Mac(claim.mac)));
+            if let Some(count) = conflicts.untold(Instant::now(), count, stranger) {
+                let message = conflicts::words(claim, port.plan().services.vip(claim.vip), count);
+                self.history.push(Level::Warn, "address_conflict", message);
+            }
+        }
+    }
+
+    /// Whether this node is the one that asks whether somebody else has the farm's VIPs.
+    pub fn probes(&self) -> bool {
+        let snapshot = self.latest.get();
+        let first = snapshot.view.owners().iter().next();
+        snapshot.state == NodeState::Up && first == Some(self.own)
     }
 
     /// The groups with their kernel numbers and their blocks. Numbered in the order of the file
