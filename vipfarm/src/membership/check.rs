@@ -17,7 +17,7 @@ use super::rules::Rules;
 
 mod farm;
 mod model;
-mod state;
+pub(super) mod state;
 
 /// The whole protocol, but that joiners are not kept waiting: that would only take ticks.
 const ALL: Rules = Rules { damping: 0, ..Rules::ALL };
