@@ -83,7 +83,7 @@ fn mutated_heartbeats_do_no_harm() {
 }
 
 fn give_up(seed: u64, input: &[u8]) -> ! {
-    let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = input.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     if let Some(directory) = env::var_os("VIPFARM_FUZZ_DIR") {
         let file = Path::new(&directory).join(format!("{:.16}", blake3::hash(input).to_hex()));
         fs::create_dir_all(&directory).expect("a directory for failing inputs");
