@@ -82,26 +82,29 @@ pub(super) async fn bring_up(
         .collect::<Result<Vec<_>, _>>()?;
 
     let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
-    let prober = Prober::open(farm, &placed, mac)?;
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&ports) {
             datapaths.push(attach(options, keys, interface, port)?);
         }
+        let prober = Prober::open(farm, &placed, mac)?;
         undo.note(farm, &placed, &interfaces)?;
         undo.undo.interfaces.iter().try_for_each(InterfaceChanges::set_sysctls)?;
         for (block, interface) in farm.vips.iter().zip(&placed) {
             receive(&network, block, interface).await?;
         }
-        anyhow::Ok(())
+        anyhow::Ok(prober)
     }
     .await;
-    if let Err(error) = done {
-        if let Err(left) = take_down(&network, &undo, datapaths).await {
-            tracing::warn!("{left:#}");
+    let prober = match done {
+        Ok(prober) => prober,
+        Err(error) => {
+            if let Err(left) = take_down(&network, &undo, datapaths).await {
+                tracing::warn!("{left:#}");
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
+    };
     let needs = Needs::of(farm, placed.iter().copied());
     Ok(Up { own, mac, links, ports, datapaths, interface_of, undo, network, prober, needs })
 }
