@@ -19,7 +19,6 @@ use vipfarm::{
 
 pub use crate::footprint::Footprint;
 use crate::{
-    host::Host,
     iproute::checked,
     lab::Lab,
     process::{Process, Signal},
@@ -37,6 +36,8 @@ const LAST_LINES: usize = 25;
 #[derive(Debug)]
 pub struct Farm<'a> {
     lab: &'a Lab,
+    /// The numbers of its nodes.
+    nodes: Vec<usize>,
     program: PathBuf,
     config: PathBuf,
     /// Of the nodes that have a configuration of their own.
@@ -48,24 +49,55 @@ impl<'a> Farm<'a> {
     /// Writes the key and the configuration: all nodes of the lab, and `vips`, the YAML below the
     /// key of that name. `program` is the `vipfarm` program. No agent runs yet.
     pub fn new(lab: &'a Lab, program: &Path, name: &str, vips: &str) -> Result<Self> {
-        let directory = lab.directory();
-        let config = directory.join("farm.yaml");
+        let nodes = (1..=lab.nodes().len()).collect();
+        Self::in_directory(&lab.directory(), lab, nodes, program, name, vips)
+    }
+
+    /// As [`Farm::new`], but of some of the lab's nodes, with key and configuration in a directory
+    /// called as the farm.
+    pub fn of_nodes(
+        lab: &'a Lab,
+        nodes: &[usize],
+        program: &Path,
+        name: &str,
+        vips: &str,
+    ) -> Result<Self> {
+        let directory = lab.directory().join(name);
+        fs::create_dir(&directory).context("make the farm's directory")?;
+        Self::in_directory(&directory, lab, nodes.to_vec(), program, name, vips)
+    }
+
+    fn in_directory(
+        directory: &Path,
+        lab: &'a Lab,
+        nodes: Vec<usize>,
+        program: &Path,
+        name: &str,
+        vips: &str,
+    ) -> Result<Self> {
         let farm = Self {
             lab,
+            nodes,
             program: program.to_owned(),
-            config,
+            config: directory.join("farm.yaml"),
             own_configs: BTreeMap::new(),
             agents: BTreeMap::new(),
         };
         let key = farm.key();
         output(farm.command("keygen").arg(&key))?;
-        let node = |node: &Host| {
+        let node = |&node: &usize| {
+            let node = lab.node(node);
             format!("  - {{ name: {}, addresses: [{}] }}\n", node.name(), node.address())
         };
-        let nodes = lab.nodes().iter().map(node).collect::<Vec<_>>().concat();
+        let nodes = farm.nodes.iter().map(node).collect::<Vec<_>>().concat();
         let text = format!("farm: {name}\nkey_file: {}\nnodes:\n{nodes}{vips}", key.display());
         fs::write(&farm.config, text).context("write the configuration")?;
         Ok(farm)
+    }
+
+    /// The numbers of its nodes.
+    pub fn nodes(&self) -> &[usize] {
+        &self.nodes
     }
 
     /// The lab that it lives in.
@@ -104,7 +136,7 @@ impl<'a> Farm<'a> {
 
     /// Starts all agents.
     pub fn start(&mut self) -> Result<()> {
-        (1..=self.lab.nodes().len()).try_for_each(|node| self.start_node(node, &[]))
+        self.nodes.clone().into_iter().try_for_each(|node| self.start_node(node, &[]))
     }
 
     /// Starts the agent of one node, or starts it again, with further `arguments`.

@@ -277,6 +277,25 @@ fn arp_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason)) 
         Frame::arp_request(VMAC, VIP, VIP).macs(PEER, BROADCAST).bytes(),
         Reason::ArpPeer,
     );
+    let naming = |vmac: Mac, mac, vip| {
+        let mut frame = Frame::arp_request(mac, none, vip).bytes();
+        frame[32..38].copy_from_slice(&vmac.0);
+        frame
+    };
+    let (unknown, elsewhere) = (Mac([0x5a, 0xfe, 9, 9, 9, 9]), Ipv4Addr::new(10, 9, 0, 99));
+    row("T34: another farm's probe", naming(VMAC, CLIENT, VIP), Reason::ArpConflict);
+    row("T34: with another VMAC", naming(unknown, CLIENT, VIP), Reason::ArpConflict);
+    row("T34: for a closed VIP", naming(unknown, CLIENT, VIP_CLOSED), Reason::ArpConflict);
+    row(
+        "T34: another farm's probe for another VIP with a VMAC of this farm",
+        naming(VMAC_OF_NODE2, CLIENT, elsewhere),
+        Reason::ArpConflict,
+    );
+    row("T34: with nothing of this farm", naming(unknown, CLIENT, elsewhere), Reason::NotVip);
+    row("T34: the own farm's probe", naming(VMAC, PEER, VIP), Reason::ArpPeer);
+    let mac = (0..=255).map(|i| Mac([2, 0, 0, 0, 3, i])).find(|&mac| world.is_mine_by_mac(mac));
+    let mac = mac.expect("one of 256");
+    row("a probe by `arping -D`, own", naming(BROADCAST, mac, VIP), Reason::Mine);
     row(
         "a stranger's announcement of the VIP",
         Frame::arp_request(CLIENT, VIP, VIP).bytes(),

@@ -171,6 +171,36 @@ pub const fn mac_word(mac: [u8; 6]) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
 
+/// Who claimed a virtual address or MAC without being of this farm: one word, so that it is never
+/// read half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The claimant's MAC, as its ARP packet says.
+    pub mac: [u8; 6],
+    /// Identity of the virtual address; 0 = none, only its VMAC.
+    pub vip: u8,
+    /// The claim was another farm's probe.
+    pub farm: bool,
+}
+
+impl Claim {
+    /// The claim as the kernel leaves it. Never 0.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac;
+        u64::from_ne_bytes([a, b, c, d, e, f, self.vip, 1 | (self.farm as u8) << 1])
+    }
+
+    /// The claim in a word; `None` for 0, which means that there was none.
+    pub const fn of_word(word: u64) -> Option<Self> {
+        let [a, b, c, d, e, f, vip, flags] = word.to_ne_bytes();
+        if flags == 0 {
+            return None;
+        }
+        Some(Self { mac: [a, b, c, d, e, f], vip, farm: flags & 2 != 0 })
+    }
+}
+
 /// Slots of the egress guard's counter array; see [`crate::Guarded`].
 pub const GUARD_COUNTERS: usize = 4;
 
@@ -188,3 +218,19 @@ const _: () = {
     assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 32 * MAX_GROUPS);
     assert!(MAX_VIPS < 0x7f && MAX_GROUPS <= 0xff);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_read_as_it_was_written() {
+        for claim in [
+            Claim { mac: [0; 6], vip: 0, farm: false },
+            Claim { mac: [2, 0, 0, 0, 3, 0xff], vip: 64, farm: true },
+        ] {
+            assert_eq!(Claim::of_word(claim.word()), Some(claim));
+        }
+        assert_eq!(Claim::of_word(0), None);
+    }
+}

@@ -6,7 +6,7 @@
 
 use core::cell::Cell;
 
-use crate::layout::State;
+use crate::layout::{Claim, State};
 
 /// A frame, from its Ethernet header on.
 pub trait Packet {
@@ -62,6 +62,10 @@ pub trait Tables {
     /// Told the kernel group and the bucket that decide: for `explain`. Nothing in the kernel.
     #[inline(always)]
     fn observe(&self, _group: u32, _bucket: u8) {}
+
+    /// Told who claims what is this farm's, for the agent to name. Nothing on a host.
+    #[inline(always)]
+    fn note_claim(&self, _claim: Claim) {}
 }
 
 /// A frame in a host's buffer. Cells, because the decision may rewrite MACs.

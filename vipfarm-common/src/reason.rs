@@ -95,7 +95,7 @@ reasons! {
     OtherProto = 12, Drop, DROP, "other_proto";
     /// A farm node asks for the virtual address: members never answer members.
     ArpPeer = 13, Drop, DROP, "arp_peer";
-    /// A stranger claims the virtual address as its own.
+    /// A stranger, or another farm, claims the virtual address or its MAC as its own.
     ArpConflict = 14, Drop, DROP, "arp_conflict";
     /// The program could not reach its tables or its slow half.
     Broken = 15, Drop, DROP, "broken";

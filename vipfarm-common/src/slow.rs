@@ -5,12 +5,12 @@
 use crate::{
     hash,
     layout::{
-        Generation, MAX_PEERS, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO, mac_word,
-        mix, multiplier,
+        Claim, Generation, MAX_PEERS, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO,
+        mac_word, mix, multiplier,
     },
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
-    vip::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, FRAGMENT, ICMP, TCP, UDP},
+    vip::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, FRAGMENT, ICMP, TCP, UDP},
 };
 
 const ECHO_REQUEST: u8 = 8;
@@ -36,65 +36,127 @@ pub fn slow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Outcome {
 fn judge<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<Outcome, Reason> {
     let ethernet = vip::ethernet(packet)?;
     let state = tables.state().ok_or(Reason::Broken)?;
-    let now = vip::active(tables, state);
-    match ethernet.ethertype {
-        ETHERTYPE_IPV4 => ipv4(packet, tables, state, now, &ethernet.head, ethernet.network),
-        ETHERTYPE_ARP => arp(packet, tables, state, now, &ethernet.head, ethernet.network),
+    let (now, active) = vip::active(tables, state);
+    let frame = Frame { packet, tables, state, now, active, ethernet };
+    match frame.ethernet.ethertype {
+        ETHERTYPE_IPV4 => frame.ipv4(),
+        ETHERTYPE_ARP => frame.arp(),
         _ => Err(Reason::NotIp),
     }
 }
 
-/// Whether the VIP serves at all at this moment.
-#[inline(always)]
-fn serves<T: Tables>(tables: &T, state: &State, vip: u32) -> Result<(), Reason> {
-    if tables.boot_ns() >= tables.volatile(&state.control.deadline_ns) {
-        Err(Reason::Fenced)
-    } else if vip & VIP_CLOSED != 0 {
-        Err(Reason::Closed)
-    } else {
-        Ok(())
-    }
+/// A frame and what it is judged by.
+struct Frame<'a, P: Packet, T: Tables> {
+    packet: &'a P,
+    tables: &'a T,
+    state: &'a State,
+    /// The generation in force, and the word that says which.
+    now: &'a Generation,
+    active: u64,
+    ethernet: Ethernet<P::Head<14>>,
 }
 
-#[inline(always)]
-fn ipv4<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    state: &State,
-    (now, active): (&Generation, u64),
-    ethernet: &P::Head<14>,
-    network: usize,
-) -> Result<Outcome, Reason> {
-    // Too short for an IPv4 header: no address to go by, and the stack refuses it.
-    let ip = packet.head::<20>(network).ok_or(Reason::NotVip)?;
-    let addr = u32::from_ne_bytes(ip.get::<16, 4>());
-    let vip = vip::find(now, active, addr);
-    if vip == 0 {
-        return Err(Reason::NotVip);
-    }
-    if !vip::claim(ethernet, tables, now, vip) {
-        return Err(Reason::OtherMac);
-    }
-    serves(tables, state, vip)?;
-    let [version_ihl] = ip.get::<0, 1>();
-    if version_ihl >> 4 != 4 || version_ihl & 15 < 5 {
-        return Err(Reason::Malformed);
-    }
-    if u16::from_be_bytes(ip.get::<6, 2>()) & FRAGMENT != 0 {
-        return Err(Reason::Fragment);
-    }
-    let transport = network + usize::from(version_ihl & 15) * 4;
-    let client = ip.get::<12, 4>();
-    let [proto] = ip.get::<9, 1>();
-    let flow = match proto {
-        TCP | UDP => {
-            let [a, b, c, d] = packet.at::<4>(transport).ok_or(Reason::Malformed)?;
-            Flow { client, client_port: [a, b], vip_port: [c, d], ip_id: ip.get::<4, 2>(), proto }
+impl<P: Packet, T: Tables> Frame<'_, P, T> {
+    /// Whether the VIP serves at all at this moment.
+    #[inline(always)]
+    fn serves(&self, vip: u32) -> Result<(), Reason> {
+        if self.tables.boot_ns() >= self.tables.volatile(&self.state.control.deadline_ns) {
+            Err(Reason::Fenced)
+        } else if vip & VIP_CLOSED != 0 {
+            Err(Reason::Closed)
+        } else {
+            Ok(())
         }
-        ICMP => icmp(packet, vip, addr, client, transport)?,
-        _ => return Err(Reason::OtherProto),
-    };
-    flow.owner(tables, now, mix(addr, multiplier(active)), vip)
+    }
+
+    #[inline(always)]
+    fn ipv4(&self) -> Result<Outcome, Reason> {
+        let &Self { packet, tables, now, active, ref ethernet, .. } = self;
+        // Too short for an IPv4 header: no address to go by, and the stack refuses it.
+        let ip = packet.head::<20>(ethernet.network).ok_or(Reason::NotVip)?;
+        let addr = u32::from_ne_bytes(ip.get::<16, 4>());
+        let vip = vip::find(now, active, addr);
+        if vip == 0 {
+            return Err(Reason::NotVip);
+        }
+        if !vip::claim(&ethernet.head, tables, now, vip) {
+            return Err(Reason::OtherMac);
+        }
+        self.serves(vip)?;
+        let [version_ihl] = ip.get::<0, 1>();
+        if version_ihl >> 4 != 4 || version_ihl & 15 < 5 {
+            return Err(Reason::Malformed);
+        }
+        if u16::from_be_bytes(ip.get::<6, 2>()) & FRAGMENT != 0 {
+            return Err(Reason::Fragment);
+        }
+        let transport = ethernet.network + usize::from(version_ihl & 15) * 4;
+        let client = ip.get::<12, 4>();
+        let [proto] = ip.get::<9, 1>();
+        let flow = match proto {
+            TCP | UDP => {
+                let [a, b, c, d] = packet.at::<4>(transport).ok_or(Reason::Malformed)?;
+                Flow {
+                    client,
+                    client_port: [a, b],
+                    vip_port: [c, d],
+                    ip_id: ip.get::<4, 2>(),
+                    proto,
+                }
+            }
+            ICMP => icmp(packet, vip, addr, client, transport)?,
+            _ => return Err(Reason::OtherProto),
+        };
+        flow.owner(tables, now, mix(addr, multiplier(active)), vip)
+    }
+
+    /// Address resolution: exactly one node answers a request, every node hears a reply (T4, T5).
+    #[inline(always)]
+    fn arp(&self) -> Result<Outcome, Reason> {
+        let &Self { packet, tables, now, active, ref ethernet, .. } = self;
+        let arp = packet.head::<28>(ethernet.network).ok_or(Reason::NotVip)?;
+        if arp.get::<0, 6>() != ARP_ETHERNET_IPV4 {
+            return Err(Reason::NotVip);
+        }
+        let sender_mac = arp.get::<8, 6>();
+        let sender = arp.get::<14, 4>();
+        let target = u32::from_ne_bytes(arp.get::<24, 4>());
+        let vmac = arp.get::<18, 6>();
+        let (from_peer, names_vmac) = known(now, sender_mac, vmac);
+        let claimed = vip::find(now, active, u32::from_ne_bytes(sender));
+        let vip = vip::find(now, active, target);
+        let from_vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)] == mac_word(sender_mac);
+        let request = arp.get::<6, 2>() == ARP_REQUEST;
+        // What another farm's node asks for is the VIP it holds, and it says with which VMAC (T34).
+        let names_mac = mac_word(vmac) != 0 && vmac[0] & 1 == 0;
+        let by_farm = request && sender == [0; 4] && (names_vmac || names_mac && vip != 0);
+        if (by_farm || claimed != 0 && !from_vmac) && !from_peer {
+            let [vip, ..] = if by_farm { vip } else { claimed }.to_le_bytes();
+            tables.note_claim(Claim { mac: sender_mac, vip, farm: by_farm });
+            return Err(Reason::ArpConflict);
+        }
+        if vip == 0 {
+            return Err(Reason::NotVip);
+        }
+        if !vip::claim(&ethernet.head, tables, now, vip) {
+            return Err(Reason::OtherMac);
+        }
+        if !request {
+            // The answer to a node that asked as the VIP came to the VMAC, hence to every node.
+            return Err(Reason::ArpReply);
+        }
+        if claimed != 0 || from_peer {
+            return Err(Reason::ArpPeer);
+        }
+        self.serves(vip)?;
+        let key = tables.hash_key();
+        let hash = if sender == [0; 4] {
+            hash::hash_mac(key, sender_mac)
+        } else {
+            hash::hash_v4(key, sender, [0; 2], hash::ARP)
+        };
+        Ok(vip::owner_of(tables, now, RESOLVE_GROUP, hash))
+    }
 }
 
 /// What the bucket of an IPv4 packet is taken from: its own header, or the one an ICMP error
@@ -182,61 +244,18 @@ fn quoted<P: Packet>(packet: &P, addr: u32, inner: usize) -> Result<Flow, Reason
     }
 }
 
-/// Address resolution: exactly one node answers a request, every node hears a reply (T4, T5).
+/// Whether `mac` is a farm node's and `vmac` a VIP's. In one loop, and before the caller's paths
+/// part: the verifier walks it once for each of them.
 #[inline(always)]
-fn arp<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    state: &State,
-    (now, active): (&Generation, u64),
-    ethernet: &P::Head<14>,
-    network: usize,
-) -> Result<Outcome, Reason> {
-    let arp = packet.head::<28>(network).ok_or(Reason::NotVip)?;
-    if arp.get::<0, 6>() != ARP_ETHERNET_IPV4 {
-        return Err(Reason::NotVip);
-    }
-    let sender_mac = arp.get::<8, 6>();
-    let sender = arp.get::<14, 4>();
-    let target = u32::from_ne_bytes(arp.get::<24, 4>());
-    let claimed = vip::find(now, active, u32::from_ne_bytes(sender));
-    let from_peer = is_peer(now, sender_mac);
-    let from_vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)] == mac_word(sender_mac);
-    if claimed != 0 && !from_vmac && !from_peer {
-        return Err(Reason::ArpConflict);
-    }
-    let vip = vip::find(now, active, target);
-    if vip == 0 {
-        return Err(Reason::NotVip);
-    }
-    if !vip::claim(ethernet, tables, now, vip) {
-        return Err(Reason::OtherMac);
-    }
-    if arp.get::<6, 2>() != ARP_REQUEST {
-        // The answer to a node that asked as the VIP came to the VMAC, hence to every node.
-        return Err(Reason::ArpReply);
-    }
-    if claimed != 0 || from_peer {
-        return Err(Reason::ArpPeer);
-    }
-    serves(tables, state, vip)?;
-    let key = tables.hash_key();
-    let hash = if sender == [0; 4] {
-        hash::hash_mac(key, sender_mac)
-    } else {
-        hash::hash_v4(key, sender, [0; 2], hash::ARP)
-    };
-    Ok(vip::owner_of(tables, now, RESOLVE_GROUP, hash))
-}
-
-#[inline(always)]
-fn is_peer(now: &Generation, mac: [u8; 6]) -> bool {
-    let mac = mac_word(mac);
-    let mut found = false;
+fn known(now: &Generation, mac: [u8; 6], vmac: [u8; 6]) -> (bool, bool) {
+    const { assert!(MAX_PEERS == MAX_VIPS) }
+    let (mac, vmac) = (mac_word(mac), mac_word(vmac));
+    let (mut is_peer, mut is_vmac) = (false, false);
     let mut index = 0;
     while index < MAX_PEERS {
-        found |= now.peers[index] == mac;
+        is_peer |= now.peers[index] == mac;
+        is_vmac |= now.vmacs[index + 1] == vmac;
         index += 1;
     }
-    found && mac != 0
+    (is_peer && mac != 0, is_vmac && vmac != 0)
 }

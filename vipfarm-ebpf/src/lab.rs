@@ -11,6 +11,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
+mod object;
+
 /// Passes everything: a veth's peer needs a program before it takes frames sent by XDP.
 #[xdp]
 fn pass(_: XdpContext) -> u32 {
@@ -90,17 +92,6 @@ fn draw_port(ctx: &XdpContext) {
         // SAFETY: 36 bytes lie within the frame, as just checked.
         unsafe { ((data + 34) as *mut [u8; 2]).write_unaligned([a, b]) };
     }
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-/// No panic path survives in the object.
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }
 
 #[cfg(not(target_arch = "bpf"))]

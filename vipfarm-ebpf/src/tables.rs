@@ -8,7 +8,11 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use vipfarm_common::{Guarded, Outcome, State, Tables, layout::GUARD_COUNTERS, reason::COUNTERS};
+use vipfarm_common::{
+    Guarded, Outcome, State, Tables,
+    layout::{Claim, GUARD_COUNTERS},
+    reason::COUNTERS,
+};
 
 /// `BPF_F_MMAPABLE`: the agent writes leases and bitmaps without a system call.
 const MMAPABLE: u32 = 1 << 10;
@@ -19,6 +23,10 @@ static STATE: Array<State> = Array::with_max_entries(1, MMAPABLE);
 /// Packets by [`Outcome::code`].
 #[map]
 static PACKETS: PerCpuArray<[u64; COUNTERS]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The last [`Claim`], as a word.
+#[map]
+static CLAIM: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Corrected frames by [`Guarded`].
 #[map]
@@ -73,6 +81,14 @@ impl Tables for Kernel {
     fn own_mac(&self) -> [u8; 6] {
         let [a, b, c, d, e, f, ..] = OWN_MAC.load().to_ne_bytes();
         [a, b, c, d, e, f]
+    }
+
+    #[inline(always)]
+    fn note_claim(&self, claim: Claim) {
+        if let Some(last) = CLAIM.get_ptr_mut(0) {
+            // SAFETY: an aligned word of the map; whichever CPU stores last is read.
+            unsafe { ptr::write_volatile(last, claim.word()) };
+        }
     }
 }
 

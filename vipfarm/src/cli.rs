@@ -156,6 +156,11 @@ Examples:
     ///
     /// Writes a new random key to FILE, readable by its owner only. All nodes of a farm need the
     /// same key: make it once and copy it.
+    ///
+    /// To change the key of a running farm, make a new one in another file, copy it to all nodes,
+    /// and start the agents anew, one after the other, three times: with the new file as
+    /// `accept_key_file`; with the new one as `key_file` and the old one as `accept_key_file` and
+    /// `hash_key_file`; without `accept_key_file`.
     #[command(after_help = "Example:\n  vipfarm keygen /etc/vipfarm/farm.key")]
     Keygen(KeygenArgs),
 }

@@ -208,6 +208,11 @@ impl Services {
         self.rules.keys().filter_map(move |key| Some((key, port(key)?)))
     }
 
+    /// The virtual address with that identity.
+    pub fn vip(&self, identity: u8) -> Option<Ipv4Addr> {
+        self.vips.get(usize::from(identity).checked_sub(1)?).map(|vip| vip.addr)
+    }
+
     /// Kernel groups, the built-in one included: how many bitmaps a [`Plan`] has.
     pub fn groups(&self) -> usize {
         self.groups

@@ -12,6 +12,7 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod lint;
 mod process;
 mod setup;
@@ -40,6 +41,8 @@ enum Verb {
     Demo(demo::Args),
     /// Simulate many farms: loss, cuts, freezes, crashes.
     Sim(sim::Args),
+    /// Send mutated heartbeats to a membership machine at work, for a bounded time.
+    Fuzz(fuzz::Args),
     /// Measure (root).
     Bench(bench::Args),
     /// Check formatting, clippy and the house rules.
@@ -64,6 +67,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => return test::verb(&workspace, &args),
         Verb::Demo(args) => demo::verb(&workspace, &args)?,
         Verb::Sim(args) => sim::verb(&workspace, &args)?,
+        Verb::Fuzz(args) => fuzz::verb(&workspace, &args)?,
         Verb::Bench(args) => bench::verb(&workspace, &args)?,
         Verb::Lint => lint::verb(&workspace)?,
         Verb::Tidy => tidy::verb(&workspace)?,

@@ -69,7 +69,8 @@ fn t1_a_node_that_uses_the_vip_as_its_source_asks_in_a_way_that_poisons_nobody()
     let _farm = running(&lab, &program, ONE_VIP);
     let (client, node) = (lab.client(1), lab.node(1));
     let asked = |frame: &Captured| {
-        frame.direction == Direction::Incoming && arp(frame).is_some_and(|arp| arp.request)
+        frame.direction == Direction::Incoming
+            && arp(frame).is_some_and(|arp| arp.request && arp.target.1 != VIP)
     };
     let wire = node.capture_on_wire_if(asked).unwrap();
     let arrives = client.capture_if(|frame| is_received(frame, b"from the VIP")).unwrap();
@@ -151,7 +152,9 @@ fn t5_a_strangers_probe_is_answered_once_and_a_members_by_nobody() {
     let frames =
         [probe(member.mac()), Frame::arp_request(member.mac(), member.address(), VIP).bytes()];
     assert_eq!(arp_replies(member, &frames), [], "members never answer members");
-    assert_eq!(packets_of_all(&farm, "arp_peer"), before + 4, "two others heard both");
+    // And now and then a probe of the first node's.
+    let heard = packets_of_all(&farm, "arp_peer") - before;
+    assert!((4..=6).contains(&heard), "two others heard both: {heard}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::{ONE_VIP, events, eventually, has_event, lab, running, wire};
 const LEN: usize = 217;
 
 /// Heartbeat datagrams of one node, as they come to another's wire.
-fn recorded(from: &Host, to: &Host, count: usize) -> Vec<Vec<u8>> {
+pub(crate) fn recorded(from: &Host, to: &Host, count: usize) -> Vec<Vec<u8>> {
     let source = from.mac();
     let is_heartbeat = move |frame: &Captured| {
         let Some(payload) = payload(&frame.bytes) else { return false };

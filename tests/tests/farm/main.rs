@@ -7,8 +7,10 @@
 
 mod agreement;
 mod arp;
+mod conflicts;
 mod explained;
 mod heartbeats;
+mod keys;
 mod lease;
 mod life;
 mod losses;

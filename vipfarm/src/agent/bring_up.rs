@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::{
     configurations::{Configuration, Configurations, place_of, v4},
+    conflicts::Prober,
     links::Links,
     options::AgentOptions,
     ports::Port,
@@ -21,7 +22,7 @@ use super::{
     watch::Needs,
 };
 use crate::{
-    config::{self, key::Secret},
+    config::{self, keys::Keys},
     datapath::{Datapath, LeftOver, Options},
     model::{Farm, Mac, NodeId, Vip},
     net::{
@@ -48,6 +49,8 @@ pub(super) struct Up {
     pub(super) undo: Record,
     /// The connection to take it back by.
     pub(super) network: Network,
+    /// Asks for the VIPs.
+    pub(super) prober: Prober,
     /// What the machine must keep.
     pub(super) needs: Needs,
 }
@@ -63,7 +66,7 @@ pub struct Record {
 pub(super) async fn bring_up(
     options: &AgentOptions,
     farm: Farm,
-    secret: &Secret,
+    keys: &Keys,
 ) -> anyhow::Result<Up> {
     let network = Network::connect()?;
     let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
@@ -78,32 +81,47 @@ pub(super) async fn bring_up(
     refuse_others(&options.place.run_dir, &farm.name, &used)?;
     let used: Vec<Interface> = used.into_iter().cloned().collect();
     let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
-    let digest = config::digest(&farm, secret);
+    let digest = config::digest(&farm, keys);
     let config = Configuration::new(digest, farm.clone(), places, used.len())?;
 
+    let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&config.ports) {
-            datapaths.push(attach(options, secret, interface, port)?);
+            datapaths.push(attach(options, keys, interface, port)?);
         }
+        let prober = Prober::open(mac)?;
         undo.note(&farm, &placed, &interfaces)?;
         undo.undo.interfaces.iter().try_for_each(InterfaceChanges::set_sysctls)?;
         for (block, interface) in farm.vips.iter().zip(&placed) {
             receive(&network, block, interface).await?;
         }
-        anyhow::Ok(())
+        anyhow::Ok(prober)
     }
     .await;
-    if let Err(error) = done {
-        if let Err(left) = take_down(&network, &undo, datapaths).await {
-            tracing::warn!("{left:#}");
+    let prober = match done {
+        Ok(prober) => prober,
+        Err(error) => {
+            if let Err(left) = take_down(&network, &undo, datapaths).await {
+                tracing::warn!("{left:#}");
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
-    let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
+    };
     let needs = Needs::of(&farm, placed.iter().copied());
     let configurations = Configurations::new(config);
-    Ok(Up { own, mac, links, interfaces: used, datapaths, configurations, undo, network, needs })
+    Ok(Up {
+        own,
+        mac,
+        links,
+        interfaces: used,
+        datapaths,
+        configurations,
+        undo,
+        network,
+        prober,
+        needs,
+    })
 }
 
 /// The interface of each VIP block, in the order of the file.
@@ -282,7 +300,7 @@ impl Record {
 
 fn attach(
     options: &AgentOptions,
-    secret: &Secret,
+    keys: &Keys,
     interface: &Interface,
     port: &Port,
 ) -> anyhow::Result<Datapath> {
@@ -290,7 +308,7 @@ fn attach(
         interface: interface.name.clone(),
         index: interface.index,
         mac: interface.mac,
-        hash_key: secret.bucket_key(),
+        hash_key: keys.bucket_key(),
         bpf_dir: options.place.bpf_dir.clone(),
         generic: options.generic,
         clsact: false,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::ports::{Port, RESOLVE_GROUP};
 use crate::{
-    config::key::Secret,
+    config::keys::Keys,
     host::HostTables,
     model::{Bitmap, Farm, Filter, Mac, NodeId, NodeSet, Proto, Rule, View, Vip},
     status::{ExplainProto, ExplainQuery, Explanation},
@@ -33,7 +33,7 @@ pub struct Viewpoint<'a> {
 /// The explanation from the file alone: with `alive` up and agreed, at `node`.
 pub fn offline(
     farm: &Farm,
-    secret: &Secret,
+    keys: &Keys,
     alive: NodeSet,
     node: NodeId,
     query: &ExplainQuery,
@@ -45,7 +45,7 @@ pub fn offline(
         farm,
         node,
         view: &view,
-        hash_key: secret.bucket_key(),
+        hash_key: keys.bucket_key(),
         port: &port,
         accept: port.accept(),
         fenced: false,

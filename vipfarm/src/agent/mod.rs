@@ -10,6 +10,7 @@
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
+//! - [`conflicts`]: whether another farm has what is this one's.
 //! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
@@ -20,6 +21,7 @@ mod batch;
 mod bring_up;
 pub mod command;
 mod configurations;
+pub mod conflicts;
 pub mod control;
 pub mod engine;
 pub mod explain;
@@ -65,6 +67,7 @@ use tokio::{
 use self::{
     bring_up::Up,
     command::{Command, Commander},
+    conflicts::{PROBE_ROUND, Prober},
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
@@ -75,7 +78,7 @@ use self::{
     watch::{Change, Needs},
 };
 use crate::{
-    config::{self, key::Secret},
+    config::{self, keys::Keys},
     datapath::{LeftOver, Trace},
     membership,
     model::{Farm, Mac, NodeId, Overrides},
@@ -92,8 +95,8 @@ const REPORTS: usize = 1024;
 ///
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
 pub fn run(options: AgentOptions) -> anyhow::Result<()> {
-    let (farm, secret) = config::load_with_key(&options.place.config)?;
-    runtime()?.block_on(serve(options, farm, secret))
+    let (farm, keys) = config::load_with_keys(&options.place.config)?;
+    runtime()?.block_on(serve(options, farm, keys))
 }
 
 /// Removes what an agent that could not do so itself left on this node, and says what that was.
@@ -132,7 +135,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Result<()> {
+async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<()> {
     // Before anything is changed: what follows from a refusal may be that the agent must not start.
     let refused = realtime::probe().err();
     let warning = refused.as_ref().map(|refused| refused.bear(&farm.membership.timers));
@@ -143,8 +146,8 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let (commander, commands) = command::channel()?;
     let incarnation = realtime::random()?;
     let history = Arc::new(History::new());
-    let membership = |own, mac| membership_config(&farm, &secret, own, mac);
-    let mut up = bring_up::bring_up(&options, farm.clone(), &secret).await?;
+    let membership = |own, mac| membership_config(&farm, &keys, own, mac);
+    let mut up = bring_up::bring_up(&options, farm.clone(), &keys).await?;
     let config = membership(up.own, up.mac);
     let ports = up.configurations.get(config.digest).ports.clone();
     announce(&up, config.digest, &history);
@@ -157,7 +160,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let reloader = Reloader {
         file: options.place.config.clone(),
         own: up.own,
-        hash_key: secret.bucket_key(),
+        hash_key: keys.bucket_key(),
         interfaces: up.interfaces.clone(),
         configurations: up.configurations.clone(),
         commander: commander.clone(),
@@ -167,7 +170,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         needs,
     };
     let reporter = follow_traces(&mut up)
-        .and_then(|()| Ok(Reporter::new(&secret, &mut up, latest.clone(), history, reloader)?));
+        .and_then(|()| Ok(Reporter::new(&keys, &mut up, latest.clone(), history, reloader)?));
     let reporter = match reporter {
         Ok(reporter) => Arc::new(reporter),
         Err(error) => {
@@ -202,7 +205,16 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         let notifier = Arc::clone(&notifier);
         async move { notifier.follow(&turns, || latest.get().summary(nodes)).await }
     };
-    let running = Running { reporter, commander, notifier, incoming, changed, signals, why: None };
+    let running = Running {
+        reporter,
+        prober: up.prober,
+        commander,
+        notifier,
+        incoming,
+        changed,
+        signals,
+        why: None,
+    };
     let (joined, why) = running.supervise(finished, answering, watching, notifying).await?;
     let Ok((datapaths, outcome)) = joined else {
         bail!(
@@ -245,6 +257,7 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
+    prober: Prober,
     commander: Commander,
     notifier: Arc<Notifier>,
     incoming: mpsc::Receiver<Report>,
@@ -271,6 +284,9 @@ impl Running {
         // Twice what the heartbeat thread needs to show something new.
         let mut proofs = time::interval(self.reporter.period() / 2);
         proofs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = time::interval(PROBE_ROUND);
+        // A thawed agent does not make up for those it missed.
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let joined = loop {
             tokio::select! {
                 Some(report) = self.incoming.recv() => self.reporter.note(report),
@@ -293,6 +309,9 @@ impl Running {
                     self.reporter.note_conflicts();
                     self.reporter.tidy().await;
                     self.reporter.keep_neighbours().await;
+                }
+                _ = probes.tick() => {
+                    self.reporter.probe(&self.prober).await;
                 }
                 _ = proofs.tick() => self.reporter.note_proof(),
                 _ = self.signals.terminate.recv() => self.leave()?,
@@ -338,14 +357,14 @@ impl Running {
     }
 }
 
-fn membership_config(farm: &Farm, secret: &Secret, own: NodeId, mac: Mac) -> membership::Config {
+fn membership_config(farm: &Farm, keys: &Keys, own: NodeId, mac: Mac) -> membership::Config {
     membership::Config {
         farm: farm.name.clone(),
         own,
         nodes: farm.nodes.clone(),
         timers: farm.membership.timers,
-        keys: vec![secret.membership_key()],
-        digest: config::digest(farm, secret),
+        keys: keys.heartbeat_keys(),
+        digest: config::digest(farm, keys),
         mac,
         overrides: Overrides::default(),
     }

@@ -18,7 +18,7 @@ use super::{
     watch::Needs,
 };
 use crate::{
-    config::{self, key::Secret},
+    config::{self, keys::Keys},
     model::{Farm, Mac, Node, NodeId},
     net::{Interface, Network},
 };
@@ -59,17 +59,17 @@ pub(super) struct Reloader {
 impl Reloader {
     /// Reads the file anew and makes it the next one. Nothing has changed if that fails.
     pub(super) async fn reload(&mut self, force: bool) -> anyhow::Result<Read> {
-        let (farm, secret) = config::load_with_key(&self.file)?;
-        let digest = config::digest(&farm, &secret);
+        let (farm, keys) = config::load_with_keys(&self.file)?;
+        let digest = config::digest(&farm, &keys);
         let snapshot = self.latest.get();
         let current = self.configurations.get(snapshot.digest);
         let changes = differences(&current.farm, &farm);
-        self.refuse_what_needs_a_restart(&current.farm, &farm, &secret)?;
+        self.refuse_what_needs_a_restart(&current.farm, &farm, &keys)?;
         let present = self.network.interfaces().await?;
         let next = self.configuration(digest, farm, &present)?;
         let nodes = next.farm.nodes.clone();
         self.make_ready(next, &present).await?;
-        let keys = vec![secret.membership_key()];
+        let keys = keys.heartbeat_keys();
         self.ask(|reply| Command::Stage { keys, nodes, digest, force, reply }).await?;
         Ok(Read { digest, changes })
     }
@@ -188,7 +188,7 @@ impl Reloader {
         &self,
         now: &Farm,
         next: &Farm,
-        secret: &Secret,
+        keys: &Keys,
     ) -> anyhow::Result<()> {
         let own = self.own.index();
         let both = now.nodes.iter().zip(&next.nodes);
@@ -196,7 +196,7 @@ impl Reloader {
             "another farm name".to_owned()
         } else if now.membership != next.membership {
             "other timers or another port for the heartbeats".to_owned()
-        } else if secret.bucket_key() != self.hash_key {
+        } else if keys.bucket_key() != self.hash_key {
             "another key, which decides where every client goes".to_owned()
         } else if let Some((is, would)) = both.clone().find(|(is, would)| is != would) {
             changed_node(is, would)

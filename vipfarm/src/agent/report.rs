@@ -3,10 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,6 +15,7 @@ use super::{
     bring_up::{Record, Up},
     command::{Command, Commander},
     configurations::{Configuration, Configurations},
+    conflicts::{self, Conflicts, Prober},
     control::Source,
     engine::{Latest, Report, Snapshot},
     explain::Viewpoint,
@@ -28,7 +26,7 @@ use super::{
     reload::Reloader,
 };
 use crate::{
-    config::key::Secret,
+    config::keys::Keys,
     datapath::{self, Counters, Datapath, XdpMode},
     model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule, TooManyOverrides},
     status::{
@@ -42,6 +40,7 @@ struct Watched {
     interface: String,
     mode: XdpMode,
     counters: Counters,
+    conflicts: Conflicts,
 }
 
 /// Answers for the agent.
@@ -56,8 +55,6 @@ pub struct Reporter {
     /// Asks the heartbeat thread.
     commander: Commander,
     reloader: Mutex<Reloader>,
-    /// Claims of a VIP by strangers, already told of.
-    conflicts: AtomicU64,
     prover: Prover,
     started: Instant,
 }
@@ -65,7 +62,7 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter on what was brought up.
     pub(super) fn new(
-        secret: &Secret,
+        keys: &Keys,
         up: &mut Up,
         latest: Latest,
         history: Arc<History>,
@@ -76,19 +73,19 @@ impl Reporter {
                 interface: datapath.interface().to_owned(),
                 mode: datapath.xdp_mode(),
                 counters: datapath.take_counters()?,
+                conflicts: Conflicts::default(),
             })
         };
         Ok(Self {
             own: up.own,
             own_mac: up.mac,
-            hash_key: secret.bucket_key(),
+            hash_key: keys.bucket_key(),
             watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
             configurations: up.configurations.clone(),
             latest,
             history,
             commander: reloader.commander.clone(),
             reloader: Mutex::new(reloader),
-            conflicts: AtomicU64::new(0),
             prover: Prover::new(up.own),
             started: Instant::now(),
         })
@@ -179,18 +176,35 @@ impl Reporter {
         self.history.push(Level::Warn, kind, message);
     }
 
-    /// Tells of strangers that have claimed a VIP since the last time.
+    /// Tells of strangers and other farms that have claimed a VIP or its MAC since the last time.
     pub fn note_conflicts(&self) {
-        let count =
-            |watched: &Watched| Some(watched.counters.packets().ok()?[&Reason::ArpConflict]);
-        let now: u64 = self.watched.iter().filter_map(count).sum();
-        let before = self.conflicts.swap(now, Ordering::Relaxed);
-        if now > before {
-            let message = format!(
-                "another machine claims a VIP of this farm as its own ({} ARP packets): look for its address in `ip neigh` of a client",
-                now - before
-            );
-            self.history.push(Level::Warn, "address_conflict", message);
+        let snapshot = self.latest.get();
+        if snapshot.state == NodeState::Joining {
+            return; // The members' MACs may not be known yet.
+        }
+        let is_member =
+            |mac| mac == self.own_mac || snapshot.peers.iter().any(|peer| peer.mac == Some(mac));
+        let config = self.configurations.get(snapshot.digest);
+        for (Watched { counters, conflicts, .. }, port) in self.watched.iter().zip(&config.ports) {
+            let (Ok(packets), Ok(Some(claim))) = (counters.packets(), counters.claim()) else {
+                continue;
+            };
+            let (count, stranger) = (packets[&Reason::ArpConflict], !is_member(Mac(claim.mac)));
+            if let Some(count) = conflicts.untold(Instant::now(), count, stranger) {
+                let message = conflicts::words(claim, port.plan().services.vip(claim.vip), count);
+                self.history.push(Level::Warn, "address_conflict", message);
+            }
+        }
+    }
+
+    /// Asks whether somebody else has the farm's VIPs, if that is this node's part.
+    pub async fn probe(&self, prober: &Prober) {
+        let snapshot = self.latest.get();
+        let first = snapshot.view.owners().iter().next();
+        if snapshot.state == NodeState::Up && first == Some(self.own) {
+            let config = self.configurations.get(snapshot.digest);
+            let interfaces = &self.reloader.lock().await.interfaces;
+            prober.probe(config.vips().map(|(at, vip, vmac)| (&interfaces[at], vip, vmac)));
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     cli::CheckArgs,
     config::{
         self, Diagnostics,
-        key::{KeyProblem, Secret},
+        key::{KeyError, KeyProblem, Secret},
     },
     model::{BUCKETS, Farm, Filter, Group, Mode, Proto, Rule},
 };
@@ -32,16 +32,15 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
 
 fn read(file: &Path) -> Result<Summary, Diagnostics> {
     let farm = config::load(file)?;
-    let key_problem = match Secret::load(&farm.key_file) {
-        Ok(_) => None,
-        // A file may be checked where its key is not, or by somebody who may not read it.
-        Err(error) if matches!(error.problem, KeyProblem::Missing | KeyProblem::Unreadable(_)) => {
-            Some(error.to_string())
-        }
-        // The same problem again, with its place in the file.
-        Err(_unusable) => config::load_with_key(file).err().map_or(Ok(None), Err)?,
-    };
-    Ok(Summary::of(file, &farm, key_problem))
+    let problems: Vec<_> = farm.key_files().filter_map(|path| Secret::load(path).err()).collect();
+    // A file may be checked where its keys are not, or by somebody who may not read them.
+    let is_elsewhere =
+        |error: &KeyError| matches!(error.problem, KeyProblem::Missing | KeyProblem::Unreadable(_));
+    if problems.is_empty() || !problems.iter().all(is_elsewhere) {
+        // The same problems again, with their places in the file.
+        config::load_with_keys(file)?;
+    }
+    Ok(Summary::of(file, &farm, problems.iter().map(ToString::to_string).collect()))
 }
 
 /// What `--json` prints of a file with errors.
@@ -59,8 +58,10 @@ pub(super) struct Summary {
     ok: bool,
     farm: String,
     key_file: String,
-    /// Why an agent could not use the key here and now.
-    key_problem: Option<String>,
+    accept_key_file: Option<String>,
+    hash_key_file: Option<String>,
+    /// Why an agent could not use the keys here and now.
+    key_problems: Vec<String>,
     heartbeat: Heartbeat,
     nodes: Vec<NodeSummary>,
     vips: Vec<VipSummary>,
@@ -118,18 +119,21 @@ struct Share {
 }
 
 impl Summary {
-    pub(super) fn of(file: &Path, farm: &Farm, key_problem: Option<String>) -> Self {
+    pub(super) fn of(file: &Path, farm: &Farm, key_problems: Vec<String>) -> Self {
         let timers = farm.membership.timers;
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let text = |path: &Path| path.display().to_string();
         let groups = farm.vips.iter().enumerate().flat_map(|(vip, block)| {
             block.groups.iter().map(move |group| GroupSummary::of(farm, vip, group))
         });
         Self {
-            file: file.display().to_string(),
+            file: text(file),
             ok: true,
             farm: farm.name.clone(),
-            key_file: farm.key_file.display().to_string(),
-            key_problem,
+            key_file: text(&farm.key_file),
+            accept_key_file: farm.accept_key_file.as_deref().map(text),
+            hash_key_file: farm.hash_key_file.as_deref().map(text),
+            key_problems,
             heartbeat: Heartbeat {
                 port: farm.membership.port,
                 period_ms: millis(timers.period),
@@ -200,13 +204,19 @@ impl RuleSummary {
 
 /// The farm as tables, one for the nodes, one for the VIPs, two a group.
 pub(super) fn render(summary: &Summary, ink: Ink) -> String {
-    let Summary { file, farm, key_file, key_problem, heartbeat, nodes, vips, groups, .. } = summary;
+    let Summary { file, farm, key_file, key_problems, heartbeat, nodes, vips, groups, .. } =
+        summary;
     let Heartbeat { port, period_ms, lease_ms, fail_ms } = heartbeat;
     let ok = ink.paint("ok", Style::new().green().bold());
+    let further = |what: &str, file: &Option<String>| {
+        file.as_ref().map_or_else(String::new, |file| format!("{what}: {file}\n"))
+    };
+    let accepted = further("key accepted too", &summary.accept_key_file);
+    let hash = further("key of the bucket hash", &summary.hash_key_file);
     let mut text = format!(
-        "{file}: {ok}\n\nfarm {farm}\nkey: {key_file}\nheartbeats: every {period_ms} ms to UDP port {port}, lease {lease_ms} ms, failure after {fail_ms} ms\n"
+        "{file}: {ok}\n\nfarm {farm}\nkey: {key_file}\n{accepted}{hash}heartbeats: every {period_ms} ms to UDP port {port}, lease {lease_ms} ms, failure after {fail_ms} ms\n"
     );
-    if let Some(problem) = key_problem {
+    for problem in key_problems {
         text += &ink.paint(&format!("! {problem}"), Style::new().yellow());
         text.push('\n');
     }
@@ -291,6 +301,8 @@ pub(super) mod tests {
         Farm {
             name: "web".into(),
             key_file: "/etc/vipfarm/farm.key".into(),
+            accept_key_file: None,
+            hash_key_file: None,
             membership: Membership { timers: Timers::BALANCED, port: DEFAULT_PORT },
             nodes: nodes.into(),
             vips: vec![Vip {
@@ -327,7 +339,8 @@ pub(super) mod tests {
     }
 
     fn summary(key_problem: Option<&str>) -> Summary {
-        Summary::of(Path::new("farm.yaml"), &farm(), key_problem.map(Into::into))
+        let problems = key_problem.into_iter().map(Into::into).collect();
+        Summary::of(Path::new("farm.yaml"), &farm(), problems)
     }
 
     #[test]
@@ -341,6 +354,20 @@ pub(super) mod tests {
     fn a_key_that_is_not_here_is_only_a_warning() {
         let text = render(&summary(Some("farm.key: the key file does not exist")), Ink::Colour);
         insta::assert_snapshot!(fixture::visible(&text));
+    }
+
+    #[test]
+    fn the_keys_of_a_rotation_are_shown() {
+        let rotating = Farm {
+            key_file: "/etc/vipfarm/2027.key".into(),
+            accept_key_file: Some("/etc/vipfarm/farm.key".into()),
+            hash_key_file: Some("/etc/vipfarm/farm.key".into()),
+            ..farm()
+        };
+        let summary = Summary::of(Path::new("farm.yaml"), &rotating, Vec::new());
+        let text = render(&summary, Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text.lines().take(8).collect::<Vec<_>>().join("\n"));
     }
 
     #[test]

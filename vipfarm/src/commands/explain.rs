@@ -32,10 +32,10 @@ pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
 }
 
 fn offline(file: &Path, args: &ExplainArgs, query: &ExplainQuery) -> anyhow::Result<Explanation> {
-    let (farm, secret) = config::load_with_key(file)?;
+    let (farm, keys) = config::load_with_keys(file)?;
     let (alive, node) = imagined(&farm, &args.down, args.node.as_deref())?;
     let explanation =
-        agent::explain::offline(&farm, &secret, alive, node, query).map_err(Failure::Refused)?;
+        agent::explain::offline(&farm, &keys, alive, node, query).map_err(Failure::Refused)?;
     Ok(explanation)
 }
 

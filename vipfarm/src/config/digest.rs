@@ -7,22 +7,23 @@ use vipfarm_common::hash::HASH_VERSION;
 use crate::assign::TABLE_VERSION;
 use crate::model::{Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, Proto, Rule, Vip};
 
-use super::key::Secret;
+use super::keys::Keys;
 
 /// The parts of a [`digest`], in its order: what to look at where two nodes' digests differ.
-const PARTS: [&str; 4] = ["program version or key", "nodes or timers", "VIPs", "groups"];
+const PARTS: [&str; 4] = ["program version or hash key", "nodes or timers", "VIPs", "groups"];
 
 /// A digest of everything that the nodes of a farm must agree on: names, order, addresses, VIPs,
-/// groups, rules, powers, timers, port, the secret's identity, the versions of table and hash.
-/// `interface` and `key_file` are each node's own.
+/// groups, rules, powers, timers, port, the identity of the secret behind the bucket hash, the
+/// versions of table and hash. `interface` is each node's own, and so are the heartbeats' keys: during
+/// a rotation nodes differ in them.
 ///
 /// Four BLAKE3 hashes of 32 bits, one for each part of the configuration, so that two nodes can
 /// tell what differs. Peers are authenticated: this guards against mistakes, not against forgers.
-pub fn digest(farm: &Farm, secret: &Secret) -> [u8; 16] {
+pub fn digest(farm: &Farm, keys: &Keys) -> [u8; 16] {
     let [program, nodes, vips, groups] = [
         part(|encoder| {
             encoder.bytes(&[TABLE_VERSION, HASH_VERSION]);
-            encoder.bytes(&secret.id());
+            encoder.bytes(&keys.hash_id());
             encoder.text(&farm.name);
         }),
         part(|encoder| {
@@ -211,7 +212,7 @@ vips:
 
     #[test]
     fn the_digest_of_a_known_farm_never_changes() {
-        let digest = digest(&farm(), &secret(1));
+        let digest = digest(&farm(), &keys(1));
         assert_eq!(u128::from_be_bytes(digest), 66_217_600_193_607_808_470_102_763_259_015_228_322);
     }
 
@@ -220,16 +221,16 @@ vips:
         let parts = |change: fn(&mut Farm)| {
             let mut other = farm();
             change(&mut other);
-            differing_parts(digest(&farm(), &secret(1)), digest(&other, &secret(1)))
+            differing_parts(digest(&farm(), &keys(1)), digest(&other, &keys(1)))
         };
         assert!(parts(|_| ()).is_empty());
         assert_eq!(parts(|farm| farm.nodes[0].name.push('x')), ["nodes or timers"]);
         assert_eq!(parts(|farm| farm.vips[0].addresses[0].prefix = 8), ["VIPs"]);
         assert_eq!(parts(|farm| farm.vips[0].groups[0].rules[0].port = None), ["groups"]);
-        let other_key = digest(&farm(), &secret(2));
+        let other_key = digest(&farm(), &keys(2));
         assert_eq!(
-            differing_parts(digest(&farm(), &secret(1)), other_key),
-            ["program version or key"]
+            differing_parts(digest(&farm(), &keys(1)), other_key),
+            ["program version or hash key"]
         );
     }
 
@@ -237,13 +238,14 @@ vips:
     fn what_a_node_has_for_itself_does_not_count() {
         let mut other = farm();
         other.key_file = "/elsewhere/farm.key".into();
+        other.accept_key_file = Some("/elsewhere/next.key".into());
         other.vips[0].interface = Some("bond0".into());
-        assert_eq!(digest(&other, &secret(1)), digest(&farm(), &secret(1)));
+        assert_eq!(digest(&other, &keys(1)), digest(&farm(), &keys(1)));
     }
 
     #[test]
     fn another_secret_gives_another_digest() {
-        assert_ne!(digest(&farm(), &secret(2)), digest(&farm(), &secret(1)));
+        assert_ne!(digest(&farm(), &keys(2)), digest(&farm(), &keys(1)));
     }
 
     type Change = (&'static str, fn(&mut Farm));
@@ -317,7 +319,7 @@ vips:
         for (name, change) in CHANGES.iter().chain(MOVES) {
             let mut farm = farm();
             change(&mut farm);
-            if let Some(other) = seen.insert(digest(&farm, &secret(1)), name) {
+            if let Some(other) = seen.insert(digest(&farm, &keys(1)), name) {
                 panic!("`{name}` and `{other}` have the same digest");
             }
         }
@@ -337,7 +339,7 @@ vips:
                 farm
             };
             let (one, other) = (changed(&changes), changed(&others));
-            let same = digest(&one, &secret(1)) == digest(&other, &secret(1));
+            let same = digest(&one, &keys(1)) == digest(&other, &keys(1));
             proptest::prop_assert_eq!(same, one == other);
         }
     }
@@ -350,7 +352,7 @@ vips:
         config::parse("farm.yaml", FARM).expect("valid")
     }
 
-    fn secret(byte: u8) -> Secret {
-        Secret::from_bytes([byte; 32])
+    fn keys(byte: u8) -> Keys {
+        config::key::Secret::from_bytes([byte; 32]).into()
     }
 }

@@ -128,7 +128,7 @@ impl KeyProblem {
                 )
             }
             Self::Unreadable(_) => format!("run as its owner or root, and check `ls -l {path}`"),
-            Self::NotRegular => "name a regular file as `key_file`".into(),
+            Self::NotRegular => "name a regular file".into(),
             Self::OpenToOthers(_) => {
                 format!(
                     "run `chmod 600 {path}`; if others may have read it, `vipfarm keygen --force {path}`"

@@ -14,6 +14,7 @@ mod duration;
 mod fields;
 mod group;
 pub mod key;
+pub mod keys;
 mod membership;
 mod nodes;
 mod source;
@@ -26,7 +27,7 @@ mod yaml;
 
 use std::{
     net::{IpAddr, ToSocketAddrs},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use crate::model::{Farm, Node};
@@ -36,32 +37,26 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 use diagnostic::{Located, Report};
 pub use digest::{differing_parts, digest};
 use fields::{FARM_NAME, Fields};
-use key::Secret;
-use yaml::Value;
+use keys::{KeyFiles, Keys};
 
-/// Reads the farm of a configuration file. Host names are looked up; the key file is not opened.
+/// Reads the farm of a configuration file. Host names are looked up; no key file is opened.
 pub fn load(path: &Path) -> Result<Farm, Diagnostics> {
     let file = path.display().to_string();
     parse(&file, &source::read(path)?)
 }
 
-/// Reads the farm and the secret its `key_file` holds; an unusable key file is a problem of the
+/// Reads the farm and the keys in the files that it names; an unusable key file is a problem of the
 /// file among the others.
-pub fn load_with_key(path: &Path) -> Result<(Farm, Secret), Diagnostics> {
+pub fn load_with_keys(path: &Path) -> Result<(Farm, Keys), Diagnostics> {
     let mut report = Report::new(&path.display().to_string());
     let draft = read(&source::read(path)?, &resolve, &mut report);
-    let secret = draft.as_ref().and_then(|draft| {
-        let key_file = draft.key_file.as_ref()?;
-        Secret::load(&key_file.value)
-            .map_err(|error| report.error(key_file.at, error.problem.to_string(), error.help()))
-            .ok()
-    });
+    let keys = draft.as_ref().and_then(|draft| draft.key_files.load(&mut report));
     let farm = draft.and_then(Draft::build);
-    report.finish(farm.zip(secret))
+    report.finish(farm.zip(keys))
 }
 
 /// Reads the farm out of the text of a configuration file; `file` names it in problems, and its
-/// directory is where a relative `key_file` lies. Host names are looked up.
+/// directory is where a relative key file lies. Host names are looked up.
 pub fn parse(file: &str, text: &str) -> Result<Farm, Diagnostics> {
     parse_with(file, text, &resolve)
 }
@@ -79,7 +74,7 @@ fn resolve(host: &str) -> std::io::Result<Vec<IpAddr>> {
 /// A farm as read: complete only when nothing was reported.
 struct Draft {
     name: Option<Located<String>>,
-    key_file: Option<Located<PathBuf>>,
+    key_files: KeyFiles,
     membership: crate::model::Membership,
     nodes: nodes::Nodes,
     vips: Vec<vip::VipDraft>,
@@ -91,7 +86,9 @@ impl Draft {
         let names: Vec<_> = nodes.iter().map(|node| node.name.as_str()).collect();
         Some(Farm {
             name: self.name?.value,
-            key_file: self.key_file?.value,
+            key_file: self.key_files.own?.value,
+            accept_key_file: self.key_files.accepted.map(|file| file.value),
+            hash_key_file: self.key_files.hash.map(|file| file.value),
             membership: self.membership,
             vips: self.vips.into_iter().map(|vip| vip.build(&names)).collect::<Option<_>>()?,
             nodes,
@@ -101,15 +98,14 @@ impl Draft {
 
 fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> {
     let value = yaml::read(text, report)?;
-    let known = ["farm", "key_file", "membership", "nodes", "vips"];
+    let known =
+        ["farm", "key_file", "accept_key_file", "hash_key_file", "membership", "nodes", "vips"];
     let fields = Fields::of(&value, "the file", &known, report)?;
     let draft = Draft {
         name: fields
             .require("farm", "farm: web", report)
             .and_then(|value| fields::name(value, "a farm's name", &FARM_NAME, report)),
-        key_file: fields
-            .require("key_file", "key_file: /etc/vipfarm/farm.key", report)
-            .and_then(|value| read_key_file(value, report)),
+        key_files: KeyFiles::read(&fields, report),
         membership: fields
             .get("membership")
             .map_or(membership::DEFAULT, |value| membership::read(value, report)),
@@ -125,11 +121,4 @@ fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> 
         version::refuse_unserved(vip, report);
     }
     Some(draft)
-}
-
-/// A relative path starts at the directory of the configuration file.
-fn read_key_file(value: &Value, report: &mut Report) -> Option<Located<PathBuf>> {
-    let text = fields::text(value, "`key_file`", "/etc/vipfarm/farm.key", report)?;
-    let directory = Path::new(report.file()).parent().unwrap_or(Path::new(""));
-    Some(Located { at: value.at, value: directory.join(text) })
 }

@@ -20,11 +20,15 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapData, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray},
 };
 use aya_log::EbpfLogger;
 use thiserror::Error;
-use vipfarm_common::{Guarded, Reason, layout::GUARD_COUNTERS, reason::COUNTERS};
+use vipfarm_common::{
+    Guarded, Reason,
+    layout::{Claim, GUARD_COUNTERS},
+    reason::COUNTERS,
+};
 
 use self::{clock::TickClock, manual::Manual, pins::Pins, shared::SharedState};
 use crate::{
@@ -347,13 +351,15 @@ impl AsFd for Trace {
 pub struct Counters {
     packets: PerCpuArray<MapData, [u64; COUNTERS]>,
     guard: PerCpuArray<MapData, [u64; GUARD_COUNTERS]>,
+    claim: Array<MapData, u64>,
 }
 
 impl Counters {
     fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
-            packets: object::take_array(ebpf, "PACKETS")?,
-            guard: object::take_array(ebpf, "GUARD")?,
+            packets: object::take(ebpf, "PACKETS")?,
+            guard: object::take(ebpf, "GUARD")?,
+            claim: object::take(ebpf, "CLAIM")?,
         })
     }
 
@@ -362,6 +368,12 @@ impl Counters {
         let per_cpu = self.packets.get(&0, 0).map_err(|error| object::map_error(&error))?;
         let sum = |reason: &Reason| per_cpu.iter().map(|counts| counts[reason.code()]).sum();
         Ok(Reason::ALL.iter().map(|reason| (*reason, sum(reason))).collect())
+    }
+
+    /// The last one who claimed what is this farm's ([`Reason::ArpConflict`]).
+    pub fn claim(&self) -> Result<Option<Claim>, Error> {
+        let word = self.claim.get(&0, 0).map_err(|error| object::map_error(&error))?;
+        Ok(Claim::of_word(word))
     }
 
     /// Frames that the egress guard corrected, by word.

@@ -1,8 +1,8 @@
 //! The embedded object and what is in it.
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, Pod,
-    maps::{Map, MapData, MapError, PerCpuArray, ProgramArray},
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Map, MapData, MapError, ProgramArray},
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 
@@ -38,11 +38,7 @@ pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
 /// Puts `slow` where `filter` jumps to, and returns the array: its entries live as long as it, or
 /// its pin.
 pub(super) fn fill_jump(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, Error> {
-    let mut jump: ProgramArray<MapData> = ebpf
-        .take_map("JUMP")
-        .ok_or_else(|| missing("JUMP"))?
-        .try_into()
-        .map_err(|error| map_error(&error))?;
+    let mut jump: ProgramArray<MapData> = take(ebpf, "JUMP")?;
     let slow = xdp(ebpf, "slow")?.fd().map_err(|error| program_error("`slow`", &error))?;
     jump.set(0, slow, 0).map_err(|error| map_error(&error))?;
     Ok(jump)
@@ -69,10 +65,11 @@ pub(super) fn map<'e>(ebpf: &'e Ebpf, name: &'static str) -> Result<&'e MapData,
     }
 }
 
-pub(super) fn take_array<V: Pod>(
+/// The map of that name, for good.
+pub(super) fn take<M: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     name: &'static str,
-) -> Result<PerCpuArray<MapData, V>, Error> {
+) -> Result<M, Error> {
     ebpf.take_map(name).ok_or_else(|| missing(name))?.try_into().map_err(|error| map_error(&error))
 }
 

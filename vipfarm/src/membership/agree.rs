@@ -29,11 +29,12 @@ impl Membership {
         }
     }
 
-    /// Whether this very agent is a member, can run its configuration, and vouches for nobody who
+    /// Whether this very agent is a member, knows all the others, can run its configuration, and vouches for nobody who
     /// is left out.
     pub(super) fn may_promise(&self, proposal: &Agreement) -> bool {
         let content = &proposal.content;
         content.life_of(self.config.own) == Some(life(self.incarnation))
+            && content.alive.is_subset(self.everybody())
             && self.runs(self.config.own, content.digest)
             && (self.vouched_for().is_subset(content.alive) || !self.rules().vouch)
             && !(self

@@ -9,11 +9,15 @@
 
 use stateright::{Checker as _, Model as _};
 
-use self::model::{Farm, Faults, Scope};
+use self::{
+    farm::Farm,
+    model::{Faults, Scope},
+};
 use super::rules::Rules;
 
+mod farm;
 mod model;
-mod state;
+pub(super) mod state;
 
 /// The whole protocol, but that joiners are not kept waiting: that would only take ticks.
 const ALL: Rules = Rules { damping: 0, ..Rules::ALL };

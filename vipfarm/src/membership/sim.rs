@@ -17,7 +17,7 @@ mod farm;
 mod faults;
 mod network;
 mod node;
-mod rng;
+pub(super) mod rng;
 
 /// What is broken on purpose, to see that the simulator notices.
 #[derive(Clone, Copy, PartialEq)]

@@ -9,6 +9,7 @@ use super::{
 };
 
 mod door;
+mod fuzz;
 mod harness;
 mod operated;
 mod proof;

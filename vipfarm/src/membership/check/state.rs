@@ -9,7 +9,7 @@ use std::{
 use super::super::Membership;
 
 #[derive(Debug, Clone)]
-pub(super) struct Agent(pub(super) Arc<Membership>);
+pub(in crate::membership) struct Agent(pub(in crate::membership) Arc<Membership>);
 
 impl Agent {
     fn parts(&self) -> impl Hash + PartialEq + '_ {

@@ -1,6 +1,7 @@
 //! What comes from the network: taken, refused, dropped.
 
 use super::*;
+use crate::model::MAX_NODES;
 
 #[test]
 fn an_epoch_beyond_reason_is_dropped_and_the_farm_goes_on() {
@@ -221,4 +222,27 @@ proptest! {
             node.handle_timeout(at(millis));
         }
     }
+}
+
+/// As one would with a file that has more nodes than this node's.
+#[test]
+fn a_peer_that_speaks_of_nodes_that_are_none_does_no_harm() {
+    let mut farm = Farm::settled(2);
+    let beyond = NodeSet::from_bits(u64::MAX);
+    let now = farm.now();
+    let mut heartbeat = farm.nodes[0].heartbeat(now, TIMERS.fail);
+    let state = &mut heartbeat.state;
+    (state.hears, state.linked, state.ready) = (beyond, beyond, beyond);
+    let id = ViewId { epoch: heartbeat.state.promised.id.epoch + 1, ..heartbeat.state.promised.id };
+    let content = Content { alive: beyond, lives: vec![2; MAX_NODES], ..Content::default() };
+    let proposal = Agreement::new(id, content);
+    heartbeat.state.promised = proposal.stamp;
+    heartbeat.proposal = Some(Arc::new(proposal));
+    let node = &mut farm.nodes[1];
+    let before = node.counters().accepted;
+    hear(node, now, &heartbeat);
+    node.handle_timeout(now);
+    assert_eq!(node.counters().accepted, before + 1, "it is heard nevertheless");
+    assert_eq!(node.promised.content.alive, set(&[0, 1]));
+    assert!(node.linked.is_subset(set(&[0, 1])));
 }

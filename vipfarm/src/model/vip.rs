@@ -1,0 +1,152 @@
+//! VIP blocks: addresses, how their traffic comes, and the groups and rules that share it out.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Mac, NodeId};
+
+/// The largest power a node may be given; 0 means "no traffic".
+pub const MAX_POWER: u16 = 1000;
+
+/// One VIP block: addresses that share an interface, a mode and rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vip {
+    /// The interface, or `None` to find it from the addresses' subnet.
+    pub interface: Option<String>,
+    /// How the farm receives the traffic.
+    pub mode: Mode,
+    /// The virtual MAC that ARP answers carry; never an Ethernet source.
+    pub vmac: Mac,
+    /// The virtual addresses, at least one.
+    pub addresses: Vec<VipAddr>,
+    /// Leave the farm for this VIP when its interface or address is lost.
+    pub check: bool,
+    /// Reset the remaining connections before the VIP is removed.
+    pub tcp_reset: bool,
+    /// Whether traffic is accepted as soon as the node is ready.
+    pub open: Open,
+    /// What becomes of ICMP echo requests.
+    pub icmp_echo: IcmpEcho,
+    /// The load-balancing groups.
+    pub groups: Vec<Group>,
+}
+
+impl Vip {
+    /// The rule for a service of one of the block's addresses, and the index of its group: the most
+    /// specific one, by address, then by port. `port: None` asks for ports that no rule names.
+    pub fn rule_for(
+        &self,
+        addr: IpAddr,
+        proto: Proto,
+        port: Option<u16>,
+    ) -> Option<(usize, &Rule)> {
+        let rules = self.groups.iter().enumerate();
+        rules
+            .flat_map(|(index, group)| group.rules.iter().map(move |rule| (index, rule)))
+            .filter(|(_, rule)| rule.proto == proto)
+            .filter(|(_, rule)| rule.virtual_addr.is_none_or(|only| only == addr))
+            .filter(|(_, rule)| rule.port.is_none_or(|only| Some(only) == port))
+            .max_by_key(|(_, rule)| (rule.virtual_addr.is_some(), rule.port.is_some()))
+    }
+}
+
+/// One virtual address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VipAddr {
+    /// The address.
+    pub addr: IpAddr,
+    /// Prefix length of the subnet it lives in.
+    pub prefix: u8,
+    /// Watch the address for removal and conflict.
+    pub check: bool,
+    /// Count its connections.
+    pub connections: bool,
+}
+
+/// How the farm receives a VIP's traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// A MAC that no switch ever learns: every frame is flooded to every node.
+    VmacInvisible,
+    /// Nodes answer with their own MAC and hand frames to the owner.
+    VmacDirected,
+    /// One node owns the whole VIP at a time.
+    Failover,
+}
+
+/// Whether the VIP opens by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Open {
+    /// As soon as the node is ready.
+    Auto,
+    /// On `vipfarm open` (`SafeKit`: `scriptcontrol`).
+    Manual,
+}
+
+/// What becomes of ICMP echo requests to a VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IcmpEcho {
+    /// One node answers, chosen by the client's address.
+    OnAddr,
+    /// Nobody answers.
+    Drop,
+}
+
+/// A load-balancing group: rules that share one bitmap and its powers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Unique in the file; placement depends on it.
+    pub name: String,
+    /// Power by node index; `None` = the node is not in this group.
+    pub powers: Vec<Option<u16>>,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+impl Group {
+    /// The node's power: 0 when it is not in the group.
+    pub fn power(&self, node: NodeId) -> u16 {
+        self.powers.get(node.index()).copied().flatten().unwrap_or(0)
+    }
+}
+
+/// Which packets belong to a group, and what of them is hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// One VIP address, or `None` for all of the block.
+    pub virtual_addr: Option<IpAddr>,
+    /// Destination port, or `None` for all.
+    pub port: Option<u16>,
+    /// The protocol.
+    pub proto: Proto,
+    /// The hash input.
+    pub filter: Filter,
+}
+
+/// The protocol of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proto {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// Address resolution: ARP for IPv4, Neighbor Discovery for IPv6.
+    Arp,
+}
+
+/// The client's fields that choose the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// Client address.
+    OnAddr,
+    /// Client address and source port.
+    OnPort,
+    /// Client address and IPv4 identification (UDP over IPv4 only).
+    OnIpid,
+}
