@@ -138,9 +138,7 @@ impl Port {
             let same = former.groups.iter().position(|other| other.name == group.name);
             *accept = same.map_or(Bitmap::default(), |same| former.accept[same]);
         }
-        for (mine, theirs) in self.peers.iter_mut().zip(&former.peers) {
-            *mine = *theirs;
-        }
+        self.peers.clone_from(&former.peers);
     }
 
     /// Has the kernel refuse what is for those addresses as long as they are no VIPs of this
@@ -167,8 +165,11 @@ impl Port {
         self.accept.fill(Bitmap::default());
     }
 
-    /// Notes a peer's MAC.
+    /// Notes a peer's MAC, be it that of a node which only another configuration has.
     pub fn learn(&mut self, node: NodeId, mac: Mac) {
+        if self.peers.len() <= node.index() {
+            self.peers.resize(node.index() + 1, None);
+        }
         self.peers[node.index()] = Some(mac);
     }
 
@@ -294,6 +295,7 @@ mod tests {
         let mut former = port();
         former.acquire(node(1), &alive(&[0, 1, 2]));
         former.learn(node(0), Mac([2, 0, 0, 0, 0, 1]));
+        former.learn(node(7), Mac([2, 0, 0, 0, 0, 8]));
         let farm = fixture::farm(&GROUPS.replace("name: g,", "name: other,"));
         let mut next = Port::new(&farm, |_| true).expect("it fits");
         next.follow(&former);

@@ -262,5 +262,8 @@ fn differences(now: &Farm, next: &Farm) -> Vec<String> {
     if changes.is_empty() && now.vips != next.vips {
         changes.push("VIPs have other settings".into());
     }
+    if !now.key_files().eq(next.key_files()) {
+        changes.push("the keys lie in other files".into());
+    }
     changes
 }
