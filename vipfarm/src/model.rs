@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 mod overrides;
 
-pub use self::overrides::{Override, Overrides, TooManyOverrides, Version};
+pub use self::overrides::{Life, Override, Overrides, TooManyOverrides, Version};
 
 /// Buckets of a group: the values of one hash byte.
 pub const BUCKETS: usize = 256;

@@ -7,6 +7,7 @@
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
+//! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
 //!
@@ -24,6 +25,7 @@ pub mod explain;
 #[cfg(test)]
 mod fixture;
 pub mod history;
+mod keep;
 pub mod links;
 mod notify;
 pub mod options;
@@ -63,6 +65,7 @@ use self::{
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
+    keep::Keeper,
     notify::Notifier,
     options::{AgentOptions, DownOptions},
     reload::Reloader,
@@ -138,7 +141,12 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     let (commander, commands) = command::channel()?;
     let incarnation = realtime::random()?;
     let history = Arc::new(History::new());
-    let membership = |own, mac| membership_config(&farm, &secret, own, mac);
+    let keeper = Keeper::open(&options.state_dir, &farm.name)?;
+    let (overrides, forgotten) = keeper.overrides(&farm);
+    for message in forgotten {
+        history.push(Level::Warn, "power_forgotten", message);
+    }
+    let membership = |own, mac| membership_config(&farm, &secret, own, mac, overrides);
     let mut up = bring_up::bring_up(&options, farm.clone(), &secret).await?;
     let config = membership(up.own, up.mac);
     let ports = up.configurations.get(config.digest).ports.clone();
@@ -147,6 +155,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         history.push(Level::Warn, "not_real_time", warning);
     }
     let (undo, network) = (up.undo.clone(), up.network.clone());
+    let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
     let (needs, needed) = sync::watch::channel(up.needs.clone());
     let reloader = Reloader {
@@ -161,8 +170,10 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         undo: undo.clone(),
         needs,
     };
-    let reporter = follow_traces(&mut up)
-        .and_then(|()| Ok(Reporter::new(&secret, &mut up, latest.clone(), history, reloader)?));
+    let reporter = follow_traces(&mut up).and_then(|()| {
+        let (latest, history) = (latest.clone(), Arc::clone(&history));
+        Ok(Reporter::new(&secret, &mut up, latest, history, reloader, keeping)?)
+    });
     let reporter = match reporter {
         Ok(reporter) => Arc::new(reporter),
         Err(error) => {
@@ -171,6 +182,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
         }
     };
     let (changes, changed) = mpsc::channel(1);
+    let writing = tokio::spawn(keeper.follow(latest.clone(), configurations, history));
     let watching = Needs::watch(needed, network.clone(), changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
     let turns = Arc::new(AtomicU64::new(0));
@@ -199,6 +211,7 @@ async fn serve(options: AgentOptions, farm: Farm, secret: Secret) -> anyhow::Res
     };
     let running = Running { reporter, commander, notifier, incoming, changed, signals, why: None };
     let (joined, why) = running.supervise(finished, answering, watching, notifying).await?;
+    writing.abort();
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
@@ -328,7 +341,13 @@ impl Running {
     }
 }
 
-fn membership_config(farm: &Farm, secret: &Secret, own: NodeId, mac: Mac) -> membership::Config {
+fn membership_config(
+    farm: &Farm,
+    secret: &Secret,
+    own: NodeId,
+    mac: Mac,
+    overrides: Overrides,
+) -> membership::Config {
     membership::Config {
         farm: farm.name.clone(),
         own,
@@ -337,7 +356,7 @@ fn membership_config(farm: &Farm, secret: &Secret, own: NodeId, mac: Mac) -> mem
         keys: vec![secret.membership_key()],
         digest: config::digest(farm, secret),
         mac,
-        overrides: Overrides::default(),
+        overrides,
     }
 }
 

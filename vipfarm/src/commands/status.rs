@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cli::TalkArgs,
-    status::{GroupStatus, Lateness, NodeState, Status, VipStatus},
+    status::{ChangedPower, GroupStatus, Lateness, NodeState, Status, VipStatus},
 };
 
 pub(super) async fn run(args: TalkArgs) -> anyhow::Result<()> {
@@ -34,6 +34,7 @@ pub(super) fn render(status: &Status, ink: Ink) -> String {
     page += &summary(status, ink);
     page.push('\n');
     page += &nodes::table(&status.nodes, ink);
+    page += &changed_powers(status, ink);
     page.push('\n');
     page.extend(status.vips.iter().map(vip));
     page += &counters("packets", &status.packets, ink);
@@ -67,6 +68,16 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
             ),
             grave,
         ));
+    }
+    for group in &status.groups {
+        let is_closed = group.powers.get(&status.node) == Some(&0);
+        let closed = group.changed.get(&status.node).filter(|_| is_closed);
+        warnings.extend(closed.map(|closed| {
+            let or = if closed.persist { "" } else { " or its agent's next start" };
+            let name = &group.name;
+            let text = format!("closed here: group {name}, until `vipfarm open`{or}");
+            (text, notable)
+        }));
     }
     for vip in status.vips.iter().filter(|vip| !vip.open) {
         warnings.push((format!("closed: no traffic for {}", vip.addresses.join(", ")), notable));
@@ -108,6 +119,23 @@ fn own_load(group: &GroupStatus, node: &str) -> String {
     } else {
         format!("{owned}/256, in force here: {in_force}/256")
     }
+}
+
+/// The powers that are others than the file's; nothing when there are none.
+fn changed_powers(status: &Status, ink: Ink) -> String {
+    let of_group = |group: &GroupStatus| {
+        let line = |(node, changed): (&String, &ChangedPower)| {
+            let (name, power) = (&group.name, group.powers.get(node).copied().unwrap_or(0));
+            format!("  {node}: power {power} in {name}{}", screen::mark(Some(changed)))
+        };
+        group.changed.iter().map(line).collect::<Vec<_>>()
+    };
+    let changed: Vec<_> = status.groups.iter().flat_map(of_group).collect();
+    if changed.is_empty() {
+        return String::new();
+    }
+    let title = ink.paint("powers changed at run time", Style::new().dimmed());
+    format!("\n{}", screen::lines(std::iter::once(title).chain(changed)))
 }
 
 fn vip(vip: &VipStatus) -> String {
@@ -158,6 +186,14 @@ mod tests {
     fn trouble_comes_first() {
         let text = render(&fixture::troubled(), Ink::Plain);
         assert!(text.starts_with("! fenced"), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn changed_powers_are_marked_and_a_closed_group_comes_first() {
+        let text = render(&fixture::operated(), Ink::Plain);
+        fixture::assert_fits(&text);
+        assert!(text.starts_with("! closed"), "{text}");
         insta::assert_snapshot!(text);
     }
 

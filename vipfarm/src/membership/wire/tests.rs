@@ -28,8 +28,9 @@ fn stamps() -> impl Strategy<Value = Stamp> {
 }
 
 fn overrides() -> impl Strategy<Value = Overrides> {
-    let entry = (0..MAX_NODES, any::<Option<u8>>(), 0..=crate::model::MAX_POWER)
-        .prop_map(|(node, group, power)| Override { node: id(node), group, power });
+    let rest = any::<(Option<u8>, Option<u32>)>();
+    let entry = (0..MAX_NODES, 0..=crate::model::MAX_POWER, rest)
+        .prop_map(|(node, power, (group, life))| Override { node: id(node), group, power, life });
     (any::<(u64, u8)>(), vec(entry, 0..10)).prop_map(|((counter, author), entries)| {
         Overrides::new(Version { counter, author }, entries).expect("few enough")
     })
@@ -154,7 +155,8 @@ fn sizes_are_as_documented() {
     let mut powers = Overrides::default();
     for entry in 0..Overrides::MAX {
         let group = u8::try_from(entry).expect("a byte");
-        powers = powers.with(id(0), Some(group), id(1), Some(1)).expect("room");
+        let entry = Override::persistent(id(1), Some(group), 1);
+        powers = powers.with(id(0), Override { life: Some(1), ..entry }).expect("room");
     }
     let powers = Arc::new(powers);
     let content = Content {
@@ -168,6 +170,7 @@ fn sizes_are_as_documented() {
     longest.proposal = Some(Arc::new(Agreement { stamp: longest.state.promised, content }));
     let bytes = seal(&longest, 0, FARM, &KEY);
     assert_eq!(bytes.len(), MAX_LEN);
+    assert_eq!(MAX_LEN, 5623, "what a UDP datagram can carry is 65,507");
     assert_eq!(decode(&bytes), Ok(longest));
 }
 
@@ -231,8 +234,10 @@ fn simple(nodes: usize) -> Heartbeat {
 /// With all sections.
 fn whole() -> Heartbeat {
     let mut heartbeat = simple(1);
-    let set = Overrides::default().with(id(2), Some(7), id(1), Some(9)).expect("room");
-    let set = set.with(id(2), None, id(3), Some(0)).expect("room");
+    let entry = Override::persistent(id(1), Some(7), 9);
+    let set = Overrides::default().with(id(2), entry).expect("room");
+    let entry = Override { life: Some(0x0102_0304), ..Override::persistent(id(3), None, 0) };
+    let set = set.with(id(2), entry).expect("room");
     heartbeat.state.staged = Some([0xe1; 16]);
     heartbeat.overrides = Some(Arc::new(set));
     let content = Content {
@@ -260,14 +265,14 @@ fn the_layout_is_frozen() {
     let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
     let lines: Vec<_> = bytes.chunks(32).map(|bytes| line(bytes).concat()).collect();
     insta::assert_snapshot!(lines.join("\n"), @"
-    56495066020000010102030400e6000011121314151617182122232425262728
+    56495066030000010102030400e6000011121314151617182122232425262728
     33333333333333333333333333333333e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1
     4444444444444444054444444444444444444444444444444444444444444444
     4455555555555555550555555555555555555555555555555555555555555555
     5555616263646566676871727374757677788182838485868788919293949596
     9798a1a2a3a4a5a6a7a8a9b1b2b3b4b5b6c1c2c3c4d1d2d3d400000000000000
     050000000000000004e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7
-    f800000000000000000000000000000000000002020002010107000903000000
-    007a2a1d4baf53e45f5caffc0b1b0a6610
+    f800000000000000000000000000000000000002020002010107000900000000
+    0302000000010203043f922a9d42d013fe05e2e1787a7b1143
     ");
 }
