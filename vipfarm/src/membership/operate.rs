@@ -83,10 +83,12 @@ impl Membership {
         let changed = match power {
             None => known.without(own, group, node),
             Some(power) => {
-                let life = self.life_of(node).filter(|_| !persist);
-                if life.is_none() && !persist {
+                // An agent that leaves is still heard for a while.
+                let present = self.life_of(node).filter(|_| !self.says(node, Flags::LEAVING));
+                if present.is_none() && !persist {
                     return Err(PowerRefused::Absent { node: self.name(node) });
                 }
+                let life = present.filter(|_| !persist);
                 known.with(own, Override { node, group, power, life })?
             }
         };

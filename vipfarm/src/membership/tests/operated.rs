@@ -189,6 +189,11 @@ fn what_is_said_of_one_agent_does_not_end_with_another() {
 #[test]
 fn of_a_node_that_is_not_there_only_what_persists_can_be_said() {
     let mut farm = Farm::settled(2);
+    let now = farm.now();
+    farm.nodes[1].leave(now);
+    farm.run(10);
+    assert!(farm.nodes[1].has_left() && farm.nodes[0].hears.contains(id(1)));
+    farm.nodes[0].set_power(now, None, id(1), Some(0), false).expect_err("it has left");
     farm.stop(1);
     farm.run(1000);
     let now = farm.now();
