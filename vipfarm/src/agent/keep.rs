@@ -235,3 +235,126 @@ impl StoredPower {
 fn groups(farm: &Farm) -> impl Iterator<Item = &str> {
     farm.vips.iter().flat_map(|block| &block.groups).map(|group| group.name.as_str())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::{agent::fixture, model::NodeId};
+
+    const GROUPS: &str = "[{ name: a, rules: [{ port: 80, proto: tcp, filter: on_port }] }, { name: b, rules: [{ port: 81, proto: tcp, filter: on_port }] }]";
+    const SWAPPED: &str = "[{ name: b, rules: [{ port: 81, proto: tcp, filter: on_port }] }, { name: c, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
+
+    /// A directory that is not there yet; removed with the value.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(test: &str) -> Self {
+            let name = format!("vipfarm-keep-{test}-{}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+
+        fn open(&self) -> Result<Keeper, KeepError> {
+            Keeper::open(&self.0.join("state"), "web")
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Of node1 in group a for its agent's life; of node2 in b and of node3 in all for good.
+    fn powers() -> Overrides {
+        let node = |index| NodeId::new(index).expect("in range");
+        let entries = [
+            Override { life: Some(1), ..Override::persistent(node(0), Some(0), 9) },
+            Override::persistent(node(1), Some(1), 3),
+            Override::persistent(node(2), None, 0),
+        ];
+        Overrides::new(Version { counter: 7, author: 1 }, entries).expect("few")
+    }
+
+    fn write(keeper: &mut Keeper) {
+        let stored = Stored::of(&powers(), &fixture::farm(GROUPS));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(keeper.write(stored)).expect("written");
+    }
+
+    #[test]
+    fn what_is_persistent_is_read_as_it_was_written_and_the_rest_is_not_written() {
+        let place = Place::new("whole");
+        let mut keeper = place.open().expect("made");
+        let mode = fs::metadata(place.0.join("state")).expect("made").permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        let farm = fixture::farm(GROUPS);
+        assert_eq!(keeper.overrides(&farm), (Overrides::default(), Vec::new()));
+        write(&mut keeper);
+        let (known, unknown) = place.open().expect("readable").overrides(&farm);
+        assert_eq!((known.version(), unknown), (powers().version(), Vec::new()));
+        assert_eq!(known.entries(), &powers().entries()[1..]);
+        let files = fs::read_dir(place.0.join("state")).expect("readable");
+        assert_eq!(files.count(), 1, "nothing else");
+    }
+
+    #[test]
+    fn names_are_found_in_another_file_and_what_is_not_there_is_told() {
+        let place = Place::new("names");
+        let mut keeper = place.open().expect("made");
+        write(&mut keeper);
+        let (known, unknown) = keeper.overrides(&fixture::farm(SWAPPED));
+        assert_eq!(unknown, [""; 0]);
+        let group = known.entries()[0].group;
+        assert_eq!((known.entries().len(), group), (2, Some(0)), "b is the first group now");
+        let mut farm = fixture::farm(&SWAPPED.replace("name: b", "name: d"));
+        farm.nodes.pop();
+        let (known, unknown) = keeper.overrides(&farm);
+        assert_eq!((known.version(), known.entries()), (powers().version(), &[][..]));
+        assert_eq!(
+            unknown,
+            [
+                "power 3 of node2 is forgotten: group b is not in the file any more",
+                "power 0 of node3 is forgotten: node3 is not in the file any more"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_by_name_and_stays() {
+        let place = Place::new("damaged");
+        let path = place.open().expect("made").path;
+        let power = r#"{"node":"node1","power":0}"#;
+        let whole = |powers: &str| {
+            format!(r#"{{"version":{{"counter":1,"author":0}},"powers":[{powers}]}}"#)
+        };
+        fs::write(&path, whole(power)).expect("written");
+        place.open().expect("whole");
+        for (text, reason) in [
+            (String::new(), "EOF"),
+            (whole(power).replace(']', ""), "expected"),
+            (whole(&power.replace(":0", ":1001")), "power 1001"),
+            (whole(&power.replace("power", "weight")), "unknown field"),
+            (whole(&format!("{power},{power}")), "twice"),
+            ("[]".into(), "invalid"),
+        ] {
+            fs::write(&path, &text).expect("written");
+            let message = place.open().expect_err(&text).to_string();
+            let named = message.contains(&*path.to_string_lossy()) && message.contains("remove it");
+            assert!(named && message.contains(reason), "{text}: {message}");
+            assert_eq!(fs::read_to_string(&path).expect("still there"), text);
+        }
+        fs::write(&path, [0xff]).expect("written");
+        assert!(matches!(place.open(), Err(KeepError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_used_names_the_option() {
+        let place = Place::new("file");
+        fs::create_dir(&place.0).expect("fresh");
+        fs::write(place.0.join("state"), "").expect("a file in its place");
+        let message = place.open().expect_err("no directory").to_string();
+        assert!(message.contains("--state-dir") && message.contains("/state ("), "{message}");
+    }
+}
