@@ -12,6 +12,7 @@ mod lease;
 mod life;
 mod losses;
 mod operated;
+mod persisted;
 mod refused;
 mod reloaded;
 mod serving;

@@ -14,12 +14,12 @@ use vipfarm_lab::{
 use crate::{ECHO, ONE_VIP, eventually, has_event, lab, running};
 
 /// The buckets of the only group that a node owns, as another node's agent says.
-fn load(farm: &Farm<'_>, asked: usize, node: &str) -> usize {
+pub(crate) fn load(farm: &Farm<'_>, asked: usize, node: &str) -> usize {
     let groups: Vec<GroupStatus> = farm.ask_json(asked, &["bitmap", "--json"]).unwrap();
     groups[0].load[node]
 }
 
-fn no_flow_lost_or_answered_twice(log: &ProbeLog, from: Instant, until: Instant) {
+pub(crate) fn no_flow_lost_or_answered_twice(log: &ProbeLog, from: Instant, until: Instant) {
     assert!(log.duplicates().is_empty(), "{:?}", log.duplicates());
     for node in ["node1", "node2", "node3"] {
         let outage = log.outage(from, until, node);
