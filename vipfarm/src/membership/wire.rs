@@ -58,7 +58,7 @@ pub(super) const MIN_LEN: usize = HEAD + ACK + TAG;
 pub(super) const MAX_LEN: usize = HEAD + ACK * MAX_NODES + CONTENT + OVERRIDES + TAG;
 
 const MAGIC: [u8; 4] = *b"VIPf";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const AT_VERSION: usize = 4;
 const AT_LINK: usize = 5;
 const AT_FARM: usize = 8;
