@@ -150,7 +150,9 @@ impl<'a> Farm<'a> {
 
     /// The command that runs a node's agent there; options can be added.
     pub fn agent_command(&self, node: usize) -> Command {
-        self.local_command("agent", node)
+        let mut command = self.local_command("agent", node);
+        command.arg("--state-dir").arg(self.state_directory(node));
+        command
     }
 
     /// The command `vipfarm down` for a node.
@@ -282,6 +284,11 @@ impl<'a> Farm<'a> {
     /// Where a node's agent has its control socket and its record.
     pub fn run_directory(&self, node: usize) -> PathBuf {
         self.lab.directory().join("run").join(self.lab.node(node).name())
+    }
+
+    /// Where a node's agent keeps the powers that are to outlast restarts.
+    pub fn state_directory(&self, node: usize) -> PathBuf {
+        self.lab.directory().join("state").join(self.lab.node(node).name())
     }
 
     /// Where a node's agent pins its programs.

@@ -111,23 +111,49 @@ pub enum Verb {
     ///
     /// The buckets move through one agreement of all nodes: the old owner stops first, the new one
     /// starts when it has. Returns when the farm has agreed, or says who holds it up. A change
-    /// lasts until the next one or `--file`; a restart of all agents brings the file's powers back.
+    /// lasts until the next one, `--file`, or the next start of that node's agent; with --persist it
+    /// outlasts that too. `vipfarm status` shows what differs from the file.
     #[command(after_help = "Examples:
   vipfarm power FarmProto node1=3
   vipfarm power FarmProto node1=1 node2=0
+  vipfarm power FarmProto node1=3 --persist
   vipfarm power FarmProto --file node1")]
     Power(PowerArgs),
 
     /// Let a node serve no new client, with all groups at power 0
     ///
     /// The other nodes take its buckets over; the agent stays in the farm. Returns when the farm
-    /// has agreed.
-    #[command(after_help = "Examples:\n  vipfarm drain\n  vipfarm drain node2 --timeout 60s")]
+    /// has agreed. The node is drained until `undrain` or the next start of its agent; with
+    /// --persist until `undrain`, whatever is started anew meanwhile.
+    #[command(after_help = "Examples:
+  vipfarm drain
+  vipfarm drain node2 --timeout 60s
+  vipfarm drain node2 --persist        # before its machine is rebuilt")]
     Drain(DrainArgs),
 
-    /// Give a drained node its powers of the file back
+    /// Give a node all its powers of the file back
+    ///
+    /// Takes back what `drain`, `close` and `power` changed for it, also with --persist.
     #[command(after_help = "Example:\n  vipfarm undrain node2")]
     Undrain(DrainArgs),
+
+    /// Have this node serve nothing, or nothing of one group, until `open`
+    ///
+    /// The other nodes take over without a gap; the agent stays in the farm. Returns when the farm
+    /// has agreed. It is `drain` for scripts on the node itself, such as a service's before it stops:
+    /// it is always about the node whose agent is asked, and can name a group, where `drain` can name
+    /// any node. The start of this node's agent opens it again, unless it was closed with --persist.
+    #[command(after_help = "Examples:
+  vipfarm close && systemctl restart nginx && vipfarm open
+  vipfarm close FarmProto --persist")]
+    Close(CloseArgs),
+
+    /// Have this node serve its share again, by its powers of the file
+    ///
+    /// Takes back what `close` did, of one group or of all of them, also with --persist; and what
+    /// `drain` and `power` did for this node.
+    #[command(after_help = "Examples:\n  vipfarm open\n  vipfarm open FarmProto")]
+    Open(CloseArgs),
 
     /// Read the farm's file anew and go over to it without a packet lost
     ///
@@ -137,7 +163,7 @@ pub enum Verb {
     /// changes nothing. SIGHUP to the agent does the same.
     ///
     /// VIPs, groups, rules and powers can change, and nodes be added at the end of the list. Powers
-    /// set for single groups at run time go back to those of the file.
+    /// set for single groups at run time go back to those of the file, also those set with --persist.
     #[command(after_help = "\
 Examples:
   vipfarm check /etc/vipfarm/farm.yaml && vipfarm reload
@@ -148,7 +174,8 @@ Examples:
     /// Remove what an agent that crashed left on this node
     ///
     /// Takes the farm's VIPs, filters, pinned maps and changed settings off this node. Harmless
-    /// when there is nothing left; refused while the agent still runs.
+    /// when there is nothing left; refused while the agent still runs. Powers set with --persist
+    /// (`FARM.powers.json` in the agent's --state-dir) stay: they are the farm's, not the agent's.
     #[command(after_help = "Example:\n  vipfarm down -c /etc/vipfarm/farm.yaml")]
     Down(DownOptions),
 
@@ -302,9 +329,9 @@ pub struct PowerArgs {
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     pub file: Vec<String>,
 
-    /// How long to wait, which agent, in what form.
+    /// How long it holds, how long to wait, which agent, in what form.
     #[command(flatten)]
-    pub wait: WaitArgs,
+    pub hold: HoldArgs,
 }
 
 /// Arguments of `drain` and `undrain`.
@@ -313,6 +340,34 @@ pub struct DrainArgs {
     /// The node [default: the one whose agent is asked]
     #[arg(value_name = "NODE")]
     pub node: Option<String>,
+
+    /// How long it holds, how long to wait, which agent, in what form.
+    #[command(flatten)]
+    pub hold: HoldArgs,
+}
+
+/// Arguments of `close` and `open`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CloseArgs {
+    /// The group [default: all of them]
+    #[arg(value_name = "GROUP")]
+    pub group: Option<String>,
+
+    /// How long it holds, how long to wait, which agent, in what form.
+    #[command(flatten)]
+    pub hold: HoldArgs,
+}
+
+/// Arguments of the verbs that change powers.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct HoldArgs {
+    /// Have the change outlast restarts of agents and machines
+    ///
+    /// Every node of the farm writes it to its disk, in the directory --state-dir of its agent.
+    /// Without --persist it ends with the agent of the node that it is about: the next one has the
+    /// file's powers. What is taken back (`undrain`, `open`, `power --file`) stays so in any case.
+    #[arg(long)]
+    pub persist: bool,
 
     /// How long to wait, which agent, in what form.
     #[command(flatten)]

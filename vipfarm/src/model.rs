@@ -16,7 +16,7 @@ mod vip;
 pub use self::{
     mac::Mac,
     node::{MAX_NODES, Node, NodeId, NodeSet},
-    overrides::{Override, Overrides, TooManyOverrides, Version},
+    overrides::{Life, Override, Overrides, TooManyOverrides, Version},
     table::{BUCKETS, Bitmap, Table},
     timers::{DEFAULT_PORT, Membership, Timers},
     view::View,

@@ -35,6 +35,10 @@ pub struct Status {
     /// Number of the powers in force: rises with every change at run time, 0 = those of the file.
     #[serde(default)]
     pub powers_version: u64,
+    /// The same number of the powers on this node's disk: those of them that are persistent are
+    /// known after a restart.
+    #[serde(default)]
+    pub powers_saved: u64,
     /// Milliseconds the kernel would go on accepting if the agent stopped now; 0 = fenced.
     pub lease_ms: f64,
     /// Seconds since the agent started.
@@ -131,6 +135,9 @@ pub struct NodeStatus {
     pub mac: Option<String>,
     /// Buckets it owns, summed over the groups.
     pub load: usize,
+    /// What became of its powers at run time; absent if all are those of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_powers: Option<ChangedPowers>,
     /// Digest of the configuration that it has in force; absent while it has not been heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<String>,
@@ -171,12 +178,61 @@ pub struct GroupStatus {
     pub rules: Vec<RuleStatus>,
     /// Power by node name; a node that is not in the group is absent.
     pub powers: BTreeMap<String, u16>,
+    /// By node name, the powers that are others than the file's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub changed: BTreeMap<String, ChangedPower>,
     /// Buckets by node name (of 256).
     pub load: BTreeMap<String, usize>,
     /// Owner of each of the 256 buckets as an index into [`Status::nodes`]; `null` = nobody.
     pub owners: Vec<Option<usize>>,
     /// The bitmap in this node's kernel, as read back from there; in force while the lease runs.
     pub bitmap: Bitmap,
+}
+
+/// A power that is another than the file's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedPower {
+    /// The file's; 0 if the node is not in the group.
+    pub file: u16,
+    /// Whether it holds until it is taken back; else until the node's agent starts anew.
+    pub persist: bool,
+}
+
+impl fmt::Display for ChangedPower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "file: {}, {}", self.file, how_long(self.persist))
+    }
+}
+
+/// What became of a node's powers, over all groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedPowers {
+    /// Whether it has no power left in any group.
+    pub closed: bool,
+    /// Whether all of its changed powers hold until they are taken back.
+    pub persist: bool,
+}
+
+impl ChangedPowers {
+    /// Of that node; `None` if it has the file's in all groups.
+    pub fn of(node: &str, groups: &[GroupStatus]) -> Option<Self> {
+        let mut changed = groups.iter().filter_map(|group| group.changed.get(node)).peekable();
+        changed.peek()?;
+        let mut powers = groups.iter().filter_map(|group| group.powers.get(node));
+        let closed = powers.all(|&power| power == 0);
+        Some(Self { closed, persist: changed.all(|changed| changed.persist) })
+    }
+}
+
+impl fmt::Display for ChangedPowers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.closed { "closed" } else { "powers changed" };
+        write!(f, "{what}, {}", how_long(self.persist))
+    }
+}
+
+fn how_long(persist: bool) -> &'static str {
+    if persist { "persistent" } else { "until restart" }
 }
 
 /// One rule of a group.
@@ -247,6 +303,10 @@ pub struct PowerRequest {
     pub node: String,
     /// Its power, 0 to [`crate::model::MAX_POWER`]; absent = that of the file again.
     pub power: Option<u16>,
+    /// Whether it is to hold until it is taken back, else until the node's agent starts anew. To go
+    /// back to the file's power needs it not.
+    #[serde(default)]
+    pub persist: bool,
 }
 
 /// The answer of `POST /v1/power`: the change is on its way through the farm.

@@ -188,6 +188,7 @@ fn another_machine_that_claims_a_nodes_name_does_not_get_in_and_is_told_of() {
     let mut command = impostor.command(&program);
     command.args(["agent", "--node", "node2", "-c"]).arg(farm.config(2));
     command.arg("--run-dir").arg(lab.directory().join("impostor"));
+    command.arg("--state-dir").arg(lab.directory().join("impostor"));
     command.arg("--bpf-dir").arg(lab.bpf_directory().join("impostor"));
     let before = farm.status(1).unwrap();
     let agent = impostor.spawn("agent", command).unwrap();

@@ -22,9 +22,8 @@ const STEPS: [&str; 3] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_rotated_node_by_node_and_the_old_one_is_worth_nothing_then() {
-    const NAME: &str = "a_key_is_rotated_node_by_node_and_the_old_one_is_worth_nothing_then";
     const FORGED: u64 = 50;
-    let program = require!(NAME, skip::farm());
+    let program = require!(skip::farm());
     let lab = lab("rotate", 3, 40);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     for node in all(&lab) {

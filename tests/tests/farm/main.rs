@@ -15,6 +15,7 @@ mod lease;
 mod life;
 mod losses;
 mod operated;
+mod persisted;
 mod probed;
 mod proof;
 mod refused;

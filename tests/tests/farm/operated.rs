@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The buckets of the only group that a node owns, as another node's agent says.
-fn load(farm: &Farm<'_>, asked: usize, node: &str) -> usize {
+pub(crate) fn load(farm: &Farm<'_>, asked: usize, node: &str) -> usize {
     let groups: Vec<GroupStatus> = farm.ask_json(asked, &["bitmap", "--json"]).unwrap();
     groups[0].load[node]
 }

@@ -75,6 +75,7 @@ fn a_wrong_configuration_is_refused_with_all_its_errors_and_their_places() {
     let mut command = lab.node(1).command(&program);
     command.args(["agent", "--node", "node9", "-c"]).arg(farm.config(1));
     command.arg("--run-dir").arg(farm.run_directory(1)).arg("--bpf-dir").arg(farm.bpf_directory(1));
+    command.arg("--state-dir").arg(farm.state_directory(1));
     refuses(&farm, &mut command, 2, &["no node `node9`", "node1, node2"]);
 
     lab.node(1).run("ip link set eth0 down").unwrap();
@@ -109,6 +110,7 @@ fn a_node_without_what_the_agent_needs_is_left_as_it_was() {
     let mut command = node.command(&program);
     command.args(["agent", "--node", "node1", "-c"]).arg(farm.config(1));
     command.arg("--run-dir").arg(farm.run_directory(1)).arg("--bpf-dir").arg(&place);
+    command.arg("--state-dir").arg(farm.state_directory(1));
     refuses(&farm, &mut command, 1, &["not on a BPF file system", "mount -t bpf"]);
     assert!(!place.exists(), "a directory was left");
 
@@ -141,9 +143,10 @@ fn an_agent_without_the_rights_it_needs_says_which() {
     let program = require!(skip::farm());
     let lab = lab("rights", 2, 1);
     let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
-    let run = farm.run_directory(1);
+    let (run, state) = (farm.run_directory(1), farm.state_directory(1));
     fs::create_dir_all(&run).unwrap();
-    for theirs in [&run, &farm.key()] {
+    fs::create_dir_all(&state).unwrap();
+    for theirs in [&run, &state, &farm.key()] {
         chown(theirs, Some(NOBODY), Some(NOBODY)).unwrap();
     }
     let agent = farm.agent_command(1);
@@ -167,6 +170,7 @@ fn a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed() {
         let mut command = lab.node(1).command(&program);
         command.args(["agent", "--node", "node1", "-c"]).arg(farm.config(1));
         command.arg("--run-dir").arg(lab.directory().join("run-2"));
+        command.arg("--state-dir").arg(lab.directory().join("state-2"));
         command.arg("--bpf-dir").arg(lab.bpf_directory().join("2"));
         command
     };

@@ -11,7 +11,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
 use super::ports::Port;
-use crate::model::{Node, NodeId, TooManyOverrides};
+use crate::{
+    membership::PowerRefused,
+    model::{Node, NodeId},
+};
 
 /// What the thread can be asked for. Answers come when the membership machine has taken the
 /// command, not when the farm has: that shows in the snapshot's view.
@@ -25,9 +28,11 @@ pub enum Command {
         node: NodeId,
         /// `0..=`[`crate::model::MAX_POWER`].
         power: Option<u16>,
+        /// Whether it is to outlast the agent of that node.
+        persist: bool,
         /// Told the version: a view whose powers have that counter or a higher one is in force
         /// with it.
-        reply: oneshot::Sender<Result<u64, TooManyOverrides>>,
+        reply: oneshot::Sender<Result<u64, PowerRefused>>,
     },
     /// Whether this node can serve.
     SetFit {

@@ -47,6 +47,11 @@ impl Configuration {
         (1..).zip(groups).map(|(kernel_group, (vip, group))| (kernel_group, vip, group))
     }
 
+    /// The group of that index in file order over all blocks.
+    pub(super) fn group(&self, index: u8) -> Option<&Group> {
+        self.farm.vips.iter().flat_map(|block| &block.groups).nth(index.into())
+    }
+
     /// The port of that block's interface.
     pub(super) fn port_of(&self, block: usize) -> &Port {
         &self.ports[self.interface_of[block]]

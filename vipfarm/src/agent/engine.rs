@@ -143,6 +143,8 @@ pub enum Report {
     Membership(membership::Event),
     /// A view was installed: what this node now serves is worth a line.
     Load(View),
+    /// A view was installed, and the present state shows it.
+    Installed,
     /// The kernel refused a change.
     Kernel(String),
     /// The thread runs as an ordinary one, although another had been granted more.
@@ -249,8 +251,8 @@ impl Engine {
     fn obey(&mut self, command: Command) {
         let now = realtime::now();
         match command {
-            Command::SetPower { group, node, power, reply } => {
-                let _ = reply.send(self.membership.set_power(now, group, node, power));
+            Command::SetPower { group, node, power, persist, reply } => {
+                let _ = reply.send(self.membership.set_power(now, group, node, power, persist));
             }
             Command::SetFit { fit, reply } => {
                 self.membership.set_fit(now, fit);
@@ -311,7 +313,7 @@ impl Engine {
 
     /// Does what the machine says, in its order, and shows the result.
     fn act(&mut self) {
-        let mut acted = false;
+        let (mut acted, mut installed) = (false, false);
         while let Some(output) = self.membership.poll_output() {
             acted = true;
             match output {
@@ -334,6 +336,7 @@ impl Engine {
                     self.go_over(&view);
                     self.change(|port| port.acquire(own, &view));
                     self.barrier.acquire(realtime::now(), view.epoch);
+                    installed = true;
                     if self.accept() != before {
                         self.report(Report::Load(view));
                     }
@@ -357,6 +360,9 @@ impl Engine {
         }
         if acted {
             self.publish();
+        }
+        if installed {
+            self.report(Report::Installed);
         }
     }
 

@@ -8,6 +8,7 @@
 //!   tools of its links.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
+//! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
@@ -28,6 +29,7 @@ pub mod explain;
 #[cfg(test)]
 mod fixture;
 pub mod history;
+mod keep;
 pub mod links;
 pub mod metrics;
 mod neighbours;
@@ -59,7 +61,7 @@ use nix::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{self, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{self, MissedTickBehavior},
 };
@@ -71,6 +73,7 @@ use self::{
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
+    keep::Keeper,
     notify::Notifier,
     options::{AgentOptions, DownOptions},
     reload::Reloader,
@@ -146,7 +149,12 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let (commander, commands) = command::channel()?;
     let incarnation = realtime::random()?;
     let history = Arc::new(History::new());
-    let membership = |own, mac| membership_config(&farm, &keys, own, mac);
+    let keeper = Keeper::open(&options.state_dir, &farm.name)?;
+    let (overrides, forgotten) = keeper.overrides(&farm);
+    for message in forgotten {
+        history.push(Level::Warn, "power_forgotten", message);
+    }
+    let membership = |own, mac| membership_config(&farm, &keys, own, mac, overrides);
     let mut up = bring_up::bring_up(&options, farm.clone(), &keys).await?;
     let config = membership(up.own, up.mac);
     let ports = up.configurations.get(config.digest).ports.clone();
@@ -155,22 +163,14 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         history.push(Level::Warn, "not_real_time", warning);
     }
     let (undo, network) = (up.undo.clone(), up.network.clone());
+    let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
-    let (needs, needed) = sync::watch::channel(up.needs.clone());
-    let reloader = Reloader {
-        file: options.place.config.clone(),
-        own: up.own,
-        hash_key: keys.bucket_key(),
-        interfaces: up.interfaces.clone(),
-        configurations: up.configurations.clone(),
-        commander: commander.clone(),
-        latest: latest.clone(),
-        network: network.clone(),
-        undo: undo.clone(),
-        needs,
-    };
-    let reporter = follow_traces(&mut up)
-        .and_then(|()| Ok(Reporter::new(&keys, &mut up, latest.clone(), history, reloader)?));
+    let file = options.place.config;
+    let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone(), latest.clone());
+    let reporter = follow_traces(&mut up).and_then(|()| {
+        let (latest, history) = (latest.clone(), Arc::clone(&history));
+        Ok(Reporter::new(&keys, &mut up, latest, history, reloader, keeping)?)
+    });
     let reporter = match reporter {
         Ok(reporter) => Arc::new(reporter),
         Err(error) => {
@@ -179,6 +179,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         }
     };
     let (changes, changed) = mpsc::channel(1);
+    let writing = tokio::spawn(keeper.follow(latest.clone(), configurations, history));
     let watching = Needs::watch(needed, network.clone(), changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
     let turns = Arc::new(AtomicU64::new(0));
@@ -216,6 +217,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         why: None,
     };
     let (joined, why) = running.supervise(finished, answering, watching, notifying).await?;
+    writing.abort();
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
@@ -357,7 +359,13 @@ impl Running {
     }
 }
 
-fn membership_config(farm: &Farm, keys: &Keys, own: NodeId, mac: Mac) -> membership::Config {
+fn membership_config(
+    farm: &Farm,
+    keys: &Keys,
+    own: NodeId,
+    mac: Mac,
+    overrides: Overrides,
+) -> membership::Config {
     membership::Config {
         farm: farm.name.clone(),
         own,
@@ -366,7 +374,7 @@ fn membership_config(farm: &Farm, keys: &Keys, own: NodeId, mac: Mac) -> members
         keys: keys.heartbeat_keys(),
         digest: config::digest(farm, keys),
         mac,
-        overrides: Overrides::default(),
+        overrides,
     }
 }
 

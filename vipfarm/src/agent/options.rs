@@ -10,12 +10,20 @@ pub const DEFAULT_RUN_DIR: &str = "/run/vipfarm";
 /// Where agents pin their maps and programs; must be on a bpf file system.
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/vipfarm";
 
+/// Where agents keep what is to outlast a restart of the machine, one `FARM.powers.json` each.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/vipfarm";
+
 /// How to run an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct AgentOptions {
     /// Which farm, where, and how it logs.
     #[command(flatten)]
     pub place: Place,
+
+    /// Directory of the powers set with --persist; made if it is missing. `vipfarm down` leaves it
+    /// alone
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
 
     /// Log as text for people or as one JSON object a line
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]

@@ -99,7 +99,7 @@ impl Port {
     /// The owners of a kernel group's buckets in that view.
     pub fn table(&self, group: usize, view: &View) -> Table {
         let members = &self.groups[group];
-        let assigner = if view.powers.version() == self.powers.version() {
+        let assigner = if view.powers == self.powers {
             Cow::Borrowed(&self.assigners[group])
         } else {
             Cow::Owned(members.assigner(&view.powers))
@@ -154,7 +154,8 @@ impl Port {
     }
 
     fn take_powers(&mut self, view: &View) {
-        if view.powers.version() != self.powers.version() {
+        // Not only of another version: see `Membership::overrides`.
+        if view.powers != self.powers {
             self.powers = Arc::clone(&view.powers);
             self.assigners = self.groups.iter().map(|group| group.assigner(&self.powers)).collect();
         }
@@ -191,7 +192,7 @@ impl Port {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::fixture;
+    use crate::{agent::fixture, model::Override};
 
     const GROUPS: &str = "[{ name: g, powers: { node1: 1, node2: 3 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
 
@@ -201,6 +202,10 @@ mod tests {
 
     fn node(index: usize) -> NodeId {
         NodeId::new(index).expect("in range")
+    }
+
+    fn overrides(entry: Override) -> Arc<Overrides> {
+        Arc::new(Overrides::default().with(node(0), entry).expect("room"))
     }
 
     fn alive(indices: &[usize]) -> View {
@@ -261,9 +266,9 @@ mod tests {
         let full = alive(&[0, 1, 2]);
         port.acquire(node(0), &full);
         let before = port.accept().to_vec();
-        let powers = Overrides::default().with(node(0), None, node(1), Some(0)).expect("room");
+        let powers = overrides(Override::persistent(node(1), None, 0));
         let idle = NodeSet::EMPTY.with(node(1));
-        let drained = View { idle, powers: Arc::new(powers), ..full };
+        let drained = View { idle, powers, ..full };
         port.acquire(node(0), &drained);
         for (group, before) in before.iter().enumerate() {
             assert_eq!(port.accept()[group].and(*before), *before, "group {group}");
@@ -276,16 +281,19 @@ mod tests {
     fn a_changed_power_moves_the_share_of_its_group_only() {
         let mut port = port();
         let full = alive(&[0, 1, 2]);
-        let powers = Overrides::default().with(node(0), Some(0), node(0), Some(3)).expect("room");
-        let changed = View { powers: Arc::new(powers), ..full.clone() };
+        let powers = overrides(Override::persistent(node(0), Some(0), 3));
+        let changed = View { powers, ..full.clone() };
         assert_eq!(port.table(1, &full).load(node(0)), 64);
         assert_eq!(port.table(1, &changed).load(node(0)), 128);
         assert_eq!(port.table(0, &changed), port.table(0, &full));
         assert_eq!(port.power(1, node(0), &changed), 3);
         port.acquire(node(0), &changed);
         assert_eq!(port.accept()[1].len(), 128);
-        let powers = changed.powers.with(node(0), Some(0), node(0), Some(0)).expect("room");
-        let stopped = View { powers: Arc::new(powers), ..full };
+        // Of the same version: the view counts, whatever its powers are called.
+        let powers = overrides(Override::persistent(node(0), Some(0), 0));
+        assert_eq!(powers.version(), changed.powers.version());
+        let stopped = View { powers, ..full };
+        assert_eq!(port.table(1, &stopped).load(node(0)), 0);
         port.release(node(0), &stopped);
         assert!(port.accept()[1].is_empty() && !port.accept()[0].is_empty());
     }

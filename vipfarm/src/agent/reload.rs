@@ -11,7 +11,7 @@ use anyhow::{anyhow, bail};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    bring_up::{self, Record},
+    bring_up::{self, Record, Up},
     command::{Command, Commander},
     configurations::{Configuration, Configurations, place_of},
     engine::Latest,
@@ -34,29 +34,48 @@ pub(super) struct Read {
 
 /// What has to be told and changed when the file changes.
 pub(super) struct Reloader {
-    /// The farm's file.
-    pub(super) file: PathBuf,
-    /// This node.
-    pub(super) own: NodeId,
+    file: PathBuf,
+    own: NodeId,
     /// The farm's hash key, which is compiled into the filters.
-    pub(super) hash_key: [u8; 16],
+    hash_key: [u8; 16],
     /// The interfaces with a filter.
     pub(super) interfaces: Vec<Interface>,
-    /// All that can be served.
-    pub(super) configurations: Configurations,
+    configurations: Configurations,
     /// To the heartbeat thread.
     pub(super) commander: Commander,
-    /// What that is doing.
-    pub(super) latest: Latest,
-    /// For addresses.
+    latest: Latest,
     pub(super) network: Network,
     /// What to take back in the end.
     pub(super) undo: Record,
     /// What must not be lost meanwhile.
-    pub(super) needs: watch::Sender<Needs>,
+    needs: watch::Sender<Needs>,
 }
 
 impl Reloader {
+    /// A reader of that file for what was brought up, and what must not be lost meanwhile.
+    pub(super) fn new(
+        file: PathBuf,
+        keys: &Keys,
+        up: &Up,
+        commander: Commander,
+        latest: Latest,
+    ) -> (Self, watch::Receiver<Needs>) {
+        let (needs, needed) = watch::channel(up.needs.clone());
+        let reloader = Self {
+            file,
+            own: up.own,
+            hash_key: keys.bucket_key(),
+            interfaces: up.interfaces.clone(),
+            configurations: up.configurations.clone(),
+            commander,
+            latest,
+            network: up.network.clone(),
+            undo: up.undo.clone(),
+            needs,
+        };
+        (reloader, needed)
+    }
+
     /// Reads the file anew and makes it the next one. Nothing has changed if that fails.
     pub(super) async fn reload(&mut self, force: bool) -> anyhow::Result<Read> {
         let (farm, keys) = config::load_with_keys(&self.file)?;

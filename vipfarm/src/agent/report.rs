@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use super::{
     engine::{Latest, Report, Snapshot},
     explain::Viewpoint,
     history::{History, Level},
+    keep::Keeping,
     neighbours,
     proof::{News, Prover},
     realtime,
@@ -28,10 +29,12 @@ use super::{
 use crate::{
     config::keys::Keys,
     datapath::{self, Counters, Datapath, XdpMode},
-    model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule, TooManyOverrides},
+    membership::PowerRefused,
+    model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule},
     status::{
-        EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus, PowerReply,
-        PowerRequest, ProofStatus, ReloadReply, ReloadRequest, RuleStatus, Status, VipStatus,
+        ChangedPower, ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus,
+        NodeState, NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
+        RuleStatus, Status, VipStatus,
     },
 };
 
@@ -56,6 +59,7 @@ pub struct Reporter {
     commander: Commander,
     reloader: Mutex<Reloader>,
     prover: Prover,
+    keeping: Arc<Keeping>,
     started: Instant,
 }
 
@@ -67,6 +71,7 @@ impl Reporter {
         latest: Latest,
         history: Arc<History>,
         reloader: Reloader,
+        keeping: Arc<Keeping>,
     ) -> Result<Self, datapath::Error> {
         let watch = |datapath: &mut Datapath| {
             Ok::<_, datapath::Error>(Watched {
@@ -87,6 +92,7 @@ impl Reporter {
             commander: reloader.commander.clone(),
             reloader: Mutex::new(reloader),
             prover: Prover::new(up.own),
+            keeping,
             started: Instant::now(),
         })
     }
@@ -106,6 +112,7 @@ impl Reporter {
                     self.history.push(Level::Info, "farm_load", message);
                 }
             }
+            Report::Installed => self.keeping.installed.notify_one(),
             Report::Kernel(error) => self.history.push(Level::Warn, "kernel_refused", error),
             Report::NotRealTime(error) => self.history.push(
                 Level::Warn,
@@ -242,6 +249,7 @@ impl Source for Reporter {
             epoch: snapshot.view.epoch,
             converged: snapshot.converged,
             powers_version: snapshot.view.powers.version().counter,
+            powers_saved: self.keeping.saved.load(Ordering::Relaxed),
             lease_ms: lease.as_secs_f64() * 1e3,
             uptime_s: self.started.elapsed().as_secs_f64(),
             configuration: hex(snapshot.digest),
@@ -301,7 +309,7 @@ impl Source for Reporter {
             let command = self.power_command(request, reply)?;
             self.commander.send(command).map_err(|error| error.to_string())?;
             let version = answer.await.map_err(|_ended| "the agent is stopping".to_owned())?;
-            let version = version.map_err(|full| full.to_string())?;
+            let version = version.map_err(|refused| refused.to_string())?;
             Ok(PowerReply { version })
         })
     }
@@ -316,9 +324,10 @@ impl Reporter {
     fn power_command(
         &self,
         request: &PowerRequest,
-        reply: oneshot::Sender<Result<u64, TooManyOverrides>>,
+        reply: oneshot::Sender<Result<u64, PowerRefused>>,
     ) -> Result<Command, String> {
-        let config = self.configurations.get(self.latest.get().digest);
+        let snapshot = self.latest.get();
+        let config = self.configurations.get(snapshot.digest);
         let farm = &config.farm;
         let node = farm.node_named(&request.node).ok_or_else(|| {
             let names: Vec<&str> = farm.nodes.iter().map(|node| node.name.as_str()).collect();
@@ -333,7 +342,15 @@ impl Reporter {
         if let Some(power) = request.power.filter(|&power| power > MAX_POWER) {
             return Err(format!("a power is 0 to {MAX_POWER}, not {power}"));
         }
-        Ok(Command::SetPower { group, node, power: request.power, reply })
+        let (mut power, mut persist) = (request.power, request.persist);
+        if let (Some(group), None) = (group, power)
+            && let Some(all) = snapshot.view.powers.entry(None, node)
+        {
+            // In the other groups, what was said of all of them goes on: an exception, for as long.
+            power = Some(config.group(group).map_or(0, |group| group.power(node)));
+            persist |= all.life.is_none();
+        }
+        Ok(Command::SetPower { group, node, power, persist, reply })
     }
 
     fn nodes(&self, farm: &Farm, snapshot: &Snapshot, groups: &[GroupStatus]) -> Vec<NodeStatus> {
@@ -357,6 +374,7 @@ impl Reporter {
                     .map(|heard| now.saturating_since(heard).as_secs_f64() * 1e3),
                 mac: mac.map(|mac| mac.to_string()),
                 load: groups.iter().filter_map(|group| group.load.get(&node.name)).sum(),
+                changed_powers: ChangedPowers::of(&node.name, groups),
                 configuration: if own {
                     Some(hex(snapshot.digest))
                 } else {
@@ -417,11 +435,22 @@ fn groups(config: &Configuration, snapshot: &Snapshot) -> Vec<GroupStatus> {
             let now = port.power(kernel_group, id, &snapshot.view);
             in_file.map(|_| now).or_else(|| (now > 0).then_some(now))
         };
+        let changed = |id: NodeId| {
+            let index = u8::try_from(kernel_group - 1).ok()?;
+            let entry = snapshot.view.powers.in_force(index, id)?;
+            let file = group.power(id);
+            (entry.power != file).then_some(ChangedPower { file, persist: entry.life.is_none() })
+        };
         GroupStatus {
             name: group.name.clone(),
             vip,
             rules: rules(group),
             powers: config.farm.node_ids().filter_map(|id| Some((named(id), power(id)?))).collect(),
+            changed: config
+                .farm
+                .node_ids()
+                .filter_map(|id| Some((named(id), changed(id)?)))
+                .collect(),
             load: config.farm.node_ids().map(|id| (named(id), table.load(id))).collect(),
             owners: table.owners().iter().map(|owner| owner.map(NodeId::index)).collect(),
             bitmap: snapshot.accept[interface][kernel_group],

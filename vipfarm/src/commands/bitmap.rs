@@ -107,9 +107,10 @@ fn legend(nodes: &[NodeStatus], group: &GroupStatus, ink: Ink) -> String {
         let power = group.powers.get(&node.name)?;
         let load = group.load.get(&node.name).copied().unwrap_or(0);
         let symbol = bucket(Some(index), ink);
+        let mark = screen::mark(group.changed.get(&node.name));
         let out = if node.alive { "" } else { "  (not in the view)" };
-        let name = &node.name;
-        Some(format!("  {symbol} {name:widest$}  power {power:>4}  farm load: {load:>3}/256{out}"))
+        let name = format!("{:widest$}", node.name);
+        Some(format!("  {symbol} {name}  power {power:>4}  farm load: {load:>3}/256{mark}{out}"))
     });
     let unowned = group.owners.iter().filter(|owner| owner.is_none()).count();
     let nobody = (unowned > 0).then(|| format!("   {NOBODY} nobody: {unowned}/256"));
@@ -176,6 +177,14 @@ mod tests {
         let text = render(&status.nodes, &all(&status), Ink::Plain);
         fixture::assert_fits(&text);
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn powers_that_are_not_the_files_are_marked() {
+        let status = fixture::operated();
+        let text = render(&status.nodes, &all(&status), Ink::Plain);
+        let legend: Vec<_> = text.lines().skip(20).collect();
+        insta::assert_snapshot!(legend.join("\n"));
     }
 
     #[test]

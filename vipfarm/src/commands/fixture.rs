@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crate::{
     model::{Bitmap, Filter, Mode, Proto},
     status::{
-        EventRecord, Explanation, Fault, FaultKind, GroupProof, GroupStatus, Lateness, NodeState,
-        NodeStatus, ProofStatus, RuleStatus, Status, Verdict, VipStatus,
+        ChangedPower, ChangedPowers, EventRecord, Explanation, Fault, FaultKind, GroupProof,
+        GroupStatus, Lateness, NodeState, NodeStatus, ProofStatus, RuleStatus, Status, Verdict,
+        VipStatus,
     },
 };
 
@@ -25,6 +26,7 @@ pub(crate) fn healthy() -> Status {
         epoch: 7,
         converged: true,
         powers_version: 0,
+        powers_saved: 0,
         configuration: "a0".repeat(16),
         staged: None,
         lease_ms: 143.2,
@@ -117,6 +119,21 @@ pub(crate) fn troubled() -> Status {
     status
 }
 
+/// The healthy farm after its operators: node1 is closed until its agent starts anew, node2 has
+/// another power for good.
+pub(super) fn operated() -> Status {
+    let mut status = healthy();
+    let group = &mut status.groups[0];
+    for (node, power, file, persist) in [("node1", 0, 2, false), ("node2", 5, 1, true)] {
+        group.powers.insert(node.into(), power);
+        group.changed.insert(node.into(), ChangedPower { file, persist });
+    }
+    for node in &mut status.nodes {
+        node.changed_powers = ChangedPowers::of(&node.name, &status.groups);
+    }
+    status
+}
+
 pub(super) fn events() -> Vec<EventRecord> {
     let event = |seq, level: &str, kind: &str, message: &str| EventRecord {
         seq,
@@ -160,6 +177,7 @@ fn node(name: &str, state: NodeState, heard_ms: Option<f64>) -> NodeStatus {
         heard_ms,
         mac: heard_ms.map(|_| "02:00:00:00:00:0b".into()),
         load: if heard_ms.is_none() { 128 } else { 64 },
+        changed_powers: None,
         configuration: None,
         staged: None,
         config_differs: Vec::new(),
@@ -178,6 +196,7 @@ fn group(name: &str, owners: Vec<Option<usize>>) -> GroupStatus {
             filter: Filter::OnPort,
         }],
         powers: names.iter().zip([2, 1, 1]).map(|(name, power)| ((*name).into(), power)).collect(),
+        changed: BTreeMap::new(),
         load: names.iter().zip([128, 64, 64]).map(|(name, load)| ((*name).into(), load)).collect(),
         owners,
         // Buckets 0 and 1 of every four.

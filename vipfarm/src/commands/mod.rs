@@ -60,6 +60,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Power(args) => wait_for(power::run(args)),
         Verb::Drain(args) => wait_for(drain::drain(args)),
         Verb::Undrain(args) => wait_for(drain::undrain(args)),
+        Verb::Close(args) => wait_for(drain::close(args)),
+        Verb::Open(args) => wait_for(drain::open(args)),
         Verb::Reload(args) => wait_for(reload::run(args)),
         Verb::Down(options) => down::run(options),
         Verb::Keygen(args) => keygen::run(&args),

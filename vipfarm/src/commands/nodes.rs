@@ -50,7 +50,9 @@ fn cells(node: &NodeStatus) -> [String; 5] {
         None => "never".into(),
     };
     let view = if node.alive { "in" } else { "out" };
-    [node.name.clone(), node.state.as_str().into(), view.into(), heard, node.load.to_string()]
+    let changed = node.changed_powers.map(|changed| format!("\n  {changed}"));
+    let name = format!("{}{}", node.name, changed.unwrap_or_default());
+    [name, node.state.as_str().into(), view.into(), heard, node.load.to_string()]
 }
 
 fn row_style(node: &NodeStatus) -> Style {
@@ -79,6 +81,13 @@ mod tests {
     #[test]
     fn the_table_fits_a_terminal_with_the_longest_name() {
         let text = render(&fixture::healthy().nodes, Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_node_with_other_powers_than_the_files_is_marked() {
+        let text = render(&fixture::operated().nodes, Ink::Plain);
         fixture::assert_fits(&text);
         insta::assert_snapshot!(text);
     }

@@ -4,9 +4,11 @@ use super::{Client, settle};
 use crate::{cli::PowerArgs, status::PowerRequest};
 
 pub(super) async fn run(args: PowerArgs) -> anyhow::Result<()> {
-    let client = Client::find(&args.wait.talk.agent)?;
-    let request = |node, power| PowerRequest { group: Some(args.group.clone()), node, power };
+    let client = Client::find(&args.hold.wait.talk.agent)?;
+    let (group, persist) = (args.group, args.hold.persist);
+    let request = |node, power| PowerRequest { group: Some(group.clone()), node, power, persist };
     let changed = args.powers.into_iter().map(|given| request(given.node, Some(given.power)));
     let restored = args.file.into_iter().map(|node| request(node, None));
-    settle::change(&client, changed.chain(restored), &args.wait).await
+    let requests: Vec<_> = changed.chain(restored).collect();
+    settle::change(&client, &requests, &args.hold.wait).await
 }

@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use owo_colors::{OwoColorize, Style};
 use serde::Serialize;
 
-use crate::config::Diagnostics;
+use crate::{config::Diagnostics, status::ChangedPower};
 
 /// Columns that every terminal has.
 pub(super) const WIDTH: usize = 80;
@@ -55,6 +55,11 @@ pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut line = serde_json::to_string(value)?;
     line.push('\n');
     Ok(print(&line)?)
+}
+
+/// The mark behind a power that is another than the file's.
+pub(super) fn mark(changed: Option<&ChangedPower>) -> String {
+    changed.map_or_else(String::new, |changed| format!("  ({changed})"))
 }
 
 /// Tells the error on standard error.

@@ -21,37 +21,63 @@ pub(super) const ROUND: Duration = Duration::from_millis(20);
 /// Asks for the changes and returns when the farm has agreed on them all, having shown the loads.
 pub(super) async fn change(
     client: &Client,
-    requests: impl Iterator<Item = PowerRequest>,
+    requests: &[PowerRequest],
     wait: &WaitArgs,
 ) -> anyhow::Result<()> {
-    let mut version = 0;
-    for request in requests {
-        let reply: PowerReply = client.post("/v1/power", &request, PATIENCE).await?;
-        version = version.max(reply.version);
-    }
-    let status = agreed(client, version, wait.timeout).await?;
+    let deadline = Instant::now() + wait.timeout;
+    // What is taken back may have been persistent.
+    let lasts = requests.iter().any(|request| request.persist || request.power.is_none());
+    let mut version = ask(client, requests).await?;
+    let status = loop {
+        let status = agreed(client, version, lasts, deadline).await?;
+        // A change made elsewhere at the same instant, or before this agent knew of the farm, may
+        // have won over this one: then it is made once more.
+        let again = ask(client, requests).await?;
+        if again == version {
+            break status;
+        }
+        version = again;
+    };
     if wait.talk.json {
         return screen::print_json(&status.groups);
     }
     Ok(screen::print(&render(&status, Ink::of_stdout()))?)
 }
 
-/// The status once powers of at least that version are in force everywhere.
-async fn agreed(client: &Client, version: u64, timeout: Duration) -> anyhow::Result<Status> {
-    let deadline = Instant::now() + timeout;
+async fn ask(client: &Client, requests: &[PowerRequest]) -> anyhow::Result<u64> {
+    let mut version = 0;
+    for request in requests {
+        let reply: PowerReply = client.post("/v1/power", request, PATIENCE).await?;
+        version = version.max(reply.version);
+    }
+    Ok(version)
+}
+
+/// The status once powers of at least that version are in force everywhere, and, if they are to
+/// last, on this node's disk.
+async fn agreed(
+    client: &Client,
+    version: u64,
+    lasts: bool,
+    deadline: Instant,
+) -> anyhow::Result<Status> {
     loop {
         let status: Status = client.get("/v1/status", PATIENCE).await?;
-        if status.powers_version >= version && status.converged {
+        let in_force = status.powers_version >= version && status.converged;
+        if in_force && (!lasts || status.powers_saved >= version) {
             return Ok(status);
         }
         if Instant::now() >= deadline {
-            return Err(Failure::Refused(held_up(&status, timeout)).into());
+            let reason = if in_force { NOT_SAVED.into() } else { held_up(&status) };
+            return Err(Failure::Refused(reason).into());
         }
         sleep(ROUND).await;
     }
 }
 
-fn held_up(status: &Status, timeout: Duration) -> String {
+const NOT_SAVED: &str = "the farm has agreed, but this node has not written it to its disk: it may not outlast restarts; see `vipfarm events`";
+
+fn held_up(status: &Status) -> String {
     let busy = status.nodes.iter().filter(|node| {
         !node.config_differs.is_empty() || (node.alive && node.state != NodeState::Up)
     });
@@ -72,7 +98,7 @@ fn held_up(status: &Status, timeout: Duration) -> String {
     } else {
         busy.join(", ")
     };
-    format!("the farm has not agreed within {timeout:?} ({who}); the change stays on its way")
+    format!("the farm has not agreed in time ({who}); the change stays on its way")
 }
 
 /// The loads of the groups, as they are now.
@@ -83,7 +109,9 @@ fn render(status: &Status, ink: Ink) -> String {
         for node in &status.nodes {
             let Some(power) = group.powers.get(&node.name) else { continue };
             let load = group.load.get(&node.name).copied().unwrap_or(0);
-            let line = format!("  {}  power {power}, farm load: {load}/{BUCKETS}\n", node.name);
+            let mark = screen::mark(group.changed.get(&node.name));
+            let name = &node.name;
+            let line = format!("  {name}  power {power}, farm load: {load}/{BUCKETS}{mark}\n");
             text.push_str(&line);
         }
     }
@@ -104,9 +132,9 @@ mod tests {
 
     #[test]
     fn who_holds_the_farm_up_is_named() {
-        let text = held_up(&fixture::troubled(), Duration::from_secs(10));
+        let text = held_up(&fixture::troubled());
         insta::assert_snapshot!(text);
-        let silent = held_up(&fixture::healthy(), Duration::from_secs(10));
+        let silent = held_up(&fixture::healthy());
         assert!(silent.contains("vipfarm events"), "{silent}");
     }
 }

@@ -11,7 +11,9 @@ use super::{
 use crate::{
     cli::TalkArgs,
     model::BUCKETS,
-    status::{GroupStatus, Lateness, NodeState, ProofStatus, Status, Verdict, VipStatus},
+    status::{
+        ChangedPower, GroupStatus, Lateness, NodeState, ProofStatus, Status, Verdict, VipStatus,
+    },
 };
 
 pub(super) async fn run(args: TalkArgs) -> anyhow::Result<()> {
@@ -35,6 +37,7 @@ pub(super) fn render(status: &Status, ink: Ink) -> String {
     page += &summary(status, ink);
     page.push('\n');
     page += &nodes::table(&status.nodes, ink);
+    page += &changed_powers(status, ink);
     page.push('\n');
     page.extend(status.vips.iter().map(vip));
     page += &counters("packets", &status.packets, ink);
@@ -70,6 +73,16 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
         ));
     }
     warnings.extend(status.proof.faults.iter().map(|fault| (fault.message.clone(), grave)));
+    for group in &status.groups {
+        let is_closed = group.powers.get(&status.node) == Some(&0);
+        let closed = group.changed.get(&status.node).filter(|_| is_closed);
+        warnings.extend(closed.map(|closed| {
+            let or = if closed.persist { "" } else { " or its agent's next start" };
+            let name = &group.name;
+            let text = format!("closed here: group {name}, until `vipfarm open`{or}");
+            (text, notable)
+        }));
+    }
     for vip in status.vips.iter().filter(|vip| !vip.open) {
         warnings.push((format!("closed: no traffic for {}", vip.addresses.join(", ")), notable));
     }
@@ -134,6 +147,23 @@ fn proof(proof: &ProofStatus) -> String {
     let view = format!("(view {})", proof.epoch);
     let view = (proof.epoch > 0).then_some(view.as_str());
     screen::wrapped("proof:", found.split(' ').chain(view))
+}
+
+/// The powers that are others than the file's; nothing when there are none.
+fn changed_powers(status: &Status, ink: Ink) -> String {
+    let of_group = |group: &GroupStatus| {
+        let line = |(node, changed): (&String, &ChangedPower)| {
+            let (name, power) = (&group.name, group.powers.get(node).copied().unwrap_or(0));
+            format!("  {node}: power {power} in {name}{}", screen::mark(Some(changed)))
+        };
+        group.changed.iter().map(line).collect::<Vec<_>>()
+    };
+    let changed: Vec<_> = status.groups.iter().flat_map(of_group).collect();
+    if changed.is_empty() {
+        return String::new();
+    }
+    let title = ink.paint("powers changed at run time", Style::new().dimmed());
+    format!("\n{}", screen::lines(std::iter::once(title).chain(changed)))
 }
 
 fn vip(vip: &VipStatus) -> String {
@@ -201,6 +231,14 @@ mod tests {
     fn trouble_comes_first() {
         let text = render(&fixture::troubled(), Ink::Plain);
         assert!(text.starts_with("! fenced"), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn changed_powers_are_marked_and_a_closed_group_comes_first() {
+        let text = render(&fixture::operated(), Ink::Plain);
+        fixture::assert_fits(&text);
+        assert!(text.starts_with("! closed"), "{text}");
         insta::assert_snapshot!(text);
     }
 

@@ -94,7 +94,7 @@ impl Membership {
         let state = self.peers[node.index()].state();
         state.is_some_and(|state| {
             let cannot = state.flags.has(Flags::FENCED) || state.flags.has(Flags::UNFIT);
-            state.installed.id > self.promised.id() && !cannot && !self.overrides.is_drained(node)
+            state.installed.id > self.promised.id() && !cannot && !self.overrides().is_drained(node)
         })
     }
 

@@ -108,6 +108,12 @@ fn a_crash_a_restart_and_a_freeze() {
 }
 
 #[test]
+fn a_power_ends_with_its_agent() {
+    let faults = Faults { crashes: 1, restarts: 1, powers: 1, ..NONE };
+    holds("power, crash, restart", &scope(3, 6, faults));
+}
+
+#[test]
 fn without_the_barrier_a_power_change_makes_two_owners() {
     let rules = Rules { barrier: false, ..ALL };
     fails("barrier", &without(rules, scope(2, 4, Faults { powers: 1, losses: 1, ..NONE })));

@@ -102,6 +102,7 @@ use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 pub use self::{
     counters::{Counters, Dropped},
     event::{Event, Level},
+    operate::PowerRefused,
     peer::PeerStatus,
     time::BootTime,
     view::Proof,
@@ -211,7 +212,7 @@ pub struct Membership {
     installed: Option<Arc<Agreement>>,
     /// This node must not serve by this view or an earlier one, since it said that it cannot.
     barred: ViewId,
-    /// The newest known.
+    /// The newest known; see [`Self::overrides`].
     overrides: Arc<Overrides>,
     max_epoch: u64,
     lease: Lease,
@@ -427,7 +428,7 @@ impl Membership {
     fn heartbeat(&mut self, now: BootTime, fail: Duration) -> Heartbeat {
         let installed = self.installed.as_ref().map(|installed| installed.stamp);
         let promised = self.promised.stamp;
-        let version = self.overrides.version();
+        let version = self.overrides().version();
         let is_behind = |state: &State| state.overrides < version;
         let is_news =
             self.hears.iter().any(|node| self.peers[node.index()].state().is_some_and(is_behind));
@@ -445,14 +446,14 @@ impl Membership {
                 hears: self.hears,
                 linked: self.linked,
                 max_epoch: self.max_epoch,
-                overrides: self.overrides.version(),
+                overrides: version,
                 mac: self.config.mac,
             },
             proof: self.proof,
             acks: self.peers.iter().map(Peer::ack).collect(),
             proposal: (installed.unwrap_or_default() != promised)
                 .then(|| Arc::clone(&self.promised)),
-            overrides: is_news.then(|| Arc::clone(&self.overrides)),
+            overrides: is_news.then(|| Arc::clone(self.overrides())),
         }
     }
 

@@ -6,13 +6,27 @@ use super::{
     BootTime, Counters, Event, Membership, PeerStatus, Proof, listening, peer::Peer, wire::Flags,
 };
 use crate::{
-    model::{Node, NodeId, Overrides, TooManyOverrides, View},
+    model::{Node, NodeId, Override, Overrides, TooManyOverrides, View},
     status::NodeState,
 };
 
 /// A switch forwards for a port some time after the port has a carrier: a Linux bridge is told of
 /// carriers once a second.
 const PORT_OPENS: Duration = Duration::from_secs(1);
+
+/// Why a power cannot be changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PowerRefused {
+    /// There is no agent that the change could end with.
+    #[error("{node} is not in the farm: add --persist to have it apply when it comes back")]
+    Absent {
+        /// The node.
+        node: String,
+    },
+    /// There is no room for it.
+    #[error(transparent)]
+    TooMany(#[from] TooManyOverrides),
+}
 
 impl Membership {
     /// Leaves for good: becomes idle by one view change, and serves until then. Go on driving until
@@ -53,27 +67,44 @@ impl Membership {
     }
 
     /// Changes a node's power in the group of that index, in file order over all blocks, or in all
-    /// groups; `None` = back to the file's. Gives the version: a view with this or a higher one
-    /// will be installed by all. A change of nothing changes no version.
+    /// groups; `None` = back to the file's, and what was said before is forgotten. What is not to
+    /// `persist` ends with the node's agent that is there now. Gives the version: a view with this or
+    /// a higher one will be installed by all. A change of nothing changes no version.
     pub fn set_power(
         &mut self,
         now: BootTime,
         group: Option<u8>,
         node: NodeId,
         power: Option<u16>,
-    ) -> Result<u64, TooManyOverrides> {
+        persist: bool,
+    ) -> Result<u64, PowerRefused> {
         self.begin_turn(now);
-        let changed = self.overrides.with(self.config.own, group, node, power)?;
-        if changed.entries() != self.overrides.entries() {
+        let (own, known) = (self.config.own, self.overrides());
+        let changed = match power {
+            None => known.without(own, group, node),
+            Some(power) => {
+                // An agent that leaves is still heard for a while.
+                let present = self.life_of(node).filter(|_| !self.says(node, Flags::LEAVING));
+                if present.is_none() && !persist {
+                    return Err(PowerRefused::Absent { node: self.name(node) });
+                }
+                let life = present.filter(|_| !persist);
+                known.with(own, Override { node, group, power, life })?
+            }
+        };
+        if changed.entries() != known.entries() {
             self.overrides = Arc::new(changed);
             self.news(now);
         }
-        Ok(self.overrides.version().counter)
+        Ok(self.overrides().version().counter)
     }
 
-    /// The powers changed at run time, the newest known: a view with them will follow.
-    pub fn overrides(&self) -> &Overrides {
-        &self.overrides
+    /// The powers changed at run time, the newest known: a view with them will follow. Of two sets
+    /// with one version the agreed one counts: an agent that starts anew knows from its disk only
+    /// what is persistent of it.
+    pub fn overrides(&self) -> &Arc<Overrides> {
+        let agreed = &self.promised.content.powers;
+        if agreed.version() == self.overrides.version() { agreed } else { &self.overrides }
     }
 
     /// Says that this node could serve the configuration of that digest as well (`None` = no other

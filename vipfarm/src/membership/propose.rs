@@ -103,11 +103,14 @@ impl Membership {
             digest = self.digest_due(alive);
         }
         alive = alive.iter().filter(|&node| self.could_run(node, digest)).collect();
+        let (own, powers) = (self.config.own, self.overrides());
         let powers = if digest == self.promised.content.digest || self.installed.is_none() {
-            Arc::clone(&self.overrides)
+            Arc::clone(powers)
         } else {
-            Arc::new(self.overrides.for_another_file(self.config.own))
+            Arc::new(powers.for_another_file(own))
         };
+        let present = |node| self.life_of(node).filter(|_| alive.contains(node));
+        let powers = powers.without_former(own, present).map_or(powers, Arc::new);
         let is_whole = alive == self.everybody();
         let is_idle = |&node: &NodeId| {
             let listens = self.says(node, Flags::LISTENING) && !is_whole;

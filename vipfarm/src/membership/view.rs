@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use crate::model::{NodeId, NodeSet, Overrides, View};
 
+pub(super) use crate::model::Life;
+
 /// Digest of a configuration.
 pub(super) type Digest = [u8; 16];
-
-/// Which agent of a node: the low half of its incarnation, enough to tell one from the next.
-pub(super) type Life = u32;
 
 /// The life that is part of an incarnation: the low half of any number.
 pub(super) fn life(incarnation: u64) -> Life {
@@ -94,7 +93,7 @@ impl Agreement {
 }
 
 fn hash(id: ViewId, content: &Content) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new_derive_key("vipfarm 2 view");
+    let mut hasher = blake3::Hasher::new_derive_key("vipfarm 3 view");
     hasher
         .update(&id.epoch.to_be_bytes())
         .update(&(id.coordinator.index() as u64).to_be_bytes())
@@ -111,7 +110,9 @@ fn hash(id: ViewId, content: &Content) -> [u8; 16] {
         hasher
             .update(&(entry.node.index() as u64).to_be_bytes())
             .update(&[u8::from(entry.group.is_some()), entry.group.unwrap_or(0)])
-            .update(&entry.power.to_be_bytes());
+            .update(&entry.power.to_be_bytes())
+            .update(&[u8::from(entry.life.is_some())])
+            .update(&entry.life.unwrap_or(0).to_be_bytes());
     }
     let mut hash = [0; 16];
     hasher.finalize_xof().fill(&mut hash);
@@ -121,6 +122,7 @@ fn hash(id: ViewId, content: &Content) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Override;
 
     #[test]
     fn lives_are_found_by_member() {
@@ -134,7 +136,9 @@ mod tests {
     fn every_part_of_a_view_is_in_its_hash() {
         let (id, content) = (ViewId::default(), Content::default());
         let node = NodeId::new(1).expect("a node");
-        let powers = Overrides::default().with(node, Some(0), node, Some(1)).expect("room");
+        let entry = Override::persistent(node, Some(0), 1);
+        let powers = |entry| Arc::new(Overrides::default().with(node, entry).expect("room"));
+        let lives = [0, 1].map(|life| powers(Override { life: Some(life), ..entry }));
         let others = [
             Agreement::new(ViewId { epoch: 1, ..id }, content.clone()),
             Agreement::new(ViewId { coordinator: node, ..id }, content.clone()),
@@ -143,12 +147,13 @@ mod tests {
             Agreement::new(id, Content { idle: NodeSet::EMPTY.with(node), ..content.clone() }),
             Agreement::new(id, Content { digest: [1; 16], ..content.clone() }),
             Agreement::new(id, Content { lives: vec![1], ..content.clone() }),
-            Agreement::new(id, Content { powers: Arc::new(powers), ..content.clone() }),
+            Agreement::new(id, Content { powers: powers(entry), ..content.clone() }),
         ];
-        let mut hashes: Vec<_> = others.iter().map(|other| other.stamp.hash).collect();
+        let lives = lives.map(|powers| Agreement::new(id, Content { powers, ..content.clone() }));
+        let mut hashes: Vec<_> = others.iter().chain(&lives).map(|it| it.stamp.hash).collect();
         hashes.push(Agreement::new(id, content).stamp.hash);
         hashes.sort_unstable();
         hashes.dedup();
-        assert_eq!(hashes.len(), 9);
+        assert_eq!(hashes.len(), 11);
     }
 }

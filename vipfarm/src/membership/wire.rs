@@ -20,13 +20,14 @@
 //!     the promised view, with its flag: alive u64 | idle u64 | digest, 16 bytes |
 //!         life u32 of each member in ascending order | overrides
 //!     overrides, with their flag: counter u64 | author u8 | count u16 |
-//!         `count` times: node u8 | 0 all groups, 1 one u8 | group u8 | power u16
+//!         `count` times: node u8 | 1 one group, 2 of one life: u8 | group u8 | power u16 |
+//!         life u32; what the second byte does not name is zero
 //!     tag: keyed BLAKE3 over everything before it, cut to 16 bytes
 //! ```
 //!
 //! 225 bytes for 2 nodes, 721 for 64; the view adds 43 and 4 a member. It is sent while it is
 //! promised and not installed; the overrides while a peer knows older ones only. Only
-//! more than about ninety overrides on a farm of 64 nodes make a datagram that is longer than an
+//! more than about fifty overrides on a farm of 64 nodes make a datagram that is longer than an
 //! Ethernet frame.
 //!
 //! Content is authenticated, not secret. Nothing but size, magic, version and farm id is looked at
@@ -49,7 +50,7 @@ mod tests;
 const HEAD: usize = 193;
 const ACK: usize = 8;
 const TAG: usize = 16;
-const OVERRIDES: usize = 11 + 5 * Overrides::MAX;
+const OVERRIDES: usize = 11 + 9 * Overrides::MAX;
 const CONTENT: usize = 32 + 4 * MAX_NODES + OVERRIDES;
 
 /// Bytes of a heartbeat at least.

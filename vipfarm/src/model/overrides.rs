@@ -16,8 +16,11 @@ pub struct Version {
     pub author: u8,
 }
 
+/// Which agent of a node: the low half of its incarnation, enough to tell one from the next.
+pub type Life = u32;
+
 /// One power that differs from the file's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Override {
     /// Whose power.
     pub node: NodeId,
@@ -26,11 +29,21 @@ pub struct Override {
     pub group: Option<u8>,
     /// `0..=`[`MAX_POWER`].
     pub power: u16,
+    /// The agent of the node that it ends with; `None` = it is persistent, and holds until it is
+    /// taken back.
+    pub life: Option<Life>,
+}
+
+impl Override {
+    /// A power that holds until it is taken back.
+    pub fn persistent(node: NodeId, group: Option<u8>, power: u16) -> Self {
+        Self { node, group, power, life: None }
+    }
 }
 
 /// The powers that operators changed at run time, over those of the file. The whole set has one
 /// version: of two, every node takes the higher.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Overrides {
     version: Version,
     /// Ascending by node and group, each pair once.
@@ -71,55 +84,74 @@ impl Overrides {
         &self.entries
     }
 
-    /// The node's power in a group; `None` = the file's. An entry for the group goes before one for
-    /// all groups.
+    /// The node's power in a group; `None` = the file's.
     pub fn power(&self, group: u8, node: NodeId) -> Option<u16> {
+        self.in_force(group, node).map(|entry| entry.power)
+    }
+
+    /// The entry that decides the node's power in a group: the one for the group goes before the one
+    /// for all groups.
+    pub fn in_force(&self, group: u8, node: NodeId) -> Option<&Override> {
         self.entry(Some(group), node).or_else(|| self.entry(None, node))
+    }
+
+    /// The entry for exactly that group, or for all groups.
+    pub fn entry(&self, group: Option<u8>, node: NodeId) -> Option<&Override> {
+        self.entries.iter().find(|entry| entry.group == group && entry.node == node)
     }
 
     /// Whether the node owns nothing whatever the file says: power 0 in all groups.
     pub fn is_drained(&self, node: NodeId) -> bool {
-        let mut others = self.entries.iter().filter(|entry| entry.node == node);
-        self.entry(None, node) == Some(0) && others.all(|entry| entry.power == 0)
+        let mut entries = self.entries.iter().filter(|entry| entry.node == node);
+        self.entry(None, node).is_some() && entries.all(|entry| entry.power == 0)
     }
 
-    /// The set after one more change by `author`: the node's power in that group (`None` = all
-    /// groups, which forgets those set one by one); `None` = back to the file's. `power` beyond
-    /// [`MAX_POWER`] counts as that.
-    pub fn with(
+    /// The set after one more change by `author`. An entry for all groups replaces those of the node
+    /// for single ones; a power beyond [`MAX_POWER`] counts as that.
+    pub fn with(&self, author: NodeId, entry: Override) -> Result<Self, TooManyOverrides> {
+        let mut changed = self.without(author, entry.group, entry.node);
+        changed.put(Override { power: entry.power.min(MAX_POWER), ..entry })?;
+        Ok(changed)
+    }
+
+    /// The set after `author` has given the node its power of the file back in that group; `None` =
+    /// in all groups, also where it was set for one alone.
+    #[must_use]
+    pub fn without(&self, author: NodeId, group: Option<u8>, node: NodeId) -> Self {
+        let stays =
+            |entry: &Override| entry.node != node || (group.is_some() && entry.group != group);
+        self.only(author, stays)
+    }
+
+    /// The set by `author` without what ended with an agent: `present` tells which agent of a node is
+    /// there now, if any. `None` if all stays.
+    pub fn without_former(
         &self,
         author: NodeId,
-        group: Option<u8>,
-        node: NodeId,
-        power: Option<u16>,
-    ) -> Result<Self, TooManyOverrides> {
-        let mut changed = self.clone();
-        changed
-            .entries
-            .retain(|entry| entry.node != node || (group.is_some() && entry.group != group));
-        if let Some(power) = power {
-            changed.put(Override { node, group, power: power.min(MAX_POWER) })?;
-        }
-        changed.version = self.next_version(author);
-        Ok(changed)
+        present: impl Fn(NodeId) -> Option<Life>,
+    ) -> Option<Self> {
+        let stays = |entry: &Override| match (entry.life, present(entry.node)) {
+            (Some(life), Some(present)) => life == present,
+            _ => true,
+        };
+        (!self.entries.iter().all(stays)).then(|| self.only(author, stays))
     }
 
     /// The set by `author` for another file, in which groups have other indices: only what was set
     /// for all groups stays.
     #[must_use]
     pub fn for_another_file(&self, author: NodeId) -> Self {
-        let entries = self.entries.iter().filter(|entry| entry.group.is_none()).copied();
+        self.only(author, |entry| entry.group.is_none())
+    }
+
+    fn only(&self, author: NodeId, stays: impl Fn(&Override) -> bool) -> Self {
+        let entries = self.entries.iter().filter(|entry| stays(entry)).copied();
         Self { version: self.next_version(author), entries: entries.collect() }
     }
 
     fn next_version(&self, author: NodeId) -> Version {
         let author = u8::try_from(author.index()).unwrap_or(u8::MAX);
         Version { counter: self.version.counter.saturating_add(1), author }
-    }
-
-    fn entry(&self, group: Option<u8>, node: NodeId) -> Option<u16> {
-        let found = self.entries.iter().find(|entry| entry.group == group && entry.node == node);
-        found.map(|entry| entry.power)
     }
 
     fn put(&mut self, entry: Override) -> Result<(), TooManyOverrides> {
@@ -141,39 +173,59 @@ mod tests {
         NodeId::new(index).expect("in range")
     }
 
+    fn entry(of: usize, group: Option<u8>, power: u16) -> Override {
+        Override::persistent(node(of), group, power)
+    }
+
     #[test]
     fn a_group_goes_before_all_groups_and_both_before_the_file() {
-        let all = Overrides::default().with(node(0), None, node(1), Some(0)).expect("room");
+        let all = Overrides::default().with(node(0), entry(1, None, 0)).expect("room");
         assert_eq!((all.power(3, node(1)), all.power(3, node(2))), (Some(0), None));
         assert!(all.is_drained(node(1)) && !all.is_drained(node(2)));
-        let one = all.with(node(2), Some(3), node(1), Some(7)).expect("room");
+        let one = all.with(node(2), entry(1, Some(3), 7)).expect("room");
         assert_eq!((one.power(3, node(1)), one.power(4, node(1))), (Some(7), Some(0)));
         assert!(!one.is_drained(node(1)));
         assert_eq!(one.version(), Version { counter: 2, author: 2 });
-        let back = one.with(node(0), None, node(1), None).expect("room");
+        let back = one.without(node(0), None, node(1));
         assert_eq!(back.entries(), []);
         assert!(back.version() > one.version());
     }
 
     #[test]
-    fn another_file_keeps_what_was_said_of_all_groups() {
+    fn another_file_keeps_what_was_said_of_all_groups_for_as_long_as_it_was_said() {
+        let drained = Override { life: Some(9), ..entry(1, None, 0) };
         let set = Overrides::default()
-            .with(node(0), None, node(1), Some(0))
-            .and_then(|set| set.with(node(0), Some(1), node(2), Some(5)))
+            .with(node(0), drained)
+            .and_then(|set| set.with(node(0), entry(2, Some(1), 5)))
             .expect("room");
         let kept = set.for_another_file(node(0));
-        assert!(kept.is_drained(node(1)) && kept.power(1, node(2)).is_none());
-        assert!(kept.version() > set.version());
+        assert_eq!(kept.entries(), [drained]);
+        assert!(kept.is_drained(node(1)) && kept.version() > set.version());
+    }
+
+    #[test]
+    fn what_was_said_of_an_agent_ends_with_it_and_what_is_persistent_does_not() {
+        let set = Overrides::default()
+            .with(node(0), Override { life: Some(9), ..entry(1, Some(0), 0) })
+            .and_then(|set| set.with(node(0), Override { life: Some(9), ..entry(2, None, 3) }))
+            .and_then(|set| set.with(node(0), entry(1, Some(1), 0)))
+            .expect("room");
+        assert_eq!(set.without_former(node(0), |_| None), None, "nobody is there");
+        assert_eq!(set.without_former(node(0), |_| Some(9)), None, "the same are there");
+        let left = set.without_former(node(2), |of| (of == node(1)).then_some(8)).expect("changed");
+        assert_eq!(left.version(), Version { counter: 4, author: 2 });
+        assert_eq!((left.power(0, node(1)), left.power(1, node(1))), (None, Some(0)));
+        assert_eq!(left.power(0, node(2)), Some(3));
     }
 
     #[test]
     fn the_set_is_bounded() {
         let mut set = Overrides::default();
         for group in 0..=255 {
-            set = set.with(node(0), Some(group), node(1), Some(1)).expect("room");
+            set = set.with(node(0), entry(1, Some(group), 1)).expect("room");
         }
-        assert_eq!(set.with(node(0), Some(0), node(2), Some(1)), Err(TooManyOverrides));
-        set.with(node(0), Some(0), node(1), Some(2)).expect("a change of an entry needs no room");
-        set.with(node(0), None, node(1), Some(2)).expect("replaces all");
+        assert_eq!(set.with(node(0), entry(2, Some(0), 1)), Err(TooManyOverrides));
+        set.with(node(0), entry(1, Some(0), 2)).expect("a change of an entry needs no room");
+        set.with(node(0), entry(1, None, 2)).expect("replaces all");
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Interface, Network};
-use crate::model::Mac;
+use crate::{file, model::Mac};
 
 /// The record of one farm's changes on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,11 +98,9 @@ impl Undo {
 
     /// Writes the record, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<(), UndoError> {
-        let file = |error| UndoError::File { path: path.into(), error };
-        let text = serde_json::to_string_pretty(self).map_err(io::Error::other).map_err(file)?;
-        let fresh = path.with_extension("new");
-        fs::write(&fresh, text).map_err(file)?;
-        fs::rename(&fresh, path).map_err(file)
+        let failed = |error| UndoError::File { path: path.into(), error };
+        let text = serde_json::to_string_pretty(self).map_err(io::Error::other).map_err(failed)?;
+        file::replace(path, &text).map_err(failed)
     }
 
     /// The interface's changes, to be added to.

@@ -112,7 +112,12 @@ impl Source for FakeAgent {
 
 /// A change that the made-up agent takes; every other is refused.
 pub(crate) fn power_request() -> PowerRequest {
-    PowerRequest { group: Some("FarmProto".into()), node: "node1".into(), power: Some(3) }
+    PowerRequest {
+        group: Some("FarmProto".into()),
+        node: "node1".into(),
+        power: Some(3),
+        persist: false,
+    }
 }
 
 /// What the made-up agent says of itself.
@@ -125,6 +130,7 @@ pub(crate) fn status() -> Status {
         epoch: 3,
         converged: true,
         powers_version: 0,
+        powers_saved: 0,
         configuration: "a0".repeat(16),
         staged: None,
         lease_ms: 143.25,
@@ -138,6 +144,7 @@ pub(crate) fn status() -> Status {
             heard_ms: None,
             mac: None,
             load: 255,
+            changed_powers: None,
             configuration: None,
             staged: None,
             config_differs: Vec::new(),
@@ -160,6 +167,7 @@ pub(crate) fn status() -> Status {
                 filter: Filter::OnPort,
             }],
             powers: BTreeMap::from([("node1".into(), 1)]),
+            changed: BTreeMap::new(),
             load: BTreeMap::from([("node1".into(), 255)]),
             owners: (0..256).map(|bucket| (bucket != 9).then_some(0)).collect(),
             // The highest bits: JSON must not round them.

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     agent::fixture,
     membership::Proof,
-    model::{Bitmap, NodeSet, Overrides, View},
+    model::{Bitmap, NodeSet, Override, Overrides, View},
     status::Lateness,
 };
 
@@ -286,7 +286,8 @@ fn a_group_that_nobody_may_serve_is_named() {
     let mut lab = Lab::new();
     let mut powers = Overrides::default();
     for node in 0..3 {
-        powers = powers.with(id(0), Some(0), id(node), Some(0)).expect("room");
+        let stopped = Override { node: id(node), group: Some(0), power: 0, life: None };
+        powers = powers.with(id(0), stopped).expect("room");
     }
     let view = View { epoch: 13, powers: Arc::new(powers), ..lab.snapshot.view.clone() };
     lab.agree(&view);

@@ -3,11 +3,11 @@
 use std::{hash::Hash, sync::Arc};
 
 use super::{
-    super::{BootTime, Config, Membership, NodeState, Output, Rules, Timers, View},
+    super::{BootTime, Config, Membership, NodeState, Output, Rules, Timers, View, view::life},
     model::Faults,
     state::Agent,
 };
-use crate::model::{Mac, Node, NodeId, Overrides};
+use crate::model::{Mac, Node, NodeId, Override, Overrides};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Farm {
@@ -223,9 +223,23 @@ impl Farm {
         agents == 0 || (u32::from(union) == all && total == all.count_ones())
     }
 
+    /// Whether every bucket has one owner and no power in force has ended with an agent.
+    fn is_at_rest(&self) -> bool {
+        let agents = || self.nodes.iter().filter_map(|node| node.agent.as_ref());
+        let present: Vec<_> =
+            agents().map(|it| (it.0.config.own, life(it.0.incarnation))).collect();
+        let has_ended = |entry: &Override| {
+            let another = |&(node, life)| node == entry.node && Some(life) != entry.life;
+            entry.life.is_some() && present.iter().any(another)
+        };
+        let views = agents().filter_map(|agent| agent.0.view());
+        self.is_served_once()
+            && !views.flat_map(|it| it.powers.entries().to_vec()).any(|it| has_ended(&it))
+    }
+
     /// Whether the farm comes to rest when nothing goes wrong any more.
     pub(super) fn settles(&self, ticks: u8, drain_first: bool) -> bool {
-        if self.is_served_once() && self.nodes.iter().all(|node| node.agent.is_some()) {
+        if self.is_at_rest() && self.nodes.iter().all(|node| node.agent.is_some()) {
             return true;
         }
         let mut farm = self.clone();
@@ -233,7 +247,7 @@ impl Farm {
         farm.paths.iter_mut().for_each(|path| path.cut = false);
         farm.held.clear();
         for _ in 0..ticks {
-            if farm.is_served_once() {
+            if farm.is_at_rest() {
                 return true;
             }
             farm.quiet_tick(drain_first);

@@ -172,7 +172,8 @@ impl Model for Scope {
                     let of = NodeId::new(0).expect("a node");
                     let power = u16::from(farm.used.powers);
                     let agent = Arc::make_mut(agent);
-                    agent.set_power(now, Some(0), of, Some(power)).expect("room");
+                    // Of a node that is not there, it is refused.
+                    let _ = agent.set_power(now, Some(0), of, Some(power), false);
                     farm.nodes[node].ran = false;
                 }
             }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{
-    super::{Membership, NodeState, Output, Timers},
+    super::{
+        Membership, NodeId, NodeState, Output, Timers,
+        view::{Life, life},
+    },
     Flaw,
     faults::Weather,
     network::Path,
@@ -99,10 +102,18 @@ impl Farm {
         }
         self.run_calm(2 * fail);
         self.stage_everywhere();
-        let somebody = self.nodes.iter().position(|node| node.agent.is_some());
+        self.run_until(Self::is_agreed);
+        self.check_powers();
         for index in 0..self.nodes.len() {
-            self.give_power(somebody.unwrap_or(0), None, index, None);
+            self.give_power(0, None, index, None, false);
         }
+        self.run_until(Self::is_settled);
+        self.calm = false;
+    }
+
+    /// Runs until that has held for a while and nothing has changed.
+    fn run_until(&mut self, holds: impl Fn(&Self) -> bool) {
+        let fail = self.fail_millis();
         let limit = self.now + (12 * fail + self.longest_damping()) * MILLI;
         let describe = |farm: &Self| farm.nodes.iter().map(SimNode::describe).collect::<Vec<_>>();
         let (mut since, mut before) = (self.now, describe(self));
@@ -110,11 +121,22 @@ impl Farm {
             assert!(self.now < limit, "no agreement: {self}");
             self.run_calm(fail / 4);
             let now = describe(self);
-            if now != before || !self.is_settled() {
+            if now != before || !holds(self) {
                 (since, before) = (self.now, now);
             }
         }
-        self.calm = false;
+    }
+
+    /// All have the same powers, and none that has ended with an agent.
+    fn check_powers(&self) {
+        let agents: Vec<_> = self.nodes.iter().filter_map(|node| node.agent.as_ref()).collect();
+        let powers = |agent: &&Membership| agent.view().map(|view| view.powers);
+        let agreed = agents.first().and_then(powers).unwrap_or_default();
+        assert!(agents.iter().all(|it| powers(it).as_ref() == Some(&agreed)), "powers: {self}");
+        let is_of = |node: NodeId, of: Life| life(agents[node.index()].incarnation) == of;
+        let ended =
+            agreed.entries().iter().find(|it| it.life.is_some_and(|of| !is_of(it.node, of)));
+        assert_eq!(ended, None, "a power outlives its agent: {self}");
     }
 
     fn run_calm(&mut self, millis: u64) {
@@ -130,13 +152,15 @@ impl Farm {
         u64::try_from(dampings.max().unwrap_or(0)).expect("a short time")
     }
 
+    fn is_agreed(&self) -> bool {
+        self.nodes.iter().all(|node| node.agent.as_ref().is_some_and(Membership::is_converged))
+    }
+
     fn is_settled(&self) -> bool {
-        let agents = || self.nodes.iter().filter_map(|node| node.agent.as_ref());
-        let settled = |agent: &Membership| agent.is_converged();
         let served = self.nodes.iter().map(|node| node.accepting(self.now, false));
         // Disjoint, as every step has checked.
         let served = served.fold(0, |served, accepting| served | accepting);
-        agents().count() == self.nodes.len() && agents().all(settled) && served == u64::MAX
+        self.is_agreed() && served == u64::MAX
     }
 
     pub(super) fn run_for(&mut self, millis: u64) -> Result<(), Overlap> {
@@ -182,7 +206,7 @@ impl Farm {
         if node.restart_at.is_none_or(|at| self.now < at) || node.agent.is_some() {
             return;
         }
-        let config = node::config(index, count, self.timers, node.file);
+        let config = node::config(index, count, self.timers, node.file, &node.disk);
         node.restart_at = None;
         let mut agent = Membership::new(config, incarnation, node.clock(self.now));
         if let Flaw::Rules(rules) = self.flaw {
@@ -235,6 +259,7 @@ impl Farm {
             Output::Release(view) => kernel.accept &= node::own(&view, index),
             Output::Acquire(view) => {
                 kernel.accept = node::own(&view, index);
+                self.nodes[index].keep(&view.powers);
                 self.note_common_view(index);
             }
             Output::Lease(deadline) => {

@@ -36,10 +36,12 @@ impl Farm {
             self.run_for(calm)?;
             let node = self.rng.index(self.nodes.len());
             let pause = 1 + self.rng.below(3 * fail);
-            match self.rng.below(17) {
+            match self.rng.below(18) {
                 0..=3 => self.freeze(node, pause),
                 4..=5 => self.crash(node, pause),
                 6 => self.power_off(node, pause),
+                // In the whole building.
+                16 => (0..self.nodes.len()).for_each(|node| self.power_off(node, pause)),
                 7 => self.leave(node),
                 // A joint freeze, as on one busy host.
                 8 => (0..self.nodes.len()).for_each(|node| self.freeze(node, pause)),
@@ -128,8 +130,11 @@ impl Farm {
         let of = self.rng.index(self.nodes.len());
         let group = if self.rng.once_in(2) { None } else { Some(0) };
         let power = [None, Some(0), Some(7)][self.rng.index(3)];
-        self.record(by, || format!("sets the power of {of} in {group:?} to {power:?}"));
-        self.give_power(by, group, of, power);
+        let persist = self.rng.once_in(2);
+        self.record(by, || {
+            format!("sets the power of {of} in {group:?} to {power:?}, persist {persist}")
+        });
+        self.give_power(by, group, of, power, persist);
     }
 
     pub(super) fn give_power(
@@ -138,12 +143,15 @@ impl Farm {
         group: Option<u8>,
         of: usize,
         power: Option<u16>,
+        persist: bool,
     ) {
         let (now, node) = (self.now, &mut self.nodes[by]);
         let clock = node.clock(now);
         let of = NodeId::new(of).expect("a small farm");
         if let Some(agent) = node.listening(now) {
-            agent.set_power(clock, group, of, power).expect("few entries");
+            let refused = agent.set_power(clock, group, of, power, persist).err();
+            let why = refused.map(|refused| refused.to_string()).unwrap_or_default();
+            assert!(why.is_empty() || (!persist && why.contains("add --persist")), "{why}");
         }
         self.schedule(by);
     }

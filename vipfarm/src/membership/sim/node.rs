@@ -29,6 +29,8 @@ pub(super) struct SimNode {
     clock_permille: u64,
     /// The digest of the file that the next agent will read.
     pub(super) file: u8,
+    /// What the next agent will find of the powers: the persistent ones of the last view here.
+    pub(super) disk: Overrides,
 }
 
 pub(super) struct Kernel {
@@ -54,7 +56,14 @@ impl SimNode {
             clock_offset: rng.below(1 << 50),
             clock_permille: 990 + rng.below(21),
             file: 0,
+            disk: Overrides::default(),
         }
+    }
+
+    /// What the runtime does when a view with those powers has come into force.
+    pub(super) fn keep(&mut self, powers: &Overrides) {
+        let persistent = powers.entries().iter().filter(|entry| entry.life.is_none()).copied();
+        self.disk = Overrides::new(powers.version(), persistent).expect("fewer than there were");
     }
 
     /// The agent, if it runs: a frozen one takes no command.
@@ -100,12 +109,12 @@ impl SimNode {
 /// A view in few words.
 pub(super) fn brief(view: &View) -> String {
     format!(
-        "{}.{} {:?} idle {:?} powers {} digest {}",
+        "{}.{} {:?} idle {:?} powers {:?} digest {}",
         view.epoch,
         view.coordinator.index(),
         view.alive,
         view.idle,
-        view.powers.version().counter,
+        view.powers,
         view.digest[0]
     )
 }
@@ -123,14 +132,20 @@ pub(super) fn describe(output: &Output) -> String {
 /// The buckets that `node` owns in that view.
 pub(super) fn own(view: &View, node: usize) -> u64 {
     let mut salt = DefaultHasher::new();
-    (view.digest, view.powers.version()).hash(&mut salt);
+    (view.digest, &view.powers).hash(&mut salt);
     let has_power = |node: &NodeId| view.powers.power(0, *node) != Some(0);
     let owners: Vec<_> = view.owners().iter().filter(has_power).map(NodeId::index).collect();
     let table = network::table(&owners, salt.finish());
     (0..64).filter(|&bucket| table[bucket] == Some(node)).fold(0, |own, bucket| own | 1 << bucket)
 }
 
-pub(super) fn config(own: usize, count: usize, timers: Timers, file: u8) -> Config {
+pub(super) fn config(
+    own: usize,
+    count: usize,
+    timers: Timers,
+    file: u8,
+    overrides: &Overrides,
+) -> Config {
     let node = |node| Node { name: format!("node{node}"), addresses: vec![address(node)] };
     Config {
         farm: "sim".into(),
@@ -140,7 +155,7 @@ pub(super) fn config(own: usize, count: usize, timers: Timers, file: u8) -> Conf
         keys: vec![[1; 32]],
         digest: [file; 16],
         mac: Mac([2, 0, 0, 0, 0, octet(own)]),
-        overrides: Overrides::default(),
+        overrides: overrides.clone(),
     }
 }
 

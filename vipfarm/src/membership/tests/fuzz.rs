@@ -145,7 +145,7 @@ fn scenes() -> Vec<Scene> {
         // A view is being agreed on.
         settled(|farm| {
             let now = farm.now();
-            farm.nodes[1].set_power(now, Some(0), id(2), Some(7)).expect("room");
+            farm.nodes[1].set_power(now, Some(0), id(2), Some(7), false).expect("room");
             farm.run(2);
         }),
         // Nobody is heard any more, and the lease has ended.

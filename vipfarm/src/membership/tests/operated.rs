@@ -2,6 +2,7 @@
 //! beside the VIP's own.
 
 use super::{harness::*, *};
+use crate::model::Override;
 
 const NEXT: [u8; 16] = [5; 16];
 
@@ -129,7 +130,7 @@ fn a_changed_power_is_in_one_view_everywhere() {
     let mut farm = Farm::settled(3);
     farm.clear_log();
     let now = farm.now();
-    let version = farm.nodes[2].set_power(now, Some(1), id(0), Some(7)).expect("room");
+    let version = farm.nodes[2].set_power(now, Some(1), id(0), Some(7), true).expect("room");
     farm.run(10);
     for node in 0..3 {
         let view = farm.nodes[node].view().expect("up");
@@ -141,31 +142,76 @@ fn a_changed_power_is_in_one_view_everywhere() {
     }
     let epoch = farm.nodes[0].view().expect("up").epoch;
     let now = farm.now();
-    let again = farm.nodes[1].set_power(now, Some(1), id(0), Some(7)).expect("room");
+    let again = farm.nodes[1].set_power(now, Some(1), id(0), Some(7), true).expect("room");
     farm.run(300);
     assert_eq!(again, version, "no change");
     assert_eq!(farm.nodes[0].view().expect("up").epoch, epoch);
 }
 
 #[test]
-fn a_drained_node_is_idle_and_stays_so_when_its_agent_starts_anew() {
+fn a_node_is_drained_until_its_agent_starts_anew_or_until_that_is_taken_back() {
+    for (away, persist) in [(400, false), (400, true), (60, false), (60, true)] {
+        let mut farm = Farm::settled(3);
+        let now = farm.now();
+        farm.nodes[1].set_power(now, None, id(1), Some(0), persist).expect("room");
+        farm.run(10);
+        for node in 0..3 {
+            assert_eq!(farm.nodes[node].view().expect("up").idle, set(&[1]));
+        }
+        farm.stop(1);
+        farm.run(away);
+        farm.restart(1);
+        farm.run(2000);
+        let idle = if persist { set(&[1]) } else { NodeSet::EMPTY };
+        for node in 0..3 {
+            let view = farm.nodes[node].view().expect("up");
+            assert_eq!((view.alive, view.idle), (set(&[0, 1, 2]), idle), "{persist}");
+            assert_eq!(farm.nodes[node].overrides(), &view.powers);
+        }
+    }
+}
+
+#[test]
+fn what_is_said_of_one_agent_does_not_end_with_another() {
     let mut farm = Farm::settled(3);
     let now = farm.now();
-    farm.nodes[1].set_power(now, None, id(1), Some(0)).expect("room");
-    farm.run(10);
-    for node in 0..3 {
-        assert_eq!(farm.nodes[node].view().expect("up").idle, set(&[1]));
-    }
-    farm.stop(1);
+    farm.nodes[0].set_power(now, None, id(1), Some(0), false).expect("room");
+    farm.nodes[0].set_power(now, Some(0), id(2), Some(7), false).expect("room");
+    farm.stop(2);
     farm.run(400);
+    farm.restart(2);
+    farm.run(2000);
+    let view = farm.nodes[2].view().expect("up");
+    assert_eq!((view.alive, view.idle), (set(&[0, 1, 2]), set(&[1])));
+    assert_eq!(view.powers.power(0, id(2)), None);
+}
+
+#[test]
+fn of_a_node_that_is_not_there_only_what_persists_can_be_said() {
+    let mut farm = Farm::settled(2);
+    let now = farm.now();
+    farm.nodes[1].leave(now);
+    farm.run(10);
+    assert!(farm.nodes[1].has_left() && farm.nodes[0].hears.contains(id(1)));
+    farm.nodes[0].set_power(now, None, id(1), Some(0), false).expect_err("it has left");
+    farm.stop(1);
+    farm.run(1000);
+    let now = farm.now();
+    let version = farm.nodes[0].overrides().version();
+    let refused = farm.nodes[0].set_power(now, None, id(1), Some(0), false);
+    assert_eq!(
+        refused.expect_err("node2 is away").to_string(),
+        "node2 is not in the farm: add --persist to have it apply when it comes back"
+    );
+    farm.nodes[0].set_power(now, None, id(1), None, false).expect("to take back is no matter");
+    assert_eq!(farm.nodes[0].overrides().version(), version);
+    farm.nodes[0].set_power(now, None, id(1), Some(0), true).expect("room");
     farm.restart(1);
     farm.run(2000);
-    for node in 0..3 {
-        let view = farm.nodes[node].view().expect("up");
-        assert_eq!((view.alive, view.idle), (set(&[0, 1, 2]), set(&[1])));
-    }
+    let view = farm.nodes[0].view().expect("up");
+    assert_eq!((view.alive, view.idle), (set(&[0, 1]), set(&[1])));
     let now = farm.now();
-    farm.nodes[0].set_power(now, None, id(1), None).expect("room");
+    farm.nodes[0].set_power(now, None, id(1), None, false).expect("room");
     farm.run(100);
     assert_eq!(farm.nodes[1].view().expect("up").idle, NodeSet::EMPTY);
 }
@@ -176,8 +222,8 @@ fn of_powers_set_on_two_sides_the_higher_version_wins_when_they_meet() {
     farm.cut = true;
     farm.run(600);
     let now = farm.now();
-    farm.nodes[0].set_power(now, Some(0), id(0), Some(3)).expect("room");
-    farm.nodes[1].set_power(now, Some(0), id(0), Some(4)).expect("room");
+    farm.nodes[0].set_power(now, Some(0), id(0), Some(3), true).expect("room");
+    farm.nodes[1].set_power(now, Some(0), id(0), Some(4), true).expect("room");
     farm.run(100);
     farm.cut = false;
     farm.run(200);
@@ -190,11 +236,40 @@ fn of_powers_set_on_two_sides_the_higher_version_wins_when_they_meet() {
 #[test]
 fn powers_that_outlast_a_restart_are_the_farms_if_they_are_newer() {
     let mut farm = Farm::of(2);
-    let kept = Overrides::default().with(id(1), Some(0), id(1), Some(9)).expect("room");
+    let entry = Override::persistent(id(1), Some(0), 9);
+    let kept = Overrides::default().with(id(1), entry).expect("room");
     farm.nodes[1] = Membership::new(Config { overrides: kept, ..config(1, 2) }, 50, at(0));
     farm.run(100);
     let view = farm.nodes[0].view().expect("up");
     assert_eq!(view.powers.power(0, id(1)), Some(9));
+}
+
+/// What the disk has of a version is only a part of it; the whole goes before it, also when the agent
+/// that had only the part becomes the coordinator.
+#[test]
+fn an_agent_that_knows_a_part_of_the_powers_from_its_disk_takes_over_the_whole() {
+    let mut farm = Farm::settled(3);
+    let now = farm.now();
+    farm.nodes[2].set_power(now, None, id(2), Some(0), false).expect("room");
+    farm.nodes[2].set_power(now, Some(0), id(1), Some(9), true).expect("room");
+    farm.run(10);
+    let whole = farm.nodes[2].view().expect("up").powers;
+    let kept = Override::persistent(id(1), Some(0), 9);
+    let part = Overrides::new(whole.version(), [kept]).expect("one");
+    farm.stop(0);
+    farm.run(400);
+    let config = Config { overrides: part, ..config(0, 3) };
+    farm.nodes[0] = Membership::new(config, 77, farm.now());
+    farm.running[0] = true;
+    farm.run(2000);
+    for node in 0..3 {
+        let view = farm.nodes[node].view().expect("up");
+        assert_eq!((view.alive, &view.powers), (set(&[0, 1, 2]), &whole));
+    }
+    let now = farm.now();
+    farm.nodes[0].set_power(now, Some(1), id(0), Some(3), false).expect("room");
+    farm.run(10);
+    assert_eq!(farm.nodes[1].view().expect("up").idle, set(&[2]));
 }
 
 #[test]
@@ -219,8 +294,8 @@ fn a_staged_configuration_comes_into_force_everywhere_at_once_when_all_have_it()
 fn what_was_set_by_group_is_forgotten_with_the_file_and_drains_are_not() {
     let mut farm = Farm::settled(2);
     let now = farm.now();
-    farm.nodes[0].set_power(now, Some(0), id(0), Some(3)).expect("room");
-    farm.nodes[0].set_power(now, None, id(1), Some(0)).expect("room");
+    farm.nodes[0].set_power(now, Some(0), id(0), Some(3), false).expect("room");
+    farm.nodes[0].set_power(now, None, id(1), Some(0), false).expect("room");
     for node in &mut farm.nodes {
         node.stage(now, Some(NEXT), false);
     }

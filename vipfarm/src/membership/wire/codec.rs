@@ -11,9 +11,9 @@ use super::{
 };
 use crate::model::{NodeId, NodeSet, Override, Overrides, Version};
 
-/// The group byte of an override for all groups together with [`ALL_GROUPS`].
+/// What an override names besides its node and power.
 const ONE_GROUP: u8 = 1;
-const ALL_GROUPS: u8 = 0;
+const ONE_LIFE: u8 = 2;
 
 /// Writes fields.
 #[derive(Default)]
@@ -84,9 +84,11 @@ impl Writer {
         self.u16(u16::try_from(count).expect("at most `Overrides::MAX`"));
         for entry in overrides.entries() {
             self.node(entry.node);
-            self.u8(if entry.group.is_some() { ONE_GROUP } else { ALL_GROUPS });
+            let group = entry.group.map_or(0, |_| ONE_GROUP);
+            self.u8(group | entry.life.map_or(0, |_| ONE_LIFE));
             self.u8(entry.group.unwrap_or(0));
             self.u16(entry.power);
+            self.u32(entry.life.unwrap_or(0));
         }
     }
 }
@@ -165,12 +167,14 @@ impl Reader<'_> {
     }
 
     fn entry(&mut self) -> Read<Override> {
-        let node = self.node()?;
-        let group = match (self.u8()?, self.u8()?) {
-            (ALL_GROUPS, 0) => None,
-            (ONE_GROUP, group) => Some(group),
-            _ => return Err(Dropped::Malformed),
-        };
-        Ok(Override { node, group, power: self.u16()? })
+        let (node, names, group) = (self.node()?, self.u8()?, self.u8()?);
+        let (power, life) = (self.u16()?, self.u32()?);
+        let has = |part| names & part != 0;
+        let stray = (!has(ONE_GROUP) && group != 0) || (!has(ONE_LIFE) && life != 0);
+        if stray || names & !(ONE_GROUP | ONE_LIFE) != 0 {
+            return Err(Dropped::Malformed);
+        }
+        let group = has(ONE_GROUP).then_some(group);
+        Ok(Override { node, group, power, life: has(ONE_LIFE).then_some(life) })
     }
 }

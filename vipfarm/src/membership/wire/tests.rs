@@ -28,8 +28,9 @@ fn stamps() -> impl Strategy<Value = Stamp> {
 }
 
 fn overrides() -> impl Strategy<Value = Overrides> {
-    let entry = (0..MAX_NODES, any::<Option<u8>>(), 0..=crate::model::MAX_POWER)
-        .prop_map(|(node, group, power)| Override { node: id(node), group, power });
+    let rest = any::<(Option<u8>, Option<u32>)>();
+    let entry = (0..MAX_NODES, 0..=crate::model::MAX_POWER, rest)
+        .prop_map(|(node, power, (group, life))| Override { node: id(node), group, power, life });
     (any::<(u64, u8)>(), vec(entry, 0..10)).prop_map(|((counter, author), entries)| {
         Overrides::new(Version { counter, author }, entries).expect("few enough")
     })
@@ -156,7 +157,8 @@ fn sizes_are_as_documented() {
     let mut powers = Overrides::default();
     for entry in 0..Overrides::MAX {
         let group = u8::try_from(entry).expect("a byte");
-        powers = powers.with(id(0), Some(group), id(1), Some(1)).expect("room");
+        let entry = Override::persistent(id(1), Some(group), 1);
+        powers = powers.with(id(0), Override { life: Some(1), ..entry }).expect("room");
     }
     let powers = Arc::new(powers);
     let content = Content {
@@ -170,6 +172,7 @@ fn sizes_are_as_documented() {
     longest.proposal = Some(Arc::new(Agreement { stamp: longest.state.promised, content }));
     let bytes = seal(&longest, 0, FARM, &KEY);
     assert_eq!(bytes.len(), MAX_LEN);
+    assert_eq!(MAX_LEN, 5639, "what a UDP datagram can carry is 65,507");
     assert_eq!(decode(&bytes), Ok(longest));
 }
 
@@ -234,8 +237,10 @@ fn simple(nodes: usize) -> Heartbeat {
 /// With all sections.
 fn whole() -> Heartbeat {
     let mut heartbeat = simple(1);
-    let set = Overrides::default().with(id(2), Some(7), id(1), Some(9)).expect("room");
-    let set = set.with(id(2), None, id(3), Some(0)).expect("room");
+    let entry = Override::persistent(id(1), Some(7), 9);
+    let set = Overrides::default().with(id(2), entry).expect("room");
+    let entry = Override { life: Some(0x0102_0304), ..Override::persistent(id(3), None, 0) };
+    let set = set.with(id(2), entry).expect("room");
     heartbeat.state.staged = Some([0xe1; 16]);
     heartbeat.overrides = Some(Arc::new(set));
     let content = Content {
@@ -271,7 +276,7 @@ fn the_layout_is_frozen() {
     9798a1a2a3a4a5a6a7a8a9b1b2b3b4b5b6b8b8b8b8b8b8b8b8b9b9b9b9b9b9b9
     b9c1c2c3c4d1d2d3d400000000000000050000000000000004e2e2e2e2e2e2e2
     e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7f8000000000000000000000000000000
-    00000002020002010107000903000000009d1b5ba6f42fb76a5a90ce8e044d09
-    be
+    00000002020002010107000900000000030200000001020304f59dc18a5bfa9c
+    b92c7dda181aba3228
     ");
 }
