@@ -177,7 +177,7 @@ impl Membership {
     /// owner has not acquired.
     pub fn is_converged(&self) -> bool {
         let installed = self.installed.as_ref().map(|installed| installed.stamp);
-        self.state == NodeState::Up && installed == Some(self.promised.stamp)
+        self.serves(self.config.own) && installed == Some(self.promised.stamp)
     }
 
     /// The digest of the configuration in force, and of the staged one.
