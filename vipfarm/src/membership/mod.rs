@@ -451,7 +451,7 @@ impl Membership {
             },
             proof: self.proof,
             acks: self.peers.iter().map(Peer::ack).collect(),
-            proposal: (installed.unwrap_or_default() != promised)
+            proposal: (installed.unwrap_or_default() != promised || !self.rules().barrier)
                 .then(|| Arc::clone(&self.promised)),
             overrides: is_news.then(|| Arc::clone(self.overrides())),
         }

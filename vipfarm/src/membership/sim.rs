@@ -78,7 +78,6 @@ fn the_simulator_notices_what_the_rules_are_for() {
         ("lapse", Rules { lapse: false, ..Rules::ALL }),
         ("stall", Rules { stall: false, ..Rules::ALL }),
         ("first lease", Rules { first_lease_by_same_view: false, ..Rules::ALL }),
-        ("stand back", Rules { first_lease_by_stand_back: false, ..Rules::ALL }),
     ];
     for (rule, rules) in without {
         assert!(overlaps(Flaw::Rules(rules)), "{rule}");

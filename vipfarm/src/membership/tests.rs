@@ -258,6 +258,32 @@ fn one_crash_does_not_stop_the_others_as_it_would_if_the_dead_counted_for_the_le
     }
 }
 
+/// What the rule is for that nobody begins beside a node that serves by another view.
+#[test]
+fn no_first_lease_is_taken_beside_a_node_that_serves_by_another_view() {
+    for stand_back in [true, false] {
+        let (mut node, _) = speaking();
+        node.rules.first_lease_by_stand_back = stand_back;
+        while node.state() != NodeState::Up {
+            node.handle_timeout(node.next_deadline());
+        }
+        node.lease.end();
+        drain(&mut node);
+        let now = node.last_turn;
+        let sequence = u32::try_from(node.counters().sent).expect("few");
+        let mut other = heartbeat(1, 2, Ack { life: 1, sequence });
+        let id = ViewId { epoch: 9, ..ViewId::default() };
+        other.state.flags = Flags::SERVING;
+        other.state.installed = Stamp { id, hash: [7; 16] };
+        other.state.promised = other.state.installed;
+        hear(&mut node, now, &other);
+        node.handle_timeout(now);
+        assert!(node.linked.contains(other.source));
+        let begins = drain(&mut node).iter().any(|output| matches!(output, Output::Lease(_)));
+        assert_eq!(begins, !stand_back);
+    }
+}
+
 #[test]
 fn a_node_that_comes_back_is_a_member_again() {
     let mut farm = Farm::settled(3);
