@@ -261,9 +261,17 @@ impl<'a> Farm<'a> {
         }
         for agent in self.agents.values_mut() {
             let status = agent.wait_timeout(PATIENCE)?;
-            ensure!(status.success(), "an agent ended with {status} on SIGTERM");
+            let said = || agent.last_lines(20).join("\n");
+            ensure!(status.success(), "an agent ended with {status} on SIGTERM:\n{}", said());
         }
         self.agents.clear();
+        Ok(())
+    }
+
+    /// Stops one node's agent as an operator does, and forgets it.
+    pub fn stop_node(&mut self, node: usize) -> Result<()> {
+        self.agent(node)?.stop(PATIENCE)?;
+        self.agents.remove(&node);
         Ok(())
     }
 

@@ -10,7 +10,6 @@ use std::{
 use tokio::time::sleep;
 use vipfarm_lab::{
     Direction, Farm, Lab,
-    farm::PATIENCE,
     lab::VIP,
     require, skip,
     traffic::{GRACE, UdpEcho, UdpProbe},
@@ -148,7 +147,7 @@ async fn t34_two_farms_with_vips_of_their_own_do_not_disturb_each_other() {
     // A node that starts hears probes of members that it does not know yet.
     for farm in &mut farms {
         let nodes = farm.nodes().to_vec();
-        farm.agent(nodes[1]).unwrap().stop(PATIENCE).unwrap();
+        farm.stop_node(nodes[1]).unwrap();
         farm.start_node(nodes[1], &[]).unwrap();
         farm.wait_converged(&nodes).unwrap();
     }

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use vipfarm::model::DEFAULT_PORT;
 use vipfarm_lab::{
     Farm, Frame,
-    farm::{PATIENCE, exit_code_and_words},
+    farm::exit_code_and_words,
     require, skip,
     traffic::{GRACE, UdpEcho, UdpProbe},
 };
@@ -45,7 +45,7 @@ async fn a_key_is_rotated_node_by_node_and_the_old_one_is_worth_nothing_then() {
             farm.give_own_config(node, |yaml| with_keys(yaml, step)).unwrap();
             if number == 1 {
                 // Another way to have the file read.
-                farm.agent(node).unwrap().stop(PATIENCE).unwrap();
+                farm.stop_node(node).unwrap();
                 farm.start_node(node, &[]).unwrap();
                 farm.wait_converged(&all(&lab)).unwrap();
                 continue;

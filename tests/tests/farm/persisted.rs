@@ -3,11 +3,7 @@
 use std::{fs, time::Instant};
 
 use vipfarm::status::{ChangedPower, ChangedPowers, NodeState};
-use vipfarm_lab::{
-    Farm,
-    farm::{PATIENCE, exit_code_and_words},
-    require, skip,
-};
+use vipfarm_lab::{Farm, farm::exit_code_and_words, require, skip};
 
 use crate::{
     ONE_VIP, all, events, eventually, has_event, lab,
@@ -81,7 +77,7 @@ fn what_is_said_while_a_node_is_away_must_persist_and_awaits_it() {
     let program = require!(skip::farm());
     let lab = lab("away", 3, 1);
     let mut farm = running(&lab, &program, ONE_VIP);
-    farm.agent(3).unwrap().stop(PATIENCE).unwrap();
+    farm.stop_node(3).unwrap();
     farm.wait_converged(&[1, 2]).unwrap();
     let (code, said) = exit_code_and_words(&mut farm.ask_command(1, &["drain", "node3"])).unwrap();
     let words = "node3 is not in the farm: add --persist to have it apply when it comes back";
@@ -91,7 +87,7 @@ fn what_is_said_while_a_node_is_away_must_persist_and_awaits_it() {
     farm.wait_converged(&[1, 2, 3]).unwrap();
     assert_eq!(changed(&farm, 3), CLOSED_FOR_GOOD);
     // Whose disk has missed the last change is put right by the others.
-    farm.agent(3).unwrap().stop(PATIENCE).unwrap();
+    farm.stop_node(3).unwrap();
     farm.wait_converged(&[1, 2]).unwrap();
     farm.ask(2, &["undrain", "node3"]).unwrap();
     farm.kill(1).unwrap();

@@ -7,12 +7,7 @@ use std::{
     process::Command,
 };
 
-use vipfarm_lab::{
-    Farm, Footprint, Frame,
-    farm::{PATIENCE, exit_code_and_words},
-    lab::VIP,
-    require, skip,
-};
+use vipfarm_lab::{Farm, Footprint, Frame, farm::exit_code_and_words, lab::VIP, require, skip};
 
 use crate::{ONE_VIP, lab, running, wire};
 
@@ -203,7 +198,7 @@ fn a_second_agent_on_a_node_is_refused_and_the_first_goes_on_unharmed() {
         assert!(!left.exists(), "{} was left", left.display());
     }
     farm.wait_converged(&[1, 2]).unwrap();
-    farm.agent(1).unwrap().stop(PATIENCE).unwrap();
+    farm.stop_node(1).unwrap();
 }
 
 #[test]

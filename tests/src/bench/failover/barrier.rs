@@ -87,7 +87,7 @@ fn change(
         Way::Rejoin => {
             let node = all[number % all.len()];
             let others: Vec<_> = all.iter().copied().filter(|&other| other != node).collect();
-            farm.agent(node)?.stop(PATIENCE)?;
+            farm.stop_node(node)?;
             bench.agree(farm, &others)?;
             farm.start_node(node, &[])?;
         }

@@ -11,7 +11,7 @@ use super::{
     watch::{ECHO, Owners, Seen, Watch},
 };
 use crate::{
-    farm::{Farm, PATIENCE},
+    farm::Farm,
     lab::{Lab, Topology},
     traffic::UdpEcho,
 };
@@ -262,7 +262,7 @@ impl<'a> Victim<'a> {
                 self.until_back(watch)
             }
             Event::GracefulStop => {
-                self.farm.agent(node)?.stop(PATIENCE)?;
+                self.farm.stop_node(node)?;
                 self.until_gone(watch)?;
                 self.bench.agree(&self.farm, &self.others)
             }
