@@ -177,6 +177,40 @@ async fn a_forced_file_leaves_out_who_has_not_read_it_until_he_has() {
     farm.stop().unwrap();
 }
 
+/// A node that is to go is served by the old file until its agent stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_dropped_by_a_reload_serves_until_it_stops() {
+    let program = require!(skip::farm());
+    let lab = lab("dropped", 3, 40);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let traffic = Probed::start(&lab).await;
+    let from = Instant::now();
+    farm.edit(|text| {
+        text.split_inclusive('\n').filter(|line| !line.contains("name: node3")).collect()
+    })
+    .unwrap();
+    for node in 1..=2 {
+        let mut early = farm.ask_command(node, &["reload", "--timeout", "1s"]);
+        let (code, said) = exit_code_and_words(&mut early).unwrap();
+        assert!(code == Some(1) && said.contains("node3"), "{code:?} {said}");
+    }
+    let (code, said) = exit_code_and_words(&mut farm.ask_command(3, &["reload"])).unwrap();
+    assert!(code == Some(1) && said.contains("stop this agent"), "{code:?} {said}");
+    let statuses: Vec<_> = (1..=3).map(|node| farm.status(node).unwrap()).collect();
+    assert!(statuses.iter().all(|it| it.state == NodeState::Up && it.epoch == statuses[0].epoch));
+
+    farm.stop_node(3).unwrap();
+    eventually("the others go over", || {
+        (1..=2).all(|node| {
+            let status = farm.status(node).unwrap();
+            status.nodes.len() == 2 && status.staged.is_none() && status.converged
+        })
+    });
+    let until = Instant::now();
+    nobody_waited(&*traffic.stop().await, from, until);
+    farm.stop().unwrap();
+}
+
 /// The new node may be started too early: it hears that the farm serves, and waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_added_by_a_reload_joins_and_before_that_serves_nothing() {

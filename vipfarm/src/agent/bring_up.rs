@@ -92,7 +92,7 @@ pub(super) async fn bring_up(
         }
         let prober = Prober::open(mac)?;
         undo.note(&farm, &placed, &interfaces)?;
-        undo.undo.interfaces.iter().try_for_each(InterfaceChanges::set_sysctls)?;
+        undo.set_sysctls()?;
         for (block, interface) in farm.vips.iter().zip(&placed) {
             receive(&network, block, interface).await?;
         }
@@ -262,15 +262,20 @@ impl Record {
         }
     }
 
-    /// Forgets a VIP that the interface has no longer, and the VMAC if no other VIP needs it.
+    /// Forgets a VIP and a virtual MAC that the interface has no longer.
     pub fn forget(
         &mut self,
         interface: &Interface,
-        vip: Ipv4Addr,
+        vip: Option<Ipv4Addr>,
         vmac: Option<Mac>,
     ) -> Result<(), UndoError> {
-        self.undo.on(interface).forget_vip(vip, vmac);
+        self.undo.on(interface).forget(vip, vmac);
         self.undo.write(&self.path)
+    }
+
+    /// Sets the sysctls noted.
+    pub(super) fn set_sysctls(&self) -> Result<(), UndoError> {
+        self.undo.interfaces.iter().try_for_each(InterfaceChanges::set_sysctls)
     }
 
     /// Writes down what is about to be changed for that file.

@@ -49,6 +49,12 @@ pub enum Command {
         /// Told when that is in the kernel.
         reply: oneshot::Sender<()>,
     },
+    /// Tell which configurations may be served from now on, as far as is known: what is staged later
+    /// comes on top.
+    Servable {
+        /// Told their digests, that of the one in force first.
+        reply: oneshot::Sender<Vec<[u8; 16]>>,
+    },
     /// Take the keys and added nodes of another file at once, and make a known configuration ready.
     Stage {
         /// Keys of the heartbeats' tags: the first seals.

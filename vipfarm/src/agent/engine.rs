@@ -162,8 +162,6 @@ pub struct Snapshot {
     pub view: View,
     /// The configuration of the tables: the one of the view, or of the view promised last.
     pub digest: [u8; 16],
-    /// All configurations that the farm may go over to or back from.
-    pub servable: Vec<[u8; 16]>,
     /// The configuration that is to be next here.
     pub staged: Option<[u8; 16]>,
     /// What the node is doing.
@@ -196,7 +194,6 @@ impl Snapshot {
             at: BootTime::ZERO,
             view: View::default(),
             digest,
-            servable: vec![digest],
             staged: None,
             state: NodeState::Joining,
             converged: false,
@@ -264,10 +261,13 @@ impl Engine {
                 self.know(configurations);
                 let _ = reply.send(());
             }
+            Command::Servable { reply } => {
+                let _ = reply.send(self.membership.servable().collect());
+            }
             Command::Stage { keys, nodes, digest, force, reply } => {
-                self.links.know(self.own, &nodes);
                 self.membership.reconfigure(now, keys, &nodes);
-                self.membership.stage(now, Some(digest), force);
+                self.links.know(self.own, self.membership.nodes());
+                self.membership.stage(now, digest, force);
                 let _ = reply.send(());
             }
             Command::Leave => self.membership.leave(now),
@@ -289,9 +289,11 @@ impl Engine {
 
     /// Has the ports serve the configuration that the view is about.
     fn go_over(&mut self, view: &View) {
-        let Some(next) = self.others.iter_mut().find(|other| other.digest == view.digest) else {
+        if view.digest == self.digest {
             return;
-        };
+        }
+        let next = self.others.iter_mut().find(|other| other.digest == view.digest);
+        let next = next.expect("a node promises no view of a configuration that it does not know");
         std::mem::swap(&mut next.digest, &mut self.digest);
         for (wired, port) in self.wired.iter_mut().zip(&mut next.ports) {
             port.follow(&wired.port);
@@ -427,7 +429,6 @@ impl Engine {
             at,
             view,
             digest: self.digest,
-            servable: self.membership.servable().collect(),
             staged: self.membership.configurations().1,
             state: self.membership.state(),
             converged,

@@ -166,7 +166,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
     let file = options.place.config;
-    let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone(), latest.clone());
+    let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
     let reporter = follow_traces(&mut up).and_then(|()| {
         let (latest, history) = (latest.clone(), Arc::clone(&history));
         Ok(Reporter::new(&keys, &mut up, latest, history, reloader, keeping)?)

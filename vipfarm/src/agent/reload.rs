@@ -14,7 +14,6 @@ use super::{
     bring_up::{self, Record, Up},
     command::{Command, Commander},
     configurations::{Configuration, Configurations, place_of},
-    engine::Latest,
     watch::Needs,
 };
 use crate::{
@@ -43,7 +42,6 @@ pub(super) struct Reloader {
     configurations: Configurations,
     /// To the heartbeat thread.
     pub(super) commander: Commander,
-    latest: Latest,
     pub(super) network: Network,
     /// What to take back in the end.
     pub(super) undo: Record,
@@ -58,7 +56,6 @@ impl Reloader {
         keys: &Keys,
         up: &Up,
         commander: Commander,
-        latest: Latest,
     ) -> (Self, watch::Receiver<Needs>) {
         let (needs, needed) = watch::channel(up.needs.clone());
         let reloader = Self {
@@ -68,7 +65,6 @@ impl Reloader {
             interfaces: up.interfaces.clone(),
             configurations: up.configurations.clone(),
             commander,
-            latest,
             network: up.network.clone(),
             undo: up.undo.clone(),
             needs,
@@ -76,12 +72,15 @@ impl Reloader {
         (reloader, needed)
     }
 
-    /// Reads the file anew and makes it the next one. Nothing has changed if that fails.
+    /// Reads the file anew and makes it the next one. If that fails, nothing is to change: what was
+    /// prepared for it, [`Reloader::tidy`] takes back.
     pub(super) async fn reload(&mut self, force: bool) -> anyhow::Result<Read> {
-        let (farm, keys) = config::load_with_keys(&self.file)?;
+        let file = self.file.clone();
+        // Names are looked up, which may take seconds.
+        let read = tokio::task::spawn_blocking(move || config::load_with_keys(&file));
+        let (farm, keys) = read.await??;
         let digest = config::digest(&farm, &keys);
-        let snapshot = self.latest.get();
-        let current = self.configurations.get(snapshot.digest);
+        let current = self.configurations.get(self.servable().await?[0]);
         let changes = differences(&current.farm, &farm);
         self.refuse_what_needs_a_restart(&current.farm, &farm, &keys)?;
         let present = self.network.interfaces().await?;
@@ -96,26 +95,31 @@ impl Reloader {
     /// Forgets the configurations that cannot be served any more, with their VIPs. To be called now
     /// and then: it does nothing while the farm has not gone over.
     pub(super) async fn tidy(&mut self) -> anyhow::Result<()> {
-        let snapshot = self.latest.get();
         let known = self.configurations.all();
-        let (kept, gone): (Vec<_>, Vec<_>) =
-            known.into_iter().partition(|known| snapshot.servable.contains(&known.digest));
-        if gone.is_empty() || kept.is_empty() {
+        if known.len() == 1 {
             return Ok(());
         }
-        let current = self.configurations.get(snapshot.digest);
+        let servable = self.servable().await?;
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            known.into_iter().partition(|known| servable.contains(&known.digest));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // Before anything is removed: it must not be taken for a loss.
+        let current = self.configurations.get(servable[0]);
         self.needs.send_replace(self.needs_of(&current));
         let still: Vec<_> = kept.iter().flat_map(|kept| kept.vips()).collect();
-        let gone = gone.iter().flat_map(|gone| gone.vips());
-        let gone: Vec<_> = gone.filter(|(_, vip, _)| !still.iter().any(|s| s.1 == *vip)).collect();
-        for &(place, vip, vmac) in &gone {
+        for (place, vip, vmac) in gone.iter().flat_map(|gone| gone.vips()) {
             let interface = &self.interfaces[place];
-            self.network.remove_vip(interface, vip).await?;
-            let is_used = still.iter().any(|s| s.0 == place && s.2 == vmac);
-            if !is_used {
+            let has_vip = still.iter().any(|it| (it.0, it.1) == (place, vip));
+            let has_vmac = still.iter().any(|it| (it.0, it.2) == (place, vmac));
+            if !has_vip {
+                self.network.remove_vip(interface, vip).await?;
+            }
+            if !has_vmac {
                 self.network.remove_vmac(interface, vmac).await?;
             }
-            self.undo.forget(interface, vip, (!is_used).then_some(vmac))?;
+            self.undo.forget(interface, (!has_vip).then_some(vip), (!has_vmac).then_some(vmac))?;
         }
         self.know(kept, &still).await
     }
@@ -169,6 +173,7 @@ impl Reloader {
         self.know(all, &held).await?;
         let placed = bring_up::place(&next.farm, present)?;
         self.undo.note(&next.farm, &placed, present)?;
+        self.undo.set_sysctls()?;
         for (place, vip, vmac) in added {
             self.network.add_vmac(&self.interfaces[place], vmac).await?;
             self.network.add_vip(&self.interfaces[place], vip).await?;
@@ -189,10 +194,16 @@ impl Reloader {
         self.ask(|reply| Command::Know { configurations, reply }).await
     }
 
-    async fn ask(
+    /// Which configurations may be served, the one in force first: as the heartbeat thread knows
+    /// it, since what it shows may be a turn old.
+    async fn servable(&self) -> anyhow::Result<Vec<[u8; 16]>> {
+        self.ask(|reply| Command::Servable { reply }).await
+    }
+
+    async fn ask<T>(
         &self,
-        command: impl FnOnce(oneshot::Sender<()>) -> Command,
-    ) -> anyhow::Result<()> {
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> anyhow::Result<T> {
         let (reply, answer) = oneshot::channel();
         self.commander.send(command(reply))?;
         answer.await.map_err(|_ended| anyhow!("the agent is stopping"))
@@ -210,17 +221,22 @@ impl Reloader {
         keys: &Keys,
     ) -> anyhow::Result<()> {
         let own = self.own.index();
-        let both = now.nodes.iter().zip(&next.nodes);
+        let mut both = now.nodes.iter().zip(&next.nodes);
+        if next.nodes.len() <= own {
+            bail!(
+                "{}: {} is not among the nodes any more: stop this agent, and the others go over",
+                self.file.display(),
+                now.nodes[own].name
+            );
+        }
         let what = if now.name != next.name {
             "another farm name".to_owned()
         } else if now.membership != next.membership {
             "other timers or another port for the heartbeats".to_owned()
         } else if keys.bucket_key() != self.hash_key {
             "another key, which decides where every client goes".to_owned()
-        } else if let Some((is, would)) = both.clone().find(|(is, would)| is != would) {
+        } else if let Some((is, would)) = both.find(|(is, would)| is != would) {
             changed_node(is, would)
-        } else if next.nodes.len() <= own {
-            format!("no node {}, which is this one", now.nodes[own].name)
         } else {
             return Ok(());
         };

@@ -91,9 +91,8 @@ impl Membership {
     /// The configuration of the next view without force: the one that all have staged; else the one
     /// that all can go over to, because they have begun to; else the one in force.
     pub(super) fn digest_due(&self, alive: NodeSet) -> Digest {
-        let all_run = |nodes: NodeSet, digest| {
-            nodes.iter().all(|node| self.could_run(node, digest) || self.says(node, Flags::LEAVING))
-        };
+        let all_run =
+            |nodes: NodeSet, digest| nodes.iter().all(|node| self.could_run(node, digest));
         let pending = self.promised_digest(self.config.own).unwrap_or(self.digest);
         let begun = self.component(self.digest).union(self.component(pending));
         match self.staged {

@@ -107,13 +107,13 @@ impl Membership {
         if agreed.version() == self.overrides.version() { agreed } else { &self.overrides }
     }
 
-    /// Says that this node could serve the configuration of that digest as well (`None` = no other
-    /// than the one in force). When all members have staged the same, the farm goes over to it in
-    /// one view; `force`: those who have staged it go over, and the others are left out.
-    pub fn stage(&mut self, now: BootTime, digest: Option<[u8; 16]>, force: bool) {
+    /// Says that this node is to serve the configuration of that digest next; the one in force
+    /// takes back what was staged. When all members have staged the same, the farm goes over to it
+    /// in one view; `force`: those who have staged it go over, and the others are left out.
+    pub fn stage(&mut self, now: BootTime, digest: [u8; 16], force: bool) {
         self.begin_turn(now);
         let is_settled = self.promised_digest(self.config.own).is_none_or(|it| it == self.digest);
-        let digest = digest.filter(|&digest| digest != self.digest || !is_settled);
+        let digest = (digest != self.digest || !is_settled).then_some(digest);
         if (digest, force) == (self.staged, self.forced) {
             return;
         }
@@ -125,20 +125,29 @@ impl Membership {
     }
 
     /// Gives the machine what of another file takes effect at once: the keys, and nodes that are
-    /// added behind the others, which can be heard before the file is in force. Nodes are never
-    /// forgotten; those of no configuration in force are nobody's peers.
+    /// added behind the others, which can be heard before the file is in force. A node that the
+    /// file drops stays known, because it may still serve; only another in its place displaces it.
     pub fn reconfigure(&mut self, now: BootTime, keys: Vec<[u8; 32]>, nodes: &[Node]) {
         self.begin_turn(now);
         let config = Arc::make_mut(&mut self.config);
         config.keys = keys;
-        let added = nodes.get(config.nodes.len()..).unwrap_or_default();
-        config.nodes.extend_from_slice(added);
-        self.peers.resize_with(config.nodes.len(), Peer::default);
+        let same = config.nodes.iter().zip(nodes).take_while(|(is, would)| is == would).count();
+        if let Some(others) = nodes.get(same..).filter(|others| !others.is_empty()) {
+            config.nodes.truncate(same);
+            self.peers.truncate(same);
+            config.nodes.extend_from_slice(others);
+            self.peers.resize_with(config.nodes.len(), Peer::default);
+        }
         self.news(now);
     }
 
-    /// The configurations that this node can be asked to serve: the one in force, the one of the
-    /// view promised last and the one staged.
+    /// All nodes whose heartbeats count, in their order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.config.nodes
+    }
+
+    /// The configurations that this node can be asked to serve: first the one in force, then the
+    /// one of the view promised last and the one staged, each of which may be the same.
     pub fn servable(&self) -> impl Iterator<Item = [u8; 16]> {
         let own = self.config.own;
         [Some(self.digest), self.promised_digest(own), self.staged].into_iter().flatten()

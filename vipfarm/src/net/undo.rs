@@ -161,13 +161,11 @@ impl InterfaceChanges {
         }
     }
 
-    /// Forgets a virtual address that is gone, and its MAC if that is not received any more.
-    pub fn forget_vip(&mut self, vip: Ipv4Addr, vmac: Option<Mac>) {
-        self.vips.retain(|&noted| noted != vip);
-        if let Some(vmac) = vmac {
-            let vmac = vmac.to_string();
-            self.vmacs.retain(|noted| *noted != vmac);
-        }
+    /// Forgets a virtual address and a VMAC that are gone.
+    pub fn forget(&mut self, vip: Option<Ipv4Addr>, vmac: Option<Mac>) {
+        self.vips.retain(|&noted| Some(noted) != vip);
+        let vmac = vmac.map(|vmac| vmac.to_string());
+        self.vmacs.retain(|noted| Some(noted) != vmac.as_ref());
     }
 
     /// Notes the present values of the sysctls that [`InterfaceChanges::set_sysctls`] will change.

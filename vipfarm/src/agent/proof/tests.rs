@@ -46,7 +46,6 @@ impl Lab {
         };
         let snapshot = Snapshot {
             digest: [0; 16],
-            servable: Vec::new(),
             staged: None,
             at: BootTime::ZERO + Duration::from_secs(1),
             view: View::default(),

@@ -182,7 +182,7 @@ impl Farm {
         node.file = file;
         let clock = node.clock(now);
         if let Some(agent) = node.listening(now) {
-            agent.stage(clock, Some([file; 16]), force);
+            agent.stage(clock, [file; 16], force);
         }
         self.schedule(index);
     }
