@@ -9,7 +9,7 @@ use vipfarm::{
     datapath::{Datapath, Options, manual::Manual},
     host::HostTables,
     model::{Farm, Mac, NodeId, NodeSet, Open, View},
-    plan::Plan,
+    plan::{OwnAddresses, Plan},
 };
 use vipfarm_common::hash;
 
@@ -90,7 +90,8 @@ impl World {
         let mut farm: Farm = config::parse("paper.yaml", FARM).unwrap_or_else(|e| panic!("{e}"));
         farm.vips[2].open = Open::Manual;
         let own = NodeId::new(0).expect("0 is below the most");
-        let mut port = Port::new(&farm, |_| true).expect("it fits the tables");
+        let mut port =
+            Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits the tables");
         port.acquire(own, &View::of(farm.node_ids().collect()));
         port.learn(NodeId::new(1).expect("1 is below the most"), PEER);
         Self { port, own }

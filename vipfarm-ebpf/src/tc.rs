@@ -18,6 +18,10 @@ const NEXT: i32 = -1;
 const ETH_P_ARP: u32 = 0x0806_u16.to_be() as u32;
 /// Ethernet and ARP for IPv4.
 const ARP_BYTES: u32 = 14 + 28;
+/// `ETH_P_IPV6`, likewise.
+const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+/// Ethernet, IPv6, a neighbour discovery message, and two options.
+const ND_BYTES: usize = 14 + 40 + 24 + 16;
 
 /// `PACKET_HOST` and `PACKET_OTHERHOST` (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
@@ -27,10 +31,13 @@ const PACKET_OTHERHOST: u32 = 3;
 #[classifier]
 fn vipfarm_guard(ctx: TcContext) -> i32 {
     // SAFETY: `skb` is the valid context of this run.
-    if unsafe { (*ctx.skb.skb).protocol } == ETH_P_ARP {
-        // A ring of a packet socket leaves all but the link header in another page.
-        // A shorter frame cannot be pulled, and is no ARP.
+    let protocol = unsafe { (*ctx.skb.skb).protocol };
+    // A ring of a packet socket leaves all but the link header in another page. A shorter frame
+    // cannot be pulled, and is no ARP; of a neighbour discovery message all that there is is wanted.
+    if protocol == ETH_P_ARP {
         let _ = ctx.pull_data(ARP_BYTES);
+    } else if protocol == ETH_P_IPV6 && ctx.data_end() - ctx.data() < ND_BYTES {
+        let _ = ctx.pull_data(ctx.len().min(ND_BYTES as u32));
     }
     let guarded = vipfarm_common::guard(&Frame::of_tc(&ctx), &Kernel);
     if guarded != Guarded::Clean {

@@ -12,10 +12,10 @@ use std::{
 };
 
 use aya::maps::MapData;
-use vipfarm_common::layout::{Generation, MAX_GROUPS, MAX_PEERS, State, active_word, mac_word};
+use vipfarm_common::layout::{Generation, MAX_GROUPS, MAX_PEERS, PEER_SLOTS, State, active_word};
 
 use super::Error;
-use crate::model::{Bitmap, Mac};
+use crate::{model::Bitmap, plan::Owners};
 
 /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
@@ -128,14 +128,31 @@ impl SharedState {
     }
 
     /// Stores a peer's MAC in the active generation.
-    pub(super) fn store_peer(&mut self, index: usize, mac: Option<Mac>) {
+    pub(super) fn store_peer(&mut self, index: usize, mac: u64) {
         assert!(index < MAX_PEERS, "a farm has at most MAX_PEERS nodes");
         let active = self.active();
         // SAFETY: the pointer lies within the mapping; `index` was checked.
-        store(
-            unsafe { addr_of_mut!((*active).peers[index]) },
-            mac.map_or(0, |mac| mac_word(mac.0)),
-        );
+        store(unsafe { addr_of_mut!((*active).peers[index]) }, mac);
+    }
+
+    /// Stores a slot of the set of peers' MACs in the active generation.
+    pub(super) fn store_peer_slot(&mut self, slot: usize, mac: u64) {
+        assert!(slot < PEER_SLOTS, "a multiplier gives slots below PEER_SLOTS");
+        let active = self.active();
+        // SAFETY: the pointer lies within the mapping; `slot` was checked.
+        store(unsafe { addr_of_mut!((*active).peer_slots[slot]) }, mac);
+    }
+
+    /// Stores a group's owners in the active generation, eight at a time.
+    pub(super) fn store_owners(&mut self, group: usize, owners: &Owners) {
+        assert!(group < MAX_GROUPS, "a plan has at most MAX_GROUPS groups");
+        let active = self.active();
+        for (index, bytes) in owners.0.as_chunks::<8>().0.iter().enumerate() {
+            // SAFETY: the pointer lies within the mapping and is aligned, as the field begins at a
+            // multiple of 8; `group` was checked.
+            let word = unsafe { addr_of_mut!((*active).groups[group].owners[8 * index]) };
+            store(word.cast(), u64::from_ne_bytes(*bytes));
+        }
     }
 
     /// Writes the idle generation, when no packet uses it any more, and makes it the active one.

@@ -1,0 +1,119 @@
+//! ICMP and ICMPv6: echo requests go by the client's address (T10), errors by the packet that they
+//! quote (T9).
+
+use super::{Address, Flow, Frame, Ip, ip};
+use crate::{
+    layout::VIP_NO_ECHO,
+    packet::{Packet, Tables},
+    reason::Reason,
+    vip::{self, ICMP, ICMPV6, TCP, UDP},
+};
+
+/// RFC 792.
+const ECHO_REQUEST: u8 = 8;
+const DESTINATION_UNREACHABLE: u8 = 3;
+const TIME_EXCEEDED: u8 = 11;
+const PARAMETER_PROBLEM: u8 = 12;
+
+/// RFC 4443: errors are the types from 1 (destination unreachable) to 4 (parameter problem).
+const ECHO_REQUEST_V6: u8 = 128;
+
+/// A quoted packet: who sent it to whom, and where its ports are.
+struct Quoted {
+    client: Address,
+    /// Identity of the VIP that sent it, 0 if none did.
+    vip: u32,
+    proto: u8,
+    transport: usize,
+    /// Not the first part of its packet, so without ports.
+    is_later: bool,
+}
+
+impl<P: Packet, T: Tables> Frame<'_, P, T> {
+    /// The flow that an ICMP message of either family is about.
+    #[inline(always)]
+    pub(super) fn icmp(&self, ip: &Ip) -> Result<Flow, Reason> {
+        let [kind, ..] = self.packet.at::<8>(ip.transport).ok_or(Reason::Malformed)?;
+        let v6 = matches!(ip.client, Address::V6(_));
+        let echo = if v6 { ECHO_REQUEST_V6 } else { ECHO_REQUEST };
+        if kind == echo {
+            return if ip.found.vip & VIP_NO_ECHO != 0 {
+                Err(Reason::EchoDenied)
+            } else {
+                Ok(Flow::by_address(ip.client, ip.proto))
+            };
+        }
+        let inner = ip.transport + 8;
+        let quoted = if v6 {
+            if !(1..=4).contains(&kind) {
+                return Err(Reason::IcmpType);
+            }
+            self.quoted_v6(inner)?
+        } else {
+            if kind != DESTINATION_UNREACHABLE && kind != TIME_EXCEEDED && kind != PARAMETER_PROBLEM
+            {
+                return Err(Reason::IcmpType);
+            }
+            self.quoted_v4(inner)?
+        };
+        if quoted.vip & 0xff != ip.found.vip & 0xff {
+            return Err(Reason::IcmpForeign);
+        }
+        self.answered(&quoted)
+    }
+
+    /// The flow whose answer was quoted: it was sent *by* the VIP, so its destination is the client.
+    #[inline(always)]
+    fn answered(&self, quoted: &Quoted) -> Result<Flow, Reason> {
+        let &Quoted { client, proto, .. } = quoted;
+        match proto {
+            TCP | UDP => {
+                if quoted.is_later {
+                    return Err(Reason::Fragment);
+                }
+                // Eight bytes are all that a router must quote (RFC 792), and the ports are in them.
+                let ports = self.packet.at::<4>(quoted.transport).ok_or(Reason::Malformed)?;
+                let [a, b, c, d] = ports;
+                // The answer's IP-ID says nothing of the request's: such rules go by the address.
+                Ok(Flow { client, client_port: [c, d], vip_port: [a, b], ip_id: [0; 2], proto })
+            }
+            ICMP | ICMPV6 => Ok(Flow::by_address(client, proto)),
+            _ => Err(Reason::IcmpForeign),
+        }
+    }
+
+    #[inline(always)]
+    fn quoted_v4(&self, inner: usize) -> Result<Quoted, Reason> {
+        let ip = self.packet.at::<20>(inner).ok_or(Reason::Malformed)?;
+        if ip[0] >> 4 != 4 || ip[0] & 15 < 5 {
+            return Err(Reason::Malformed);
+        }
+        let source = [ip[12], ip[13], ip[14], ip[15]];
+        Ok(Quoted {
+            client: Address::V4([ip[16], ip[17], ip[18], ip[19]]),
+            vip: vip::look_up_v4(self.now, self.active, source, self.ethernet.vlans).vip,
+            proto: if ip[9] == ICMPV6 { u8::MAX } else { ip[9] },
+            transport: inner + usize::from(ip[0] & 15) * 4,
+            is_later: u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0,
+        })
+    }
+
+    #[inline(always)]
+    fn quoted_v6(&self, inner: usize) -> Result<Quoted, Reason> {
+        let [first, _, _, _, _, _, next, _] =
+            self.packet.at::<8>(inner).ok_or(Reason::Malformed)?;
+        if first >> 4 != 6 {
+            return Err(Reason::Malformed);
+        }
+        let source = self.packet.at::<16>(inner + 8).ok_or(Reason::Malformed)?;
+        let client = self.packet.at::<16>(inner + 24).ok_or(Reason::Malformed)?;
+        let headers = ip::extensions(self.packet, next, inner + 40)?;
+        Ok(Quoted {
+            client: Address::V6(client),
+            vip: vip::look_up_v6(self.now, self.active, source, self.ethernet.vlans).vip,
+            proto: if headers.proto == ICMP { u8::MAX } else { headers.proto },
+            transport: headers.transport,
+            is_later: headers.is_later(),
+        })
+    }
+}
