@@ -1,6 +1,6 @@
 //! The network headers: where the transport header begins, and whether the packet is in parts.
 
-use super::{Address, Fragment, Frame, Ip};
+use super::{Fragment, Frame, Ip, V4, V6};
 use crate::{
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
@@ -37,10 +37,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let fragment =
             Fragment { id: u32::from(u16::from_ne_bytes(ip_id)), is_later: offset & 0x1fff != 0 };
         let [proto] = ip.get::<9, 1>();
-        // An ICMPv6 message in IPv4 is none.
-        let proto = if proto == ICMPV6 { u8::MAX } else { proto };
         self.ip(&Ip {
-            client: Address::V4(ip.get::<12, 4>()),
+            client: V4(ip.get::<12, 4>()),
             found,
             proto,
             transport: ethernet.network + usize::from(version_ihl & 15) * 4,
@@ -74,13 +72,11 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return self.neighbour(ethernet.network + 40, source, ip.get::<7, 1>(), found.vip);
         }
         self.serves(found.vip)?;
-        let headers = extensions(packet, next, ethernet.network + 40)?;
-        // An ICMP message in IPv6 is none.
-        let proto = if headers.proto == vip::ICMP { u8::MAX } else { headers.proto };
+        let headers = extensions::<P, MAX_EXTENSIONS>(packet, next, ethernet.network + 40)?;
         self.ip(&Ip {
-            client: Address::V6(source),
+            client: V6(source),
             found,
-            proto,
+            proto: headers.proto,
             transport: headers.transport,
             ip_id: [0; 2],
             fragment: headers.fragment,
@@ -106,14 +102,14 @@ impl Extensions {
 /// Walks the extension headers behind an IPv6 header at `offset`. Encrypted and authenticated
 /// payload is a protocol of its own.
 #[inline(always)]
-pub(super) fn extensions<P: Packet>(
+pub(super) fn extensions<P: Packet, const MOST: usize>(
     packet: &P,
     next: u8,
     offset: usize,
 ) -> Result<Extensions, Reason> {
     let (mut next, mut offset, mut fragment) = (next, offset, None);
     let mut count = 0;
-    while count < MAX_EXTENSIONS {
+    while count < MOST {
         match next {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
                 let [after, units] = packet.at::<2>(offset).ok_or(Reason::Malformed)?;
@@ -138,7 +134,7 @@ pub(super) fn extensions<P: Packet>(
         }
         count += 1;
     }
-    if count == MAX_EXTENSIONS {
+    if count == MOST {
         return Err(Reason::Malformed);
     }
     Ok(Extensions { proto: next, transport: offset, fragment })
