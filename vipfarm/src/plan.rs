@@ -13,7 +13,7 @@ use std::{
 };
 
 use vipfarm_common::layout::{
-    Generation, Group, MAX_GROUPS, MAX_PEERS, MAX_VIPS, NOBODY, MAC_SLOTS, RULE_SLOTS, RuleSlot,
+    Generation, Group, MAC_SLOTS, MAX_GROUPS, MAX_PEERS, MAX_VIPS, NOBODY, RULE_SLOTS, RuleSlot,
     VIP_SLOTS, Vip6Slot, VipRules, VipSlot, mac_index, mac_word,
 };
 

@@ -2,7 +2,7 @@
 
 use super::{Fragment, Frame, Ip, V4, V6};
 use crate::{
-    packet::{Head, Packet, Tables},
+    packet::{Head, MAX_OFFSET, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{self, FRAGMENT, ICMPV6},
 };
@@ -107,35 +107,28 @@ pub(super) fn extensions<P: Packet, const MOST: usize>(
     next: u8,
     offset: usize,
 ) -> Result<Extensions, Reason> {
-    let (mut next, mut offset, mut fragment) = (next, offset, None);
+    let (mut next, mut offset, mut fragment, mut is_later) = (next, offset, None, false);
     let mut count = 0;
-    while count < MOST {
-        match next {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
-                let [after, units] = packet.at::<2>(offset).ok_or(Reason::Malformed)?;
-                next = after;
-                offset += 8 + usize::from(units) * 8;
-            }
-            FRAGMENT_HEADER => {
-                let [after, _, high, low, a, b, c, d] =
-                    packet.at::<8>(offset).ok_or(Reason::Malformed)?;
-                let is_later = u16::from_be_bytes([high, low]) & 0xfff8 != 0;
-                next = after;
-                offset += 8;
-                // One that is the whole packet is no fragment (RFC 6946).
-                if is_later || low & 1 != 0 {
-                    fragment = Some(Fragment { id: u32::from_ne_bytes([a, b, c, d]), is_later });
-                }
-                if is_later {
-                    break;
-                }
-            }
-            _ => break,
+    while count < MOST && is_extension(next) && !is_later {
+        let [after, units, high, low, a, b, c, d] =
+            packet.at::<8>(offset).ok_or(Reason::Malformed)?;
+        let is_fragment = next == FRAGMENT_HEADER;
+        next = after;
+        offset += 8 + if is_fragment { 0 } else { usize::from(units) * 8 };
+        is_later = is_fragment && u16::from_be_bytes([high, low]) & 0xfff8 != 0;
+        // One that is the whole packet is no fragment (RFC 6946).
+        if is_later || is_fragment && low & 1 != 0 {
+            fragment = Some(Fragment { id: u32::from_ne_bytes([a, b, c, d]), is_later });
         }
         count += 1;
     }
-    if count == MOST {
+    if offset > MAX_OFFSET || is_extension(next) && !is_later {
         return Err(Reason::Malformed);
     }
-    Ok(Extensions { proto: next, transport: offset, fragment })
+    Ok(Extensions { proto: next, transport: P::forget(offset), fragment })
+}
+
+#[inline(always)]
+const fn is_extension(header: u8) -> bool {
+    matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT_HEADER | DESTINATION_OPTIONS)
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::maps::MapData;
-use vipfarm_common::layout::{Generation, MAX_GROUPS, MAX_PEERS, MAC_SLOTS, State, active_word};
+use vipfarm_common::layout::{Generation, MAC_SLOTS, MAX_GROUPS, MAX_PEERS, State, active_word};
 
 use super::Error;
 use crate::{model::Bitmap, plan::Owners};

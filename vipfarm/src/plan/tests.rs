@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use vipfarm_common::{
     Reason,
-    layout::{key_v4, mac_word, mix, mac_index, rule_key, vip_index},
+    layout::{key_v4, mac_index, mac_word, mix, rule_key, vip_index},
 };
 
 use super::*;
