@@ -45,13 +45,12 @@ impl Needs {
     /// Tells of changes until something is lost, or nobody listens.
     pub(super) async fn watch(
         needs: watch::Receiver<Self>,
-        network: Network,
         changes: mpsc::Sender<Change>,
     ) -> Result<(), net::Error> {
         let mut announced = Network::changes()?;
         let mut reachable = true;
         loop {
-            let present = network.interfaces().await?;
+            let present = Network::interfaces().await?;
             // As they are now: a VIP may have been taken off on purpose since.
             let needs = needs.borrow().clone();
             if let Some(lost) = needs.0.iter().find_map(|(need, vips)| loss(need, vips, &present)) {
