@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
     net::IpAddr,
+    rc::Rc,
 };
 
 use super::{
@@ -34,7 +35,7 @@ pub(super) struct Farm {
     /// From and to.
     paths: Vec<Path>,
     /// By arrival and a running number.
-    in_flight: BTreeMap<(u64, u64), (usize, IpAddr, Vec<u8>)>,
+    in_flight: BTreeMap<(u64, u64), (usize, IpAddr, Rc<[u8]>)>,
     posted: u64,
     /// What happened last, for the report of a failure.
     history: VecDeque<String>,
@@ -290,6 +291,7 @@ impl Farm {
 
     fn broadcast(&mut self, from: usize, datagram: &[u8]) {
         let Weather { loss, delay } = self.weather;
+        let datagram = Rc::from(datagram);
         for to in (0..self.nodes.len()).filter(|&to| to != from) {
             let (now, timers) = (self.now, self.timers);
             let lost = self.rng.below(100) < loss;
@@ -299,22 +301,22 @@ impl Farm {
                 continue;
             }
             path.deliver(now, timers);
-            self.post(from, to, delay, datagram);
+            self.post(from, to, delay, &datagram);
             if !self.calm {
                 match self.rng.below(100) {
-                    0..=2 => self.post(from, to, delay, datagram),
-                    3 => self.post(from, to, 1000 * MILLI, datagram),
+                    0..=2 => self.post(from, to, delay, &datagram),
+                    3 => self.post(from, to, 1000 * MILLI, &datagram),
                     _ => {}
                 }
             }
         }
     }
 
-    fn post(&mut self, from: usize, to: usize, delay: u64, datagram: &[u8]) {
+    fn post(&mut self, from: usize, to: usize, delay: u64, datagram: &Rc<[u8]>) {
         let arrival = self.now + 50_000 + self.rng.below(delay);
         self.posted += 1;
         let source = node::address(from);
-        self.in_flight.insert((arrival, self.posted), (to, source, datagram.to_vec()));
+        self.in_flight.insert((arrival, self.posted), (to, source, Rc::clone(datagram)));
     }
 
     fn deliver(&mut self) {

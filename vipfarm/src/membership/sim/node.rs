@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     hash::{DefaultHasher, Hash, Hasher},
     net::{IpAddr, Ipv4Addr},
+    rc::Rc,
 };
 
 use super::{
@@ -17,7 +18,7 @@ pub(super) struct SimNode {
     /// `None`: no agent runs.
     pub(super) agent: Option<Membership>,
     pub(super) kernel: Kernel,
-    pub(super) socket: VecDeque<(IpAddr, Vec<u8>)>,
+    pub(super) socket: VecDeque<(IpAddr, Rc<[u8]>)>,
     /// What the agent was frozen in the middle of.
     pub(super) unfinished: VecDeque<Output>,
     pub(super) frozen_until: u64,
