@@ -4,12 +4,11 @@ use std::{
     collections::VecDeque,
     hash::{DefaultHasher, Hash, Hasher},
     net::{IpAddr, Ipv4Addr},
-    rc::Rc,
 };
 
 use super::{
     super::{BootTime, Config, Membership, Node, NodeId, Output, Overrides, Timers, View},
-    network,
+    network::{self, Datagram},
     rng::Rng,
 };
 use crate::model::Mac;
@@ -18,7 +17,7 @@ pub(super) struct SimNode {
     /// `None`: no agent runs.
     pub(super) agent: Option<Membership>,
     pub(super) kernel: Kernel,
-    pub(super) socket: VecDeque<(IpAddr, Rc<[u8]>)>,
+    pub(super) socket: VecDeque<(IpAddr, Datagram)>,
     /// What the agent was frozen in the middle of.
     pub(super) unfinished: VecDeque<Output>,
     pub(super) frozen_until: u64,
