@@ -70,6 +70,9 @@ fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Hea
     let hash = hash::hash_v4(tables.hash_key(), ip.get::<12, 4>(), field, proto);
     let group = rule & 0xff;
     let bucket = hash::bucket(hash, group);
+    if proto == TCP && vip::is_moving(tables, now, group, bucket) {
+        return Step::Slow;
+    }
     Step::Done(vip::owner_of(&ethernet.head, tables, now, vip, group, bucket))
 }
 
@@ -100,6 +103,9 @@ fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Hea
     let hash = hash::hash_v6(tables.hash_key(), ip.get::<8, 16>(), field, proto);
     let group = rule & 0xff;
     let bucket = hash::bucket(hash, group);
+    if proto == TCP && vip::is_moving(tables, now, group, bucket) {
+        return Step::Slow;
+    }
     Step::Done(vip::owner_of(&ethernet.head, tables, now, vip, group, bucket))
 }
 

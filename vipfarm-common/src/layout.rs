@@ -168,13 +168,20 @@ pub struct Group {
     /// Its literal power bitmap, the buckets this node accepts: bucket `b` is bit `b & 63` of word
     /// `b >> 6`.
     pub mine: [u64; 4],
+    /// The buckets in a move: given away, with connections that are still served here, or, of those
+    /// that are this node's, taken over with connections that another node still serves.
+    pub moving: [u64; 4],
     /// The node that serves each bucket, or [`NOBODY`]: read where frames are handed over.
     pub owners: [u8; 256],
+    /// The node that served each bucket before this one does, or [`NOBODY`]: read likewise, where a
+    /// bucket was taken over.
+    pub former: [u8; 256],
 }
 
 impl Group {
     /// Nobody serves anything.
-    pub const NONE: Self = Self { mine: [0; 4], owners: [NOBODY; 256] };
+    pub const NONE: Self =
+        Self { mine: [0; 4], moving: [0; 4], owners: [NOBODY; 256], former: [NOBODY; 256] };
 }
 
 /// Flag of a rule: hash the source port too.
@@ -301,7 +308,7 @@ const _: () = {
     assert!(size_of::<Control>() == 64);
     assert!(size_of::<VipSlot>() == 16 && size_of::<Vip6Slot>() == 24);
     assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
-    assert!(size_of::<Group>() == 32 + 256);
+    assert!(size_of::<Group>() == 64 + 512);
     assert!(align_of::<Generation>() == 64);
     assert!(offset_of!(Generation, vips) == 56);
     assert!(offset_of!(Generation, vips6) == offset_of!(Generation, vips) + 16 * VIP_SLOTS);
@@ -309,7 +316,7 @@ const _: () = {
     assert!(offset_of!(Generation, vip_rules) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
     assert!(offset_of!(Generation, rules) == offset_of!(Generation, vip_rules) + 32 * 2 * MAX_VIPS);
     assert!(offset_of!(Generation, groups) == offset_of!(Generation, rules) + 8 * RULE_SLOTS);
-    assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 288 * MAX_GROUPS);
+    assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 576 * MAX_GROUPS);
     assert!(offset_of!(Generation, peer_slots) == offset_of!(Generation, peers) + 8 * MAX_PEERS);
     assert!(
         offset_of!(Generation, vmac_slots) == offset_of!(Generation, peer_slots) + 8 * MAC_SLOTS

@@ -35,7 +35,7 @@ pub use guard::{Guarded, guard};
 pub use layout::{Generation, State};
 pub use packet::{Head, Packet, Tables};
 pub use reason::{Outcome, Reason, Verdict};
-pub use slow::slow;
+pub use slow::{slow, slow_v4, slow_v6};
 
 /// The whole decision, as the kernel takes it: [`filter()`], then [`slow()`] if it says so.
 #[inline(always)]

@@ -66,6 +66,10 @@ pub trait Tables {
     /// The interface's own MAC.
     fn own_mac(&self) -> [u8; 6];
 
+    /// Whether this node's stack has a TCP connection, or the right to one: asked for buckets in a move
+    /// only.
+    fn connection(&self, tuple: &Tuple) -> Connection;
+
     /// What the first fragment of that packet came to, as [`Tables::put_fragment`] was told it.
     fn fragment(&self, key: &FragmentKey) -> Option<u32>;
 
@@ -102,6 +106,33 @@ pub struct FragmentKey {
     pub proto: u16,
     /// Identity of the virtual address, which tells its family too.
     pub vip: u16,
+}
+
+/// A TCP connection to a VIP, all in packet order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tuple {
+    /// The client's address; an IPv4 one is the first four bytes.
+    pub client: [u8; 16],
+    /// The virtual address, likewise.
+    pub vip: [u8; 16],
+    /// The client's port.
+    pub client_port: [u8; 2],
+    /// The VIP's port.
+    pub vip_port: [u8; 2],
+    /// Whether the addresses are of IPv6.
+    pub is_v6: bool,
+    /// Where the headers begin, if it is a packet of the connection itself, so that its SYN cookie can
+    /// be looked at.
+    pub headers: Option<(usize, usize)>,
+}
+
+/// What this node's stack has of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// Nothing, or a listening socket only.
+    None,
+    /// A socket of its own, a request for one, or a valid SYN cookie.
+    Own,
 }
 
 /// Who asked for a VIP by ARP or neighbour solicitation.

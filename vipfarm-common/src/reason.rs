@@ -122,6 +122,13 @@ reasons! {
     /// A fragment that came before the one with the ports, where nodes hand over: kept, and copied to
     /// the other nodes.
     CopiedFragment = 21, Accept, PASS, "copied_fragment";
+    /// The bucket was given away, but the connection is one of before.
+    Lingering = 22, Accept, PASS, "lingering";
+    /// The bucket was taken over, and the connection is none of this node's: whoever served it before
+    /// has it still.
+    Inherited = 22, Drop, DROP, "inherited";
+    /// The same where nodes hand over: the frame goes to who served the bucket before.
+    HandedBack = 22, Forward, TX, "handed_back";
     /// The bucket's owner, or its MAC, is not known here.
     NoNextHop = 21, Drop, DROP, "no_next_hop";
 }

@@ -3,13 +3,14 @@
 //!
 //! A superset of [`crate::filter()`]: forced through here, every frame gets the same verdict.
 
+mod connection;
 mod fragment;
 mod icmp;
 mod ip;
 mod resolve;
 
 use crate::{
-    hash,
+    Step, hash,
     layout::{Generation, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_OTHER, mac_word},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
@@ -22,25 +23,44 @@ use crate::{
 /// The same decision as [`crate::decide`] for every frame, without the hot path's short cuts.
 #[inline(always)]
 pub fn slow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Outcome {
-    match judge(packet, tables) {
-        Ok(outcome) => outcome,
-        Err(reason) => reason.into(),
+    match slow_v4(packet, tables) {
+        Step::Done(outcome) => outcome,
+        Step::Slow => slow_v6(packet, tables),
     }
+}
+
+/// The part of [`slow()`] for all but IPv6, which it leaves to [`slow_v6()`]: together they need more
+/// stack than the kernel gives a program.
+#[inline(always)]
+pub fn slow_v4<P: Packet, T: Tables>(packet: &P, tables: &T) -> Step {
+    let frame = match Frame::of(packet, tables) {
+        Ok(frame) => frame,
+        Err(reason) => return Step::Done(reason.into()),
+    };
+    Step::Done(outcome(match frame.ethernet.ethertype {
+        ETHERTYPE_IPV4 => frame.ipv4(),
+        ETHERTYPE_IPV6 => return Step::Slow,
+        ETHERTYPE_ARP => frame.arp(),
+        _ if frame.ethernet.is_tagged() => Err(Reason::NotVip),
+        _ => Err(Reason::NotIp),
+    }))
+}
+
+/// The part of [`slow()`] for IPv6.
+#[inline(always)]
+pub fn slow_v6<P: Packet, T: Tables>(packet: &P, tables: &T) -> Outcome {
+    outcome(Frame::of(packet, tables).and_then(|frame| match frame.ethernet.ethertype {
+        ETHERTYPE_IPV6 => frame.ipv6(),
+        _ => Err(Reason::NotIp),
+    }))
 }
 
 /// `Ok` is an owner's verdict, `Err` a reason why it does not come to one.
 #[inline(always)]
-fn judge<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<Outcome, Reason> {
-    let ethernet = vip::ethernet_tagged_twice(packet)?;
-    let state = tables.state().ok_or(Reason::Broken)?;
-    let (now, active) = vip::active(tables, state);
-    let frame = Frame { packet, tables, state, now, active, ethernet };
-    match frame.ethernet.ethertype {
-        ETHERTYPE_IPV4 => frame.ipv4(),
-        ETHERTYPE_IPV6 => frame.ipv6(),
-        ETHERTYPE_ARP => frame.arp(),
-        _ if frame.ethernet.is_tagged() => Err(Reason::NotVip),
-        _ => Err(Reason::NotIp),
+fn outcome(judged: Result<Outcome, Reason>) -> Outcome {
+    match judged {
+        Ok(outcome) => outcome,
+        Err(reason) => reason.into(),
     }
 }
 
@@ -67,6 +87,9 @@ trait Address: Copy {
         ip: &Ip<Self>,
     ) -> Result<Flow<Self>, Reason>;
 
+    /// Whether it is of IPv6.
+    const IS_V6: bool;
+
     fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64;
 
     /// An IPv4 address is the first four bytes.
@@ -81,6 +104,7 @@ struct V6([u8; 16]);
 
 impl Address for V4 {
     const ICMP: u8 = ICMP;
+    const IS_V6: bool = false;
 
     #[inline(always)]
     fn icmp<P: Packet, T: Tables>(
@@ -104,6 +128,7 @@ impl Address for V4 {
 
 impl Address for V6 {
     const ICMP: u8 = ICMPV6;
+    const IS_V6: bool = true;
 
     #[inline(always)]
     fn icmp<P: Packet, T: Tables>(
@@ -127,6 +152,7 @@ impl Address for V6 {
 /// An IP packet for a VIP: what its own header says, and where the next one begins.
 struct Ip<A> {
     client: A,
+    vip: A,
     found: Found,
     /// The protocol behind all extension headers.
     proto: u8,
@@ -164,7 +190,15 @@ impl<A> Flow<A> {
     }
 }
 
-impl<P: Packet, T: Tables> Frame<'_, P, T> {
+impl<'a, P: Packet, T: Tables> Frame<'a, P, T> {
+    #[inline(always)]
+    fn of(packet: &'a P, tables: &'a T) -> Result<Self, Reason> {
+        let ethernet = vip::ethernet_tagged_twice(packet)?;
+        let state = tables.state().ok_or(Reason::Broken)?;
+        let (now, active) = vip::active(tables, state);
+        Ok(Self { packet, tables, state, now, active, ethernet })
+    }
+
     /// Whether the VIP serves at all at this moment.
     #[inline(always)]
     fn serves(&self, vip: u32) -> Result<(), Reason> {
@@ -197,7 +231,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
         let flow = self.flow(ip)?;
         let (group, bucket) = self.bucket(&flow, ip.found)?;
-        Ok(self.owner(ip.found.vip, group, bucket))
+        self.served(ip, &flow, group, bucket)
     }
 
     /// The flow of a packet with a transport header.

@@ -176,6 +176,22 @@ pub(crate) fn owner_of<H: Head, T: Tables>(
     Outcome::by_bit(mine)
 }
 
+/// Whether the bucket is in a move, so that old connections may be another node's than new ones.
+#[inline(always)]
+pub(crate) fn is_moving<T: Tables>(tables: &T, now: &Generation, group: u32, bucket: u8) -> bool {
+    let group = &now.groups[group as usize & (MAX_GROUPS - 1)];
+    let word = tables.volatile(&group.moving[usize::from(bucket >> 6) & 3]);
+    word >> (bucket & 63) & 1 == 1
+}
+
+/// Whether this node serves the bucket.
+#[inline(always)]
+pub(crate) fn is_mine<T: Tables>(tables: &T, now: &Generation, group: u32, bucket: u8) -> bool {
+    let group = &now.groups[group as usize & (MAX_GROUPS - 1)];
+    let word = tables.volatile(&group.mine[usize::from(bucket >> 6) & 3]);
+    word >> (bucket & 63) & 1 == 1
+}
+
 /// Addresses a frame to the node that is to have it (T17, T18). A frame from a farm node is final,
 /// and one to a group reaches the owner by itself.
 #[inline(always)]
@@ -185,22 +201,32 @@ pub(crate) fn hand_over<H: Head, T: Tables>(
     now: &Generation,
     owner: u8,
 ) -> Reason {
-    let own = tables.own_mac();
-    if ethernet.get::<0, 6>() != own {
+    if ethernet.get::<0, 6>() != tables.own_mac() {
         return Reason::NotMine;
     }
     if is_peer(now, mac_word(ethernet.get::<6, 6>())) {
         return Reason::HandedOver;
     }
+    if address_to(ethernet, tables, now, owner) { Reason::Forwarded } else { Reason::NoNextHop }
+}
+
+/// Addresses a frame that came to this node to another one, if its MAC is known.
+#[inline(always)]
+pub(crate) fn address_to<H: Head, T: Tables>(
+    ethernet: &H,
+    tables: &T,
+    now: &Generation,
+    owner: u8,
+) -> bool {
     let next = tables.volatile(&now.peers[usize::from(owner) & (MAX_PEERS - 1)]);
     if next == 0 || usize::from(owner) >= MAX_PEERS {
-        return Reason::NoNextHop;
+        return false;
     }
     let [a, b, c, d, e, f, ..] = next.to_ne_bytes();
     ethernet.set::<0, 6>([a, b, c, d, e, f]);
     // The client's would teach the switch that it lives at this port.
-    ethernet.set::<6, 6>(own);
-    Reason::Forwarded
+    ethernet.set::<6, 6>(tables.own_mac());
+    true
 }
 
 /// Whether a MAC, as a word, is a farm node's.

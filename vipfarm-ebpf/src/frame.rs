@@ -26,6 +26,18 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// Where the `N` bytes at a computed offset are, if the frame has them all: for helpers.
+    #[inline(always)]
+    pub(crate) fn part<const N: usize>(&self, offset: usize) -> Option<*mut u8> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let (start, end) = span::<N>(self.data, offset);
+        (end <= self.end).then_some(start)
+    }
+}
+
 /// A header of `L` bytes that was checked against `data_end`.
 pub(crate) struct FrameHead<const L: usize>(*mut u8);
 
@@ -40,16 +52,10 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        if offset > MAX_OFFSET {
-            return None;
-        }
-        let (start, end) = span::<N>(self.data, offset);
-        if end > self.end {
-            return None;
-        }
+        let start = self.part::<N>(offset)?;
         // SAFETY: `start..start + N` lies within the frame, as just checked (and as the verifier
-        // checks again); a byte array has no alignment.
-        Some(unsafe { start.cast::<[u8; N]>().read_unaligned() })
+        // checks again).
+        Some(unsafe { load::<0, N>(start) })
     }
 
     #[inline(always)]

@@ -4,16 +4,23 @@ use core::ptr;
 
 use aya_ebpf::{
     Global,
-    helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
+    bindings::{bpf_sock_tuple, xdp_md},
+    helpers::generated::{
+        bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_tcp_check_syncookie,
+    },
     macros::map,
     maps::{Array, LruHashMap, PerCpuArray},
+    programs::XdpContext,
 };
 use vipfarm_common::{
     Guarded, Outcome, State, Tables,
     layout::{Claim, GUARD_COUNTERS, mac_word},
-    packet::{FragmentKey, Requester},
+    packet::{Connection, FragmentKey, Requester, Tuple},
     reason::COUNTERS,
 };
+
+use crate::frame::Frame;
 
 /// `BPF_F_MMAPABLE`: the agent writes leases and bitmaps without a system call.
 const MMAPABLE: u32 = 1 << 10;
@@ -46,6 +53,10 @@ static REQUESTERS: LruHashMap<Requester, u64> = LruHashMap::with_max_entries(16_
 #[map]
 static EARLY: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
+/// The connection that is asked for.
+#[map]
+static TUPLE: PerCpuArray<bpf_sock_tuple> = PerCpuArray::with_max_entries(1, 0);
+
 /// Length of a slot as a power of two of nanoseconds: 67 ms.
 const SLOT_SHIFT: u64 = 26;
 
@@ -66,9 +77,44 @@ static EARLY_MOST: Global<u64> = Global::new(1024);
 static TRACE: Global<u8> = Global::new(0);
 
 /// The kernel's side of [`Tables`].
-pub(crate) struct Kernel;
+pub(crate) struct Kernel<Run>(Run);
 
-impl Tables for Kernel {
+/// Where the program runs: in XDP, where it may be asked for connections.
+pub(crate) struct InXdp(*mut xdp_md);
+/// In TC, where none is.
+pub(crate) struct InTc;
+
+impl Kernel<InXdp> {
+    #[inline(always)]
+    pub(crate) fn of(ctx: &XdpContext) -> Self {
+        Self(InXdp(ctx.ctx))
+    }
+}
+
+/// The tables for TC programs.
+pub(crate) const TC: Kernel<InTc> = Kernel(InTc);
+
+/// Asks the stack for the connection in [`TUPLE`].
+pub(crate) trait Run {
+    fn has_connection(&self, size: u32, headers: Option<(usize, usize)>) -> bool;
+}
+
+impl Run for InXdp {
+    #[inline(always)]
+    fn has_connection(&self, size: u32, headers: Option<(usize, usize)>) -> bool {
+        let (network, transport) = headers.unwrap_or((0, 0));
+        has_connection(self.0, size, network, transport)
+    }
+}
+
+impl Run for InTc {
+    #[inline(always)]
+    fn has_connection(&self, _size: u32, _headers: Option<(usize, usize)>) -> bool {
+        false
+    }
+}
+
+impl<R: Run> Tables for Kernel<R> {
     #[inline(always)]
     fn state(&self) -> Option<&State> {
         STATE.get(0)
@@ -101,6 +147,32 @@ impl Tables for Kernel {
     fn own_mac(&self) -> [u8; 6] {
         let [a, b, c, d, e, f, ..] = OWN_MAC.load().to_ne_bytes();
         [a, b, c, d, e, f]
+    }
+
+    #[inline(always)]
+    fn connection(&self, tuple: &Tuple) -> Connection {
+        let Some(key) = TUPLE.get_ptr_mut(0) else { return Connection::None };
+        // SAFETY: the map value is this CPU's own; the union's fields are integers, and the kernel
+        // reads those of the family that the size tells.
+        let size = unsafe {
+            if tuple.is_v6 {
+                let key = &mut (*key).__bindgen_anon_1.ipv6;
+                key.saddr = words(tuple.client);
+                key.daddr = words(tuple.vip);
+                key.sport = u16::from_ne_bytes(tuple.client_port);
+                key.dport = u16::from_ne_bytes(tuple.vip_port);
+                36
+            } else {
+                let key = &mut (*key).__bindgen_anon_1.ipv4;
+                [key.saddr, ..] = words(tuple.client);
+                [key.daddr, ..] = words(tuple.vip);
+                key.sport = u16::from_ne_bytes(tuple.client_port);
+                key.dport = u16::from_ne_bytes(tuple.vip_port);
+                12
+            }
+        };
+        let own = self.0.has_connection(size, tuple.headers);
+        if own { Connection::Own } else { Connection::None }
     }
 
     #[inline(always)]
@@ -141,6 +213,51 @@ impl Tables for Kernel {
             unsafe { ptr::write_volatile(last, claim.word()) };
         }
     }
+}
+
+/// `BPF_F_CURRENT_NETNS`.
+const OWN_NETNS: u64 = u64::MAX;
+/// `TCP_LISTEN` (linux/tcp_states.h).
+const LISTEN: u32 = 10;
+/// What the cookie's check reads of either family's header, and of TCP's. A frame with 40 bytes from
+/// its IPv4 header on has that of TCP, too.
+const IP: usize = 40;
+const TCP: usize = 20;
+
+/// Whether the stack has the connection in [`TUPLE`]. A function of its own, for the sake of the
+/// stack, of which the kernel gives 512 bytes.
+#[inline(never)]
+fn has_connection(ctx: *mut xdp_md, size: u32, network: usize, transport: usize) -> bool {
+    let Some(key) = TUPLE.get_ptr_mut(0) else { return false };
+    // SAFETY: the context is this run's, the key a map value; the reference is released below, on the
+    // only way out.
+    unsafe {
+        let socket = bpf_skc_lookup_tcp(ctx.cast(), key, size, OWN_NETNS, 0);
+        if socket.is_null() {
+            return false;
+        }
+        let listens = ptr::read_volatile(&raw const (*socket).state) == LISTEN;
+        let own = !listens
+            || transport > 0 && {
+                let frame = Frame::of_xdp(&XdpContext::new(ctx));
+                match (frame.part::<IP>(network), frame.part::<TCP>(transport)) {
+                    (Some(ip), Some(tcp)) => {
+                        let (ip, tcp) = (ip.cast(), tcp.cast());
+                        bpf_tcp_check_syncookie(socket.cast(), ip, IP as u32, tcp, TCP as u32) == 0
+                    }
+                    _ => false,
+                }
+            };
+        bpf_sk_release(socket.cast());
+        own
+    }
+}
+
+/// An address as the kernel takes it.
+#[inline(always)]
+fn words(addr: [u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = addr;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
 }
 
 /// Whether `slow` logs.

@@ -9,7 +9,7 @@ use vipfarm_common::{
 
 use crate::{
     frame::Frame,
-    tables::{Kernel, count_guard},
+    tables::{TC, count_guard},
 };
 
 /// `TC_ACT_UNSPEC`: let the next program, or the stack, have the frame.
@@ -48,7 +48,8 @@ fn vipfarm_guard(ctx: TcContext) -> i32 {
     } else if protocol == ETH_P_IPV6 && ctx.data_end() - ctx.data() < ND_BYTES {
         let _ = ctx.pull_data(ctx.len().min(ND_BYTES as u32));
     }
-    let guarded = vipfarm_common::guard(&Frame::of_tc(&ctx), &Kernel);
+    let frame = Frame::of_tc(&ctx);
+    let guarded = vipfarm_common::guard(&frame, &TC);
     if guarded != Guarded::Clean {
         count_guard(guarded);
     }
@@ -62,9 +63,10 @@ fn vipfarm_guard(ctx: TcContext) -> i32 {
 fn vipfarm_fixup(ctx: TcContext) -> i32 {
     // SAFETY: `skb` is the valid context of this run.
     let kind = unsafe { (*ctx.skb.skb).pkt_type };
+    let frame = Frame::of_tc(&ctx);
     if kind == PACKET_OTHERHOST
-        && let Some(ethernet) = Frame::of_tc(&ctx).head::<14>(0)
-        && ethernet.get::<0, 6>() == Kernel.own_mac()
+        && let Some(ethernet) = frame.head::<14>(0)
+        && ethernet.get::<0, 6>() == TC.own_mac()
     {
         // Fails only for a type that does not exist.
         let _ = ctx.change_type(PACKET_HOST);
@@ -96,12 +98,13 @@ fn is_in_parts(ctx: &TcContext) -> bool {
 /// says whose it is (T8). The decision is asked once more, since XDP cannot tell.
 #[inline(always)]
 fn copy_to_nodes(ctx: &TcContext) {
-    let outcome = vipfarm_common::slow(&Frame::of_tc(ctx), &Kernel);
+    let frame = Frame::of_tc(ctx);
+    let outcome = vipfarm_common::slow(&frame, &TC);
     if outcome != Reason::CopiedFragment.into() {
         return;
     }
-    let own = Kernel.own_mac();
-    let Some(ethernet) = Frame::of_tc(ctx).head::<14>(0) else { return };
+    let own = TC.own_mac();
+    let Some(ethernet) = frame.head::<14>(0) else { return };
     let source = ethernet.get::<6, 6>();
     // To all stations, so that no node's filter refuses it; from this node, so that nobody hands it on.
     ethernet.set::<0, 6>([0xff; 6]);
@@ -124,7 +127,7 @@ fn copy_to_nodes(ctx: &TcContext) {
 fn vipfarm_clock(ctx: TcContext) -> i32 {
     let frame = Frame::of_tc(&ctx);
     let Some(out) = frame.head::<16>(0) else { return 1 };
-    out.set::<0, 8>(Kernel.ticks().to_ne_bytes());
-    out.set::<8, 8>(Kernel.boot_ns().to_ne_bytes());
+    out.set::<0, 8>(TC.ticks().to_ne_bytes());
+    out.set::<8, 8>(TC.boot_ns().to_ne_bytes());
     0
 }

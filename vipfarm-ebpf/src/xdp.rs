@@ -14,16 +14,16 @@ use crate::{
     tables::{Kernel, count, tracing},
 };
 
-/// Slot 0 holds `slow`. The array is emptied when its last pin or descriptor goes, attached or
+/// Slot 0 holds `slow`, slot 1 `slow_v6`. The array is emptied when its last pin or descriptor goes, attached or
 /// not: the agent pins it.
 #[map]
-static JUMP: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static JUMP: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// The hot path.
 #[xdp]
 #[inline(always)]
 fn filter(ctx: XdpContext) -> u32 {
-    match vipfarm_common::filter(&Frame::of_xdp(&ctx), &Kernel) {
+    match vipfarm_common::filter(&Frame::of_xdp(&ctx), &Kernel::of(&ctx)) {
         Step::Done(outcome) => finish(outcome),
         Step::Slow => {
             // SAFETY: `slow` is an XDP program like this one and takes the same context.
@@ -34,13 +34,31 @@ fn filter(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Everything variable or rare.
+/// Everything variable or rare, but for IPv6.
 #[xdp]
 #[inline(always)]
 fn slow(ctx: XdpContext) -> u32 {
-    let outcome = vipfarm_common::slow(&Frame::of_xdp(&ctx), &Kernel);
+    match vipfarm_common::slow_v4(&Frame::of_xdp(&ctx), &Kernel::of(&ctx)) {
+        Step::Done(outcome) => traced(&ctx, outcome),
+        Step::Slow => {
+            // SAFETY: as above.
+            unsafe { JUMP.tail_call(&ctx, 1) };
+            finish(Reason::Broken.into())
+        }
+    }
+}
+
+/// The same of IPv6.
+#[xdp]
+#[inline(always)]
+fn slow_v6(ctx: XdpContext) -> u32 {
+    traced(&ctx, vipfarm_common::slow_v6(&Frame::of_xdp(&ctx), &Kernel::of(&ctx)))
+}
+
+#[inline(always)]
+fn traced(ctx: &XdpContext, outcome: Outcome) -> u32 {
     if tracing() {
-        info!(&ctx, "slow path: {}", outcome.reason().as_str());
+        info!(ctx, "slow path: {}", outcome.reason().as_str());
     }
     finish(outcome)
 }

@@ -2,14 +2,14 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
 };
 
 use vipfarm_common::{
     Generation, Reason, State, Tables, decide,
     hash::key_words,
     layout::{Control, active_word},
-    packet::{FragmentKey, HostPacket},
+    packet::{Connection, FragmentKey, HostPacket, Tuple},
 };
 
 use crate::{model::Mac, plan::Plan};
@@ -24,6 +24,7 @@ pub struct HostTables {
     boot_ns: u64,
     observed: Cell<Option<(u32, u8)>>,
     fragments: RefCell<BTreeMap<FragmentKey, u32>>,
+    connections: BTreeSet<([u8; 16], [u8; 16], [u8; 2], [u8; 2])>,
 }
 
 impl HostTables {
@@ -43,6 +44,7 @@ impl HostTables {
             boot_ns: 1,
             observed: Cell::new(None),
             fragments: RefCell::default(),
+            connections: BTreeSet::new(),
         }
     }
 
@@ -96,6 +98,12 @@ impl Tables for HostTables {
 
     fn own_mac(&self) -> [u8; 6] {
         self.own_mac.0
+    }
+
+    fn connection(&self, tuple: &Tuple) -> Connection {
+        let Tuple { client, vip, client_port, vip_port, .. } = *tuple;
+        let known = self.connections.contains(&(client, vip, client_port, vip_port));
+        if known { Connection::Own } else { Connection::None }
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<u32> {

@@ -13,6 +13,8 @@ use crate::{
 
 /// A fate: this bit and group and bucket, or a reason's code.
 const BY_BUCKET: u32 = 1 << 31;
+/// Also: a connection that the former owner of the bucket has.
+const BACK: u32 = 1 << 30;
 
 impl<P: Packet, T: Tables> Frame<'_, P, T> {
     /// Judges a fragment.
@@ -44,16 +46,20 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         if fragment.is_later {
             return self.later(vip, &key);
         }
-        let judged = self.flow(ip).and_then(|flow| self.bucket(&flow, ip.found));
-        let fate = match judged {
-            Ok((group, bucket)) => BY_BUCKET | group << 8 | u32::from(bucket),
-            Err(reason) => u32::from(reason as u8),
+        let flow = self.flow(ip);
+        let judged = flow.and_then(|flow| {
+            let (group, bucket) = self.bucket(&flow, ip.found)?;
+            Ok((BY_BUCKET | group << 8 | u32::from(bucket), self.served(ip, &flow, group, bucket)))
+        });
+        let (fate, outcome) = match judged {
+            Ok((by_bucket, Err(Reason::HandedBack))) => (by_bucket | BACK, Err(Reason::HandedBack)),
+            Ok((_, Err(reason))) | Err(reason) => (u32::from(reason as u8), Err(reason)),
+            Ok((by_bucket, outcome)) => (by_bucket, outcome),
         };
         if later == 0 {
             self.tables.put_fragment(&key, fate);
         }
-        let (group, bucket) = judged?;
-        Ok(self.owner(vip, group, bucket))
+        outcome
     }
 
     /// A fragment that needs the first one's ports.
@@ -62,6 +68,9 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         match self.tables.fragment(key) {
             Some(fate) if fate & BY_BUCKET != 0 => {
                 let [bucket, group, ..] = fate.to_le_bytes();
+                if fate & BACK != 0 {
+                    return Err(self.hand_back(u32::from(group), bucket));
+                }
                 Ok(self.owner(vip, u32::from(group), bucket))
             }
             Some(fate) => Err(Reason::from_code(fate as usize).unwrap_or(Reason::Broken)),

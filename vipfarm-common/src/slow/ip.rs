@@ -39,6 +39,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let [proto] = ip.get::<9, 1>();
         self.ip(&Ip {
             client: V4(ip.get::<12, 4>()),
+            vip: V4(ip.get::<16, 4>()),
             found,
             proto,
             transport: ethernet.network + usize::from(version_ihl & 15) * 4,
@@ -75,6 +76,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let headers = extensions::<P, MAX_EXTENSIONS>(packet, next, ethernet.network + 40)?;
         self.ip(&Ip {
             client: V6(source),
+            vip: V6(target),
             found,
             proto: headers.proto,
             transport: headers.transport,

@@ -31,6 +31,8 @@ pub enum Entry {
     Filter,
     /// XDP: the slow path directly.
     Slow,
+    /// XDP: what the slow one leaves to it, IPv6.
+    SlowV6,
     /// TC egress.
     Guard,
 }
@@ -40,6 +42,7 @@ impl Entry {
         match self {
             Self::Filter => "filter",
             Self::Slow => "slow",
+            Self::SlowV6 => "slow_v6",
             Self::Guard => "vipfarm_guard",
         }
     }
@@ -172,7 +175,7 @@ impl Manual {
             ..TestRunOptions::default()
         };
         let result = match entry {
-            Entry::Filter | Entry::Slow => {
+            Entry::Filter | Entry::Slow | Entry::SlowV6 => {
                 object::xdp(&mut self.ebpf, entry.name())?.test_run(options)
             }
             Entry::Guard => object::classifier(&mut self.ebpf, entry.name())?.test_run(options),

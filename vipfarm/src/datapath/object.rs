@@ -12,6 +12,9 @@ use vipfarm_common::{hash::key_words, layout::mac_word};
 /// The eBPF object that `cargo xtask build` made: a built agent needs no toolchain.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_BPF_OBJECT"));
 
+/// What `JUMP` holds, by slot.
+const JUMPS: [&str; 2] = ["slow", "slow_v6"];
+
 /// Loads the object's maps and programs with the interface's constants.
 pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
     let [key0, key1] = key_words(options.hash_key);
@@ -24,7 +27,7 @@ pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
         .override_global("TRACE", &trace, true)
         .load(OBJECT)
         .map_err(ebpf_error)?;
-    for name in ["filter", "slow"] {
+    for name in ["filter"].into_iter().chain(JUMPS) {
         let program = xdp(&mut ebpf, name)?;
         program.load().map_err(|error| program_error("an XDP program", &error))?;
     }
@@ -39,8 +42,10 @@ pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
 /// its pin.
 pub(super) fn fill_jump(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, Error> {
     let mut jump: ProgramArray<MapData> = take(ebpf, "JUMP")?;
-    let slow = xdp(ebpf, "slow")?.fd().map_err(|error| program_error("`slow`", &error))?;
-    jump.set(0, slow, 0).map_err(|error| map_error(&error))?;
+    for (slot, name) in (0..).zip(JUMPS) {
+        let program = xdp(ebpf, name)?.fd().map_err(|error| program_error(name, &error))?;
+        jump.set(slot, program, 0).map_err(|error| map_error(&error))?;
+    }
     Ok(jump)
 }
 

@@ -1,0 +1,78 @@
+//! Buckets in a move: new connections are the new owner's, old ones stay where their sockets are
+//! (T12, T13, T26).
+//!
+//! The former owner goes on accepting what matches a socket of its own, but no SYN. The new one takes
+//! SYNs and what matches a socket of its own; the rest it drops without a word, or hands back where
+//! nodes hand over: its stack would answer by a reset. When the former owner dies, the bucket is in a
+//! move no more, and the reset is right.
+
+use super::{Address, Flow, Frame, Ip};
+use crate::{
+    layout::{MAX_GROUPS, VIP_DIRECTED},
+    packet::{Connection, Head, Packet, Tables, Tuple},
+    reason::{Outcome, Reason},
+    vip::{self, TCP},
+};
+
+/// Offset of the flags in a TCP header, and its SYN (RFC 9293 section 3.1).
+const FLAGS: usize = 13;
+const SYN: u8 = 0x02;
+
+impl<P: Packet, T: Tables> Frame<'_, P, T> {
+    /// Judges a packet whose bucket is known, or one that quotes such a packet.
+    #[inline(always)]
+    pub(super) fn served<A: Address>(
+        &self,
+        ip: &Ip<A>,
+        flow: &Flow<A>,
+        group: u32,
+        bucket: u8,
+    ) -> Result<Outcome, Reason> {
+        let vip = ip.found.vip;
+        if flow.proto != TCP || !vip::is_moving(self.tables, self.now, group, bucket) {
+            return Ok(self.owner(vip, group, bucket));
+        }
+        let quoted = ip.proto != TCP;
+        let flags = if quoted { None } else { self.packet.at::<1>(ip.transport + FLAGS) };
+        if flags.is_some_and(|[flags]| flags & SYN != 0) {
+            return Ok(self.owner(vip, group, bucket));
+        }
+        let tuple = Tuple {
+            client: flow.client.bytes(),
+            vip: ip.vip.bytes(),
+            client_port: flow.client_port,
+            vip_port: flow.vip_port,
+            is_v6: A::IS_V6,
+            headers: (!quoted).then_some((self.ethernet.network, ip.transport)),
+        };
+        let own = self.tables.connection(&tuple) == Connection::Own;
+        let mine = vip::is_mine(self.tables, self.now, group, bucket);
+        match (mine, own) {
+            (true, true) | (false, false) => Ok(self.owner(vip, group, bucket)),
+            (false, true) => {
+                self.tables.observe(group, bucket);
+                Err(Reason::Lingering)
+            }
+            (true, false) if vip & VIP_DIRECTED != 0 => Err(self.hand_back(group, bucket)),
+            (true, false) => {
+                self.tables.observe(group, bucket);
+                Err(Reason::Inherited)
+            }
+        }
+    }
+
+    /// Hands a frame to who served its bucket before. Only the owner does, so that it is the last hop.
+    #[inline(always)]
+    pub(super) fn hand_back(&self, group: u32, bucket: u8) -> Reason {
+        let ethernet = &self.ethernet.head;
+        self.tables.observe(group, bucket);
+        let group = &self.now.groups[group as usize & (MAX_GROUPS - 1)];
+        let former = self.tables.volatile(&group.former[usize::from(bucket)]);
+        let came_here = ethernet.get::<0, 6>() == self.tables.own_mac();
+        if came_here && vip::address_to(ethernet, self.tables, self.now, former) {
+            Reason::HandedBack
+        } else {
+            Reason::Inherited
+        }
+    }
+}
