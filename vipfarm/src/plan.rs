@@ -30,6 +30,10 @@ pub struct Plan {
     pub services: Arc<Services>,
     /// The buckets this node accepts, by kernel group; the first is the built-in group's.
     pub bitmaps: Vec<Bitmap>,
+    /// The buckets in a move, by kernel group: see [`Group::moving`].
+    pub moving: Vec<Bitmap>,
+    /// Who served each bucket before, by kernel group; empty where no VIP has nodes hand frames over.
+    pub former: Vec<Owners>,
     /// Who owns each bucket, by kernel group; empty where no VIP has nodes hand frames over.
     pub owners: Vec<Owners>,
     /// The other nodes on this network.
@@ -41,6 +45,15 @@ pub struct Plan {
 pub struct Owners(pub [u8; 256]);
 
 impl Owners {
+    /// The bytes as words of memory.
+    pub(crate) fn words(&self) -> [u64; 32] {
+        let bytes = self.0.as_chunks::<8>().0;
+        std::array::from_fn(|index| u64::from_ne_bytes(bytes[index]))
+    }
+
+    /// No bucket has one.
+    pub const NONE: Self = Self([NOBODY; 256]);
+
     /// Those of a table.
     pub fn of(table: &Table) -> Self {
         let index = |owner: Option<NodeId>| {
@@ -67,6 +80,20 @@ pub enum Change {
         group: usize,
         /// Its new bitmap.
         bitmap: Bitmap,
+    },
+    /// One group's buckets in a move differ: word stores in place.
+    Moving {
+        /// Kernel group.
+        group: usize,
+        /// Its new bitmap.
+        bitmap: Bitmap,
+    },
+    /// One group's former owners differ: word stores in place.
+    Former {
+        /// Kernel group.
+        group: usize,
+        /// Its new former owners.
+        owners: Owners,
     },
     /// One group's owners differ: word stores in place.
     Owners {
@@ -100,11 +127,17 @@ impl Plan {
         let Some(old) = old.filter(same) else {
             return vec![Change::Structure];
         };
+        // First what says that there are old connections, then whose the bucket is: in between, a
+        // packet of one is dropped at worst.
+        let former = changed(&old.former, &self.former);
+        let former = former.map(|(group, owners)| Change::Former { group, owners });
+        let moving = changed(&old.moving, &self.moving);
+        let moving = moving.map(|(group, bitmap)| Change::Moving { group, bitmap });
         let bitmaps = changed(&old.bitmaps, &self.bitmaps);
         let bitmaps = bitmaps.map(|(group, bitmap)| Change::Bitmap { group, bitmap });
         let owners = changed(&old.owners, &self.owners);
         let owners = owners.map(|(group, owners)| Change::Owners { group, owners });
-        let mut changes: Vec<Change> = bitmaps.chain(owners).collect();
+        let mut changes: Vec<Change> = former.chain(moving).chain(bitmaps).chain(owners).collect();
         if old.peers != self.peers {
             let peers = changed(&old.peers.words(), &self.peers.words())
                 .map(|(index, mac)| Change::Peer { index, mac })
@@ -124,6 +157,12 @@ impl Plan {
         self.services.place_rules(&mut tables);
         for (group, bitmap) in tables.groups.iter_mut().zip(&self.bitmaps) {
             group.mine = bitmap.0;
+        }
+        for (group, bitmap) in tables.groups.iter_mut().zip(&self.moving) {
+            group.moving = bitmap.0;
+        }
+        for (group, owners) in tables.groups.iter_mut().zip(&self.former) {
+            group.former = owners.0;
         }
         for (group, owners) in tables.groups.iter_mut().zip(&self.owners) {
             group.owners = owners.0;

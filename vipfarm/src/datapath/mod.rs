@@ -390,6 +390,8 @@ fn apply(state: &mut SharedState, old: Option<&Plan>, new: &Plan) -> Result<(), 
         match change {
             Change::Structure => state.switch(&new.generation())?,
             Change::Bitmap { group, bitmap } => state.store_bitmap(group, bitmap),
+            Change::Moving { group, bitmap } => state.store_moving(group, bitmap),
+            Change::Former { group, owners } => state.store_former(group, &owners),
             Change::Owners { group, owners } => state.store_owners(group, &owners),
             Change::Peer { index, mac } => state.store_peer(index, mac),
             Change::PeerSlot { slot, mac } => state.store_peer_slot(slot, mac),

@@ -142,12 +142,32 @@ impl SharedState {
 
     /// Stores a group's bitmap in the active generation. Each word is old or new to a packet.
     pub(super) fn store_bitmap(&mut self, group: usize, bitmap: Bitmap) {
+        // SAFETY: the pointer lies within the mapping.
+        store_words(unsafe { addr_of_mut!((*self.group(group)).mine) }, bitmap.0);
+    }
+
+    /// Stores a group's buckets in a move likewise.
+    pub(super) fn store_moving(&mut self, group: usize, bitmap: Bitmap) {
+        // SAFETY: as above.
+        store_words(unsafe { addr_of_mut!((*self.group(group)).moving) }, bitmap.0);
+    }
+
+    /// Stores a group's owners likewise, eight at a time.
+    pub(super) fn store_owners(&mut self, group: usize, owners: &Owners) {
+        // SAFETY: as above; the field begins at a multiple of 8.
+        store_words(unsafe { addr_of_mut!((*self.group(group)).owners) }.cast(), owners.words());
+    }
+
+    /// Stores a group's former owners likewise.
+    pub(super) fn store_former(&mut self, group: usize, owners: &Owners) {
+        // SAFETY: as above.
+        store_words(unsafe { addr_of_mut!((*self.group(group)).former) }.cast(), owners.words());
+    }
+
+    fn group(&mut self, group: usize) -> *mut Group {
         assert!(group < MAX_GROUPS, "a plan has at most MAX_GROUPS groups");
-        let active = self.active();
-        for (word, bits) in bitmap.0.into_iter().enumerate() {
-            // SAFETY: the pointer lies within the mapping; `group` was checked, `word` is below 4.
-            store(unsafe { addr_of_mut!((*active).groups[group].mine[word]) }, bits);
-        }
+        // SAFETY: the pointer lies within the mapping; `group` was checked.
+        unsafe { addr_of_mut!((*self.active()).groups[group]) }
     }
 
     /// Stores a peer's MAC in the active generation.
@@ -164,18 +184,6 @@ impl SharedState {
         let active = self.active();
         // SAFETY: the pointer lies within the mapping; `slot` was checked.
         store(unsafe { addr_of_mut!((*active).peer_slots[slot]) }, mac);
-    }
-
-    /// Stores a group's owners in the active generation, eight at a time.
-    pub(super) fn store_owners(&mut self, group: usize, owners: &Owners) {
-        assert!(group < MAX_GROUPS, "a plan has at most MAX_GROUPS groups");
-        let active = self.active();
-        for (index, bytes) in owners.0.as_chunks::<8>().0.iter().enumerate() {
-            // SAFETY: the pointer lies within the mapping and is aligned, as the field begins at a
-            // multiple of 8; `group` was checked.
-            let word = unsafe { addr_of_mut!((*active).groups[group].owners[8 * index]) };
-            store(word.cast(), u64::from_ne_bytes(*bytes));
-        }
     }
 
     /// Writes the idle generation, when no packet uses it any more, and makes it the active one.
@@ -224,6 +232,13 @@ impl SharedState {
 fn load(word: *mut u64) -> u64 {
     // SAFETY: callers pass aligned words within the mapping.
     unsafe { AtomicU64::from_ptr(word) }.load(Ordering::Acquire)
+}
+
+/// Stores the words of a field, each so that it is old or new to whoever looks.
+fn store_words<const N: usize>(field: *mut [u64; N], words: [u64; N]) {
+    for (index, word) in words.into_iter().enumerate() {
+        store(field.cast::<u64>().wrapping_add(index), word);
+    }
 }
 
 /// Stores a word so that stores before it are visible to whoever sees it.

@@ -241,6 +241,7 @@ pub struct Membership {
     /// The newest heartbeat could not be sent on the first link.
     mute: bool,
     proof: Proof,
+    lingering: Arc<[u8]>,
     counters: Counters,
     nuisances: Nuisances,
     /// Addresses of nodes of the farm that are not in the configuration, heard since the last
@@ -289,6 +290,7 @@ impl Membership {
             left: false,
             mute: false,
             proof: Proof::default(),
+            lingering: Arc::default(),
             counters: Counters::default(),
             nuisances: Nuisances::default(),
             newcomers: Vec::new(),
@@ -454,6 +456,7 @@ impl Membership {
             proposal: (installed.unwrap_or_default() != promised || !self.rules().barrier)
                 .then(|| Arc::clone(&self.promised)),
             overrides: is_news.then(|| Arc::clone(self.overrides())),
+            lingering: Arc::clone(&self.lingering),
         }
     }
 

@@ -166,6 +166,21 @@ impl Membership {
         self.proof = proof;
     }
 
+    /// Which buckets this node has given away and still serves old connections of, for the peers to
+    /// know: see [`PeerStatus::lingering`]. Opaque here; empty = none.
+    ///
+    /// # Panics
+    /// If it is longer than 1100 bytes.
+    pub fn publish_lingering(&mut self, now: BootTime, lingering: Arc<[u8]>) {
+        assert!(lingering.len() <= super::wire::MAX_LINGERING, "33 bytes for each of 32 groups");
+        if self.lingering != lingering {
+            self.begin_turn(now);
+            self.lingering = lingering;
+            self.announce = true;
+            self.wake = Some(now);
+        }
+    }
+
     /// What this node does.
     pub fn state(&self) -> NodeState {
         self.state

@@ -54,6 +54,8 @@ pub struct PeerStatus {
     pub agrees: bool,
     /// What its kernel accepts, as it said last.
     pub proof: Proof,
+    /// What it still serves of what it has given away, as it said last.
+    pub lingering: Arc<[u8]>,
 }
 
 /// One other node.
@@ -345,6 +347,10 @@ impl Peer {
             epoch: newest.map_or(0, |state| state.installed.id.epoch),
             agrees: installed.is_some() && newest.map(|state| state.installed) == installed,
             proof: self.newest.as_ref().map_or_else(Proof::default, |newest| newest.proof),
+            lingering: self
+                .newest
+                .as_ref()
+                .map_or_else(Arc::default, |newest| Arc::clone(&newest.lingering)),
         }
     }
 }

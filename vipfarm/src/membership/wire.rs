@@ -22,6 +22,7 @@
 //!     overrides, with their flag: counter u64 | author u8 | count u16 |
 //!         `count` times: node u8 | 1 one group, 2 of one life: u8 | group u8 | power u16 |
 //!         life u32; what the second byte does not name is zero
+//!     what lingers, with its flag: length u16 | as many bytes, opaque here
 //!     tag: keyed BLAKE3 over everything before it, cut to 16 bytes
 //! ```
 //!
@@ -56,10 +57,14 @@ const CONTENT: usize = 32 + 4 * MAX_NODES + OVERRIDES;
 /// Bytes of a heartbeat at least.
 pub(super) const MIN_LEN: usize = HEAD + ACK + TAG;
 /// Bytes of a heartbeat at most.
-pub(super) const MAX_LEN: usize = HEAD + ACK * MAX_NODES + CONTENT + OVERRIDES + TAG;
+pub(super) const MAX_LEN: usize =
+    HEAD + ACK * MAX_NODES + CONTENT + OVERRIDES + 2 + MAX_LINGERING + TAG;
+
+/// Bytes at most that say what lingers.
+pub(super) const MAX_LINGERING: usize = 1100;
 
 const MAGIC: [u8; 4] = *b"VIPf";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const AT_VERSION: usize = 4;
 const AT_LINK: usize = 5;
 const AT_FARM: usize = 8;
@@ -85,6 +90,8 @@ pub(super) struct Heartbeat {
     pub(super) proposal: Option<Arc<Agreement>>,
     /// The newest overrides known, while a peer knows older ones only.
     pub(super) overrides: Option<Arc<Overrides>>,
+    /// The buckets given away whose old connections the sender still serves: nobody decides by it.
+    pub(super) lingering: Arc<[u8]>,
 }
 
 /// The part whose changes are news.
@@ -127,7 +134,8 @@ impl Flags {
     const STAGED: Self = Self(32);
     const PROPOSAL: Self = Self(64);
     const OVERRIDES: Self = Self(128);
-    const ALL: Self = Self(511);
+    const LINGERING: Self = Self(512);
+    const ALL: Self = Self(1023);
 
     /// Whether any of those flags is set.
     pub(super) fn has(self, flag: Self) -> bool {
@@ -147,7 +155,8 @@ impl Flags {
     }
 
     fn without_sections(self) -> Self {
-        Self(self.0 & !(Self::STAGED.0 | Self::PROPOSAL.0 | Self::OVERRIDES.0))
+        let sections = Self::STAGED.0 | Self::PROPOSAL.0 | Self::OVERRIDES.0 | Self::LINGERING.0;
+        Self(self.0 & !sections)
     }
 }
 
@@ -175,13 +184,23 @@ pub(super) fn farm_id(name: &str) -> FarmId {
 
 /// The heartbeat as a datagram for one link, ready for [`reseal`].
 pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]) -> Vec<u8> {
-    let Heartbeat { source, incarnation, sequence, state, proof, acks, proposal, overrides } =
-        heartbeat;
+    let Heartbeat {
+        source,
+        incarnation,
+        sequence,
+        state,
+        proof,
+        acks,
+        proposal,
+        overrides,
+        lingering,
+    } = heartbeat;
     let flags = state
         .flags
         .with(Flags::STAGED, state.staged.is_some())
         .with(Flags::PROPOSAL, proposal.is_some())
-        .with(Flags::OVERRIDES, overrides.is_some());
+        .with(Flags::OVERRIDES, overrides.is_some())
+        .with(Flags::LINGERING, !lingering.is_empty());
     let mut to = Writer::default();
     to.bytes(&MAGIC);
     to.u8(VERSION);
@@ -212,6 +231,10 @@ pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]
     }
     if let Some(overrides) = overrides {
         to.overrides(overrides);
+    }
+    if !lingering.is_empty() {
+        to.u16(u16::try_from(lingering.len()).expect("at most `MAX_LINGERING`"));
+        to.bytes(lingering);
     }
     let tag = tag(&to.0, key);
     to.bytes(&tag);
@@ -305,6 +328,16 @@ fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
     let proposal = flags.has(Flags::PROPOSAL).then(|| from.content()).transpose()?;
     let proposal = proposal.map(|content| Agreement { stamp: state.promised, content });
     let overrides = flags.has(Flags::OVERRIDES).then(|| from.overrides()).transpose()?;
+    let lingering = if flags.has(Flags::LINGERING) {
+        let length = usize::from(from.u16()?);
+        // None at all has no flag.
+        if !(1..=MAX_LINGERING).contains(&length) {
+            return Err(Dropped::Malformed);
+        }
+        from.bytes(length)?.into()
+    } else {
+        Arc::default()
+    };
     Ok(Heartbeat {
         source,
         incarnation,
@@ -314,6 +347,7 @@ fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
         acks,
         proposal: proposal.map(Arc::new),
         overrides: overrides.map(Arc::new),
+        lingering,
     })
 }
 

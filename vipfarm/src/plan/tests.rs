@@ -51,7 +51,14 @@ fn rule(only: Option<Ipv4Addr>, port: Option<u16>) -> Rule {
 fn plan(blocks: &[Vip], here: impl Fn(usize) -> bool) -> Plan {
     let services = Services::new(blocks, here).expect("it fits");
     let bitmaps = vec![Bitmap([u64::MAX; 4]); services.groups()];
-    Plan { services: Arc::new(services), bitmaps, owners: Vec::new(), peers: Peers::unknown(2) }
+    Plan {
+        services: Arc::new(services),
+        bitmaps,
+        moving: Vec::new(),
+        former: Vec::new(),
+        owners: Vec::new(),
+        peers: Peers::unknown(2),
+    }
 }
 
 /// The kernel group that judges a SYN to that service; `None` when no rule covers it.
