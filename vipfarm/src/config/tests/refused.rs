@@ -121,6 +121,11 @@ fn nodes() {
              \x20 = help: write the node's own address on the farm's network",
         ),
         (
+            &[("10.0.0.12", "'fd00::12'")],
+            "farm.yaml:6:46: error: heartbeats cannot run between 10.0.0.11 of node1 and fd00::12 of node2: one is an IPv4 address, the other an IPv6 address\n\
+             \x20 = help: list the addresses of all nodes in one order of networks, with one family in each",
+        ),
+        (
             &[("10.0.0.12", "'fe80::1'")],
             "farm.yaml:6:46: error: no peer can reach a node at the link-local address fe80::1\n\
              \x20 = help: write the node's own address on the farm's network",
