@@ -19,7 +19,9 @@ use vipfarm_lab::{
 };
 
 use crate::{
-    HTTP, all,
+    HTTP,
+    agreement::assert_twice_only_at_the_heal,
+    all,
     conflicts::{conflicts, two_farms},
     events, eventually, has_event, packets_of_all,
     probed::Probed,
@@ -355,10 +357,15 @@ async fn a_farm_without_ipv4_agrees_and_fails_over() {
     lab.node(3).cut().unwrap();
     farm.wait_converged(&[1, 2]).unwrap();
     traffic.all_served().await;
+    farm.wait_converged(&[3]).unwrap();
+    // So long that the kernel would have to look for its neighbours anew.
+    sleep(Duration::from_secs(2)).await;
+    let from = Instant::now();
     lab.node(3).heal().unwrap();
+    let healed = Instant::now();
     farm.wait_converged(&all(&lab)).unwrap();
     traffic.all_served().await;
-    traffic.stop().await;
+    assert_twice_only_at_the_heal(&traffic.end().await, from, healed);
     farm.stop().unwrap();
 }
 

@@ -117,12 +117,13 @@ pub(crate) fn arp(frame: &Captured) -> Option<Arp> {
     })
 }
 
-/// Sends frames from a host and records the IP packets that come back from `from`.
+/// Sends frames from a host and records the IP packets that come back from `from`; what it asks a
+/// group of addresses, to find the host, is no answer.
 pub(crate) fn answers(host: &Host, frames: &[Vec<u8>], from: impl Into<IpAddr>) -> Vec<Packet> {
     let from = from.into();
     let is_answer = move |frame: &Captured| {
         frame.direction == Direction::Incoming
-            && packet(frame).is_some_and(|packet| packet.source == from)
+            && packet(frame).is_some_and(|it| it.source == from && !it.target.is_multicast())
     };
     let capture = host.capture_if(is_answer).unwrap();
     host.inject_all(frames).unwrap();
