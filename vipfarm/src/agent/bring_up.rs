@@ -72,7 +72,7 @@ pub(super) async fn bring_up(
     let network = Network::connect()?;
     let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
     clear_up_after_a_crash(&network, &mut undo, &options.place.bpf_dir, &farm).await?;
-    let interfaces = network.interfaces().await?;
+    let interfaces = Network::interfaces().await?;
     let own = site::own_node(&farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(&farm, &interfaces)?;
     // First, because a second agent of this node is found out by it.
@@ -164,7 +164,7 @@ async fn clear_up_after_a_crash(
         return Ok(());
     }
     undo.roll_back(network).await?;
-    let interfaces = network.interfaces().await?;
+    let interfaces = Network::interfaces().await?;
     let used: Vec<u32> = farm
         .vips
         .iter()

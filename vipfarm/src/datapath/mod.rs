@@ -37,6 +37,7 @@ use crate::{
 };
 
 pub use object::OBJECT;
+pub use shared::Mapping;
 
 /// What a [`Datapath`] needs to know of its interface.
 #[derive(Debug, Clone)]

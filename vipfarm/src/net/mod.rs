@@ -68,13 +68,15 @@ impl Network {
         Ok(Self { handle })
     }
 
-    /// All interfaces.
-    pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
+    /// All interfaces of this network namespace. By a connection of its own: the kernel refuses a
+    /// listing on one that has another under way, even if nobody waits for that any more.
+    pub async fn interfaces() -> Result<Vec<Interface>, Error> {
+        let Self { handle } = Self::connect()?;
         let refused = |error| refused("list the interfaces", &error);
         let links: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(refused)?;
+            handle.link().get().execute().try_collect().await.map_err(refused)?;
         let addresses: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(refused)?;
+            handle.address().get().execute().try_collect().await.map_err(refused)?;
         Ok(links.iter().map(|link| interface(link, &addresses)).collect())
     }
 
@@ -241,4 +243,22 @@ fn refused(what: &str, error: &rtnetlink::Error) -> Error {
     let reason = code
         .map_or_else(|| error.to_string(), |code| io::Error::from_raw_os_error(code).to_string());
     Error::Refused { what: what.into(), reason, code }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn several_can_list_the_interfaces_at_once_and_one_may_give_up() {
+        for _ in 0..50 {
+            assert!(Network::interfaces().now_or_never().is_none(), "given up under way");
+            let listings = [(); 4].map(|()| Network::interfaces());
+            for listing in futures::future::join_all(listings).await {
+                listing.expect("listed");
+            }
+        }
+    }
 }

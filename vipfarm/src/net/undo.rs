@@ -133,7 +133,7 @@ impl Undo {
     /// that cannot be undone does not keep the rest; returns the failures.
     pub async fn roll_back(&self, network: &Network, path: &Path) -> Vec<UndoError> {
         let mut failures = Vec::new();
-        let present = match network.interfaces().await {
+        let present = match Network::interfaces().await {
             Ok(present) => present,
             Err(error) => return vec![error.into()],
         };
