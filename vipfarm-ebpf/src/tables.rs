@@ -184,7 +184,7 @@ impl<R: Run> Tables for Kernel<R> {
     #[inline(always)]
     fn put_fragment(&self, key: &FragmentKey, fate: u32) {
         // Fails only without memory: the other fragments are then early ones.
-        let _ = FRAGMENTS.insert(key, &fate, 0);
+        let _ = FRAGMENTS.insert(key, fate, 0);
     }
 
     #[inline(always)]
@@ -203,7 +203,7 @@ impl<R: Run> Tables for Kernel<R> {
     #[inline(always)]
     fn note_requester(&self, requester: &Requester, mac: [u8; 6]) {
         // Fails only without memory: that client waits for the next announcement to all.
-        let _ = REQUESTERS.insert(requester, &mac_word(mac), 0);
+        let _ = REQUESTERS.insert(requester, mac_word(mac), 0);
     }
 
     #[inline(always)]

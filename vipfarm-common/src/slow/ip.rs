@@ -43,7 +43,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             found,
             proto,
             transport: ethernet.network + usize::from(version_ihl & 15) * 4,
-            ip_id,
+            identification: ip_id,
             fragment: (offset != 0).then_some(fragment),
         })
     }
@@ -80,7 +80,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             found,
             proto: headers.proto,
             transport: headers.transport,
-            ip_id: [0; 2],
+            identification: [0; 2],
             fragment: headers.fragment,
         })
     }
