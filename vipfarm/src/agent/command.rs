@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::ports::Port;
 use crate::{
     membership::PowerRefused,
-    model::{Node, NodeId},
+    model::{Bitmap, Node, NodeId},
 };
 
 /// What the thread can be asked for. Answers come when the membership machine has taken the
@@ -67,6 +67,11 @@ pub enum Command {
         force: bool,
         /// Told when the other nodes are being told.
         reply: oneshot::Sender<()>,
+    },
+    /// Only those buckets, by kernel group, of what lingers still have connections.
+    KeepLingering {
+        /// By kernel group.
+        buckets: Vec<Bitmap>,
     },
     /// Hand over to the peers and end the thread.
     Leave,

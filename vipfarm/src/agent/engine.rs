@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use super::{
     barrier::Barrier,
     command::{Command, Commands, Servable},
+    handover::Said,
     links::Links,
     ports::Port,
     proof, realtime,
@@ -174,6 +175,8 @@ pub struct Snapshot {
     pub peers: Vec<PeerStatus>,
     /// The bitmaps in the kernel, as read from there, by interface and kernel group.
     pub accept: Vec<Vec<Bitmap>>,
+    /// The buckets given away whose old connections this node still serves, by kernel group.
+    pub lingering: Vec<Bitmap>,
     /// Heartbeats by outcome.
     pub heartbeats: Vec<(String, u64)>,
     /// How late the thread was.
@@ -200,6 +203,7 @@ impl Snapshot {
             deadline: BootTime::ZERO,
             peers: Vec::new(),
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
+            lingering: Vec::new(),
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
             view_change: None,
@@ -228,6 +232,7 @@ impl Engine {
                 self.obey(command);
             }
             let heard = self.receive();
+            self.hear_of_handovers();
             let now = realtime::now();
             if !heard {
                 self.lateness.add(now.saturating_since(due));
@@ -263,6 +268,10 @@ impl Engine {
                 self.links.know(self.own, self.membership.nodes());
                 self.membership.stage(now, digest, force);
                 let _ = reply.send(());
+            }
+            Command::KeepLingering { buckets } => {
+                self.change(|port| port.handover().keep(&buckets));
+                self.tell_of_handovers();
             }
             Command::Leave => self.membership.leave(now),
         }
@@ -325,12 +334,14 @@ impl Engine {
                     let own = self.own;
                     self.go_over(&view);
                     self.change(|port| port.release(own, &view));
+                    self.tell_of_handovers();
                 }
                 Output::Acquire(view) => {
                     let own = self.own;
                     let before = self.accept();
                     self.go_over(&view);
                     self.change(|port| port.acquire(own, &view));
+                    self.tell_of_handovers();
                     self.barrier.acquire(realtime::now(), view.epoch);
                     installed = true;
                     if self.accept() != before {
@@ -348,6 +359,7 @@ impl Engine {
                         wired.datapath.fence();
                     }
                     self.change(Port::clear);
+                    self.tell_of_handovers();
                     self.barrier.fence();
                 }
                 Output::Peer(node, mac) => self.change(|port| port.learn(node, mac)),
@@ -358,8 +370,37 @@ impl Engine {
             self.publish();
         }
         if installed {
+            self.hear_of_handovers();
             self.report(Report::Installed);
         }
+    }
+
+    /// Follows what the other nodes say of old connections, as long as there are any.
+    fn hear_of_handovers(&mut self) {
+        if self.wired.iter_mut().all(|wired| wired.port.handover().is_over()) {
+            return;
+        }
+        let Some(view) = self.membership.view() else { return };
+        let peers: Vec<_> = self.membership.peers(realtime::now()).collect();
+        let others = peers.iter().filter(|peer| view.alive.contains(peer.node));
+        let said = |peer: &&PeerStatus| peer.agrees.then(|| Arc::clone(&peer.lingering));
+        let others: Vec<_> = others.map(|peer| (peer.node, said(&peer))).collect();
+        self.change(|port| {
+            let said = |(node, lingering): &(NodeId, Option<Arc<[u8]>>)| (*node, lingering.clone());
+            let others: Vec<_> = others.iter().map(said).collect();
+            let others: Vec<_> = others
+                .iter()
+                .map(|(node, lingering)| Said { node: *node, lingering: lingering.as_deref() })
+                .collect();
+            port.handover().hear(&others);
+        });
+    }
+
+    /// Has the next heartbeat say what lingers here.
+    fn tell_of_handovers(&mut self) {
+        // All ports have the groups of the whole farm.
+        let lingering = self.wired.first_mut().map(|wired| wired.port.handover().encode());
+        self.membership.publish_lingering(realtime::now(), lingering.unwrap_or_default().into());
     }
 
     /// Changes what the ports accept, and brings the kernel there.
@@ -429,6 +470,10 @@ impl Engine {
             deadline,
             peers: self.membership.peers(at).collect(),
             accept,
+            lingering: self
+                .wired
+                .first_mut()
+                .map_or_else(Vec::new, |wired| wired.port.handover().lingering().to_vec()),
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),
             view_change: self.barrier.last(),

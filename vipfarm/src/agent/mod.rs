@@ -28,8 +28,10 @@ pub mod engine;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
+pub mod handover;
 pub mod history;
 mod keep;
+mod linger;
 pub mod links;
 pub mod metrics;
 mod neighbours;
@@ -51,7 +53,7 @@ use std::{
     os::fd::AsFd,
     sync::{Arc, atomic::AtomicU64},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow, bail};
@@ -74,6 +76,7 @@ use self::{
     engine::{Latest, Parts, Report},
     history::{History, Level},
     keep::Keeper,
+    linger::Linger,
     notify::Notifier,
     options::{AgentOptions, DownOptions},
     reload::Reloader,
@@ -165,6 +168,12 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
+    let lingering = Linger::new(
+        latest.clone(),
+        up.configurations.clone(),
+        commander.clone(),
+        keys.bucket_key(),
+    );
     let file = options.place.config;
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
     let reporter = follow_traces(&mut up).and_then(|()| {
@@ -208,6 +217,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     };
     let running = Running {
         reporter,
+        lingering,
         prober: up.prober,
         commander,
         notifier,
@@ -259,6 +269,7 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
+    lingering: Linger,
     prober: Prober,
     commander: Commander,
     notifier: Arc<Notifier>,
@@ -309,6 +320,11 @@ impl Running {
                 never = &mut notifying => match never {},
                 _ = conflicts.tick() => {
                     self.reporter.note_conflicts();
+                    if let Err(error) = self.lingering.look(Instant::now()).await {
+                        self.reporter.warn("not_counted", format!(
+                            "the connections of buckets that were given away: {error:#}"
+                        ));
+                    }
                     self.reporter.tidy().await;
                     self.reporter.keep_neighbours().await;
                 }

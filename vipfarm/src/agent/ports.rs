@@ -3,6 +3,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use super::handover::Handover;
 use crate::{
     assign::Assigner,
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Overrides, Table, View},
@@ -25,7 +26,9 @@ pub struct Port {
     assigners: Arc<[Assigner]>,
     powers: Arc<Overrides>,
     accept: Vec<Bitmap>,
-    /// Likewise; empty where nobody hands frames over.
+    /// Of old connections in buckets given away or taken over.
+    handover: Handover,
+    /// By kernel group; empty where nobody hands frames over.
     owners: Vec<Owners>,
     peers: Peers,
 }
@@ -83,6 +86,7 @@ impl Port {
                 nodes: nodes.collect(),
             });
         }
+        let groups_count = groups.len();
         let powers = Arc::<Overrides>::default();
         let services = Arc::new(services);
         Ok(Self {
@@ -92,6 +96,7 @@ impl Port {
             accept: vec![Bitmap::default(); groups.len()],
             groups: groups.into(),
             powers,
+            handover: Handover::of(groups_count),
             owners: Vec::new(),
             peers: Peers::unknown(farm.nodes.len()),
         })
@@ -125,7 +130,9 @@ impl Port {
     pub fn release(&mut self, own: NodeId, view: &View) {
         self.take_powers(view);
         for group in 0..self.accept.len() {
-            self.accept[group] = self.accept[group].and(self.table(group, view).bitmap(own));
+            let before = self.accept[group];
+            self.accept[group] = before.and(self.table(group, view).bitmap(own));
+            self.handover.give_away(group, before.without(self.accept[group]));
         }
         self.hand_over(view);
     }
@@ -141,8 +148,13 @@ impl Port {
     /// Accepts exactly what is the node's in that view.
     pub fn acquire(&mut self, own: NodeId, view: &View) {
         self.take_powers(view);
+        let alone = view.alive.without(own).is_empty();
         for group in 0..self.accept.len() {
+            let before = self.accept[group];
             self.accept[group] = self.table(group, view).bitmap(own);
+            if !alone {
+                self.handover.take_over(group, self.accept[group].without(before));
+            }
         }
         self.hand_over(view);
     }
@@ -154,6 +166,12 @@ impl Port {
             let same = former.groups.iter().position(|other| other.name == group.name);
             *accept = same.map_or(Bitmap::default(), |same| former.accept[same]);
         }
+        let names = |port: &Self| port.groups.iter().map(|group| group.name.clone()).collect();
+        let (own, theirs): (Vec<String>, Vec<String>) = (names(self), names(former));
+        self.handover = former.handover.renumbered(
+            |group| own.get(group).and_then(|name| theirs.iter().position(|other| other == name)),
+            own.len(),
+        );
         self.peers.clone_from(&former.peers);
     }
 
@@ -180,11 +198,22 @@ impl Port {
     /// Accepts nothing.
     pub fn clear(&mut self) {
         self.accept.fill(Bitmap::default());
+        self.handover.forget();
+    }
+
+    /// Old connections in the buckets that were given away or taken over.
+    pub fn handover(&mut self) -> &mut Handover {
+        &mut self.handover
     }
 
     /// Notes a peer's MAC, be it that of a node which only another configuration has.
     pub fn learn(&mut self, node: NodeId, mac: Mac) {
         self.peers.learn(node.index(), mac);
+    }
+
+    /// What it serves.
+    pub fn services(&self) -> &Services {
+        &self.served
     }
 
     /// The bitmaps accepted, by kernel group.
@@ -197,6 +226,8 @@ impl Port {
         Plan {
             services: Arc::clone(&self.services),
             bitmaps: self.accept.clone(),
+            moving: self.handover.moving(&self.accept),
+            former: if self.owners.is_empty() { Vec::new() } else { self.handover.former() },
             owners: self.owners.clone(),
             peers: self.peers.clone(),
         }

@@ -12,7 +12,9 @@ use std::{
 };
 
 use aya::maps::MapData;
-use vipfarm_common::layout::{Generation, MAC_SLOTS, MAX_GROUPS, MAX_PEERS, State, active_word};
+use vipfarm_common::layout::{
+    Generation, Group, MAC_SLOTS, MAX_GROUPS, MAX_PEERS, State, active_word,
+};
 
 use super::Error;
 use crate::{model::Bitmap, plan::Owners};

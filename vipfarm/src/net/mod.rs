@@ -1,5 +1,6 @@
 //! Interfaces, addresses and forwarding entries, through rtnetlink: the only module that imports it.
 
+pub mod sockets;
 pub mod undo;
 
 use std::{io, net::IpAddr};

@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use thiserror::Error;
+use vipfarm_common::hash;
 use vipfarm_common::layout::{
     self, Generation, MAC_SLOTS, MAX_GROUPS, MAX_RULES, MAX_VIPS, NO_VMAC, RESOLVE_GROUP,
     RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED, VIP_NO_ECHO,
@@ -14,6 +15,9 @@ use vipfarm_common::layout::{
 
 use super::{addr_word, addr_words, mac_set, multipliers};
 use crate::model::{Filter, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Vip, VlanTags};
+
+/// Protocol number, as it is hashed.
+const TCP: u8 = 6;
 
 /// As whom a node asks where it must not ask as a VIP: its own addresses on the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -196,6 +200,30 @@ impl Services {
     fn keys_with_port(&self) -> impl Iterator<Item = (&RuleKey, u16)> {
         let port = |key: &RuleKey| Some(u16::from_ne_bytes(key.port?.to_be_bytes()));
         self.rules.keys().filter_map(move |key| Some((key, port(key)?)))
+    }
+
+    /// The kernel group and the bucket of a TCP connection to one of the VIPs; `None` where no rule
+    /// covers it.
+    pub fn bucket_of(
+        &self,
+        hash_key: [u8; 16],
+        client: SocketAddr,
+        vip: SocketAddr,
+    ) -> Option<(usize, u8)> {
+        let place = self.vips.iter().position(|entry| entry.addr == vip.ip())?;
+        let key = |port| RuleKey { vip: number(place + 1), udp: false, port };
+        let exact = self.rules.get(&key(Some(vip.port())));
+        let rule = exact.or_else(|| self.rules.get(&key(None)))?;
+        let field = match rule.filter {
+            Filter::OnPort => client.port().to_be_bytes(),
+            Filter::OnAddr | Filter::OnIpid => [0; 2],
+        };
+        let words = hash::key_words(hash_key);
+        let hash = match client.ip() {
+            IpAddr::V4(addr) => hash::hash_v4(words, addr.octets(), field, TCP),
+            IpAddr::V6(addr) => hash::hash_v6(words, addr.octets(), field, TCP),
+        };
+        Some((rule.group as usize, hash::bucket(hash, rule.group)))
     }
 
     /// The virtual address with that identity.

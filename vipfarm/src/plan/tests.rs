@@ -166,6 +166,34 @@ fn the_fullest_tables_are_built() {
     assert_eq!(group_of(&plan, addresses[63], 25), Some(1));
 }
 
+/// What counts connections must agree with what judges packets.
+#[test]
+fn a_connection_is_counted_in_the_bucket_that_its_packets_are_judged_by() {
+    let on_port = Rule { filter: Filter::OnPort, ..rule(None, Some(80)) };
+    let plan = plan(&[block(&[ONE, TWO], &[&[on_port, rule(None, None)]])], |_| true);
+    for (vip, port, client_port) in [(ONE, 80, 4000), (TWO, 80, 4001), (ONE, 9, 4000)] {
+        let tables = HostTables::new(&plan, [1; 16], Mac([2; 6]));
+        let mut frame = [0; 60];
+        frame[..6].copy_from_slice(&[2; 6]);
+        frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+        frame[23] = 6;
+        frame[26..30].copy_from_slice(&[10, 1, 2, 3]);
+        frame[30..34].copy_from_slice(&vip.octets());
+        frame[34..36].copy_from_slice(&u16::to_be_bytes(client_port));
+        frame[36..38].copy_from_slice(&u16::to_be_bytes(port));
+        tables.decide(&mut frame);
+        let client = ([10, 1, 2, 3], client_port).into();
+        let counted = plan.services.bucket_of([1; 16], client, (vip, port).into());
+        let judged = tables.observed().map(|(group, bucket)| (group as usize, bucket));
+        assert_eq!(counted, judged, "{vip}:{port}");
+        assert!(counted.is_some());
+    }
+    assert_eq!(
+        plan.services.bucket_of([1; 16], ([10, 1, 2, 3], 1).into(), ([9, 9, 9, 9], 80).into()),
+        None
+    );
+}
+
 #[test]
 fn rule_keys_tell_addresses_protocols_and_ports_apart() {
     let mut keys = std::collections::HashSet::new();

@@ -44,6 +44,7 @@ impl Lab {
             epoch: 0,
             agrees: true,
             proof: Proof::default(),
+            lingering: Arc::default(),
         };
         let snapshot = Snapshot {
             digest: [0; 16],
@@ -55,6 +56,7 @@ impl Lab {
             deadline: BootTime::ZERO,
             peers: vec![peer(1), peer(2)],
             accept: Vec::new(),
+            lingering: Vec::new(),
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
             view_change: None,

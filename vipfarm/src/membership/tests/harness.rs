@@ -183,6 +183,7 @@ pub(super) fn heartbeat(source: usize, incarnation: u64, heard: Ack) -> Heartbea
         acks: vec![heard, Ack::default()],
         proposal: None,
         overrides: None,
+        lingering: Arc::default(),
     }
 }
 

@@ -105,6 +105,12 @@ impl Reader<'_> {
         Ok(*array)
     }
 
+    pub(super) fn bytes(&mut self, length: usize) -> Read<&[u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or(Dropped::Malformed)?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
     pub(super) fn u8(&mut self) -> Read<u8> {
         self.array().map(u8::from_be_bytes)
     }

@@ -74,7 +74,9 @@ fn heartbeats() -> impl Strategy<Value = Heartbeat> {
     let head = (0..MAX_NODES, any::<(u64, u64)>(), vec(any::<(u32, u32)>(), 1..=MAX_NODES));
     let sections = (proptest::option::of(contents()), proptest::option::of(overrides()));
     let told = (states(), any::<(u64, u64)>());
-    (head, told, sections).prop_map(|(head, (state, (epoch, digest)), (content, overrides))| {
+    let lingering = vec(any::<u8>(), 0..=MAX_LINGERING);
+    let all = (head, told, sections, lingering);
+    all.prop_map(|(head, (state, (epoch, digest)), (content, overrides), lingering)| {
         let (source, (incarnation, sequence), acks) = head;
         Heartbeat {
             source: id(source),
@@ -85,6 +87,7 @@ fn heartbeats() -> impl Strategy<Value = Heartbeat> {
             acks: acks.into_iter().map(|(life, sequence)| Ack { life, sequence }).collect(),
             proposal: content.map(|content| Arc::new(Agreement { stamp: state.promised, content })),
             overrides: overrides.map(Arc::new),
+            lingering: lingering.into(),
         }
     })
 }
@@ -231,6 +234,7 @@ fn simple(nodes: usize) -> Heartbeat {
         acks: vec![Ack { life: 0xc1c2_c3c4, sequence: 0xd1d2_d3d4 }; nodes],
         proposal: None,
         overrides: None,
+        lingering: Arc::default(),
     }
 }
 

@@ -1,0 +1,99 @@
+//! Looks now and then which of the buckets that were given away still have connections here: the
+//! kernel's sockets are all the state there is.
+
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use super::{
+    command::{Command, Commander},
+    configurations::{Configuration, Configurations},
+    engine::Latest,
+};
+use crate::{
+    model::Bitmap,
+    net::sockets::{self, Connection},
+};
+
+/// How long a connection of a bucket that was given away may keep it.
+pub(super) const HANDOVER_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// Counts the connections that linger.
+pub(super) struct Linger {
+    latest: Latest,
+    configurations: Configurations,
+    commander: Commander,
+    hash_key: [u8; 16],
+    /// By kernel group: since when something of it lingers.
+    since: Mutex<Vec<Option<Instant>>>,
+}
+
+impl Linger {
+    pub(super) fn new(
+        latest: Latest,
+        configurations: Configurations,
+        commander: Commander,
+        hash_key: [u8; 16],
+    ) -> Self {
+        Self { latest, configurations, commander, hash_key, since: Mutex::default() }
+    }
+
+    /// Has the heartbeat thread let go of what has no connection any more, or lingers for too long.
+    pub(super) async fn look(&self, now: Instant) -> anyhow::Result<()> {
+        let snapshot = self.latest.get();
+        let overdue = self.overdue(now, &snapshot.lingering);
+        if snapshot.lingering.iter().all(|bitmap| bitmap.is_empty()) {
+            return Ok(());
+        }
+        let config = self.configurations.get(snapshot.digest);
+        let vips: HashSet<IpAddr> = config.vips().map(|(_, vip)| vip.addr).collect();
+        let found =
+            tokio::task::spawn_blocking(move || sockets::connections(|addr| vips.contains(&addr)));
+        let mut buckets = used(&config, &found.await??, self.hash_key, snapshot.lingering.len());
+        for (group, lingering) in snapshot.lingering.iter().enumerate() {
+            if overdue[group] {
+                buckets[group] = Bitmap::default();
+            }
+            // What began to linger meanwhile may have connections that were not seen.
+            buckets[group] = buckets[group].or(Bitmap([u64::MAX; 4]).without(*lingering));
+        }
+        if buckets.iter().zip(&snapshot.lingering).any(|(kept, it)| it.and(*kept) != *it) {
+            self.commander.send(Command::KeepLingering { buckets })?;
+        }
+        Ok(())
+    }
+
+    fn overdue(&self, now: Instant, lingering: &[Bitmap]) -> Vec<bool> {
+        let mut since = self.since.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        since.resize(lingering.len(), None);
+        let judge = |(since, bitmap): (&mut Option<Instant>, &Bitmap)| {
+            *since = (!bitmap.is_empty()).then(|| since.unwrap_or(now));
+            since.is_some_and(|since| now.duration_since(since) > HANDOVER_TIMEOUT)
+        };
+        since.iter_mut().zip(lingering).map(judge).collect()
+    }
+}
+
+/// The buckets that have connections, by kernel group.
+fn used(
+    config: &Configuration,
+    connections: &[Connection],
+    hash_key: [u8; 16],
+    groups: usize,
+) -> Vec<Bitmap> {
+    let mut buckets = vec![Bitmap::default(); groups];
+    for connection in connections {
+        let bucket = |port: &super::ports::Port| {
+            port.services().bucket_of(hash_key, connection.remote, connection.local)
+        };
+        if let Some((group, bucket)) = config.ports.iter().find_map(bucket)
+            && let Some(bitmap) = buckets.get_mut(group)
+        {
+            bitmap.add(bucket);
+        }
+    }
+    buckets
+}
