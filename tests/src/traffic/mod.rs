@@ -4,12 +4,14 @@
 //! sockets are made inside the host's namespace and stay in it.
 //!
 //! - [`HttpServer`], [`HttpLoad`]: TCP connections, each with a request that has a number.
+//! - [`StreamEcho`], [`Streams`]: TCP connections that live long and talk all the time.
 //! - [`UdpEcho`], [`UdpProbe`]: numbered datagrams, often enough to measure an outage in
 //!   milliseconds; [`ProbeLog`] says who answered what and when.
 
 mod http_load;
 mod http_server;
 mod probe_log;
+mod streams;
 mod udp_echo;
 mod udp_probe;
 
@@ -21,6 +23,7 @@ pub use self::{
     http_load::{Failure, HttpLoad, Request},
     http_server::HttpServer,
     probe_log::{Answer, Outage, Probe, ProbeLog},
+    streams::{Fate, StreamEcho, Streams},
     udp_echo::UdpEcho,
     udp_probe::{GRACE, UdpProbe},
 };

@@ -9,6 +9,7 @@ mod agreement;
 mod arp;
 mod conflicts;
 mod explained;
+mod handover;
 mod heartbeats;
 mod ipv6;
 mod keys;

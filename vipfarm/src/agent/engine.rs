@@ -111,6 +111,7 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         real_time,
         lateness: Tally::default(),
         barrier: Barrier::default(),
+        let_go: 0,
     };
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
@@ -135,6 +136,8 @@ struct Engine {
     /// Of waking up.
     lateness: Tally,
     barrier: Barrier,
+    /// Number of the view for which the kernel has let go of what others are to have.
+    let_go: u64,
 }
 
 /// Something for the history.
@@ -334,6 +337,7 @@ impl Engine {
                     let own = self.own;
                     self.go_over(&view);
                     self.change(|port| port.release(own, &view));
+                    self.let_go = view.epoch;
                     self.tell_of_handovers();
                 }
                 Output::Acquire(view) => {
@@ -341,6 +345,7 @@ impl Engine {
                     let before = self.accept();
                     self.go_over(&view);
                     self.change(|port| port.acquire(own, &view));
+                    self.let_go = view.epoch;
                     self.tell_of_handovers();
                     self.barrier.acquire(realtime::now(), view.epoch);
                     installed = true;
@@ -383,23 +388,21 @@ impl Engine {
         let Some(view) = self.membership.view() else { return };
         let peers: Vec<_> = self.membership.peers(realtime::now()).collect();
         let others = peers.iter().filter(|peer| view.alive.contains(peer.node));
-        let said = |peer: &&PeerStatus| peer.agrees.then(|| Arc::clone(&peer.lingering));
-        let others: Vec<_> = others.map(|peer| (peer.node, said(&peer))).collect();
+        let said = |peer: &'_ PeerStatus| (peer.node, peer.agrees, Arc::clone(&peer.lingering));
+        let others: Vec<_> = others.map(said).collect();
         self.change(|port| {
-            let said = |(node, lingering): &(NodeId, Option<Arc<[u8]>>)| (*node, lingering.clone());
-            let others: Vec<_> = others.iter().map(said).collect();
-            let others: Vec<_> = others
+            let said = others
                 .iter()
-                .map(|(node, lingering)| Said { node: *node, lingering: lingering.as_deref() })
-                .collect();
-            port.handover().hear(&others);
+                .map(|(node, agrees, bytes)| Said::of(*node, *agrees, bytes, view.epoch));
+            port.handover().hear(&said.collect::<Vec<_>>());
         });
     }
 
     /// Has the next heartbeat say what lingers here.
     fn tell_of_handovers(&mut self) {
+        let epoch = self.let_go;
         // All ports have the groups of the whole farm.
-        let lingering = self.wired.first_mut().map(|wired| wired.port.handover().encode());
+        let lingering = self.wired.first_mut().map(|wired| wired.port.handover().encode(epoch));
         self.membership.publish_lingering(realtime::now(), lingering.unwrap_or_default().into());
     }
 

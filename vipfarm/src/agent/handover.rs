@@ -11,7 +11,10 @@ use crate::{
     plan::Owners,
 };
 
-/// A group in what heartbeats say: its number, and its bitmap.
+/// What heartbeats say begins with the number of the view up to which it holds: a heartbeat that says
+/// that a view is installed may have been written before the kernel had let go.
+const EPOCH: usize = 8;
+/// Then comes a group after the other: its number, and its bitmap.
 const ENTRY: usize = 1 + 32;
 
 /// What becomes of old connections.
@@ -32,6 +35,15 @@ pub struct Said<'a> {
     pub node: NodeId,
     /// What lingers there, as heartbeats say it; `None` while it has not installed this view.
     pub lingering: Option<&'a [u8]>,
+}
+
+impl<'a> Said<'a> {
+    /// What a node says in the view of that number, which it has installed or not.
+    pub fn of(node: NodeId, installed: bool, bytes: &'a [u8], epoch: u64) -> Self {
+        let said = bytes.split_first_chunk::<EPOCH>();
+        let said = said.filter(|(of, _)| installed && u64::from_be_bytes(**of) == epoch);
+        Self { node, lingering: said.map(|(_, entries)| entries) }
+    }
 }
 
 impl Handover {
@@ -79,9 +91,15 @@ impl Handover {
     /// Takes what the other nodes of the view say.
     pub fn hear(&mut self, others: &[Said<'_>]) {
         let groups = self.lingering.len();
-        let said = others.iter().filter_map(|said| Some((said.node, said.lingering?)));
-        self.said = said
-            .map(|(node, bytes)| (node, decode(bytes, groups)))
+        let before = std::mem::take(&mut self.said);
+        // Who is not in this view yet, or in a later one, has what it had.
+        let has = |said: &Said<'_>| match said.lingering {
+            Some(bytes) => Some((said.node, decode(bytes, groups))),
+            None => before.iter().find(|(node, _)| *node == said.node).cloned(),
+        };
+        self.said = others
+            .iter()
+            .filter_map(has)
             .filter(|(_, bitmaps)| bitmaps.iter().any(|bitmap| !bitmap.is_empty()))
             .collect();
         if others.iter().all(|said| said.lingering.is_some()) {
@@ -112,9 +130,9 @@ impl Handover {
         former
     }
 
-    /// What heartbeats are to say of what lingers here.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    /// What heartbeats are to say of what lingers here since the view of that number.
+    pub fn encode(&self, epoch: u64) -> Vec<u8> {
+        let mut bytes = epoch.to_be_bytes().to_vec();
         for (group, bitmap) in (0u8..).zip(&self.lingering) {
             if !bitmap.is_empty() {
                 bytes.push(group);
@@ -180,15 +198,21 @@ mod tests {
         let mut handover = Handover::of(1);
         let mut theirs = Handover::of(1);
         theirs.give_away(0, LOW);
-        let bytes = theirs.encode();
+        let bytes = theirs.encode(7);
         handover.take_over(0, ALL);
         assert_eq!(handover.moving(&[ALL]), [ALL], "nobody has said anything");
         let silent = Said { node: node(2), lingering: None };
-        let says = Said { node: node(1), lingering: Some(&bytes) };
+        let says = Said::of(node(1), true, &bytes, 7);
+        assert!(says.lingering.is_some());
+        assert!(Said::of(node(1), true, &bytes, 8).lingering.is_none(), "of the view before");
+        assert!(Said::of(node(1), false, &bytes, 7).lingering.is_none(), "not installed");
+        assert!(Said::of(node(1), true, &[], 7).lingering.is_none(), "nothing said yet");
         handover.hear(&[says.clone(), silent]);
         assert_eq!(handover.moving(&[ALL]), [ALL], "one has not");
         handover.hear(&[says, Said { node: node(2), lingering: Some(&[]) }]);
         assert_eq!(handover.moving(&[ALL]), [LOW]);
+        handover.hear(&[Said { node: node(1), lingering: None }]);
+        assert_eq!(handover.moving(&[ALL]), [LOW], "a view ahead");
         assert_eq!((handover.former()[0].0[7], handover.former()[0].0[8]), (1, u8::MAX));
         handover.hear(&[]);
         assert_eq!(handover.moving(&[ALL]), [NONE], "node2 is dead: a reset is right");
@@ -200,8 +224,8 @@ mod tests {
         let mut handover = Handover::of(3);
         handover.give_away(2, LOW);
         handover.give_away(0, ALL);
-        assert_eq!(decode(&handover.encode(), 3), [ALL, NONE, LOW]);
-        assert_eq!(decode(&handover.encode(), 1), [ALL]);
+        assert_eq!(decode(&handover.encode(0)[EPOCH..], 3), [ALL, NONE, LOW]);
+        assert_eq!(decode(&handover.encode(0)[EPOCH..], 1), [ALL]);
         assert_eq!(decode(&[7; 50], 3), [NONE; 3]);
     }
 }

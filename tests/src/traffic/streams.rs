@@ -1,0 +1,164 @@
+//! Long-lived TCP connections that never stop talking: what moves under them, resets and corruption
+//! are noticed.
+
+use std::{
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use tokio::net::TcpSocket;
+
+use crate::host::Host;
+
+/// Bytes that go there and back at once.
+const BLOCK: usize = 512;
+/// After that a silent server is a lost one.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a listener looks whether it is to end.
+const ROUND: Duration = Duration::from_millis(10);
+
+/// A node's TCP echo; it takes no new connections when dropped.
+#[derive(Debug)]
+pub struct StreamEcho {
+    stop: Arc<AtomicBool>,
+}
+
+impl StreamEcho {
+    /// Echoes on that port of all addresses of the node.
+    pub fn start(host: &Host, port: u16) -> Result<Self> {
+        // Of IPv6 it takes both families; the other one is for kernels without.
+        let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+        let any = any.map(|any| SocketAddr::new(any, port));
+        let listener = host
+            .in_ns(|| TcpListener::bind(&any[..]))
+            .with_context(|| format!("{}: listen on TCP port {port}", host.name()))?;
+        listener.set_nonblocking(true)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => drop(thread::spawn(move || echo(stream))),
+                    Err(_) => thread::sleep(ROUND),
+                }
+            }
+        });
+        Ok(Self { stop })
+    }
+}
+
+impl Drop for StreamEcho {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 4096];
+    let _ = stream.set_nonblocking(false);
+    // Ends with the connection, however that ends.
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
+}
+
+/// Connections of clients, each of which sends blocks and compares what comes back.
+#[derive(Debug)]
+pub struct Streams {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Fate>>,
+}
+
+/// What became of a connection.
+#[derive(Debug, Clone)]
+pub struct Fate {
+    /// The client's end.
+    pub client: SocketAddr,
+    /// Blocks that came back.
+    pub blocks: u64,
+    /// What ended it before its time, in words: a reset, silence, corruption.
+    pub broken: Option<String>,
+    /// The longest wait for a block.
+    pub longest: Duration,
+}
+
+impl Streams {
+    /// `count` connections to `target`, in turn from all addresses of the `clients`, each with a block
+    /// every `pause`.
+    pub async fn start(
+        clients: &[Host],
+        target: impl Into<SocketAddr>,
+        count: usize,
+        pause: Duration,
+    ) -> Result<Self> {
+        let target = target.into();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for index in 0..count {
+            let client = &clients[index % clients.len()];
+            let addresses = client.addresses_like(target.ip());
+            let address = addresses[index / clients.len() % addresses.len()];
+            let new = if address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+            let socket = client.in_ns(new)?;
+            socket.bind((address, 0).into())?;
+            let stream = socket.connect(target).await.context("connect")?.into_std()?;
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_nodelay(true)?;
+            let stopped = Arc::clone(&stop);
+            let seed = u64::try_from(index).context("few connections")?;
+            threads.push(thread::spawn(move || talk(stream, seed, pause, &stopped)));
+        }
+        Ok(Self { stop, threads })
+    }
+
+    /// Ends them, and says what became of each.
+    ///
+    /// # Panics
+    /// If a client did.
+    pub fn stop(self) -> Vec<Fate> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().map(|thread| thread.join().expect("a client's thread")).collect()
+    }
+}
+
+fn talk(mut stream: TcpStream, seed: u64, pause: Duration, stop: &AtomicBool) -> Fate {
+    let client = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
+    let mut fate = Fate { client, blocks: 0, broken: None, longest: Duration::ZERO };
+    while !stop.load(Ordering::Relaxed) {
+        let begin = Instant::now();
+        match exchange(&mut stream, seed, fate.blocks) {
+            Ok(true) => fate.blocks += 1,
+            Ok(false) => fate.broken = Some("other bytes came back".into()),
+            Err(error) => fate.broken = Some(error.to_string()),
+        }
+        fate.longest = fate.longest.max(begin.elapsed());
+        if fate.broken.is_some() {
+            break;
+        }
+        thread::sleep(pause);
+    }
+    fate
+}
+
+/// Sends a block that no other connection and no other turn sends; whether it came back.
+fn exchange(stream: &mut TcpStream, seed: u64, turn: u64) -> io::Result<bool> {
+    let word = |at: usize| {
+        let mixed = (seed << 32 | turn).wrapping_add(at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed.to_be_bytes()[0]
+    };
+    let block: [u8; BLOCK] = std::array::from_fn(word);
+    stream.write_all(&block)?;
+    let mut back = [0; BLOCK];
+    stream.read_exact(&mut back)?;
+    Ok(back == block)
+}
