@@ -90,13 +90,17 @@ pub enum Verb {
     /// Say which node serves a client, and why
     ///
     /// Runs the very decision the kernel takes for such a packet: the rule that matches, the
-    /// bucket, its owner, and what becomes of the packet at this node.
+    /// bucket, its owner, and what becomes of the packet at this node. The packet has the VLAN tags
+    /// that the file gives the VIP; where nodes answer with their own MACs (`vmac_directed`), it
+    /// comes to this node.
     ///
     /// With -c it asks no agent but the file: who would serve the client if all nodes were alive
     /// but those of --down.
     #[command(after_help = "Examples:
   vipfarm explain 203.0.113.7:51000 192.168.1.222:80
+  vipfarm explain [2001:db8::7]:51000 [2001:db8::222]:80
   vipfarm explain 203.0.113.7 192.168.1.222 --proto icmp
+  vipfarm explain 203.0.113.7:4000 192.168.1.222:53 --proto udp --fragment
   vipfarm explain 203.0.113.7:51000 192.168.1.222:80 -c farm.yaml --down node2")]
     Explain(ExplainArgs),
 
@@ -259,13 +263,18 @@ pub struct ExplainArgs {
     #[arg(value_name = "VIP[:PORT]")]
     pub vip: HostPort,
 
-    /// The packet's protocol: icmp is an echo request, arp also IPv6 neighbour discovery
-    #[arg(long, value_enum, default_value_t = ExplainProto::Tcp)]
+    /// The packet's protocol: tcp, udp, icmp (an echo request), arp (for IPv6 a neighbour
+    /// solicitation), or the number of another one, such as 47 for GRE
+    #[arg(long, default_value_t = ExplainProto::Tcp)]
     pub proto: ExplainProto,
 
     /// The packet's IPv4 identification; matters to rules with filter `on_ipid`
     #[arg(long, value_name = "N")]
     pub ip_id: Option<u16>,
+
+    /// A fragment of that packet which is not the first one, so without ports
+    #[arg(long)]
+    pub fragment: bool,
 
     /// Ask this file instead of an agent
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["run_dir", "farm", "socket"])]
@@ -294,6 +303,7 @@ impl ExplainArgs {
             vip_port: self.vip.port,
             proto: self.proto,
             ip_id: self.ip_id,
+            fragment: self.fragment,
         }
     }
 }

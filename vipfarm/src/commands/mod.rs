@@ -30,6 +30,7 @@ use anyhow::Context;
 pub use self::{
     client::{Client, PATIENCE},
     failure::{Failure, exit_code},
+    screen::Ink,
 };
 use crate::cli::Verb;
 
