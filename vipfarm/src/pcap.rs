@@ -5,9 +5,9 @@ use std::io::{self, Read};
 
 use thiserror::Error;
 
-/// Ethernet frames (LINKTYPE_ETHERNET).
+/// Ethernet frames (`LINKTYPE_ETHERNET`).
 const ETHERNET: u16 = 1;
-/// The largest packet that libpcap takes a file's word for (MAXIMUM_SNAPLEN).
+/// The largest packet that libpcap takes a file's word for (`MAXIMUM_SNAPLEN`).
 const LARGEST: u32 = 262_144;
 
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
@@ -184,8 +184,11 @@ mod tests {
         bytes
     }
 
-    /// Time, length on the wire and bytes kept of each packet, and how it ends.
-    fn read(bytes: &[u8]) -> (Vec<(u64, u32, Vec<u8>)>, Result<(), PcapError>) {
+    /// Time, length on the wire and bytes kept.
+    type Kept = (u64, u32, Vec<u8>);
+
+    /// All packets, and how it ends.
+    fn read(bytes: &[u8]) -> (Vec<Kept>, Result<(), PcapError>) {
         let mut packets = Vec::new();
         let mut read = || {
             let mut capture = Capture::new(bytes)?;

@@ -141,13 +141,13 @@ impl Replay<'_> {
         let mut totals = Totals::default();
         let mut first_ns = None;
         let end = loop {
-            let packet = match capture.next_packet() {
+            let mut packet = match capture.next_packet() {
                 Ok(Some(packet)) => packet,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
             let time_ns = packet.time_ns;
-            let line = totals.judge(packet, &mut judge, &stations);
+            let line = totals.judge(&mut packet, &mut judge, &stations);
             match form {
                 Form::Json => writeln!(out, "{}", serde_json::to_string(&line)?)?,
                 Form::Table(ink) => {
@@ -173,7 +173,7 @@ impl<'a> Totals<'a> {
     /// Judges a packet and counts it.
     fn judge<'f: 'a>(
         &mut self,
-        packet: Packet<'_>,
+        packet: &mut Packet<'_>,
         judge: &mut Judge<'f>,
         stations: &Stations,
     ) -> Line<'a> {
@@ -224,13 +224,14 @@ impl<'a> Totals<'a> {
         let owners = self.owners.iter().map(|(&owner, &count)| (owner, count)).chain(nobody);
         let owners =
             owners.map(|(owner, count)| Row::new(Style::new(), [count.to_string(), owner.into()]));
-        let reasons = (["PACKETS", "VERDICT", "REASON"], reasons.collect::<Vec<_>>());
-        let owners = (["PACKETS", "OWNER"], owners.collect::<Vec<_>>());
-        if !reasons.1.is_empty() {
-            text += &format!("\n{}", screen::table(ink, &reasons.0, &[0], &reasons.1));
-        }
-        if !owners.1.is_empty() {
-            text += &format!("\n{}", screen::table(ink, &owners.0, &[0], &owners.1));
+        let (reasons, owners): (Vec<_>, Vec<_>) = (reasons.collect(), owners.collect());
+        for (header, rows) in
+            [(&["PACKETS", "VERDICT", "REASON"][..], reasons), (&["PACKETS", "OWNER"], owners)]
+        {
+            if !rows.is_empty() {
+                text.push('\n');
+                text.push_str(&screen::table(ink, header, &[0], &rows));
+            }
         }
         text
     }

@@ -233,7 +233,7 @@ fn a_known_mac_tells_a_nodes_frames_from_a_clients() {
     let macs = [(node("node1"), one), (node("node2"), two)];
     let query = query("10.1.0.9:4000", "10.0.0.103:80", "tcp");
     let (_, frame) = explain::frames(&farm.vips[3], &query);
-    let owner = judged(replay(&farm), &[frame.clone()])["owner"].clone();
+    let owner = judged(replay(&farm), std::slice::from_ref(&frame))["owner"].clone();
     let [judging, other] = if owner == "node1" { [1, 0] } else { [0, 1] };
     let replay = Replay { node: Some(macs[judging].0), macs: &macs, ..replay(&farm) };
     let reason = |target: Mac, source: Option<Mac>| {
@@ -253,14 +253,15 @@ fn a_known_mac_tells_a_nodes_frames_from_a_clients() {
 #[test]
 fn a_frame_to_another_vips_mac_is_another_stations() {
     let farm = farm();
-    let (_, mut frame) =
-        explain::frames(&farm.vips[0], &query("10.1.0.1:4000", "10.0.0.100:80", "tcp"));
-    let reason = |frame: &Vec<u8>| judged(replay(&farm), &[frame.clone()])["reason"].clone();
-    assert_eq!(reason(&frame), "mine");
-    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
-    assert_eq!(reason(&frame), "mine", "of a node, as captured there");
-    frame[..6].copy_from_slice(&farm.vips[1].vmac.0);
-    assert_eq!(reason(&frame), "other_mac");
+    let query = query("10.1.0.1:4000", "10.0.0.100:80", "tcp");
+    let reason = |target: Mac| {
+        let (_, mut frame) = explain::frames(&farm.vips[0], &query);
+        frame[..6].copy_from_slice(&target.0);
+        judged(replay(&farm), &[frame])["reason"].clone()
+    };
+    assert_eq!(reason(farm.vips[0].vmac), "mine");
+    assert_eq!(reason(Mac([2, 0, 0, 0, 0, 9])), "mine", "of a node, as captured there");
+    assert_eq!(reason(farm.vips[1].vmac), "other_mac");
 }
 
 #[test]
