@@ -120,9 +120,9 @@ pub enum Verb {
     /// a stranger's: ARP from them for a VIP is `arp_conflict` instead of `arp_peer`.
     ///
     /// The capture must be of Ethernet frames, in classic pcap format. Packets that it cuts short
-    /// are judged by the bytes that are there; `tcpdump -s 256` keeps all that decides.
+    /// are judged by the bytes that are there; `tcpdump -s 320` keeps all that decides.
     #[command(after_help = "Examples:
-  tcpdump -i eth0 -s 256 -w clients.pcap host 192.168.1.222
+  tcpdump -i eth0 -s 320 -w clients.pcap host 192.168.1.222
   vipfarm replay clients.pcap -c farm.yaml
   vipfarm replay clients.pcap -c farm.yaml --down node2        # who would take node2's clients
   vipfarm replay clients.pcap -c farm.yaml --node node1 --mac node1=02:00:00:00:00:0b
