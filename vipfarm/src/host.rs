@@ -61,6 +61,11 @@ impl HostTables {
         self
     }
 
+    /// Takes that MAC for the node's from now on.
+    pub fn set_own_mac(&mut self, mac: Mac) {
+        self.own_mac = mac;
+    }
+
     /// The kernel group and the bucket that decided the last frame, if any did.
     pub fn observed(&self) -> Option<(u32, u8)> {
         self.observed.get()

@@ -10,6 +10,7 @@
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
 //! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
@@ -29,6 +30,7 @@ pub mod explain;
 #[cfg(test)]
 mod fixture;
 pub mod history;
+pub mod judge;
 mod keep;
 pub mod links;
 pub mod metrics;

@@ -102,6 +102,11 @@ impl Port {
         Arc::ptr_eq(&self.groups, &other.groups)
     }
 
+    /// A kernel group's name.
+    pub fn group_name(&self, group: usize) -> &str {
+        &self.groups[group].name
+    }
+
     /// The owners of a kernel group's buckets in that view.
     pub fn table(&self, group: usize, view: &View) -> Table {
         let members = &self.groups[group];

@@ -156,6 +156,7 @@ pub(super) fn explanation() -> Explanation {
         vip: "192.168.1.222".into(),
         vip_port: Some(80),
         proto: "tcp".into(),
+        fragment: false,
         group: Some("FarmProto".into()),
         rule: Some("port 80, tcp, on_port".into()),
         bucket: Some(0x89),

@@ -66,6 +66,12 @@ impl Bitmap {
         Self(std::array::from_fn(|word| self.0[word] & other.0[word]))
     }
 
+    /// The buckets in either.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self(std::array::from_fn(|word| self.0[word] | other.0[word]))
+    }
+
     /// Whether it has that bucket, below [`BUCKETS`].
     pub fn has(self, bucket: usize) -> bool {
         self.0[bucket >> 6] >> (bucket & 63) & 1 == 1

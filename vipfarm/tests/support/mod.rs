@@ -77,6 +77,7 @@ impl Source for FakeAgent {
             vip: query.vip.to_string(),
             vip_port: query.vip_port,
             proto: query.proto.to_string(),
+            fragment: query.fragment,
             group: Some("FarmProto".into()),
             rule: None,
             bucket: Some(137),
