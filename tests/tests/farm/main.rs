@@ -10,6 +10,7 @@ mod arp;
 mod conflicts;
 mod explained;
 mod heartbeats;
+mod jumbo;
 mod keys;
 mod lease;
 mod life;

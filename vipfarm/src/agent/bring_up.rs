@@ -317,6 +317,7 @@ fn attach(
         hash_key: keys.bucket_key(),
         bpf_dir: options.place.bpf_dir.clone(),
         generic: options.generic,
+        plain: false,
         clsact: false,
         trace: options.trace,
     })?;
