@@ -79,6 +79,9 @@ pub(super) async fn bring_up(
     let links = Links::open(&farm, own, &interfaces)?;
     site::refuse_present(&farm, &interfaces)?;
     let used = distinct(&placed);
+    if !options.generic {
+        site::refuse_merging(&used)?;
+    }
     refuse_others(&options.place.run_dir, &farm.name, &used)?;
     let used: Vec<Interface> = used.into_iter().cloned().collect();
     let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
