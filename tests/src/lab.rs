@@ -245,6 +245,11 @@ impl Lab {
         self.switch.set_cable(true)
     }
 
+    /// The network namespace of the switch.
+    pub fn switch_namespace(&self) -> &Namespace {
+        &self.switch.namespace
+    }
+
     /// Has hosts and switch carry packets of up to `mtu` bytes.
     pub fn set_mtu(&self, mtu: u16) -> Result<()> {
         let hosts = || self.nodes.iter().chain(&self.clients);

@@ -33,6 +33,7 @@ mod interrupt;
 mod iproute;
 pub mod lab;
 pub mod ns;
+mod offload;
 mod packet_socket;
 pub mod process;
 pub mod skip;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vipfarm::{
     agent::ports::Port,
     config,
-    datapath::{Datapath, Options, manual::Manual},
+    datapath::{Datapath, Error, Options, manual::Manual},
     host::HostTables,
     model::{Farm, Mac, NodeId, NodeSet, Open, View},
     plan::{OwnAddresses, Plan},
@@ -220,6 +220,16 @@ impl World {
             clsact: false,
             trace: false,
         }
+    }
+
+    /// The programs on an interface of the calling thread's namespace, without a lease.
+    ///
+    /// # Errors
+    /// If the interface or the kernel refuses them.
+    pub fn attach(&self, options: &Options) -> Result<Datapath, Error> {
+        let index = nix::net::if_::if_nametoindex(options.interface.as_str()).unwrap_or(0);
+        let options = Options { index, ..options.clone() };
+        Datapath::load(&options)?.attach(self.plan())
     }
 
     fn load(&self, options: &Options) -> Manual {

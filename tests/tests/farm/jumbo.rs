@@ -16,8 +16,7 @@ use tokio::{
     time::timeout,
 };
 use vipfarm::{
-    datapath::{Datapath, Error, Options},
-    net::Network,
+    datapath::{Error, Options},
 };
 use vipfarm_lab::{
     Direction, Farm, Host, Lab, farm::PATIENCE, host::INTERFACE, require, skip, world::World,
@@ -51,38 +50,26 @@ async fn t24_uploads_in_jumbo_frames_are_served_native_and_generic() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn t24_the_filter_for_single_buffers_names_the_mtu_that_it_bears() {
+#[test]
+fn t24_the_filter_for_single_buffers_names_the_mtu_that_it_bears() {
     require!(skip::lab());
     let lab = lab("mtu", 1, 1);
     lab.set_mtu(JUMBO).unwrap();
     let (world, node) = (World::new(), lab.node(1));
-    let interface = interface(node).await;
     let options = Options {
         interface: INTERFACE.into(),
-        index: interface,
         bpf_dir: lab.bpf_directory(),
         plain: true,
         ..world.options()
     };
-    let attach = |options: &Options| {
-        node.in_ns(|| Datapath::load(options).and_then(|loaded| loaded.attach(world.plan())))
-    };
-    let Err(error @ Error::Native { .. }) = attach(&options) else { panic!("it is attached") };
+    let attach = || node.in_ns(|| world.attach(&options));
+    let Err(error @ Error::Native { .. }) = attach() else { panic!("it is attached") };
     let said = error.to_string();
     assert!(said.contains("to 3498 or less") && said.contains("Linux 5.18"), "{said}");
     lab.set_mtu(3498).unwrap();
-    let plain = attach(&options).unwrap();
+    let plain = attach().unwrap();
     assert!(!plain.has_frags());
     node.in_ns(|| plain.remove()).unwrap();
-}
-
-async fn interface(node: &Host) -> u32 {
-    let listed = node.in_ns(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(Network::interfaces())
-    });
-    listed.unwrap().iter().find(|interface| interface.name == INTERFACE).unwrap().index
 }
 
 /// Uploads from addresses of which each node has some: each arrives whole, in large frames.

@@ -23,6 +23,7 @@ mod refused;
 mod reloaded;
 mod serving;
 mod system;
+mod tagged;
 mod told;
 mod wire;
 
