@@ -20,6 +20,7 @@ use crate::{
     iproute::{checked, ip, query},
     lab::beside,
     ns::Namespace,
+    offload,
     packet_socket::PacketSocket,
     process::Process,
     switch::Switch,
@@ -129,6 +130,16 @@ impl Host {
     /// Undoes [`Host::link_down`].
     pub fn link_up(&self) -> Result<()> {
         self.switch.set_link(&self.name, true)
+    }
+
+    /// Whether `eth0` and the host's switch port keep VLAN tags beside the frames, out of the sight
+    /// of XDP, as veth does unless told otherwise.
+    pub fn set_vlan_offload(&self, on: bool) -> Result<()> {
+        let set = |device: &str| {
+            offload::set_vlan_offload(device, on).with_context(|| format!("VLAN tags on {device}"))
+        };
+        self.in_ns(|| set(INTERFACE))?;
+        self.switch.namespace.in_ns(|| set(&self.name))
     }
 
     /// Puts an XDP program that lets everything pass on `eth0`, from the lab's eBPF object; it

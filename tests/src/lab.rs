@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
+    slice,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -264,6 +265,20 @@ impl Lab {
     /// Undoes [`Lab::split`].
     pub fn unite(&self) -> Result<()> {
         self.switch.set_cable(true)
+    }
+
+    /// The network namespace of the switch.
+    pub fn switch_namespace(&self) -> &Namespace {
+        &self.switch.namespace
+    }
+
+    /// Has hosts and switch carry packets of up to `mtu` bytes.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        let hosts = || self.nodes.iter().chain(&self.clients);
+        let ports = hosts().map(|host| format!("link set {} mtu {mtu}", host.name));
+        ip_batch(Some(self.switch.namespace.name()), &ports.collect::<Vec<_>>())?;
+        let line = format!("link set {INTERFACE} mtu {mtu}");
+        hosts().try_for_each(|host| ip_batch(Some(host.namespace.name()), slice::from_ref(&line)))
     }
 
     /// Takes the programs off the switch ports.

@@ -38,6 +38,7 @@ mod interrupt;
 mod iproute;
 pub mod lab;
 pub mod ns;
+mod offload;
 mod packet_socket;
 pub mod pcap;
 pub mod process;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vipfarm::{
     agent::ports::Port,
     config,
-    datapath::{Datapath, Options, manual::Manual},
+    datapath::{Datapath, Error, Options, manual::Manual},
     host::HostTables,
     model::{Farm, Mac, NodeId, NodeSet, Open, View},
     plan::{OwnAddresses, Plan},
@@ -196,26 +196,58 @@ impl World {
     }
 
     /// The programs in the kernel, with the same tables. They cannot be attached.
-    pub fn kernel(&self) -> Manual {
-        self.kernel_with(false)
-    }
-
-    /// The same; with `trace`, the slow path logs.
     ///
     /// # Panics
     /// If the kernel refuses them.
-    pub fn kernel_with(&self, trace: bool) -> Manual {
-        let options = Options {
+    pub fn kernel(&self) -> Manual {
+        self.load(&self.options())
+    }
+
+    /// The same in both flavours, by name: for frames in several buffers, and in one.
+    ///
+    /// # Panics
+    /// If the kernel refuses them, or has but one flavour.
+    pub fn kernels(&self) -> [(&'static str, Manual); 2] {
+        let plain = Options { plain: true, ..self.options() };
+        [("frags", self.kernel()), ("plain", self.load(&plain))]
+    }
+
+    /// The same; the slow path logs.
+    ///
+    /// # Panics
+    /// If the kernel refuses them.
+    pub fn kernel_that_logs(&self) -> Manual {
+        self.load(&Options { trace: true, ..self.options() })
+    }
+
+    /// What the programs are to know; an interface must be named before they can be attached.
+    pub fn options(&self) -> Options {
+        Options {
             interface: "none".into(),
             index: 0,
             mac: self.mac,
             hash_key: HASH_KEY,
             bpf_dir: "/nonexistent".into(),
             generic: false,
+            plain: false,
             clsact: false,
-            trace,
-        };
-        let loaded = Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"));
+            trace: false,
+        }
+    }
+
+    /// The programs on an interface of the calling thread's namespace, without a lease.
+    ///
+    /// # Errors
+    /// If the interface or the kernel refuses them.
+    pub fn attach(&self, options: &Options) -> Result<Datapath, Error> {
+        let index = nix::net::if_::if_nametoindex(options.interface.as_str()).unwrap_or(0);
+        let options = Options { index, ..options.clone() };
+        Datapath::load(&options)?.attach(self.plan())
+    }
+
+    fn load(&self, options: &Options) -> Manual {
+        let loaded = Datapath::load(options).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(loaded.has_frags(), !options.plain, "the flavour");
         loaded.by_hand(self.plan()).unwrap_or_else(|error| panic!("{error}"))
     }
 

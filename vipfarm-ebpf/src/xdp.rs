@@ -1,5 +1,8 @@
 //! The XDP programs. Inlined into their entry points: the verifier would take a call for another
 //! function, which loses the packet pointers.
+//!
+//! With the feature `frags` a frame may come in several buffers, of which the programs see the first:
+//! it has the headers. A jump table takes programs of one flavour only, so there is one object of each.
 
 use aya_ebpf::{
     macros::{map, xdp},
@@ -20,7 +23,8 @@ use crate::{
 static JUMP: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// The hot path.
-#[xdp]
+#[cfg_attr(feature = "frags", xdp(frags))]
+#[cfg_attr(not(feature = "frags"), xdp)]
 #[inline(always)]
 fn filter(ctx: XdpContext) -> u32 {
     match vipfarm_common::filter(&Frame::of_xdp(&ctx), &Kernel) {
@@ -35,7 +39,8 @@ fn filter(ctx: XdpContext) -> u32 {
 }
 
 /// Everything variable or rare.
-#[xdp]
+#[cfg_attr(feature = "frags", xdp(frags))]
+#[cfg_attr(not(feature = "frags"), xdp)]
 #[inline(always)]
 fn slow(ctx: XdpContext) -> u32 {
     let outcome = vipfarm_common::slow(&Frame::of_xdp(&ctx), &Kernel);

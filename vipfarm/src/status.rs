@@ -145,6 +145,10 @@ pub struct VipStatus {
     pub addresses: Vec<String>,
     /// How XDP is attached: `native` or `generic`.
     pub xdp: String,
+    /// Whether the filter takes frames in several buffers: then the interface may have the MTU of
+    /// jumbo frames.
+    #[serde(default)]
+    pub jumbo: bool,
     /// Whether traffic is accepted.
     pub open: bool,
 }

@@ -11,6 +11,7 @@ mod conflicts;
 mod explained;
 mod heartbeats;
 mod ipv6;
+mod jumbo;
 mod keys;
 mod lease;
 mod life;
@@ -23,6 +24,7 @@ mod refused;
 mod reloaded;
 mod serving;
 mod system;
+mod tagged;
 mod told;
 mod wire;
 

@@ -48,16 +48,18 @@ fn the_kernel_decides_every_golden_frame_as_written() {
     let world = World::new();
     for lease in ["valid", "near its end"] {
         // Each time anew: fragments leave a mark.
-        let mut kernel = world.kernel();
-        kernel.lease(std::time::Duration::from_mins(1)).expect("a lease");
-        if lease == "near its end" {
-            kernel.force_slow();
-        }
-        for Golden { name, frame, reason } in golden(&world) {
-            let run = kernel.run(Entry::Filter, &frame).expect("it runs");
-            assert_eq!(run.reasons, [reason], "{name}, lease {lease}");
-            assert_eq!(run.action, reason.action(), "{name}, lease {lease}");
-            assert_eq!(run.frame, expected_bytes(&frame, reason), "{name}, lease {lease}: bytes");
+        for (flavour, mut kernel) in world.kernels() {
+            kernel.lease(std::time::Duration::from_mins(1)).expect("a lease");
+            if lease == "near its end" {
+                kernel.force_slow();
+            }
+            for Golden { name, frame, reason } in golden(&world) {
+                let name = format!("{name}, {flavour}, lease {lease}");
+                let run = kernel.run(Entry::Filter, &frame).expect("it runs");
+                assert_eq!(run.reasons, [reason], "{name}");
+                assert_eq!(run.action, reason.action(), "{name}");
+                assert_eq!(run.frame, expected_bytes(&frame, reason), "{name}: bytes");
+            }
         }
     }
 }

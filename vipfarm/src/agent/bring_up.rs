@@ -79,6 +79,9 @@ pub(super) async fn bring_up(
     let links = Links::open(&farm, own, &interfaces)?;
     site::refuse_present(&farm, &interfaces)?;
     let used = distinct(&placed);
+    if !options.generic {
+        site::refuse_merging(&used)?;
+    }
     refuse_others(&options.place.run_dir, &farm.name, &used)?;
     let used: Vec<Interface> = used.into_iter().cloned().collect();
     let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
@@ -319,6 +322,7 @@ fn attach(
         hash_key: keys.bucket_key(),
         bpf_dir: options.place.bpf_dir.clone(),
         generic: options.generic,
+        plain: false,
         clsact: false,
         trace: options.trace,
     })?;

@@ -42,6 +42,7 @@ use crate::{
 struct Watched {
     interface: String,
     mode: XdpMode,
+    jumbo: bool,
     counters: Counters,
     conflicts: Conflicts,
 }
@@ -77,6 +78,7 @@ impl Reporter {
             Ok::<_, datapath::Error>(Watched {
                 interface: datapath.interface().to_owned(),
                 mode: datapath.xdp_mode(),
+                jumbo: datapath.has_frags(),
                 counters: datapath.take_counters()?,
                 conflicts: Conflicts::default(),
             })
@@ -405,6 +407,7 @@ impl Reporter {
                 .map(|address| format!("{}/{}", address.addr, address.prefix))
                 .collect(),
             xdp: self.watched[interface].mode.as_str().into(),
+            jumbo: self.watched[interface].jumbo,
             open: block.open == Open::Auto,
         };
         config.farm.vips.iter().zip(&config.interface_of).map(status).collect()

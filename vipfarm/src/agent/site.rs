@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::{
-    model::{Farm, Mac, NodeId, Vip, VipAddr},
+    model::{Farm, Mac, NodeId, Vip, VipAddr, VlanTags},
     net::Interface,
 };
 
@@ -111,6 +111,24 @@ pub enum SiteError {
         /// Interface name.
         interface: String,
     },
+    /// The hardware merges segments.
+    #[error(
+        "{interface} merges TCP segments before the filter sees them (LRO), and native XDP does not go with that: `ethtool -K {interface} lro off`, or run with --generic"
+    )]
+    Merges {
+        /// Interface name.
+        interface: String,
+    },
+    /// The hardware takes VLAN tags off.
+    #[error(
+        "{interface} takes VLAN tags off before the filter sees them, which could not tell VIP {vip} in its VLAN from the same address elsewhere: `ethtool -K {interface} rxvlan off`"
+    )]
+    TakesTagsOff {
+        /// Interface name.
+        interface: String,
+        /// The block's first address.
+        vip: IpAddr,
+    },
     /// The interface has no Ethernet address.
     #[error("{interface} is not an Ethernet interface: VIP {vip} needs one")]
     NotEthernet {
@@ -187,6 +205,10 @@ pub fn interface_of<'i>(
             .or_else(|| candidates().next())
             .ok_or(SiteError::NoInterface { vip: first.addr, prefix: first.prefix })?
     };
+    if block.vlan != VlanTags::default() && interface.offloads.rx_vlan {
+        // Generic XDP comes too late as well: the tag is in the socket buffer by then.
+        return Err(SiteError::TakesTagsOff { interface: interface.name.clone(), vip: first.addr });
+    }
     if let Some(outside) = block.addresses.iter().find(|vip| !covers(interface, vip)) {
         return Err(SiteError::OutsideSubnet {
             vip: outside.addr,
@@ -211,6 +233,16 @@ fn is_leased_beside(own: &IpNet, vip: &VipAddr) -> bool {
     vip.addr.is_ipv6()
         && own.prefix_len() == own.max_prefix_len()
         && subnet.is_ok_and(|subnet| subnet.contains(&own.addr()))
+}
+
+/// Whether the hardware of one of the interfaces does what native XDP does not bear. Many drivers
+/// refuse without saying why.
+pub fn refuse_merging(interfaces: &[&Interface]) -> Result<(), SiteError> {
+    let merges = |interface: &&&Interface| interface.offloads.lro;
+    interfaces
+        .iter()
+        .find(merges)
+        .map_or(Ok(()), |interface| Err(SiteError::Merges { interface: interface.name.clone() }))
 }
 
 /// Whether a VIP is on this machine already: then somebody else added it, and it would stay when the
@@ -242,7 +274,7 @@ fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::fixture;
+    use crate::{agent::fixture, net::Offloads};
 
     const GROUPS: &str = "[{ name: g, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
 
@@ -258,6 +290,7 @@ mod tests {
             up: true,
             carrier: true,
             xdp_program: None,
+            offloads: Offloads::default(),
             addresses: addresses.iter().map(|net| net.parse().expect("a net")).collect(),
         }
     }
@@ -332,6 +365,22 @@ mod tests {
         let message = refuse_present(&farm(), &[served]).expect_err("it is served").to_string();
         assert!(message.contains("pgrep") && !message.contains("ip addr del"), "{message}");
         assert_eq!(refuse_present(&farm(), &[interface("lo", &["127.0.0.1/8"])]), Ok(()));
+    }
+
+    #[test]
+    fn hardware_that_hides_what_the_filter_needs_is_refused_with_the_command_that_stops_it() {
+        let mut eth0 = interface("eth0", &["10.0.0.12/24"]);
+        assert_eq!(refuse_merging(&[&eth0]), Ok(()));
+        eth0.offloads = Offloads { lro: true, rx_vlan: true };
+        let message = refuse_merging(&[&eth0]).expect_err("LRO").to_string();
+        assert!(message.contains("`ethtool -K eth0 lro off`"), "{message}");
+        let mut block = farm().vips.remove(0);
+        let here = [eth0];
+        assert!(interface_of(&block, &here).is_ok(), "without a VLAN, tags do not matter");
+        block.interface = Some("eth0".into());
+        block.vlan.inner = 10;
+        let message = interface_of(&block, &here).expect_err("tags").to_string();
+        assert!(message.contains("`ethtool -K eth0 rxvlan off`"), "{message}");
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn loss(need: &Interface, vips: &[IpAddr], present: &[Interface]) -> Option<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Mac;
+    use crate::{model::Mac, net::Offloads};
 
     fn eth0() -> Interface {
         Interface {
@@ -108,6 +108,7 @@ mod tests {
             up: true,
             carrier: true,
             xdp_program: Some(7),
+            offloads: Offloads::default(),
             addresses: vec![
                 "10.0.0.11/24".parse().expect("a net"),
                 "10.0.0.100/32".parse().expect("a net"),

@@ -42,6 +42,7 @@ pub(crate) fn healthy() -> Status {
             vmac: "5a:fe:c0:a8:01:de".into(),
             addresses: vec!["192.168.1.222/24".into(), "fd00:1::222/64".into()],
             xdp: "native".into(),
+            jumbo: true,
             open: true,
         }],
         groups: vec![group("FarmProto", owners)],

@@ -167,12 +167,13 @@ fn changed_powers(status: &Status, ink: Ink) -> String {
 }
 
 fn vip(vip: &VipStatus) -> String {
-    let VipStatus { interface, mode, vmac, addresses, xdp, open } = vip;
+    let VipStatus { interface, mode, vmac, addresses, xdp, jumbo, open } = vip;
     let open = if *open { "open" } else { "closed" };
+    let jumbo = if *jumbo { "" } else { " without jumbo frames" };
     let mode = screen::word(mode);
     let addresses = addresses.iter().map(String::as_str);
     screen::wrapped("vip:", addresses)
-        + &format!("     {mode} on {interface}, {vmac}, XDP {xdp}, {open}\n")
+        + &format!("     {mode} on {interface}, {vmac}, XDP {xdp}{jumbo}, {open}\n")
 }
 
 /// The counters that are not zero; nothing when all are.

@@ -1,5 +1,6 @@
 //! Interfaces, addresses and forwarding entries, through rtnetlink: the only module that imports it.
 
+mod offload;
 pub mod undo;
 
 use std::{io, net::IpAddr};
@@ -15,6 +16,7 @@ use netlink_packet_route::{
 use rtnetlink::{Handle, MulticastGroup};
 use thiserror::Error;
 
+pub use self::offload::Offloads;
 use crate::model::Mac;
 
 /// One network interface and its addresses.
@@ -32,6 +34,8 @@ pub struct Interface {
     pub carrier: bool,
     /// Id of the XDP program attached to it.
     pub xdp_program: Option<u32>,
+    /// What its hardware does to frames.
+    pub offloads: Offloads,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
 }
@@ -77,7 +81,12 @@ impl Network {
             handle.link().get().execute().try_collect().await.map_err(refused)?;
         let addresses: Vec<AddressMessage> =
             handle.address().get().execute().try_collect().await.map_err(refused)?;
-        Ok(links.iter().map(|link| interface(link, &addresses)).collect())
+        let mut interfaces: Vec<_> = links.iter().map(|link| interface(link, &addresses)).collect();
+        for interface in &mut interfaces {
+            // One that is gone meanwhile will be missed by the next who looks.
+            interface.offloads = Offloads::of(&interface.name).unwrap_or_default();
+        }
+        Ok(interfaces)
     }
 
     /// Wakes up whenever a link or an address of this network namespace has changed.
@@ -186,6 +195,7 @@ fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
         up: link.header.flags.contains(LinkFlags::Up),
         carrier: link.header.flags.contains(LinkFlags::LowerUp),
         xdp_program: None,
+        offloads: Offloads::default(),
         addresses: addresses.iter().filter(|a| a.header.index == index).filter_map(net).collect(),
     };
     for attribute in &link.attributes {

@@ -222,6 +222,7 @@ fn write_sysctl(key: &str, value: &str) -> Result<(), UndoError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Offloads;
 
     fn interface(index: u32) -> Interface {
         Interface {
@@ -231,6 +232,7 @@ mod tests {
             up: true,
             carrier: true,
             xdp_program: None,
+            offloads: Offloads::default(),
             addresses: vec![],
         }
     }

@@ -156,6 +156,7 @@ pub(crate) fn status() -> Status {
             vmac: "5a:fe:c0:a8:01:de".into(),
             addresses: vec!["192.168.1.222/24".into()],
             xdp: "native".into(),
+            jumbo: true,
             open: true,
         }],
         groups: vec![GroupStatus {
