@@ -6,9 +6,9 @@
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
     helpers::generated::bpf_get_prandom_u32,
-    macros::{map, xdp},
-    maps::{Array, HashMap, ProgramArray},
-    programs::XdpContext,
+    macros::{map, socket_filter, xdp},
+    maps::{Array, DevMap, HashMap, ProgramArray},
+    programs::{SkBuffContext, XdpContext},
 };
 
 mod object;
@@ -92,6 +92,67 @@ fn draw_port(ctx: &XdpContext) {
         // SAFETY: 36 bytes lie within the frame, as just checked.
         unsafe { ((data + 34) as *mut [u8; 2]).write_unaligned([a, b]) };
     }
+}
+
+/// What [`flood`] needs: the frames so far, the slot of [`PORTS`] that it sends through, and the MAC
+/// that it sends to, its bytes first in memory.
+#[map]
+static FLOOD: Array<u64> = Array::with_max_entries(3, 0);
+
+/// Interfaces to send through. Frames for an empty slot are dropped.
+#[map]
+static PORTS: DevMap = DevMap::with_max_entries(8, 0);
+
+/// Sends a UDP datagram from another of 4096 clients' addresses, and now and then another of 4
+/// ports. The frame is plain IPv4 without options and has no UDP checksum; the client's address in it
+/// is the first of the 4096, and its port the first of the 4.
+#[xdp]
+fn flood(ctx: XdpContext) -> u32 {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    let (Some(sent), Some(slot), Some(mac)) = (FLOOD.get_ptr_mut(0), FLOOD.get(1), FLOOD.get(2))
+    else {
+        return XDP_ABORTED;
+    };
+    if data + 36 > end {
+        return XDP_ABORTED;
+    }
+    // SAFETY: the map value is aligned, and one thread at a time runs this program.
+    let [low, high, ..] = unsafe {
+        *sent += 1;
+        (*sent).to_le_bytes()
+    };
+    // Frames come back from the receiver as it left them: with another MAC, for instance.
+    let [a, b, c, d, e, f, ..] = mac.to_ne_bytes();
+    // SAFETY: 36 bytes lie within the frame, as just checked.
+    unsafe {
+        (data as *mut [u8; 6]).write_unaligned([a, b, c, d, e, f]);
+        let (sum, client) = ((data + 24) as *mut u16, (data + 28) as *mut u16);
+        let old = client.read_unaligned();
+        let new = (u16::from_be(old) & 0xf000 | u16::from_be_bytes([high & 0x0f, low])).to_be();
+        client.write_unaligned(new);
+        sum.write_unaligned(updated(sum.read_unaligned(), old, new));
+        let port = (data + 35) as *mut u8;
+        port.write_unaligned(port.read_unaligned() & 0xfc | high >> 4 & 3);
+    }
+    let [slot, ..] = slot.to_le_bytes();
+    match PORTS.redirect(slot.into(), XDP_DROP.into()) {
+        Ok(action) | Err(action) => action,
+    }
+}
+
+/// The Internet checksum after one word has changed (RFC 1624), all in network order.
+#[inline(always)]
+fn updated(sum: u16, old: u16, new: u16) -> u16 {
+    let sum = u32::from(!sum) + u32::from(!old) + u32::from(new);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let [low, high, ..] = ((sum & 0xffff) + (sum >> 16)).to_le_bytes();
+    !u16::from_le_bytes([low, high])
+}
+
+/// Lets no packet into its socket: the network stack's whole work, without a reader's.
+#[socket_filter]
+fn deaf(_: SkBuffContext) -> i64 {
+    0
 }
 
 #[cfg(not(target_arch = "bpf"))]
