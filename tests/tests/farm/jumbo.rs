@@ -15,9 +15,7 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
     time::timeout,
 };
-use vipfarm::{
-    datapath::{Error, Options},
-};
+use vipfarm::datapath::{Error, Options};
 use vipfarm_lab::{
     Direction, Farm, Host, Lab, farm::PATIENCE, host::INTERFACE, require, skip, world::World,
 };

@@ -9,9 +9,7 @@ use vipfarm_lab::{
     frame::SYN,
     host::INTERFACE,
     require, skip,
-    world::{
-        CLIENT, OWN_V4, VIP_TAGGED, VIP_TAGGED_TWICE, VMAC_TAGGED, VMAC_TAGGED_TWICE, World,
-    },
+    world::{CLIENT, OWN_V4, VIP_TAGGED, VIP_TAGGED_TWICE, VMAC_TAGGED, VMAC_TAGGED_TWICE, World},
 };
 
 use crate::{ONE_VIP, eventually, lab, refused::refuses};
@@ -45,8 +43,7 @@ fn t23_native_and_generic_xdp_see_a_tag_only_in_the_frame_itself() {
     };
     for generic in [false, true] {
         let bpf_dir = lab.bpf_directory();
-        let options =
-            Options { interface: INTERFACE.into(), bpf_dir, generic, ..world.options() };
+        let options = Options { interface: INTERFACE.into(), bpf_dir, generic, ..world.options() };
         let mut datapath = node.in_ns(|| world.attach(&options)).unwrap();
         let counters = datapath.take_counters().unwrap();
         let count = |reason: Reason| counters.packets().unwrap()[&reason];
@@ -71,11 +68,8 @@ fn t23_the_guard_knows_the_vlan_by_a_tag_beside_the_frame() {
     require!(skip::lab());
     let lab = lab("beside", 1, 1);
     let (world, node, client) = (World::new(), lab.node(1), lab.client(1));
-    let options = Options {
-        interface: node.name().into(),
-        bpf_dir: lab.bpf_directory(),
-        ..world.options()
-    };
+    let options =
+        Options { interface: node.name().into(), bpf_dir: lab.bpf_directory(), ..world.options() };
     let datapath = lab.switch_namespace().in_ns(|| world.attach(&options)).unwrap();
     let capture = node.capture_if(|frame| frame.direction == Direction::Incoming).unwrap();
     let claim = |vip| Frame::arp_request(CLIENT, vip, OWN_V4);
