@@ -137,6 +137,9 @@ pub struct NodeStatus {
 pub struct VipStatus {
     /// Interface.
     pub interface: String,
+    /// Identifiers of its VLAN's tags, the outer one first; none if it is in no VLAN.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlan: Vec<u16>,
     /// Mode.
     pub mode: Mode,
     /// Virtual MAC.

@@ -120,7 +120,7 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
         for block in &farm.vips {
             let Ok(interface) = site::interface_of(block, &present) else { continue };
             interfaces.insert((interface.name.clone(), interface.index));
-            undo.add_held(block, interface);
+            undo.add_held(block, interface, &present);
         }
         let interfaces = interfaces.iter().map(|(name, index)| (name.as_str(), *index));
         let left_over = LeftOver::hold(&place.bpf_dir, interfaces)?;

@@ -399,6 +399,7 @@ impl Reporter {
     fn vips(&self, config: &Configuration) -> Vec<VipStatus> {
         let status = |(block, &interface): (&crate::model::Vip, &usize)| VipStatus {
             interface: self.watched[interface].interface.clone(),
+            vlan: [block.vlan.outer, block.vlan.inner].into_iter().filter(|&id| id != 0).collect(),
             mode: block.mode,
             vmac: block.vmac.to_string(),
             addresses: block

@@ -43,6 +43,7 @@ pub(crate) fn healthy() -> Status {
             addresses: vec!["192.168.1.222/24".into(), "fd00:1::222/64".into()],
             xdp: "native".into(),
             jumbo: true,
+            vlan: vec![],
             open: true,
         }],
         groups: vec![group("FarmProto", owners)],

@@ -167,13 +167,14 @@ fn changed_powers(status: &Status, ink: Ink) -> String {
 }
 
 fn vip(vip: &VipStatus) -> String {
-    let VipStatus { interface, mode, vmac, addresses, xdp, jumbo, open } = vip;
+    let VipStatus { interface, vlan, mode, vmac, addresses, xdp, jumbo, open } = vip;
     let open = if *open { "open" } else { "closed" };
     let jumbo = if *jumbo { "" } else { " without jumbo frames" };
+    let vlan = vlan.iter().map(|id| format!(" VLAN {id}")).collect::<String>();
     let mode = screen::word(mode);
     let addresses = addresses.iter().map(String::as_str);
     screen::wrapped("vip:", addresses)
-        + &format!("     {mode} on {interface}, {vmac}, XDP {xdp}{jumbo}, {open}\n")
+        + &format!("     {mode} on {interface}{vlan}, {vmac}, XDP {xdp}{jumbo}, {open}\n")
 }
 
 /// The counters that are not zero; nothing when all are.

@@ -14,7 +14,7 @@ use super::yaml::{Kind, Value};
 #[derive(Debug)]
 pub(super) struct VipDraft {
     interface: Option<String>,
-    vlan: VlanTags,
+    pub(super) vlan: VlanTags,
     pub(super) mode: Located<Mode>,
     vmac: Option<Mac>,
     pub(super) addresses: Vec<Located<VipAddr>>,

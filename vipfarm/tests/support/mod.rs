@@ -157,6 +157,7 @@ pub(crate) fn status() -> Status {
             addresses: vec!["192.168.1.222/24".into()],
             xdp: "native".into(),
             jumbo: true,
+            vlan: vec![],
             open: true,
         }],
         groups: vec![GroupStatus {

@@ -175,3 +175,14 @@ fn a_relative_key_file_lies_beside_the_configuration() {
 fn parsed(text: &str) -> Farm {
     parse_text(text).unwrap_or_else(|problems| panic!("{problems}"))
 }
+
+#[test]
+fn one_address_may_be_a_vip_in_several_vlans() {
+    let block = |vlan| {
+        format!(
+            "    vlan: {vlan}\n    groups:\n      - {{ name: v{vlan}, rules: [{{ port: 1, proto: tcp, filter: on_addr }}] }}\n  - addresses: [192.168.1.222/24]\n"
+        )
+    };
+    let farm = parsed(&edited("    groups:", &format!("{}{}    groups:", block(10), block(20))));
+    assert_eq!(farm.vips.iter().map(|vip| vip.vlan.inner).collect::<Vec<_>>(), [10, 20, 0]);
+}
