@@ -27,7 +27,8 @@ fn the_verifier_is_far_from_its_limit() {
     let sizes = World::new().kernel().sizes().expect("the kernel tells");
     assert!(sizes.contains_key("filter"), "{sizes:?}");
     for (name, size) in sizes {
-        let most = if name == "filter" { 20_000 } else { 100_000 };
+        let is_variable = ["slow", "vipfarm_fixup"].contains(&name.as_str());
+        let most = if is_variable { 200_000 } else { 20_000 };
         println!("{name}: {} instructions verified, of {most} at most", size.verified);
         assert!((1..most).contains(&size.verified), "{name}: {size:?}");
     }

@@ -1,5 +1,5 @@
-//! The hot path: plain IPv4 with TCP or UDP, untagged or priority-tagged, and everything that is
-//! not the farm's. No call but the tail call to [`crate::slow()`] may appear in its translated code
+//! The hot path: plain IPv4 and IPv6 with TCP or UDP, with one VLAN tag at most, and everything that
+//! is not the farm's. No call but the tail call to [`crate::slow()`] may appear in its translated code
 //! (a test reads it).
 //!
 //! What makes it fast is a short dependency chain: the VIP's and the rule's slot are both computed
@@ -8,11 +8,12 @@
 
 use crate::{
     hash,
-    layout::{VIP_CLOSED, VIP_SLOTS, mix, multiplier, vip_index},
+    layout::{Generation, State, VIP_CLOSED, key_v4, mix, mix_v6, multiplier},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{
-        self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, FRAGMENT, TCP, UDP,
+        self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, FRAGMENT, Found, ICMPV6,
+        TCP, UDP,
     },
 };
 
@@ -33,51 +34,106 @@ pub fn filter<P: Packet, T: Tables>(packet: &P, tables: &T) -> Step {
         Err(reason) => return done(reason),
     };
     match ethernet.ethertype {
-        ETHERTYPE_IPV4 => ipv4(packet, tables, &ethernet.head, ethernet.network),
-        ETHERTYPE_ARP | ETHERTYPE_VLAN | ETHERTYPE_QINQ => Step::Slow,
+        ETHERTYPE_IPV4 => ipv4(packet, tables, &ethernet),
+        ETHERTYPE_IPV6 => ipv6(packet, tables, &ethernet),
+        ETHERTYPE_ARP => Step::Slow,
+        _ if ethernet.is_tagged() => Step::Slow,
         _ => done(Reason::NotIp),
     }
 }
 
 #[inline(always)]
-fn ipv4<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    ethernet: &P::Head<14>,
-    network: usize,
-) -> Step {
+fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Head<14>>) -> Step {
     // The IPv4 header and both ports. A shorter frame may still be an ICMP one for a VIP.
-    let Some(ip) = packet.head::<24>(network) else { return Step::Slow };
+    let Some(ip) = packet.head::<24>(ethernet.network) else { return Step::Slow };
     let Some(state) = tables.state() else { return done(Reason::Broken) };
     let (now, active) = vip::active(tables, state);
-
-    let addr = u32::from_ne_bytes(ip.get::<16, 4>());
-    let mixed = mix(addr, multiplier(active));
-    let slot = &now.vips[vip_index(mixed) & (VIP_SLOTS - 1)];
-    if slot.addr != addr || slot.vip == 0 {
+    let key = key_v4(u32::from_ne_bytes(ip.get::<16, 4>()), ethernet.vlans);
+    let mixed = mix(key, multiplier(active));
+    let vip = vip::find_v4(now, mixed, key);
+    if vip == 0 {
         return done(Reason::NotVip);
     }
     let [proto] = ip.get::<9, 1>();
     let plain = ip.get::<0, 1>() == [0x45]
         && u16::from_be_bytes(ip.get::<6, 2>()) & FRAGMENT == 0
         && (proto == TCP || proto == UDP);
-    if !plain || tables.ticks() > tables.volatile(&state.control.deadline_ticks) {
+    if !plain {
         return Step::Slow;
     }
-    if !vip::claim(ethernet, tables, now, slot.vip) {
-        return done(Reason::OtherMac);
-    }
-    if slot.vip & VIP_CLOSED != 0 {
-        return done(Reason::Closed);
-    }
-    let port = u16::from_ne_bytes(ip.get::<22, 2>());
-    let rule = vip::rule_of(now, mixed, slot.vip, proto == UDP, port);
-    if rule == 0 {
-        return done(Reason::NoRule);
-    }
+    let service = Service { found: Found { vip, mixed }, proto, port: ip.get::<22, 2>() };
+    let rule = match service.rule(tables, state, now, &ethernet.head) {
+        Ok(rule) => rule,
+        Err(step) => return step,
+    };
     let field = vip::field_of(rule, ip.get::<20, 2>(), ip.get::<4, 2>());
     let hash = hash::hash_v4(tables.hash_key(), ip.get::<12, 4>(), field, proto);
-    Step::Done(vip::owner_of(tables, now, rule & 0xff, hash))
+    let group = rule & 0xff;
+    let bucket = hash::bucket(hash, group);
+    Step::Done(vip::owner_of(&ethernet.head, tables, now, vip, group, bucket))
+}
+
+#[inline(always)]
+fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Head<14>>) -> Step {
+    // The IPv6 header and both ports.
+    let Some(ip) = packet.head::<44>(ethernet.network) else { return Step::Slow };
+    let Some(state) = tables.state() else { return done(Reason::Broken) };
+    let (now, active) = vip::active(tables, state);
+    let addr = [u64::from_ne_bytes(ip.get::<24, 8>()), u64::from_ne_bytes(ip.get::<32, 8>())];
+    let mixed = mix_v6(addr, ethernet.vlans, multiplier(active));
+    let vip = vip::find_v6(now, mixed, addr, ethernet.vlans);
+    let [proto] = ip.get::<6, 1>();
+    if vip == 0 {
+        // A neighbour solicitation goes to a group of addresses.
+        let resolves = proto == ICMPV6 && ip.get::<24, 1>() == [0xff];
+        return if resolves { Step::Slow } else { done(Reason::NotVip) };
+    }
+    if ip.get::<0, 1>()[0] >> 4 != 6 || proto != TCP && proto != UDP {
+        return Step::Slow;
+    }
+    let service = Service { found: Found { vip, mixed }, proto, port: ip.get::<42, 2>() };
+    let rule = match service.rule(tables, state, now, &ethernet.head) {
+        Ok(rule) => rule,
+        Err(step) => return step,
+    };
+    let field = vip::field_of(rule, ip.get::<40, 2>(), [0; 2]);
+    let hash = hash::hash_v6(tables.hash_key(), ip.get::<8, 16>(), field, proto);
+    let group = rule & 0xff;
+    let bucket = hash::bucket(hash, group);
+    Step::Done(vip::owner_of(&ethernet.head, tables, now, vip, group, bucket))
+}
+
+/// What a plain packet is for.
+struct Service {
+    found: Found,
+    proto: u8,
+    /// Destination port in packet order.
+    port: [u8; 2],
+}
+
+impl Service {
+    /// The rule to judge by, unless it does not come to that.
+    #[inline(always)]
+    fn rule<H: Head, T: Tables>(
+        &self,
+        tables: &T,
+        state: &State,
+        now: &Generation,
+        ethernet: &H,
+    ) -> Result<u32, Step> {
+        let Found { vip, mixed } = self.found;
+        if tables.ticks() > tables.volatile(&state.control.deadline_ticks) {
+            return Err(Step::Slow);
+        }
+        if !vip::claim(ethernet, tables, now, vip) {
+            return Err(done(Reason::OtherMac));
+        }
+        if vip & VIP_CLOSED != 0 {
+            return Err(done(Reason::Closed));
+        }
+        let rule = vip::rule_of(now, mixed, vip, self.proto == UDP, u16::from_ne_bytes(self.port));
+        if rule == 0 { Err(done(Reason::NoRule)) } else { Ok(rule) }
+    }
 }
 
 #[inline(always)]

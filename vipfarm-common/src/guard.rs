@@ -1,12 +1,13 @@
 //! What may leave a node (TC egress): nothing that tells the network another MAC for a VIP than
-//! its VMAC (T1, T3), and nothing that lets a switch learn the VMAC (T2).
+//! its VMAC (T1, T3), nothing that lets a switch learn the VMAC (T2), and no question asked as a VIP
+//! whose answer would come to one node only.
 //!
 //! Sysctls steer the kernel's own ARP only; tools that write frames themselves pass here too.
 
 use crate::{
-    layout::{Generation, MAX_VIPS, mac_word},
+    layout::{Generation, MAX_VIPS, VIP_DIRECTED, mac_word},
     packet::{Head, Packet, Tables},
-    vip::{self, ETHERTYPE_ARP},
+    vip::{self, ETHERTYPE_ARP, ETHERTYPE_IPV6, Ethernet, ICMPV6},
 };
 
 /// What the guard did: index of its counter.
@@ -15,15 +16,18 @@ use crate::{
 pub enum Guarded {
     /// Nothing to correct. Not counted.
     Clean = 0,
-    /// An ARP packet that spoke for a VIP now carries the VMAC as its hardware address.
+    /// An ARP packet that spoke for a VIP now carries the VMAC as its hardware address, or, where
+    /// the VIP has none, asks as the node.
     Arp = 1,
     /// A frame that had the VMAC as its Ethernet source now carries the node's own.
     Source = 2,
+    /// The same as for ARP in a neighbour discovery message.
+    Nd = 3,
 }
 
 impl Guarded {
     /// The outcomes that are counted.
-    pub const COUNTED: [Self; 2] = [Self::Arp, Self::Source];
+    pub const COUNTED: [Self; 3] = [Self::Arp, Self::Source, Self::Nd];
 
     /// The word used everywhere.
     pub const fn as_str(self) -> &'static str {
@@ -31,9 +35,20 @@ impl Guarded {
             Self::Clean => "clean",
             Self::Arp => "arp_corrected",
             Self::Source => "source_corrected",
+            Self::Nd => "nd_corrected",
         }
     }
 }
+
+const ARP_REQUEST: [u8; 2] = [0, 1];
+/// RFC 4861 sections 4.3, 4.4 and 4.6.1: an option is its type, its length in units of 8 bytes, and
+/// for a link-layer address the MAC.
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+const SOURCE_MAC: [u8; 2] = [1, 1];
+const TARGET_MAC: [u8; 2] = [2, 1];
+/// Options looked at: the address comes first, or behind a nonce (RFC 7527).
+const OPTIONS: usize = 2;
 
 /// Corrects an outgoing frame in place.
 #[inline(always)]
@@ -41,38 +56,141 @@ pub fn guard<P: Packet, T: Tables>(packet: &P, tables: &T) -> Guarded {
     let Ok(ethernet) = vip::ethernet(packet) else { return Guarded::Clean };
     let own = tables.own_mac();
     let source = ethernet.head.get::<6, 6>();
-    if source == own && ethernet.ethertype != ETHERTYPE_ARP {
+    let resolves = ethernet.ethertype == ETHERTYPE_ARP || ethernet.ethertype == ETHERTYPE_IPV6;
+    if source == own && !resolves {
         return Guarded::Clean;
     }
     let Some(state) = tables.state() else { return Guarded::Clean };
     let (now, active) = vip::active(tables, state);
     let mut guarded = Guarded::Clean;
-    if source != own && is_vmac(now, source) {
+    if source != own && vip::is_vmac(now, mac_word(source)) {
         ethernet.head.set::<6, 6>(own);
         guarded = Guarded::Source;
     }
-    if ethernet.ethertype == ETHERTYPE_ARP
-        && let Some(arp) = packet.head::<28>(ethernet.network)
-    {
-        let claimed = vip::find(now, active, u32::from_ne_bytes(arp.get::<14, 4>()));
-        let vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)];
-        if claimed != 0 && mac_word(arp.get::<8, 6>()) != vmac {
-            let [a, b, c, d, e, f, ..] = vmac.to_ne_bytes();
-            arp.set::<8, 6>([a, b, c, d, e, f]);
-            guarded = Guarded::Arp;
-        }
+    if ethernet.ethertype == ETHERTYPE_ARP && arp(packet, now, active, &ethernet) {
+        guarded = Guarded::Arp;
+    }
+    if ethernet.ethertype == ETHERTYPE_IPV6 && neighbour(packet, now, active, &ethernet) {
+        guarded = Guarded::Nd;
     }
     guarded
 }
 
+/// Whether an ARP packet was corrected.
 #[inline(always)]
-fn is_vmac(now: &Generation, mac: [u8; 6]) -> bool {
-    let mac = mac_word(mac);
-    let mut found = false;
-    let mut vip = 1;
-    while vip <= MAX_VIPS {
-        found |= now.vmacs[vip & (2 * MAX_VIPS - 1)] == mac;
-        vip += 1;
+fn arp<P: Packet>(
+    packet: &P,
+    now: &Generation,
+    active: u64,
+    ethernet: &Ethernet<P::Head<14>>,
+) -> bool {
+    let Some(arp) = packet.head::<28>(ethernet.network) else { return false };
+    let claimed = vip::look_up_v4(now, active, arp.get::<14, 4>(), ethernet.vlans).vip;
+    if claimed == 0 {
+        return false;
     }
-    found && mac != 0
+    if claimed & VIP_DIRECTED != 0 {
+        // An answer with the node's own MAC is right; a question would teach it to everybody.
+        let asks = arp.get::<6, 2>() == ARP_REQUEST && now.own_v4 != 0;
+        if asks {
+            arp.set::<14, 4>(now.own_v4.to_ne_bytes());
+        }
+        return asks;
+    }
+    let vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)];
+    let wrong = mac_word(arp.get::<8, 6>()) != vmac;
+    if wrong {
+        let [a, b, c, d, e, f, ..] = vmac.to_ne_bytes();
+        arp.set::<8, 6>([a, b, c, d, e, f]);
+    }
+    wrong
+}
+
+/// Whether a neighbour discovery message was corrected.
+#[inline(always)]
+fn neighbour<P: Packet>(
+    packet: &P,
+    now: &Generation,
+    active: u64,
+    ethernet: &Ethernet<P::Head<14>>,
+) -> bool {
+    let Some(message) = packet.head::<64>(ethernet.network) else { return false };
+    let [kind] = message.get::<40, 1>();
+    if message.get::<6, 1>() != [ICMPV6] || kind != SOLICITATION && kind != ADVERTISEMENT {
+        return false;
+    }
+    let (speaks_for, option) = if kind == SOLICITATION {
+        (message.get::<8, 16>(), SOURCE_MAC)
+    } else {
+        (message.get::<48, 16>(), TARGET_MAC)
+    };
+    let claimed = vip::look_up_v6(now, active, speaks_for, ethernet.vlans).vip;
+    let checksum = message.get::<42, 2>();
+    if claimed == 0 {
+        return false;
+    }
+    if claimed & VIP_DIRECTED != 0 {
+        let asks = kind == SOLICITATION && now.own_v6 != [0; 2];
+        if asks {
+            let [high, low] = now.own_v6;
+            let own = join(high.to_ne_bytes(), low.to_ne_bytes());
+            message.set::<8, 16>(own);
+            message.set::<42, 2>(adjusted(checksum, &speaks_for, &own));
+        }
+        return asks;
+    }
+    let [a, b, c, d, e, f, ..] = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)].to_ne_bytes();
+    let vmac = [a, b, c, d, e, f];
+    let mut index = 0;
+    while index < OPTIONS {
+        let Some(found) = packet.head::<8>(ethernet.network + 64 + 8 * index) else { break };
+        let mac = found.get::<2, 6>();
+        if found.get::<0, 2>() == option && mac != vmac {
+            found.set::<2, 6>(vmac);
+            message.set::<42, 2>(adjusted(checksum, &mac, &vmac));
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+#[inline(always)]
+const fn join(high: [u8; 8], low: [u8; 8]) -> [u8; 16] {
+    let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (high, low);
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
+/// The Internet checksum after bytes at an even offset changed (RFC 1624, equation 3).
+#[inline(always)]
+fn adjusted<const N: usize>(checksum: [u8; 2], old: &[u8; N], new: &[u8; N]) -> [u8; 2] {
+    let mut sum = u32::from(!u16::from_be_bytes(checksum));
+    let mut at = 0;
+    while at < N {
+        sum += u32::from(!u16::from_be_bytes([old[at], old[at + 1]]));
+        sum += u32::from(u16::from_be_bytes([new[at], new[at + 1]]));
+        at += 2;
+    }
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    (!(sum as u16)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_is_adjusted_as_if_it_were_computed_anew() {
+        let sum = |bytes: &[u8]| {
+            let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+            let sum: u32 = words.sum();
+            let sum = (sum & 0xffff) + (sum >> 16);
+            (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+        };
+        let (old, new) = ([0xff, 0xfe, 0, 1, 0x80, 0x7f], [0x5a, 0xfe, 10, 9, 0, 100]);
+        let whole = |part: [u8; 6]| [&[1, 2, 3, 4][..], &part, &[0xff, 0xff]].concat();
+        assert_eq!(adjusted(sum(&whole(old)), &old, &new), sum(&whole(new)));
+        assert_eq!(adjusted(sum(&whole(old)), &old, &old), sum(&whole(old)));
+    }
 }

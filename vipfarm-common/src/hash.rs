@@ -1,8 +1,8 @@
 //! Which bucket a client falls in: SipHash-1-3 of `address | field | protocol`.
 //!
-//! The input is the byte string as it stands in the packet (network order): 4 bytes of address, 2
-//! of field (source port, IP-ID, or 0), 1 of protocol. Seven bytes fit `SipHash`'s final block, so
-//! the whole hash is four rounds. The key makes it impossible to choose clients offline that all
+//! The input is the byte string as it stands in the packet (network order): 4 or 16 bytes of address,
+//! 2 of field (source port, IP-ID, or 0), 1 of protocol. Seven bytes fit `SipHash`'s final block, so
+//! the whole hash is four rounds, and six for IPv6. The key makes it impossible to choose clients offline that all
 //! meet one node.
 
 /// Version of the hash and its input, part of the configuration digest: nodes that hash differently
@@ -23,6 +23,16 @@ pub const fn hash_v4(key: [u64; 2], client: [u8; 4], field: [u8; 2], proto: u8) 
     let [a, b, c, d] = client;
     let [e, f] = field;
     sip13_short(key, u64::from_le_bytes([a, b, c, d, e, f, proto, 7]))
+}
+
+/// The 64-bit hash of an IPv6 client's fields, as [`hash_v4`].
+#[inline(always)]
+pub const fn hash_v6(key: [u64; 2], client: [u8; 16], field: [u8; 2], proto: u8) -> u64 {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = client;
+    let v = absorb(start(key), u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    let v = absorb(v, u64::from_le_bytes(rest));
+    let [a, b] = field;
+    finish(v, u64::from_le_bytes([a, b, proto, 0, 0, 0, 0, 19]))
 }
 
 /// The hash of a client that has no address yet: an ARP probe's sender MAC (RFC 5227 section 2.1.1).
@@ -49,18 +59,31 @@ pub const fn bucket(hash: u64, group: u32) -> u8 {
 /// least significant on, the length in the top byte.
 #[inline(always)]
 const fn sip13_short(key: [u64; 2], block: u64) -> u64 {
-    let [k0, k1] = key;
-    let mut v = [
+    finish(start(key), block)
+}
+
+#[inline(always)]
+const fn start([k0, k1]: [u64; 2]) -> [u64; 4] {
+    [
         k0 ^ 0x736f_6d65_7073_6575,
         k1 ^ 0x646f_7261_6e64_6f6d,
         k0 ^ 0x6c79_6765_6e65_7261,
-        k1 ^ 0x7465_6462_7974_6573 ^ block,
-    ];
-    v = round(v);
-    v[0] ^= block;
-    v[2] ^= 0xff;
-    v = round(round(round(v)));
-    v[0] ^ v[1] ^ v[2] ^ v[3]
+        k1 ^ 0x7465_6462_7974_6573,
+    ]
+}
+
+#[inline(always)]
+const fn absorb([a, b, c, d]: [u64; 4], block: u64) -> [u64; 4] {
+    let [a, b, c, d] = round([a, b, c, d ^ block]);
+    [a ^ block, b, c, d]
+}
+
+/// Absorbs the final block, and the three rounds after it.
+#[inline(always)]
+const fn finish(v: [u64; 4], block: u64) -> u64 {
+    let [a, b, c, d] = absorb(v, block);
+    let [a, b, c, d] = round(round(round([a, b, c ^ 0xff, d])));
+    a ^ b ^ c ^ d
 }
 
 #[inline(always)]
@@ -113,6 +136,13 @@ mod tests {
     fn the_input_is_address_field_protocol_in_packet_order() {
         assert_eq!(hash_v4(KEY, [0, 1, 2, 3], [4, 5], 6), 0xd392_7d98_9bb1_1140);
         assert_eq!(hash_mac(KEY, [0, 1, 2, 3, 4, 5]), hash_v4(KEY, [0, 1, 2, 3], [4, 5], ARP));
+    }
+
+    #[test]
+    fn the_input_of_ipv6_is_nineteen_bytes() {
+        // Of the same vectors, the one of the message 00 01 .. 12.
+        let client = core::array::from_fn(|i| u8::try_from(i).expect("it is below 16"));
+        assert_eq!(hash_v6(KEY, client, [16, 17], 18), 0xf21f_9de5_8d29_7d1c);
     }
 
     #[test]

@@ -22,12 +22,19 @@ pub const MAX_RULES: usize = 256;
 pub const MAX_GROUPS: usize = 32;
 /// Peers at most.
 pub const MAX_PEERS: usize = 64;
+/// Slots of a set of MACs.
+pub const MAC_SLOTS: usize = 256;
+/// In [`Group::owners`]: no node serves the bucket.
+pub const NOBODY: u8 = 0xff;
+/// In [`Generation::vmacs`]: the VIP has no MAC of its own. No frame can carry it.
+pub const NO_VMAC: u64 = u64::MAX;
 
 /// The built-in group of all alive nodes: who answers ARP and echo.
 pub const RESOLVE_GROUP: u32 = 0;
 
 const VIP_SHIFT: u32 = 64 - VIP_SLOTS.trailing_zeros();
 const RULE_SHIFT: u32 = 64 - RULE_SLOTS.trailing_zeros();
+const MAC_SHIFT: u32 = 64 - MAC_SLOTS.trailing_zeros();
 
 /// All state of one interface.
 #[derive(Debug, Clone, Copy)]
@@ -61,38 +68,88 @@ pub struct Control {
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Generation {
-    /// Multiplier of the VIP table, chosen by the agent so that no two addresses share a slot. Odd.
+    /// Multiplier of both VIP tables, chosen by the agent so that no two addresses share a slot. Odd.
     pub vip_multiplier: u64,
     /// Multiplier of the rule table, likewise.
     pub rule_multiplier: u64,
-    /// The virtual addresses, each in its slot.
+    /// Multiplier of the set of peers' MACs, likewise.
+    pub peer_multiplier: u64,
+    /// Multiplier of the set of VMACs, likewise.
+    pub vmac_multiplier: u64,
+    /// The interface's own IPv4 address, for ARP requests that must not ask as a VIP. 0 = none.
+    pub own_v4: u32,
+    /// Unused.
+    pub padding: u32,
+    /// Its link-local IPv6 address, in two words, for neighbour solicitations likewise. 0 = none.
+    pub own_v6: [u64; 2],
+    /// The IPv4 virtual addresses, each in its slot.
     pub vips: [VipSlot; VIP_SLOTS],
-    /// VMAC by VIP identity: six bytes in packet order, then two zero bytes, as a native integer.
+    /// The IPv6 virtual addresses, each in its slot.
+    pub vips6: [Vip6Slot; VIP_SLOTS],
+    /// VMAC by VIP identity: six bytes in packet order, then two zero bytes, as a native integer;
+    /// [`NO_VMAC`] where nodes answer with their own.
     pub vmacs: [u64; 2 * MAX_VIPS],
-    /// The rule of any other port by VIP identity: TCP, UDP. 0 = none.
-    pub any_port: [[u32; 2]; 2 * MAX_VIPS],
+    /// What holds for a VIP whatever the port, by identity.
+    pub vip_rules: [VipRules; 2 * MAX_VIPS],
     /// The rules with a port, each in its slot.
     pub rules: [RuleSlot; RULE_SLOTS],
-    /// The groups' bitmaps.
-    pub groups: [GroupBitmap; MAX_GROUPS],
-    /// MACs of the farm's other nodes, in the form of [`Generation::vmacs`]; 0 = none.
+    /// The groups' tables.
+    pub groups: [Group; MAX_GROUPS],
+    /// MACs of the farm's other nodes by node, in the form of [`Generation::vmacs`]; 0 = none.
     pub peers: [u64; MAX_PEERS],
+    /// The same MACs as a set, each in its slot.
+    pub peer_slots: [u64; MAC_SLOTS],
+    /// The VMACs as a set likewise.
+    pub vmac_slots: [u64; MAC_SLOTS],
 }
 
-/// One virtual address.
+/// One IPv4 virtual address.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct VipSlot {
-    /// The address.
-    pub addr: u32,
-    /// Its identity (`1..=MAX_VIPS`) and flags ([`VIP_CLOSED`], [`VIP_NO_ECHO`]); 0 = empty slot.
+    /// The address and its VLAN: see [`key_v4`].
+    pub key: u64,
+    /// Its identity (`1..=MAX_VIPS`) and flags ([`VIP_CLOSED`], [`VIP_NO_ECHO`],
+    /// [`VIP_DIRECTED`], [`VIP_OTHER`]); 0 = empty slot.
     pub vip: u32,
+    /// Unused.
+    pub padding: u32,
+}
+
+/// One IPv6 virtual address.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Vip6Slot {
+    /// The address, in two words.
+    pub addr: [u64; 2],
+    /// Its VLAN: see [`vlans`].
+    pub vlans: u32,
+    /// As in [`VipSlot`].
+    pub vip: u32,
+}
+
+/// The rules of a VIP that no port chooses; 0 = none.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct VipRules {
+    /// The rule of any port that has none of its own: TCP, UDP.
+    pub any_port: [u32; 2],
+    /// The rule of fragments without ports, if it is the same for all ports: TCP, UDP.
+    pub later: [u32; 2],
+    /// The kernel group whose buckets say who answers address resolution.
+    pub resolve: u32,
+    /// Unused.
+    pub padding: [u32; 3],
 }
 
 /// Flag of [`VipSlot::vip`]: traffic is not accepted here now.
 pub const VIP_CLOSED: u32 = 1 << 8;
 /// Flag of [`VipSlot::vip`]: nobody answers echo requests.
 pub const VIP_NO_ECHO: u32 = 1 << 9;
+/// Flag of [`VipSlot::vip`]: nodes answer with their own MACs, and hand frames to the owner's.
+pub const VIP_DIRECTED: u32 = 1 << 10;
+/// Flag of [`VipSlot::vip`]: protocols other than TCP, UDP and ICMP go by the client's address.
+pub const VIP_OTHER: u32 = 1 << 11;
 
 /// One rule with a port.
 #[derive(Debug, Clone, Copy, Default)]
@@ -104,12 +161,20 @@ pub struct RuleSlot {
     pub rule: u32,
 }
 
-/// A group's literal power bitmap: bucket `b` is bit `b & 63` of word `b >> 6`.
-#[derive(Debug, Clone, Copy, Default)]
+/// A group's tables.
+#[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub struct GroupBitmap {
-    /// The buckets this node accepts.
+pub struct Group {
+    /// Its literal power bitmap, the buckets this node accepts: bucket `b` is bit `b & 63` of word
+    /// `b >> 6`.
     pub mine: [u64; 4],
+    /// The node that serves each bucket, or [`NOBODY`]: read where frames are handed over.
+    pub owners: [u8; 256],
+}
+
+impl Group {
+    /// Nobody serves anything.
+    pub const NONE: Self = Self { mine: [0; 4], owners: [NOBODY; 256] };
 }
 
 /// Flag of a rule: hash the source port too.
@@ -143,11 +208,32 @@ pub const fn multiplier(active: u64) -> u64 {
     active | 1
 }
 
-/// An address spread over 64 bits: both its VIP's slot and its rules' start from it, so that the two
-/// probes run in parallel.
+/// The VLANs of a frame as one word: the tag nearest to the packet in the low twelve bits, an outer
+/// one above them; 0 = untagged. A tag with VID 0 is none (IEEE 802.1Q-2018 section 9.6, table 9-2).
 #[inline(always)]
-pub const fn mix(addr: u32, multiplier: u64) -> u64 {
-    (addr as u64).wrapping_mul(multiplier)
+pub const fn vlans(outer: u16, inner: u16) -> u32 {
+    let (outer, inner) = (outer as u32 & 0xfff, inner as u32 & 0xfff);
+    if inner == 0 { outer } else { outer << 12 | inner }
+}
+
+/// The key of an IPv4 address, the native integer of its bytes in packet order, in a VLAN.
+#[inline(always)]
+pub const fn key_v4(addr: u32, vlans: u32) -> u64 {
+    (vlans as u64) << 32 | addr as u64
+}
+
+/// A [`key_v4`] spread over 64 bits: both its VIP's slot and its rules' start from it, so that the
+/// two probes run in parallel.
+#[inline(always)]
+pub const fn mix(key: u64, multiplier: u64) -> u64 {
+    key.wrapping_mul(multiplier)
+}
+
+/// The same of an IPv6 address, given as the native integers of its halves in packet order.
+#[inline(always)]
+pub const fn mix_v6(addr: [u64; 2], vlans: u32, multiplier: u64) -> u64 {
+    let [high, low] = addr;
+    (high.rotate_left(29) ^ low ^ vlans as u64).wrapping_mul(multiplier)
 }
 
 /// The slot of a VIP whose address was mixed.
@@ -162,6 +248,12 @@ pub const fn vip_index(mixed: u64) -> usize {
 pub const fn rule_index(mixed: u64, multiplier: u64, udp: bool, port: u16) -> usize {
     let service = (udp as u64) << 16 | port as u64;
     ((mixed ^ service.wrapping_mul(multiplier)) >> RULE_SHIFT) as usize
+}
+
+/// The slot of a MAC, given as a word, in a set.
+#[inline(always)]
+pub const fn mac_index(mac: u64, multiplier: u64) -> usize {
+    (mac.wrapping_mul(multiplier) >> MAC_SHIFT) as usize
 }
 
 /// A MAC in the form of [`Generation::vmacs`].
@@ -207,15 +299,21 @@ pub const GUARD_COUNTERS: usize = 4;
 // The agent and the kernel program are compiled for different targets: nothing may depend on them.
 const _: () = {
     assert!(size_of::<Control>() == 64);
-    assert!(size_of::<VipSlot>() == 8 && size_of::<RuleSlot>() == 8);
-    assert!(size_of::<GroupBitmap>() == 32);
+    assert!(size_of::<VipSlot>() == 16 && size_of::<Vip6Slot>() == 24);
+    assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
+    assert!(size_of::<Group>() == 32 + 256);
     assert!(align_of::<Generation>() == 64);
-    assert!(offset_of!(Generation, vips) == 16);
-    assert!(offset_of!(Generation, vmacs) == 16 + 8 * VIP_SLOTS);
-    assert!(offset_of!(Generation, any_port) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
-    assert!(offset_of!(Generation, rules) == offset_of!(Generation, any_port) + 8 * 2 * MAX_VIPS);
+    assert!(offset_of!(Generation, vips) == 56);
+    assert!(offset_of!(Generation, vips6) == offset_of!(Generation, vips) + 16 * VIP_SLOTS);
+    assert!(offset_of!(Generation, vmacs) == offset_of!(Generation, vips6) + 24 * VIP_SLOTS);
+    assert!(offset_of!(Generation, vip_rules) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
+    assert!(offset_of!(Generation, rules) == offset_of!(Generation, vip_rules) + 32 * 2 * MAX_VIPS);
     assert!(offset_of!(Generation, groups) == offset_of!(Generation, rules) + 8 * RULE_SLOTS);
-    assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 32 * MAX_GROUPS);
+    assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 288 * MAX_GROUPS);
+    assert!(offset_of!(Generation, peer_slots) == offset_of!(Generation, peers) + 8 * MAX_PEERS);
+    assert!(
+        offset_of!(Generation, vmac_slots) == offset_of!(Generation, peer_slots) + 8 * MAC_SLOTS
+    );
     assert!(MAX_VIPS < 0x7f && MAX_GROUPS <= 0xff);
 };
 

@@ -22,6 +22,13 @@ pub trait Packet {
     /// A copy of the `N` bytes at `offset`, which may be computed from the packet but not exceed
     /// [`MAX_OFFSET`]; `None` beyond it or beyond the frame.
     fn at<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// The same offset, which is at most [`MAX_OFFSET`], with nothing known of how it came about: the
+    /// verifier then walks what follows once, and not once for each way that led there.
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        offset
+    }
 }
 
 /// The largest offset that [`Packet::at`] reads at: headers lie within it, and the verifier needs
@@ -59,6 +66,16 @@ pub trait Tables {
     /// The interface's own MAC.
     fn own_mac(&self) -> [u8; 6];
 
+    /// What the first fragment of that packet came to, as [`Tables::put_fragment`] was told it.
+    fn fragment(&self, key: &FragmentKey) -> Option<u32>;
+
+    /// Remembers what the first fragment of a packet came to; old ones are forgotten.
+    fn put_fragment(&self, key: &FragmentKey, fate: u32);
+
+    /// Whether one more fragment may be kept that came before its packet's ports: bounded, because
+    /// every node keeps it.
+    fn may_keep_fragment(&self) -> bool;
+
     /// Told the kernel group and the bucket that decide: for `explain`. Nothing in the kernel.
     #[inline(always)]
     fn observe(&self, _group: u32, _bucket: u8) {}
@@ -66,6 +83,35 @@ pub trait Tables {
     /// Told who claims what is this farm's, for the agent to name. Nothing on a host.
     #[inline(always)]
     fn note_claim(&self, _claim: Claim) {}
+
+    /// Told who asks for a VIP whose nodes answer with their own MACs, so that the agent can tell
+    /// them of a change. Nothing on a host.
+    #[inline(always)]
+    fn note_requester(&self, _requester: &Requester, _mac: [u8; 6]) {}
+}
+
+/// Which packet a fragment is of (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Source address; an IPv4 one is the first four bytes.
+    pub source: [u8; 16],
+    /// Identification, in packet order.
+    pub id: u32,
+    /// Protocol.
+    pub proto: u16,
+    /// Identity of the virtual address, which tells its family too.
+    pub vip: u16,
+}
+
+/// Who asked for a VIP by ARP or neighbour solicitation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Requester {
+    /// Its address; an IPv4 one is the first four bytes.
+    pub addr: [u8; 16],
+    /// Identity of the virtual address, which tells its family too.
+    pub vip: u32,
 }
 
 /// A frame in a host's buffer. Cells, because the decision may rewrite MACs.

@@ -9,6 +9,8 @@ pub enum Verdict {
     Accept,
     /// Not served here.
     Drop,
+    /// Handed over to the owner, by its MAC.
+    Forward,
 }
 
 impl Verdict {
@@ -18,6 +20,7 @@ impl Verdict {
             Self::Pass => "pass",
             Self::Accept => "accept",
             Self::Drop => "drop",
+            Self::Forward => "forward",
         }
     }
 }
@@ -27,6 +30,7 @@ pub const COUNTERS: usize = 128;
 
 const DROP: u8 = 1;
 const PASS: u8 = 2;
+const TX: u8 = 3;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $verdict:ident, $action:ident, $word:literal;)+) => {
@@ -69,7 +73,7 @@ reasons! {
     NotMine = 1, Drop, DROP, "not_mine";
     /// The bucket belongs to this node.
     Mine = 1, Accept, PASS, "mine";
-    /// Neither IPv4 nor ARP.
+    /// Neither IP nor ARP.
     NotIp = 2, Pass, PASS, "not_ip";
     /// An ARP reply to a virtual address: every node may have asked.
     ArpReply = 3, Accept, PASS, "arp_reply";
@@ -83,7 +87,7 @@ reasons! {
     Fenced = 6, Drop, DROP, "fenced";
     /// A header is cut short or contradicts itself.
     Malformed = 7, Drop, DROP, "malformed";
-    /// An IP fragment: this version serves unfragmented packets only.
+    /// An ICMP error that quotes a fragment without ports.
     Fragment = 8, Drop, DROP, "fragment";
     /// Echo requests are switched off (`icmp_echo: drop`).
     EchoDenied = 9, Drop, DROP, "echo_denied";
@@ -91,7 +95,7 @@ reasons! {
     IcmpType = 10, Drop, DROP, "icmp_type";
     /// An ICMP error about a packet that this virtual address cannot have sent.
     IcmpForeign = 11, Drop, DROP, "icmp_foreign";
-    /// Neither TCP, UDP nor ICMP.
+    /// A protocol that the farm does not serve (`other: drop`).
     OtherProto = 12, Drop, DROP, "other_proto";
     /// A farm node asks for the virtual address: members never answer members.
     ArpPeer = 13, Drop, DROP, "arp_peer";
@@ -99,6 +103,27 @@ reasons! {
     ArpConflict = 14, Drop, DROP, "arp_conflict";
     /// The program could not reach its tables or its slow half.
     Broken = 15, Drop, DROP, "broken";
+    /// A neighbour advertisement to a virtual address: every node may have asked.
+    NdReply = 17, Accept, PASS, "nd_reply";
+    /// A farm node solicits the virtual address: members never answer members.
+    NdPeer = 17, Drop, DROP, "nd_peer";
+    /// A stranger advertises the virtual address as its own.
+    NdConflict = 18, Drop, DROP, "nd_conflict";
+    /// A fragment that came before the one with the ports: every node keeps it, and only the owner
+    /// gets the whole packet.
+    EarlyFragment = 18, Accept, PASS, "early_fragment";
+    /// More such fragments than nodes keep in a moment.
+    FragmentFlood = 19, Drop, DROP, "fragment_flood";
+    /// The bucket belongs to another node, which gets the frame.
+    Forwarded = 20, Forward, TX, "forwarded";
+    /// The bucket belongs to another node, but a farm node sent the frame here: never handed over
+    /// twice.
+    HandedOver = 20, Drop, DROP, "handed_over";
+    /// A fragment that came before the one with the ports, where nodes hand over: kept, and copied to
+    /// the other nodes.
+    CopiedFragment = 21, Accept, PASS, "copied_fragment";
+    /// The bucket's owner, or its MAC, is not known here.
+    NoNextHop = 21, Drop, DROP, "no_next_hop";
 }
 
 /// A reason as its code: what the packet programs hand around, because the hot path *computes* it
@@ -119,7 +144,7 @@ impl Outcome {
         self.0 as usize
     }
 
-    /// The XDP action: 1 = `XDP_DROP`, 2 = `XDP_PASS`.
+    /// The XDP action: 1 = `XDP_DROP`, 2 = `XDP_PASS`, 3 = `XDP_TX`.
     #[inline(always)]
     pub const fn action(self) -> u32 {
         self.0 as u32 & 3
@@ -145,7 +170,7 @@ impl Reason {
         self as u8 as usize
     }
 
-    /// The XDP action: 1 = `XDP_DROP`, 2 = `XDP_PASS`.
+    /// The XDP action: 1 = `XDP_DROP`, 2 = `XDP_PASS`, 3 = `XDP_TX`.
     #[inline(always)]
     pub const fn action(self) -> u32 {
         self as u32 & 3
@@ -167,6 +192,7 @@ mod tests {
             let expected = match reason.verdict() {
                 Verdict::Drop => 1,
                 Verdict::Pass | Verdict::Accept => 2,
+                Verdict::Forward => 3,
             };
             assert_eq!(reason.action(), expected, "{reason:?}");
             assert!(reason.code() < COUNTERS);

@@ -1,26 +1,23 @@
-//! Everything variable or rare: IPv4 options, fragments, ICMP, ARP, and the lease near its end.
+//! Everything variable or rare: IPv4 options and IPv6 extension headers, fragments, ICMP, address
+//! resolution, frames with two tags, and the lease near its end.
 //!
 //! A superset of [`crate::filter()`]: forced through here, every frame gets the same verdict.
 
+mod fragment;
+mod icmp;
+mod ip;
+mod resolve;
+
 use crate::{
     hash,
-    layout::{
-        Claim, Generation, MAX_PEERS, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_NO_ECHO,
-        mac_word, mix, multiplier,
-    },
+    layout::{Generation, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_OTHER, mac_word},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
-    vip::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, FRAGMENT, ICMP, TCP, UDP},
+    vip::{
+        self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Found, ICMP, ICMPV6, TCP,
+        UDP,
+    },
 };
-
-const ECHO_REQUEST: u8 = 8;
-const DESTINATION_UNREACHABLE: u8 = 3;
-const TIME_EXCEEDED: u8 = 11;
-const PARAMETER_PROBLEM: u8 = 12;
-
-const ARP_REQUEST: [u8; 2] = [0, 1];
-/// Hardware type Ethernet, protocol type IPv4, lengths 6 and 4 (RFC 826).
-const ARP_ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 
 /// The same decision as [`crate::decide`] for every frame, without the hot path's short cuts.
 #[inline(always)]
@@ -34,13 +31,15 @@ pub fn slow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Outcome {
 /// `Ok` is an owner's verdict, `Err` a reason why it does not come to one.
 #[inline(always)]
 fn judge<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<Outcome, Reason> {
-    let ethernet = vip::ethernet(packet)?;
+    let ethernet = vip::ethernet_tagged_twice(packet)?;
     let state = tables.state().ok_or(Reason::Broken)?;
     let (now, active) = vip::active(tables, state);
     let frame = Frame { packet, tables, state, now, active, ethernet };
     match frame.ethernet.ethertype {
         ETHERTYPE_IPV4 => frame.ipv4(),
+        ETHERTYPE_IPV6 => frame.ipv6(),
         ETHERTYPE_ARP => frame.arp(),
+        _ if frame.ethernet.is_tagged() => Err(Reason::NotVip),
         _ => Err(Reason::NotIp),
     }
 }
@@ -56,6 +55,115 @@ struct Frame<'a, P: Packet, T: Tables> {
     ethernet: Ethernet<P::Head<14>>,
 }
 
+/// A client's address, in packet order. The families are types, so that each has code of its own:
+/// where the compiler merges them, the verifier cannot tell which one it looks at.
+trait Address: Copy {
+    /// The protocol number of the family's ICMP.
+    const ICMP: u8;
+
+    /// The flow that a message of the family's ICMP is about.
+    fn icmp<P: Packet, T: Tables>(
+        frame: &Frame<'_, P, T>,
+        ip: &Ip<Self>,
+    ) -> Result<Flow<Self>, Reason>;
+
+    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64;
+
+    /// An IPv4 address is the first four bytes.
+    fn bytes(self) -> [u8; 16];
+}
+
+#[derive(Clone, Copy)]
+struct V4([u8; 4]);
+
+#[derive(Clone, Copy)]
+struct V6([u8; 16]);
+
+impl Address for V4 {
+    const ICMP: u8 = ICMP;
+
+    #[inline(always)]
+    fn icmp<P: Packet, T: Tables>(
+        frame: &Frame<'_, P, T>,
+        ip: &Ip<Self>,
+    ) -> Result<Flow<Self>, Reason> {
+        frame.icmp_v4(ip)
+    }
+
+    #[inline(always)]
+    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64 {
+        hash::hash_v4(key, self.0, field, proto)
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> [u8; 16] {
+        let [a, b, c, d] = self.0;
+        [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    }
+}
+
+impl Address for V6 {
+    const ICMP: u8 = ICMPV6;
+
+    #[inline(always)]
+    fn icmp<P: Packet, T: Tables>(
+        frame: &Frame<'_, P, T>,
+        ip: &Ip<Self>,
+    ) -> Result<Flow<Self>, Reason> {
+        frame.icmp_v6(ip)
+    }
+
+    #[inline(always)]
+    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64 {
+        hash::hash_v6(key, self.0, field, proto)
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+/// An IP packet for a VIP: what its own header says, and where the next one begins.
+struct Ip<A> {
+    client: A,
+    found: Found,
+    /// The protocol behind all extension headers.
+    proto: u8,
+    /// Offset of its header.
+    transport: usize,
+    /// The IPv4 identification, 0 for IPv6.
+    ip_id: [u8; 2],
+    fragment: Option<Fragment>,
+}
+
+/// One of several parts of a packet.
+#[derive(Clone, Copy)]
+struct Fragment {
+    /// Identification, in packet order.
+    id: u32,
+    /// Not the first, so without the transport header.
+    is_later: bool,
+}
+
+/// What the bucket of a packet is taken from: its own header, or the one an ICMP error quotes with
+/// the roles swapped.
+struct Flow<A> {
+    client: A,
+    client_port: [u8; 2],
+    vip_port: [u8; 2],
+    ip_id: [u8; 2],
+    proto: u8,
+}
+
+impl<A> Flow<A> {
+    /// A packet that goes by the client's address alone.
+    #[inline(always)]
+    fn by_address(client: A, proto: u8) -> Self {
+        Self { client, client_port: [0; 2], vip_port: [0; 2], ip_id: [0; 2], proto }
+    }
+}
+
 impl<P: Packet, T: Tables> Frame<'_, P, T> {
     /// Whether the VIP serves at all at this moment.
     #[inline(always)]
@@ -69,193 +177,84 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
     }
 
+    /// Whether a frame for that VIP is this node's to judge: see [`vip::claim`].
     #[inline(always)]
-    fn ipv4(&self) -> Result<Outcome, Reason> {
-        let &Self { packet, tables, now, active, ref ethernet, .. } = self;
-        // Too short for an IPv4 header: no address to go by, and the stack refuses it.
-        let ip = packet.head::<20>(ethernet.network).ok_or(Reason::NotVip)?;
-        let addr = u32::from_ne_bytes(ip.get::<16, 4>());
-        let vip = vip::find(now, active, addr);
-        if vip == 0 {
-            return Err(Reason::NotVip);
+    fn claim(&self, vip: u32) -> Result<(), Reason> {
+        let is_ours = vip::claim(&self.ethernet.head, self.tables, self.now, vip);
+        if is_ours { Ok(()) } else { Err(Reason::OtherMac) }
+    }
+
+    #[inline(always)]
+    fn is_from_peer(&self) -> bool {
+        vip::is_peer(self.now, mac_word(self.ethernet.head.get::<6, 6>()))
+    }
+
+    /// Judges an IP packet of either family.
+    #[inline(always)]
+    fn ip<A: Address>(&self, ip: &Ip<A>) -> Result<Outcome, Reason> {
+        if let Some(fragment) = ip.fragment {
+            return self.fragment(ip, fragment);
         }
-        if !vip::claim(&ethernet.head, tables, now, vip) {
-            return Err(Reason::OtherMac);
-        }
-        self.serves(vip)?;
-        let [version_ihl] = ip.get::<0, 1>();
-        if version_ihl >> 4 != 4 || version_ihl & 15 < 5 {
-            return Err(Reason::Malformed);
-        }
-        if u16::from_be_bytes(ip.get::<6, 2>()) & FRAGMENT != 0 {
-            return Err(Reason::Fragment);
-        }
-        let transport = ethernet.network + usize::from(version_ihl & 15) * 4;
-        let client = ip.get::<12, 4>();
-        let [proto] = ip.get::<9, 1>();
-        let flow = match proto {
+        let flow = self.flow(ip)?;
+        let (group, bucket) = self.bucket(&flow, ip.found)?;
+        Ok(self.owner(ip.found.vip, group, bucket))
+    }
+
+    /// The flow of a packet with a transport header.
+    #[inline(always)]
+    fn flow<A: Address>(&self, ip: &Ip<A>) -> Result<Flow<A>, Reason> {
+        match ip.proto {
             TCP | UDP => {
-                let [a, b, c, d] = packet.at::<4>(transport).ok_or(Reason::Malformed)?;
-                Flow {
-                    client,
+                let ports = self.packet.at::<4>(ip.transport).ok_or(Reason::Malformed)?;
+                let [a, b, c, d] = ports;
+                Ok(Flow {
+                    client: ip.client,
                     client_port: [a, b],
                     vip_port: [c, d],
-                    ip_id: ip.get::<4, 2>(),
-                    proto,
-                }
+                    ip_id: ip.ip_id,
+                    proto: ip.proto,
+                })
             }
-            ICMP => icmp(packet, vip, addr, client, transport)?,
-            _ => return Err(Reason::OtherProto),
-        };
-        flow.owner(tables, now, mix(addr, multiplier(active)), vip)
+            proto if proto == A::ICMP => A::icmp(self, ip),
+            _ => other(ip),
+        }
     }
 
-    /// Address resolution: exactly one node answers a request, every node hears a reply (T4, T5).
+    /// The kernel group and the bucket of a flow to that VIP.
     #[inline(always)]
-    fn arp(&self) -> Result<Outcome, Reason> {
-        let &Self { packet, tables, now, active, ref ethernet, .. } = self;
-        let arp = packet.head::<28>(ethernet.network).ok_or(Reason::NotVip)?;
-        if arp.get::<0, 6>() != ARP_ETHERNET_IPV4 {
-            return Err(Reason::NotVip);
-        }
-        let sender_mac = arp.get::<8, 6>();
-        let sender = arp.get::<14, 4>();
-        let target = u32::from_ne_bytes(arp.get::<24, 4>());
-        let vmac = arp.get::<18, 6>();
-        let (from_peer, names_vmac) = known(now, sender_mac, vmac);
-        let claimed = vip::find(now, active, u32::from_ne_bytes(sender));
-        let vip = vip::find(now, active, target);
-        let from_vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)] == mac_word(sender_mac);
-        let request = arp.get::<6, 2>() == ARP_REQUEST;
-        // What another farm's node asks for is the VIP it holds, and it says with which VMAC (T34).
-        let names_mac = mac_word(vmac) != 0 && vmac[0] & 1 == 0;
-        let by_farm = request && sender == [0; 4] && (names_vmac || names_mac && vip != 0);
-        if (by_farm || claimed != 0 && !from_vmac) && !from_peer {
-            let [vip, ..] = if by_farm { vip } else { claimed }.to_le_bytes();
-            tables.note_claim(Claim { mac: sender_mac, vip, farm: by_farm });
-            return Err(Reason::ArpConflict);
-        }
-        if vip == 0 {
-            return Err(Reason::NotVip);
-        }
-        if !vip::claim(&ethernet.head, tables, now, vip) {
-            return Err(Reason::OtherMac);
-        }
-        if !request {
-            // The answer to a node that asked as the VIP came to the VMAC, hence to every node.
-            return Err(Reason::ArpReply);
-        }
-        if claimed != 0 || from_peer {
-            return Err(Reason::ArpPeer);
-        }
-        self.serves(vip)?;
-        let key = tables.hash_key();
-        let hash = if sender == [0; 4] {
-            hash::hash_mac(key, sender_mac)
+    fn bucket<A: Address>(&self, flow: &Flow<A>, found: Found) -> Result<(u32, u8), Reason> {
+        let Found { vip, mixed } = found;
+        let (group, field) = if flow.proto == TCP || flow.proto == UDP {
+            let port = u16::from_ne_bytes(flow.vip_port);
+            let rule = vip::rule_of(self.now, mixed, vip, flow.proto == UDP, port);
+            if rule == 0 {
+                return Err(Reason::NoRule);
+            }
+            (rule & 0xff, vip::field_of(rule, flow.client_port, flow.ip_id))
         } else {
-            hash::hash_v4(key, sender, [0; 2], hash::ARP)
+            (RESOLVE_GROUP, [0; 2])
         };
-        Ok(vip::owner_of(tables, now, RESOLVE_GROUP, hash))
+        let hash = flow.client.hash(self.tables.hash_key(), field, flow.proto);
+        Ok((group, hash::bucket(hash, group)))
     }
-}
 
-/// What the bucket of an IPv4 packet is taken from: its own header, or the one an ICMP error
-/// quotes with the roles swapped.
-struct Flow {
-    client: [u8; 4],
-    client_port: [u8; 2],
-    vip_port: [u8; 2],
-    ip_id: [u8; 2],
-    proto: u8,
-}
-
-impl Flow {
     #[inline(always)]
-    fn owner<T: Tables>(
-        &self,
-        tables: &T,
-        now: &Generation,
-        mixed: u64,
-        vip: u32,
-    ) -> Result<Outcome, Reason> {
-        if self.proto == ICMP {
-            let hash = hash::hash_v4(tables.hash_key(), self.client, [0; 2], ICMP);
-            return Ok(vip::owner_of(tables, now, RESOLVE_GROUP, hash));
-        }
-        let port = u16::from_ne_bytes(self.vip_port);
-        let rule = vip::rule_of(now, mixed, vip, self.proto == UDP, port);
-        if rule == 0 {
-            return Err(Reason::NoRule);
-        }
-        let field = vip::field_of(rule, self.client_port, self.ip_id);
-        let hash = hash::hash_v4(tables.hash_key(), self.client, field, self.proto);
-        Ok(vip::owner_of(tables, now, rule & 0xff, hash))
+    fn owner(&self, vip: u32, group: u32, bucket: u8) -> Outcome {
+        vip::owner_of(&self.ethernet.head, self.tables, self.now, vip, group, bucket)
+    }
+
+    /// The rules of a VIP that no port chooses.
+    #[inline(always)]
+    fn vip_rules(&self, vip: u32) -> &crate::layout::VipRules {
+        &self.now.vip_rules[vip as usize & (2 * MAX_VIPS - 1)]
     }
 }
 
-/// Echo requests go by the client's address (T10), errors by the packet that they quote (T9).
+/// A packet of a protocol without ports.
 #[inline(always)]
-fn icmp<P: Packet>(
-    packet: &P,
-    vip: u32,
-    addr: u32,
-    client: [u8; 4],
-    transport: usize,
-) -> Result<Flow, Reason> {
-    let [kind, ..] = packet.at::<8>(transport).ok_or(Reason::Malformed)?;
-    match kind {
-        ECHO_REQUEST if vip & VIP_NO_ECHO != 0 => Err(Reason::EchoDenied),
-        ECHO_REQUEST => {
-            Ok(Flow { client, client_port: [0; 2], vip_port: [0; 2], ip_id: [0; 2], proto: ICMP })
-        }
-        DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => {
-            quoted(packet, addr, transport + 8)
-        }
-        _ => Err(Reason::IcmpType),
+fn other<A: Address>(ip: &Ip<A>) -> Result<Flow<A>, Reason> {
+    if ip.found.vip & VIP_OTHER == 0 {
+        return Err(Reason::OtherProto);
     }
-}
-
-/// The flow of the packet that an ICMP error quotes (RFC 792: its IP header and 8 bytes more).
-/// That packet was sent *by* the VIP, so its destination is the client.
-#[inline(always)]
-fn quoted<P: Packet>(packet: &P, addr: u32, inner: usize) -> Result<Flow, Reason> {
-    let ip = packet.at::<20>(inner).ok_or(Reason::Malformed)?;
-    if ip[0] >> 4 != 4 || ip[0] & 15 < 5 {
-        return Err(Reason::Malformed);
-    }
-    if u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]) != addr {
-        return Err(Reason::IcmpForeign);
-    }
-    let client = [ip[16], ip[17], ip[18], ip[19]];
-    let proto = ip[9];
-    match proto {
-        TCP | UDP => {
-            // A later fragment of a reply quotes no ports.
-            if u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0 {
-                return Err(Reason::Fragment);
-            }
-            let ports = inner + usize::from(ip[0] & 15) * 4;
-            let [a, b, c, d] = packet.at::<4>(ports).ok_or(Reason::Malformed)?;
-            // The reply's IP-ID says nothing of the request's: such rules go by the address.
-            Ok(Flow { client, client_port: [c, d], vip_port: [a, b], ip_id: [0; 2], proto })
-        }
-        ICMP => Ok(Flow { client, client_port: [0; 2], vip_port: [0; 2], ip_id: [0; 2], proto }),
-        _ => Err(Reason::IcmpForeign),
-    }
-}
-
-/// Whether `mac` is a farm node's and `vmac` a VIP's. In one loop, and before the caller's paths
-/// part: the verifier walks it once for each of them.
-#[inline(always)]
-fn known(now: &Generation, mac: [u8; 6], vmac: [u8; 6]) -> (bool, bool) {
-    const { assert!(MAX_PEERS == MAX_VIPS) }
-    let (mac, vmac) = (mac_word(mac), mac_word(vmac));
-    let (mut is_peer, mut is_vmac) = (false, false);
-    let mut index = 0;
-    while index < MAX_PEERS {
-        is_peer |= now.peers[index] == mac;
-        is_vmac |= now.vmacs[index + 1] == vmac;
-        index += 1;
-    }
-    (is_peer && mac != 0, is_vmac && vmac != 0)
+    Ok(Flow::by_address(ip.client, ip.proto))
 }

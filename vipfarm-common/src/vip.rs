@@ -1,10 +1,10 @@
 //! Steps that the hot and the slow path share: Ethernet, VIP, rule, bucket.
 
 use crate::{
-    hash,
     layout::{
-        Generation, MAX_GROUPS, MAX_VIPS, RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, State, VIP_SLOTS,
-        mac_word, mix, multiplier, rule_index, rule_key, vip_index,
+        Generation, MAC_SLOTS, MAX_GROUPS, MAX_PEERS, MAX_VIPS, RULE_ON_IPID, RULE_ON_PORT,
+        RULE_SLOTS, State, VIP_DIRECTED, VIP_SLOTS, key_v4, mac_index, mac_word, mix, mix_v6,
+        multiplier, rule_index, rule_key, vip_index, vlans,
     },
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
@@ -12,6 +12,7 @@ use crate::{
 
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// IEEE 802.1Q and 802.1ad tags.
 pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100;
 pub(crate) const ETHERTYPE_QINQ: u16 = 0x88a8;
@@ -19,16 +20,27 @@ pub(crate) const ETHERTYPE_QINQ: u16 = 0x88a8;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMPV6: u8 = 58;
 
 /// MF and the fragment offset (RFC 791 section 3.1): any of them makes the packet a fragment.
 pub(crate) const FRAGMENT: u16 = 0x3fff;
 
-/// What the Ethernet header and an outer tag say.
+/// What the Ethernet header and its tags say.
 pub(crate) struct Ethernet<H> {
     pub(crate) head: H,
     pub(crate) ethertype: u16,
-    /// Offset of the network header: 14 or 18.
+    /// Offset of the network header: 14, 18 or 22.
     pub(crate) network: usize,
+    /// See [`vlans`].
+    pub(crate) vlans: u32,
+}
+
+impl<H> Ethernet<H> {
+    /// Whether there is one more tag behind what was read.
+    #[inline(always)]
+    pub(crate) fn is_tagged(&self) -> bool {
+        self.ethertype == ETHERTYPE_VLAN || self.ethertype == ETHERTYPE_QINQ
+    }
 }
 
 /// Reads the Ethernet header and at most one tag. `Err` is the frame's final reason.
@@ -36,15 +48,30 @@ pub(crate) struct Ethernet<H> {
 pub(crate) fn ethernet<P: Packet>(packet: &P) -> Result<Ethernet<P::Head<14>>, Reason> {
     let Some(head) = packet.head::<14>(0) else { return Err(Reason::NotIp) };
     let ethertype = u16::from_be_bytes(head.get::<12, 2>());
-    if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
-        return Ok(Ethernet { head, ethertype, network: 14 });
+    let plain = Ethernet { head, ethertype, network: 14, vlans: 0 };
+    if !plain.is_tagged() {
+        return Ok(plain);
     }
     let Some(tag) = packet.head::<4>(14) else { return Err(Reason::NotIp) };
-    // A priority tag (VID 0) is no VLAN: IEEE 802.1Q-2018 section 9.6, table 9-2.
-    if u16::from_be_bytes(tag.get::<0, 2>()) & 0x0fff != 0 {
-        return Err(Reason::NotVip);
+    let vid = u16::from_be_bytes(tag.get::<0, 2>());
+    let ethertype = u16::from_be_bytes(tag.get::<2, 2>());
+    Ok(Ethernet { ethertype, network: 18, vlans: vlans(0, vid), ..plain })
+}
+
+/// The same with two tags. More are nobody's that is served here.
+#[inline(always)]
+pub(crate) fn ethernet_tagged_twice<P: Packet>(
+    packet: &P,
+) -> Result<Ethernet<P::Head<14>>, Reason> {
+    let outer = ethernet(packet)?;
+    if !outer.is_tagged() {
+        return Ok(outer);
     }
-    Ok(Ethernet { head, ethertype: u16::from_be_bytes(tag.get::<2, 2>()), network: 18 })
+    let Some(tag) = packet.head::<4>(18) else { return Err(Reason::NotIp) };
+    let ethertype = u16::from_be_bytes(tag.get::<2, 2>());
+    let vid = u16::from_be_bytes(tag.get::<0, 2>());
+    let [outer_vid, ..] = [outer.vlans as u16];
+    Ok(Ethernet { ethertype, network: 22, vlans: vlans(outer_vid, vid), ..outer })
 }
 
 /// The generation in force, and the word that says which.
@@ -54,12 +81,51 @@ pub(crate) fn active<'s, T: Tables>(tables: &T, state: &'s State) -> (&'s Genera
     (&state.generations[(word & 1) as usize], word)
 }
 
-/// The identity and flags of a virtual address, 0 for any other. `active` as from [`active`].
+/// The identity and flags of an IPv4 address that was mixed, 0 if it is no VIP.
 #[inline(always)]
-pub(crate) fn find(now: &Generation, active: u64, addr: u32) -> u32 {
-    let mixed = mix(addr, multiplier(active));
+pub(crate) fn find_v4(now: &Generation, mixed: u64, key: u64) -> u32 {
     let slot = &now.vips[vip_index(mixed) & (VIP_SLOTS - 1)];
-    if slot.addr == addr { slot.vip } else { 0 }
+    if slot.key == key { slot.vip } else { 0 }
+}
+
+/// The same of an IPv6 address.
+#[inline(always)]
+pub(crate) fn find_v6(now: &Generation, mixed: u64, addr: [u64; 2], vlans: u32) -> u32 {
+    let slot = &now.vips6[vip_index(mixed) & (VIP_SLOTS - 1)];
+    let same = slot.addr[1] == addr[1] && slot.addr[0] == addr[0] && slot.vlans == vlans;
+    if same { slot.vip } else { 0 }
+}
+
+/// An address of a frame: a possible VIP and what follows from it.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    /// Identity and flags, 0 = no VIP.
+    pub(crate) vip: u32,
+    /// For its rules' slots.
+    pub(crate) mixed: u64,
+}
+
+/// Looks up an IPv4 address in packet order. `active` as from [`active`].
+#[inline(always)]
+pub(crate) fn look_up_v4(now: &Generation, active: u64, addr: [u8; 4], vlans: u32) -> Found {
+    let key = key_v4(u32::from_ne_bytes(addr), vlans);
+    let mixed = mix(key, multiplier(active));
+    Found { vip: find_v4(now, mixed, key), mixed }
+}
+
+/// Looks up an IPv6 address, likewise.
+#[inline(always)]
+pub(crate) fn look_up_v6(now: &Generation, active: u64, addr: [u8; 16], vlans: u32) -> Found {
+    let addr = halves(addr);
+    let mixed = mix_v6(addr, vlans, multiplier(active));
+    Found { vip: find_v6(now, mixed, addr, vlans), mixed }
+}
+
+/// An IPv6 address as the tables hold it: the native integers of its halves in packet order.
+#[inline(always)]
+pub(crate) const fn halves(addr: [u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = addr;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]
 }
 
 /// The rule for a service of a VIP, 0 if there is none. `port` in packet order.
@@ -69,7 +135,7 @@ pub(crate) fn rule_of(now: &Generation, mixed: u64, vip: u32, udp: bool, port: u
     if slot.key == rule_key(vip, udp, port) {
         slot.rule
     } else {
-        now.any_port[vip as usize & (2 * MAX_VIPS - 1)][usize::from(udp)]
+        now.vip_rules[vip as usize & (2 * MAX_VIPS - 1)].any_port[usize::from(udp)]
     }
 }
 
@@ -87,16 +153,60 @@ pub(crate) fn field_of(rule: u32, port: [u8; 2], ip_id: [u8; 2]) -> [u8; 2] {
     }
 }
 
-/// Whether the group's bucket of this hash is accepted here. Arithmetic to the end: a branch on a
-/// client's bucket is mispredicted half of the time.
+/// Who serves the group's bucket: this node, or another one, which gets the frame where
+/// nodes hand over. Arithmetic to the end where they do not: a branch on a client's bucket is
+/// mispredicted half of the time.
 #[inline(always)]
-pub(crate) fn owner_of<T: Tables>(tables: &T, now: &Generation, group: u32, hash: u64) -> Outcome {
-    let bucket = hash::bucket(hash, group);
+pub(crate) fn owner_of<H: Head, T: Tables>(
+    ethernet: &H,
+    tables: &T,
+    now: &Generation,
+    vip: u32,
+    group: u32,
+    bucket: u8,
+) -> Outcome {
     tables.observe(group, bucket);
-    let bucket = u32::from(bucket);
-    let words = &now.groups[group as usize & (MAX_GROUPS - 1)].mine;
-    let word = tables.volatile(&words[(bucket >> 6) as usize & 3]);
-    Outcome::by_bit(word >> (bucket & 63))
+    let group = &now.groups[group as usize & (MAX_GROUPS - 1)];
+    let word = tables.volatile(&group.mine[usize::from(bucket >> 6) & 3]);
+    let mine = word >> (bucket & 63) & 1;
+    if vip & VIP_DIRECTED != 0 && mine == 0 {
+        let owner = tables.volatile(&group.owners[usize::from(bucket)]);
+        return hand_over(ethernet, tables, now, owner).into();
+    }
+    Outcome::by_bit(mine)
+}
+
+/// Addresses a frame to the node that is to have it (T17, T18). A frame from a farm node is final,
+/// and one to a group reaches the owner by itself.
+#[inline(always)]
+pub(crate) fn hand_over<H: Head, T: Tables>(
+    ethernet: &H,
+    tables: &T,
+    now: &Generation,
+    owner: u8,
+) -> Reason {
+    let own = tables.own_mac();
+    if ethernet.get::<0, 6>() != own {
+        return Reason::NotMine;
+    }
+    if is_peer(now, mac_word(ethernet.get::<6, 6>())) {
+        return Reason::HandedOver;
+    }
+    let next = tables.volatile(&now.peers[usize::from(owner) & (MAX_PEERS - 1)]);
+    if next == 0 || usize::from(owner) >= MAX_PEERS {
+        return Reason::NoNextHop;
+    }
+    let [a, b, c, d, e, f, ..] = next.to_ne_bytes();
+    ethernet.set::<0, 6>([a, b, c, d, e, f]);
+    // The client's would teach the switch that it lives at this port.
+    ethernet.set::<6, 6>(own);
+    Reason::Forwarded
+}
+
+/// Whether a MAC, as a word, is a farm node's.
+#[inline(always)]
+pub(crate) fn is_peer(now: &Generation, mac: u64) -> bool {
+    now.peer_slots[mac_index(mac, now.peer_multiplier) & (MAC_SLOTS - 1)] == mac && mac != 0
 }
 
 /// Whether a frame for a VIP is for this node to judge: addressed to the VMAC, to the node itself or
@@ -118,4 +228,10 @@ pub(crate) fn claim<H: Head, T: Tables>(
         return true;
     }
     target == tables.own_mac() || target[0] & 1 == 1
+}
+
+/// Whether a MAC, as a word, is a VIP's.
+#[inline(always)]
+pub(crate) fn is_vmac(now: &Generation, mac: u64) -> bool {
+    now.vmac_slots[mac_index(mac, now.vmac_multiplier) & (MAC_SLOTS - 1)] == mac && mac != 0
 }

@@ -51,6 +51,19 @@ impl Packet for Frame {
         // checks again); a byte array has no alignment.
         Some(unsafe { start.cast::<[u8; N]>().read_unaligned() })
     }
+
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        const { assert!(MAX_OFFSET == 255) }
+        let mut offset = offset;
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: arithmetic on a register.
+        unsafe {
+            asm!("{o} &= 255", o = inout(reg) offset, options(pure, nomem, nostack));
+        }
+        offset &= MAX_OFFSET;
+        offset
+    }
 }
 
 impl<const L: usize> Head for FrameHead<L> {
@@ -122,6 +135,13 @@ unsafe fn load<const O: usize, const N: usize>(base: *const u8) -> [u8; N] {
                 let [c, d, e, f] = word32(bytes.add(2));
                 value.copy_from_slice(&[a, b, c, d, e, f]);
             }
+            8 => value.copy_from_slice(&word64(bytes)),
+            16 => {
+                let (high, low) = (word64(bytes), word64(bytes.add(8)));
+                let [a, b, c, d, e, f, g, h] = high;
+                let [i, j, k, l, m, n, o, p] = low;
+                value.copy_from_slice(&[a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
+            }
             _ => value = bytes.cast::<[u8; N]>().read_unaligned(),
         }
         value
@@ -167,5 +187,26 @@ unsafe fn word32(at: *const u8) -> [u8; 4] {
     // SAFETY: the caller vouches for four bytes.
     unsafe {
         at.cast::<[u8; 4]>().read()
+    }
+}
+
+/// # Safety
+/// Eight bytes must be readable at `at`.
+#[inline(always)]
+unsafe fn word64(at: *const u8) -> [u8; 8] {
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u64;
+        // SAFETY: one load of eight bytes, which the caller vouches for.
+        unsafe {
+            asm!("{w} = *(u64 *)({p} + 0)", w = out(reg) word, p = in(reg) at,
+                options(pure, readonly, nostack));
+        }
+        word.to_ne_bytes()
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller vouches for eight bytes.
+    unsafe {
+        at.cast::<[u8; 8]>().read()
     }
 }

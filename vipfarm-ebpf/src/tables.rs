@@ -6,11 +6,12 @@ use aya_ebpf::{
     Global,
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
     macros::map,
-    maps::{Array, PerCpuArray},
+    maps::{Array, LruHashMap, PerCpuArray},
 };
 use vipfarm_common::{
     Guarded, Outcome, State, Tables,
-    layout::{Claim, GUARD_COUNTERS},
+    layout::{Claim, GUARD_COUNTERS, mac_word},
+    packet::{FragmentKey, Requester},
     reason::COUNTERS,
 };
 
@@ -32,6 +33,22 @@ static CLAIM: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 static GUARD: PerCpuArray<[u64; GUARD_COUNTERS]> = PerCpuArray::with_max_entries(1, 0);
 
+/// Packets that came in parts: what became of the first.
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Who asked for a VIP whose nodes answer with their own MACs: its MAC, as
+/// [`vipfarm_common::layout::mac_word`].
+#[map]
+static REQUESTERS: LruHashMap<Requester, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Early fragments of this CPU: the time slot, and how many were kept in it.
+#[map]
+static EARLY: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Length of a slot as a power of two of nanoseconds: 67 ms.
+const SLOT_SHIFT: u64 = 26;
+
 // Set by the loader. Each is a `Global` of its own: one of a struct would be copied whole for
 // every packet.
 #[unsafe(no_mangle)]
@@ -41,6 +58,9 @@ static KEY1: Global<u64> = Global::new(0);
 /// The interface's MAC in the form of [`vipfarm_common::layout::mac_word`].
 #[unsafe(no_mangle)]
 static OWN_MAC: Global<u64> = Global::new(0);
+/// Early fragments that a CPU keeps in a slot of 67 ms: 1024 are a hundred datagrams of 16 KB.
+#[unsafe(no_mangle)]
+static EARLY_MOST: Global<u64> = Global::new(1024);
 /// 1: `slow` logs what it decides.
 #[unsafe(no_mangle)]
 static TRACE: Global<u8> = Global::new(0);
@@ -81,6 +101,37 @@ impl Tables for Kernel {
     fn own_mac(&self) -> [u8; 6] {
         let [a, b, c, d, e, f, ..] = OWN_MAC.load().to_ne_bytes();
         [a, b, c, d, e, f]
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<u32> {
+        // SAFETY: the value is copied at once; an entry that is replaced meanwhile is as good.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn put_fragment(&self, key: &FragmentKey, fate: u32) {
+        // Fails only without memory: the other fragments are then early ones.
+        let _ = FRAGMENTS.insert(key, &fate, 0);
+    }
+
+    #[inline(always)]
+    fn may_keep_fragment(&self) -> bool {
+        let slot = self.boot_ns() >> SLOT_SHIFT;
+        let Some(kept) = EARLY.get_ptr_mut(0) else { return false };
+        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
+        let kept = unsafe { &mut *kept };
+        if kept[0] != slot {
+            *kept = [slot, 0];
+        }
+        kept[1] += 1;
+        kept[1] <= EARLY_MOST.load()
+    }
+
+    #[inline(always)]
+    fn note_requester(&self, requester: &Requester, mac: [u8; 6]) {
+        // Fails only without memory: that client waits for the next announcement to all.
+        let _ = REQUESTERS.insert(requester, &mac_word(mac), 0);
     }
 
     #[inline(always)]

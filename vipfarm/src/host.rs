@@ -1,12 +1,15 @@
 //! The kernel's decision, run on the host: what `explain` and the tests ask.
 
-use std::cell::Cell;
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
 
 use vipfarm_common::{
     Generation, Reason, State, Tables, decide,
     hash::key_words,
     layout::{Control, active_word},
-    packet::HostPacket,
+    packet::{FragmentKey, HostPacket},
 };
 
 use crate::{model::Mac, plan::Plan};
@@ -20,18 +23,27 @@ pub struct HostTables {
     ticks: u64,
     boot_ns: u64,
     observed: Cell<Option<(u32, u8)>>,
+    fragments: RefCell<BTreeMap<FragmentKey, u32>>,
 }
 
 impl HostTables {
     /// The tables of a plan, with a lease in force.
-    #[expect(clippy::large_stack_arrays, reason = "90 KB, on their way to the heap")]
+    #[expect(clippy::large_stack_arrays, reason = "140 KB, on their way to the heap")]
     pub fn new(plan: &Plan, hash_key: [u8; 16], own_mac: Mac) -> Self {
         let tables: Generation = *plan.generation();
         let active = active_word(0, &tables);
         let control = Control { active, deadline_ticks: 2, deadline_ns: 2 };
         let state = Box::new(State { control, generations: [tables, tables] });
         let hash_key = key_words(hash_key);
-        Self { state, hash_key, own_mac, ticks: 1, boot_ns: 1, observed: Cell::new(None) }
+        Self {
+            state,
+            hash_key,
+            own_mac,
+            ticks: 1,
+            boot_ns: 1,
+            observed: Cell::new(None),
+            fragments: RefCell::default(),
+        }
     }
 
     /// The same tables when the lease has ended.
@@ -84,6 +96,18 @@ impl Tables for HostTables {
 
     fn own_mac(&self) -> [u8; 6] {
         self.own_mac.0
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<u32> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn put_fragment(&self, key: &FragmentKey, fate: u32) {
+        self.fragments.borrow_mut().insert(*key, fate);
+    }
+
+    fn may_keep_fragment(&self) -> bool {
+        true
     }
 
     fn observe(&self, group: u32, bucket: u8) {

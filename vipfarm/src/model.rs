@@ -20,7 +20,10 @@ pub use self::{
     table::{BUCKETS, Bitmap, Table},
     timers::{DEFAULT_PORT, Membership, Timers},
     view::View,
-    vip::{Filter, Group, IcmpEcho, MAX_POWER, Mode, Open, Proto, Rule, Vip, VipAddr},
+    vip::{
+        Filter, Group, IcmpEcho, MAX_POWER, Mode, Open, OtherProtocols, Proto, Rule, Vip, VipAddr,
+        VlanTags,
+    },
 };
 
 /// One farm: what one agent runs and what every node's file must agree on.

@@ -79,11 +79,7 @@ async fn come_and_go(program: &Path, nodes: u8) {
     }
     farm.wait_converged(&all).unwrap();
     traffic.all_served().await;
-    let until = Instant::now();
-    let log = traffic.stop().await;
-    let longest = log.longest_gap(from, until);
-    println!("{} of {} datagrams lost, {longest:?}", log.lost(from, until), log.counts().0);
-    assert!(longest < HANDOVER, "some client waited for {longest:?}, and nobody died");
+    traffic.stop_unharmed(from).await;
 }
 
 /// What one node sends does not reach some others; all reach the clients.

@@ -70,6 +70,16 @@ impl Probed {
         log
     }
 
+    /// As [`Probed::stop`], of traffic that nobody's death has disturbed since then.
+    pub(crate) async fn stop_unharmed(self, since: Instant) -> Arc<ProbeLog> {
+        let until = Instant::now();
+        let log = self.stop().await;
+        let longest = log.longest_gap(since, until);
+        println!("{} of {} datagrams lost, {longest:?}", log.lost(since, until), log.counts().0);
+        assert!(longest < HANDOVER, "some client waited for {longest:?}, and nobody died");
+        log
+    }
+
     /// Ends the traffic, whatever it saw.
     pub(crate) async fn end(self) -> Arc<ProbeLog> {
         let log = self.probe.stop().await;

@@ -5,7 +5,7 @@
 //! kernel could answer for the VIP by itself. Down: the other way round.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use ipnet::IpNet;
 
 use super::{
-    configurations::{Configuration, Configurations, place_of, v4},
+    configurations::{Configuration, Configurations, place_of, vips_of},
     conflicts::Prober,
     links::Links,
     options::AgentOptions,
@@ -29,6 +29,7 @@ use crate::{
         Interface, Network,
         undo::{InterfaceChanges, Undo, UndoError},
     },
+    plan::HeldVip,
 };
 
 /// What was brought up.
@@ -71,7 +72,7 @@ pub(super) async fn bring_up(
     let network = Network::connect()?;
     let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
     clear_up_after_a_crash(&network, &mut undo, &options.place.bpf_dir, &farm).await?;
-    let interfaces = network.interfaces().await?;
+    let interfaces = Network::interfaces().await?;
     let own = site::own_node(&farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(&farm, &interfaces)?;
     // First, because a second agent of this node is found out by it.
@@ -82,7 +83,7 @@ pub(super) async fn bring_up(
     let used: Vec<Interface> = used.into_iter().cloned().collect();
     let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
     let digest = config::digest(&farm, keys);
-    let config = Configuration::new(digest, farm.clone(), places, used.len())?;
+    let config = Configuration::new(digest, farm.clone(), places, &used)?;
 
     let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
     let mut datapaths = Vec::new();
@@ -163,7 +164,7 @@ async fn clear_up_after_a_crash(
         return Ok(());
     }
     undo.roll_back(network).await?;
-    let interfaces = network.interfaces().await?;
+    let interfaces = Network::interfaces().await?;
     let used: Vec<u32> = farm
         .vips
         .iter()
@@ -255,9 +256,9 @@ impl Record {
     /// Adds the VIPs of the file that an interface holds: should the record be lost, they are taken
     /// back nevertheless. Without its filter a node would answer for them alone.
     pub fn add_held(&mut self, block: &Vip, interface: &Interface) {
-        for vip in v4(block) {
-            if interface.addresses.contains(&IpNet::from(IpAddr::V4(vip))) {
-                self.undo.on(interface).note_vip(vip, block.vmac);
+        for vip in vips_of(block) {
+            if interface.addresses.contains(&IpNet::from(vip.addr)) {
+                self.undo.on(interface).note_vip(vip.addr, vip.vmac);
             }
         }
     }
@@ -266,7 +267,7 @@ impl Record {
     pub fn forget(
         &mut self,
         interface: &Interface,
-        vip: Option<Ipv4Addr>,
+        vip: Option<IpAddr>,
         vmac: Option<Mac>,
     ) -> Result<(), UndoError> {
         self.undo.on(interface).forget(vip, vmac);
@@ -288,13 +289,13 @@ impl Record {
         for (block, &interface) in farm.vips.iter().zip(placed) {
             let changes = self.undo.on(interface);
             changes.note_sysctls(true)?;
-            for vip in v4(block) {
-                changes.note_vip(vip, block.vmac);
+            for vip in vips_of(block) {
+                changes.note_vip(vip.addr, vip.vmac);
             }
         }
         let shares_network = |other: &&Interface| {
-            let mut vips = farm.vips.iter().flat_map(v4);
-            vips.any(|vip| other.addresses.iter().any(|net| net.contains(&IpAddr::V4(vip))))
+            let mut vips = farm.vips.iter().flat_map(|block| &block.addresses);
+            vips.any(|vip| other.addresses.iter().any(|net| net.contains(&vip.addr)))
         };
         for other in all.iter().filter(shares_network).filter(|other| !placed.contains(other)) {
             self.undo.on(other).note_sysctls(false)?;
@@ -323,9 +324,20 @@ fn attach(
 }
 
 async fn receive(network: &Network, block: &Vip, interface: &Interface) -> anyhow::Result<()> {
-    network.add_vmac(interface, block.vmac).await?;
-    for vip in v4(block) {
-        network.add_vip(interface, vip).await?;
+    for vip in vips_of(block) {
+        receive_vip(network, vip, interface).await?;
     }
     Ok(())
+}
+
+/// Lets frames for a VIP in, then adds it.
+pub(super) async fn receive_vip(
+    network: &Network,
+    vip: HeldVip,
+    interface: &Interface,
+) -> anyhow::Result<()> {
+    if let Some(vmac) = vip.vmac {
+        network.add_vmac(interface, vmac).await?;
+    }
+    Ok(network.add_vip(interface, vip.addr).await?)
 }

@@ -1,16 +1,17 @@
 //! The configurations that this node can be asked to serve: one as a rule, more while the farm goes
 //! over from one to another.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::{command::Servable, ports::Port};
 use crate::{
-    model::{Farm, Group, Mac, Vip},
+    model::{Farm, Group, Mode, Vip},
     net::Interface,
-    plan::PlanError,
+    plan::{HeldVip, OwnAddresses, PlanError},
 };
 
 /// One configuration, as this node serves it.
@@ -27,15 +28,18 @@ pub(super) struct Configuration {
 }
 
 impl Configuration {
-    /// The configuration of that file, whose blocks are on these of `interfaces` interfaces.
+    /// The configuration of that file, whose blocks are on these of the agent's interfaces.
     pub(super) fn new(
         digest: [u8; 16],
         farm: Farm,
         interface_of: Vec<usize>,
-        interfaces: usize,
+        interfaces: &[Interface],
     ) -> Result<Self, PlanError> {
-        let port = |place| Port::new(&farm, |block| interface_of[block] == place);
-        let ports = (0..interfaces).map(port).collect::<Result<_, _>>()?;
+        let port = |(place, interface): (usize, &Interface)| {
+            let own = own_addresses(&farm, interface);
+            Port::new(&farm, |block| interface_of[block] == place, own)
+        };
+        let ports = interfaces.iter().enumerate().map(port).collect::<Result<_, _>>()?;
         Ok(Self { digest, farm, interface_of, ports })
     }
 
@@ -57,29 +61,43 @@ impl Configuration {
         &self.ports[self.interface_of[block]]
     }
 
-    /// The VIPs with their interfaces' places and their virtual MACs.
-    pub(super) fn vips(&self) -> impl Iterator<Item = (usize, Ipv4Addr, Mac)> {
+    /// The VIPs with their interfaces' places.
+    pub(super) fn vips(&self) -> impl Iterator<Item = (usize, HeldVip)> {
         let blocks = self.farm.vips.iter().zip(&self.interface_of);
-        blocks.flat_map(|(block, &place)| v4(block).map(move |vip| (place, vip, block.vmac)))
+        blocks.flat_map(|(block, &place)| vips_of(block).map(move |vip| (place, vip)))
     }
 
     /// What the heartbeat thread is to know of it, if those VIPs are on the interfaces as well.
-    pub(super) fn servable(&self, held: &[(usize, Ipv4Addr, Mac)]) -> Result<Servable, PlanError> {
+    pub(super) fn servable(&self, held: &[(usize, HeldVip)]) -> Result<Servable, PlanError> {
         let mut ports = self.ports.clone();
         for (place, port) in ports.iter_mut().enumerate() {
             let here = held.iter().filter(|held| held.0 == place);
-            port.close(&here.map(|&(_, vip, vmac)| (vip, vmac)).collect::<Vec<_>>())?;
+            port.close(&here.map(|&(_, vip)| vip).collect::<Vec<_>>())?;
         }
         Ok(Servable { digest: self.digest, ports })
     }
 }
 
-/// The IPv4 addresses of a block.
-pub(super) fn v4(block: &Vip) -> impl Iterator<Item = Ipv4Addr> {
-    block.addresses.iter().filter_map(|address| match address.addr {
-        IpAddr::V4(vip) => Some(vip),
+/// The VIPs of a block.
+pub(super) fn vips_of(block: &Vip) -> impl Iterator<Item = HeldVip> {
+    let vmac = (block.mode != Mode::VmacDirected).then_some(block.vmac);
+    block.addresses.iter().map(move |vip| HeldVip { addr: vip.addr, tags: block.vlan, vmac })
+}
+
+/// As whom this node asks on an interface: with the address of a VIP's network, if it has one there.
+fn own_addresses(farm: &Farm, interface: &Interface) -> OwnAddresses {
+    let vips = || farm.vips.iter().flat_map(|block| &block.addresses).map(|vip| vip.addr);
+    let own = || interface.addresses.iter().filter(|net| !vips().any(|vip| vip == net.addr()));
+    let near = own().filter(|net| vips().any(|vip| net.contains(&vip)));
+    let v4 = |net: &IpNet| match net.addr() {
+        IpAddr::V4(addr) => Some(addr),
         IpAddr::V6(_) => None,
-    })
+    };
+    let link_local = |net: &IpNet| match net.addr() {
+        IpAddr::V6(addr) => addr.is_unicast_link_local().then_some(addr),
+        IpAddr::V4(_) => None,
+    };
+    OwnAddresses { v4: near.chain(own()).find_map(v4), v6: own().find_map(link_local) }
 }
 
 /// All that can be served now, for whoever looks.

@@ -11,7 +11,7 @@
 use std::{
     io,
     mem::size_of,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, OwnedFd},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -21,7 +21,7 @@ use anyhow::Context;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use vipfarm_common::layout::Claim;
 
-use crate::{model::Mac, net::Interface};
+use crate::{model::Mac, net::Interface, plan::HeldVip};
 
 /// How often a farm asks for each of its VIPs.
 pub const PROBE_ROUND: Duration = Duration::from_secs(3);
@@ -51,9 +51,11 @@ impl Prober {
 
     /// Asks once for each VIP, with its virtual MAC, on its interface. What cannot be sent now, for
     /// want of a carrier say, is sent in the next round.
-    pub fn probe<'i>(&self, vips: impl Iterator<Item = (&'i Interface, Ipv4Addr, Mac)>) {
-        for (interface, vip, vmac) in vips {
-            let frame = probe(interface.mac, self.known_as, vmac, vip);
+    pub fn probe<'i>(&self, vips: impl Iterator<Item = (&'i Interface, HeldVip)>) {
+        for (interface, vip) in vips {
+            let IpAddr::V4(addr) = vip.addr else { continue };
+            let vmac = vip.vmac.unwrap_or(Mac([0; 6]));
+            let frame = probe(interface.mac, self.known_as, vmac, addr);
             let _unsent = send(&self.socket, interface.index, &frame);
         }
     }
@@ -118,7 +120,7 @@ impl Conflicts {
 }
 
 /// What is told of the last of `count` claims; `vip` is the address that it is about.
-pub fn words(claim: Claim, vip: Option<Ipv4Addr>, count: u64) -> String {
+pub fn words(claim: Claim, vip: Option<IpAddr>, count: u64) -> String {
     let mac = Mac(claim.mac);
     match vip {
         Some(vip) if claim.farm => format!(
@@ -173,7 +175,7 @@ mod tests {
     #[test]
     fn who_and_what_is_named() {
         let claim = Claim { mac: [2, 0, 0, 0, 0, 7], vip: 1, farm: true };
-        let vip = Some(Ipv4Addr::new(192, 168, 1, 222));
+        let vip = Some(IpAddr::from([192, 168, 1, 222]));
         for (claim, vip, part) in [
             (claim, vip, "has the VIP 192.168.1.222 too"),
             (claim, None, "has a virtual MAC of this farm"),

@@ -8,6 +8,7 @@ use crate::{
     config::keys::Keys,
     host::HostTables,
     model::{Bitmap, Farm, Filter, Mac, NodeId, NodeSet, Proto, Rule, View, Vip},
+    plan::OwnAddresses,
     status::{ExplainProto, ExplainQuery, Explanation},
 };
 use vipfarm_common::Reason;
@@ -38,7 +39,8 @@ pub fn offline(
     node: NodeId,
     query: &ExplainQuery,
 ) -> Result<Explanation, String> {
-    let mut port = Port::new(farm, |_| true).map_err(|error| error.to_string())?;
+    let mut port =
+        Port::new(farm, |_| true, OwnAddresses::default()).map_err(|error| error.to_string())?;
     let view = View::of(alive);
     port.acquire(node, &view);
     let viewpoint = Viewpoint {
@@ -255,7 +257,7 @@ mod tests {
 
     fn explain(node: usize, alive: u64, query: &ExplainQuery) -> Result<Explanation, String> {
         let farm = fixture::farm(GROUPS);
-        let mut port = Port::new(&farm, |_| true).expect("it fits");
+        let mut port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
         let node = NodeId::new(node).expect("in range");
         let view = View::of(NodeSet::from_bits(alive));
         port.acquire(node, &view);
@@ -304,7 +306,7 @@ mod tests {
     #[test]
     fn a_fenced_node_says_so_and_whose_the_bucket_is() {
         let farm = fixture::farm(GROUPS);
-        let port = Port::new(&farm, |_| true).expect("it fits");
+        let port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
         let told = |alive: u64| {
             let view = View::of(NodeSet::from_bits(alive));
             let viewpoint = Viewpoint {

@@ -1,12 +1,12 @@
 //! One interface's share of the farm: which buckets this node accepts, and how that follows from a
 //! view.
 
-use std::{borrow::Cow, net::Ipv4Addr, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     assign::Assigner,
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Overrides, Table, View},
-    plan::{Plan, PlanError, Services},
+    plan::{HeldVip, OwnAddresses, Owners, Peers, Plan, PlanError, Services},
 };
 
 /// Name of the built-in group of all nodes, whose buckets say who answers ARP and echo. No group of
@@ -25,8 +25,9 @@ pub struct Port {
     assigners: Arc<[Assigner]>,
     powers: Arc<Overrides>,
     accept: Vec<Bitmap>,
-    /// By node.
-    peers: Vec<Option<Mac>>,
+    /// Likewise; empty where nobody hands frames over.
+    owners: Vec<Owners>,
+    peers: Peers,
 }
 
 /// Who shares a group, by the file.
@@ -64,8 +65,12 @@ impl Members {
 impl Port {
     /// The port of the interface that the blocks `here` are on, by their index in the file. It
     /// accepts nothing.
-    pub fn new(farm: &Farm, here: impl Fn(usize) -> bool) -> Result<Self, PlanError> {
-        let services = Services::new(&farm.vips, here)?;
+    pub fn new(
+        farm: &Farm,
+        here: impl Fn(usize) -> bool,
+        addresses: OwnAddresses,
+    ) -> Result<Self, PlanError> {
+        let services = Services::new(&farm.vips, here)?.asking_as(addresses);
         let names = || farm.nodes.iter().map(|node| node.name.clone());
         let everybody = names().map(|name| (name, 1)).collect();
         let mut groups =
@@ -87,7 +92,8 @@ impl Port {
             accept: vec![Bitmap::default(); groups.len()],
             groups: groups.into(),
             powers,
-            peers: vec![None; farm.nodes.len()],
+            owners: Vec::new(),
+            peers: Peers::unknown(farm.nodes.len()),
         })
     }
 
@@ -121,6 +127,15 @@ impl Port {
         for group in 0..self.accept.len() {
             self.accept[group] = self.accept[group].and(self.table(group, view).bitmap(own));
         }
+        self.hand_over(view);
+    }
+
+    /// Notes to whom frames go that are not the node's.
+    fn hand_over(&mut self, view: &View) {
+        if self.services.is_directed() {
+            let groups = 0..self.accept.len();
+            self.owners = groups.map(|group| Owners::of(&self.table(group, view))).collect();
+        }
     }
 
     /// Accepts exactly what is the node's in that view.
@@ -129,6 +144,7 @@ impl Port {
         for group in 0..self.accept.len() {
             self.accept[group] = self.table(group, view).bitmap(own);
         }
+        self.hand_over(view);
     }
 
     /// Takes over from the port of another configuration: accepts what that accepted of groups with
@@ -143,7 +159,7 @@ impl Port {
 
     /// Has the kernel refuse what is for those addresses as long as they are no VIPs of this
     /// configuration: VIPs that the interface has still, or already.
-    pub fn close(&mut self, vips: &[(Ipv4Addr, Mac)]) -> Result<(), PlanError> {
+    pub fn close(&mut self, vips: &[HeldVip]) -> Result<(), PlanError> {
         self.services = Arc::new(self.served.with_closed(vips.iter().copied())?);
         Ok(())
     }
@@ -168,10 +184,7 @@ impl Port {
 
     /// Notes a peer's MAC, be it that of a node which only another configuration has.
     pub fn learn(&mut self, node: NodeId, mac: Mac) {
-        if self.peers.len() <= node.index() {
-            self.peers.resize(node.index() + 1, None);
-        }
-        self.peers[node.index()] = Some(mac);
+        self.peers.learn(node.index(), mac);
     }
 
     /// The bitmaps accepted, by kernel group.
@@ -184,6 +197,7 @@ impl Port {
         Plan {
             services: Arc::clone(&self.services),
             bitmaps: self.accept.clone(),
+            owners: self.owners.clone(),
             peers: self.peers.clone(),
         }
     }
@@ -197,7 +211,7 @@ mod tests {
     const GROUPS: &str = "[{ name: g, powers: { node1: 1, node2: 3 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
 
     fn port() -> Port {
-        Port::new(&fixture::farm(GROUPS), |_| true).expect("it fits")
+        Port::new(&fixture::farm(GROUPS), |_| true, OwnAddresses::default()).expect("it fits")
     }
 
     fn node(index: usize) -> NodeId {
@@ -305,7 +319,7 @@ mod tests {
         former.learn(node(0), Mac([2, 0, 0, 0, 0, 1]));
         former.learn(node(7), Mac([2, 0, 0, 0, 0, 8]));
         let farm = fixture::farm(&GROUPS.replace("name: g,", "name: other,"));
-        let mut next = Port::new(&farm, |_| true).expect("it fits");
+        let mut next = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
         next.follow(&former);
         assert_eq!(next.accept()[0], former.accept()[0]);
         assert!(next.accept()[1].is_empty());

@@ -5,7 +5,7 @@
 //! dropped stays closed there until the interface has lost it: the node's kernel never answers for
 //! a VIP without the filter.
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{anyhow, bail};
 use tokio::sync::{oneshot, watch};
@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     config::{self, keys::Keys},
-    model::{Farm, Mac, Node, NodeId},
+    model::{Farm, Node, NodeId},
     net::{Interface, Network},
+    plan::HeldVip,
 };
 
 /// What the reading of a file came to.
@@ -83,7 +84,7 @@ impl Reloader {
         let current = self.configurations.get(self.servable().await?[0]);
         let changes = differences(&current.farm, &farm);
         self.refuse_what_needs_a_restart(&current.farm, &farm, &keys)?;
-        let present = self.network.interfaces().await?;
+        let present = Network::interfaces().await?;
         let next = self.configuration(digest, farm, &present)?;
         let nodes = next.farm.nodes.clone();
         self.make_ready(next, &present).await?;
@@ -109,17 +110,18 @@ impl Reloader {
         let current = self.configurations.get(servable[0]);
         self.needs.send_replace(self.needs_of(&current));
         let still: Vec<_> = kept.iter().flat_map(|kept| kept.vips()).collect();
-        for (place, vip, vmac) in gone.iter().flat_map(|gone| gone.vips()) {
+        for (place, vip) in gone.iter().flat_map(|gone| gone.vips()) {
             let interface = &self.interfaces[place];
-            let has_vip = still.iter().any(|it| (it.0, it.1) == (place, vip));
-            let has_vmac = still.iter().any(|it| (it.0, it.2) == (place, vmac));
-            if !has_vip {
-                self.network.remove_vip(interface, vip).await?;
+            let here = || still.iter().filter(|it| it.0 == place).map(|it| it.1);
+            let addr = Some(vip.addr).filter(|addr| !here().any(|it| it.addr == *addr));
+            let vmac = vip.vmac.filter(|vmac| !here().any(|it| it.vmac == Some(*vmac)));
+            if let Some(addr) = addr {
+                self.network.remove_vip(interface, addr).await?;
             }
-            if !has_vmac {
+            if let Some(vmac) = vmac {
                 self.network.remove_vmac(interface, vmac).await?;
             }
-            self.undo.forget(interface, (!has_vip).then_some(vip), (!has_vmac).then_some(vmac))?;
+            self.undo.forget(interface, addr, vmac)?;
         }
         self.know(kept, &still).await
     }
@@ -142,7 +144,7 @@ impl Reloader {
                 new.map_or("an interface", |interface| interface.name.as_str())
             );
         };
-        Ok(Configuration::new(digest, farm, places, self.interfaces.len())?)
+        Ok(Configuration::new(digest, farm, places, &self.interfaces)?)
     }
 
     /// Has the kernel know the configuration's VIPs, closed, then the interfaces have them.
@@ -154,10 +156,10 @@ impl Reloader {
         let known = self.configurations.all();
         let held: Vec<_> = known.iter().flat_map(|known| known.vips()).collect();
         let added: Vec<_> = next.vips().filter(|vip| !held.contains(vip)).collect();
-        for (place, vip, _) in &added {
-            let name = &self.interfaces[*place].name;
-            let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == *vip);
-            let ours = held.iter().any(|(_, held, _)| held == vip);
+        for &(place, HeldVip { addr: vip, .. }) in &added {
+            let name = &self.interfaces[place].name;
+            let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == vip);
+            let ours = held.iter().any(|(_, held)| held.addr == vip);
             if let Some(interface) = present.iter().find(has).filter(|_| !ours) {
                 bail!(
                     "{vip} is an address of {} already: remove it there, or take it off the VIPs of {name}",
@@ -174,9 +176,8 @@ impl Reloader {
         let placed = bring_up::place(&next.farm, present)?;
         self.undo.note(&next.farm, &placed, present)?;
         self.undo.set_sysctls()?;
-        for (place, vip, vmac) in added {
-            self.network.add_vmac(&self.interfaces[place], vmac).await?;
-            self.network.add_vip(&self.interfaces[place], vip).await?;
+        for (place, vip) in added {
+            bring_up::receive_vip(&self.network, vip, &self.interfaces[place]).await?;
         }
         Ok(())
     }
@@ -186,7 +187,7 @@ impl Reloader {
     async fn know(
         &self,
         all: Vec<Arc<Configuration>>,
-        held: &[(usize, Ipv4Addr, Mac)],
+        held: &[(usize, HeldVip)],
     ) -> anyhow::Result<()> {
         let configurations =
             all.iter().map(|known| known.servable(held)).collect::<Result<_, _>>()?;

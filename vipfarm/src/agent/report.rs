@@ -211,7 +211,7 @@ impl Reporter {
         if snapshot.state == NodeState::Up && first == Some(self.own) {
             let config = self.configurations.get(snapshot.digest);
             let interfaces = &self.reloader.lock().await.interfaces;
-            prober.probe(config.vips().map(|(at, vip, vmac)| (&interfaces[at], vip, vmac)));
+            prober.probe(config.vips().map(|(at, vip)| (&interfaces[at], vip)));
         }
     }
 

@@ -288,7 +288,10 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         commands::fixture,
-        model::{DEFAULT_PORT, IcmpEcho, Mac, Membership, Node, Open, Timers, Vip, VipAddr},
+        model::{
+            DEFAULT_PORT, IcmpEcho, Mac, Membership, Node, Open, OtherProtocols, Timers, Vip,
+            VipAddr, VlanTags,
+        },
     };
 
     pub(in crate::commands) fn farm() -> Farm {
@@ -319,6 +322,8 @@ pub(super) mod tests {
                 tcp_reset: true,
                 open: Open::Auto,
                 icmp_echo: IcmpEcho::OnAddr,
+                other: OtherProtocols::Drop,
+                vlan: VlanTags::default(),
                 groups: vec![
                     Group {
                         name: "FarmProto".into(),

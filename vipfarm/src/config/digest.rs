@@ -5,7 +5,10 @@ use std::{net::IpAddr, time::Duration};
 use vipfarm_common::hash::HASH_VERSION;
 
 use crate::assign::TABLE_VERSION;
-use crate::model::{Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, Proto, Rule, Vip};
+use crate::model::{
+    Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, OtherProtocols, Proto, Rule, Vip,
+    VlanTags,
+};
 
 use super::keys::Keys;
 
@@ -122,6 +125,7 @@ impl Encoder {
         // The groups are a part of their own.
         let Vip {
             interface: _,
+            vlan: VlanTags { outer, inner },
             mode,
             vmac,
             addresses,
@@ -129,6 +133,7 @@ impl Encoder {
             tcp_reset,
             open,
             icmp_echo,
+            other,
             groups: _,
         } = vip;
         let mode = match mode {
@@ -144,8 +149,14 @@ impl Encoder {
             IcmpEcho::OnAddr => 0,
             IcmpEcho::Drop => 1,
         };
+        let other = match other {
+            OtherProtocols::Drop => 0,
+            OtherProtocols::OnAddr => 1,
+        };
         self.bytes(&vmac.0);
-        self.bytes(&[mode, u8::from(*check), u8::from(*tcp_reset), open, icmp_echo]);
+        self.bytes(&[mode, u8::from(*check), u8::from(*tcp_reset), open, icmp_echo, other]);
+        self.number(*outer);
+        self.number(*inner);
         self.list(addresses, |encoder, address| {
             encoder.address(address.addr);
             encoder.bytes(&[
@@ -279,6 +290,9 @@ vips:
         ("tcp_reset", |farm| farm.vips[0].tcp_reset ^= true),
         ("open", |farm| farm.vips[0].open = Open::Manual),
         ("icmp_echo", |farm| farm.vips[0].icmp_echo = IcmpEcho::Drop),
+        ("other", |farm| farm.vips[0].other = OtherProtocols::OnAddr),
+        ("vlan", |farm| farm.vips[0].vlan.inner = 10),
+        ("service vlan", |farm| farm.vips[0].vlan.outer = 10),
         ("group name", |farm| farm.vips[0].groups[0].name.push('x')),
         ("group order", |farm| farm.vips[0].groups.swap(0, 1)),
         ("power", |farm| farm.vips[0].groups[0].powers[0] = Some(7)),

@@ -2,18 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::model::{IcmpEcho, Mac, Mode, Open, Vip, VipAddr};
+use crate::model::{IcmpEcho, Mac, Mode, Open, OtherProtocols, Vip, VipAddr, VlanTags};
 
 use super::address::{self, Resolve};
 use super::diagnostic::{Located, Report};
 use super::fields::{self, Fields, INTERFACE};
 use super::group::{self, GroupDraft};
-use super::yaml::Value;
+use super::yaml::{Kind, Value};
 
 /// A VIP block as read.
 #[derive(Debug)]
 pub(super) struct VipDraft {
     interface: Option<String>,
+    vlan: VlanTags,
     pub(super) mode: Located<Mode>,
     vmac: Option<Mac>,
     pub(super) addresses: Vec<Located<VipAddr>>,
@@ -23,6 +24,7 @@ pub(super) struct VipDraft {
     tcp_reset: bool,
     pub(super) open: Located<Open>,
     icmp_echo: IcmpEcho,
+    other: OtherProtocols,
     pub(super) groups: Vec<GroupDraft>,
 }
 
@@ -32,6 +34,7 @@ impl VipDraft {
         let addresses: Vec<_> = self.addresses.iter().map(|address| address.value).collect();
         Some(Vip {
             interface: self.interface,
+            vlan: self.vlan,
             mode: self.mode.value,
             vmac: self.vmac.or_else(|| default_vmac(&addresses))?,
             addresses,
@@ -39,6 +42,7 @@ impl VipDraft {
             tcp_reset: self.tcp_reset,
             open: self.open.value,
             icmp_echo: self.icmp_echo,
+            other: self.other,
             groups: self.groups.into_iter().map(|group| group.build(names)).collect(),
         })
     }
@@ -63,8 +67,19 @@ pub(super) fn read(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> 
     items.iter().filter_map(|item| read_block(item, resolve, report)).collect()
 }
 
-const KEYS: [&str; 9] =
-    ["interface", "mode", "vmac", "addresses", "check", "tcp_reset", "open", "icmp_echo", "groups"];
+const KEYS: [&str; 11] = [
+    "interface",
+    "vlan",
+    "mode",
+    "vmac",
+    "addresses",
+    "check",
+    "tcp_reset",
+    "open",
+    "icmp_echo",
+    "other",
+    "groups",
+];
 
 fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Option<VipDraft> {
     let fields = Fields::of(value, "a VIP block", &KEYS, report)?;
@@ -82,6 +97,7 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
             .get("interface")
             .and_then(|value| fields::name(value, "an interface", &INTERFACE, report))
             .map(|name| name.value),
+        vlan: fields.get("vlan").and_then(|value| read_vlan(value, report)).unwrap_or_default(),
         mode: read_mode(&fields, report),
         vmac: fields.get("vmac").and_then(|value| read_vmac(value, report)),
         addresses_complete: items.is_some_and(|items| items.len() == addresses.len()),
@@ -103,8 +119,36 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
             report,
         )
         .value,
+        other: word(
+            &fields,
+            "other",
+            &[("drop", OtherProtocols::Drop), ("on_addr", OtherProtocols::OnAddr)],
+            OtherProtocols::Drop,
+            report,
+        )
+        .value,
         groups: group::read(&fields, report),
     })
+}
+
+/// One VLAN identifier, or a service tag's and the inner one's.
+fn read_vlan(value: &Value, report: &mut Report) -> Option<VlanTags> {
+    let id = |value: &Value, report: &mut Report| {
+        fields::integer(value, "a VLAN identifier", 1..=4094, report)
+            .and_then(|id| u16::try_from(id).ok())
+    };
+    let Kind::List(items) = &value.kind else {
+        return id(value, report).map(|inner| VlanTags { outer: 0, inner });
+    };
+    let [outer, inner] = &items[..] else {
+        report.error(
+            value.at,
+            "`vlan` is one identifier, or two of them",
+            "write `vlan: 10`, or `vlan: [100, 10]` for an 802.1ad tag around an 802.1Q tag",
+        );
+        return None;
+    };
+    Some(VlanTags { outer: id(outer, report)?, inner: id(inner, report)? })
 }
 
 /// A boolean that is true unless the file says otherwise.

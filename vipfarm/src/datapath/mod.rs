@@ -37,6 +37,7 @@ use crate::{
 };
 
 pub use object::OBJECT;
+pub use shared::Mapping;
 
 /// What a [`Datapath`] needs to know of its interface.
 #[derive(Debug, Clone)]
@@ -389,7 +390,9 @@ fn apply(state: &mut SharedState, old: Option<&Plan>, new: &Plan) -> Result<(), 
         match change {
             Change::Structure => state.switch(&new.generation())?,
             Change::Bitmap { group, bitmap } => state.store_bitmap(group, bitmap),
+            Change::Owners { group, owners } => state.store_owners(group, &owners),
             Change::Peer { index, mac } => state.store_peer(index, mac),
+            Change::PeerSlot { slot, mac } => state.store_peer_slot(slot, mac),
         }
     }
     Ok(())

@@ -14,6 +14,8 @@ pub const MAX_POWER: u16 = 1000;
 pub struct Vip {
     /// The interface, or `None` to find it from the addresses' subnet.
     pub interface: Option<String>,
+    /// The VLAN that the addresses live in, by the tags of frames as XDP sees them.
+    pub vlan: VlanTags,
     /// How the farm receives the traffic.
     pub mode: Mode,
     /// The virtual MAC that ARP answers carry; never an Ethernet source.
@@ -28,6 +30,8 @@ pub struct Vip {
     pub open: Open,
     /// What becomes of ICMP echo requests.
     pub icmp_echo: IcmpEcho,
+    /// What becomes of protocols that no rule can name.
+    pub other: OtherProtocols,
     /// The load-balancing groups.
     pub groups: Vec<Group>,
 }
@@ -49,6 +53,15 @@ impl Vip {
             .filter(|(_, rule)| rule.port.is_none_or(|only| Some(only) == port))
             .max_by_key(|(_, rule)| (rule.virtual_addr.is_some(), rule.port.is_some()))
     }
+}
+
+/// IEEE 802.1Q and 802.1ad VLAN identifiers, 1 to 4094; 0 = no tag. One tag is the inner one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct VlanTags {
+    /// The service tag.
+    pub outer: u16,
+    /// The tag next to the packet.
+    pub inner: u16,
 }
 
 /// One virtual address.
@@ -94,6 +107,16 @@ pub enum IcmpEcho {
     OnAddr,
     /// Nobody answers.
     Drop,
+}
+
+/// What becomes of packets to a VIP that are neither TCP, UDP nor ICMP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OtherProtocols {
+    /// Nobody gets them.
+    Drop,
+    /// One node does, chosen by the client's address.
+    OnAddr,
 }
 
 /// A load-balancing group: rules that share one bitmap and its powers.

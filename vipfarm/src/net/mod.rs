@@ -2,10 +2,7 @@
 
 pub mod undo;
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{io, net::IpAddr};
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
@@ -71,19 +68,21 @@ impl Network {
         Ok(Self { handle })
     }
 
-    /// All interfaces.
-    pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
+    /// All interfaces of this network namespace. By a connection of its own: the kernel refuses a
+    /// listing on one that has another under way, even if nobody waits for that any more.
+    pub async fn interfaces() -> Result<Vec<Interface>, Error> {
+        let Self { handle } = Self::connect()?;
         let refused = |error| refused("list the interfaces", &error);
         let links: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(refused)?;
+            handle.link().get().execute().try_collect().await.map_err(refused)?;
         let addresses: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(refused)?;
+            handle.address().get().execute().try_collect().await.map_err(refused)?;
         Ok(links.iter().map(|link| interface(link, &addresses)).collect())
     }
 
-    /// Wakes up whenever a link or an IPv4 address of this network namespace has changed.
+    /// Wakes up whenever a link or an address of this network namespace has changed.
     pub fn changes() -> Result<impl Stream<Item = ()> + Unpin, Error> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, _, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(Error::Connect)?;
         tokio::spawn(connection);
@@ -93,8 +92,14 @@ impl Network {
     /// Adds a virtual address: as a host address, so that it is never chosen as the source of the
     /// node's own traffic (T16), and lives on when the interface's first address goes. That it is
     /// there already is fine.
-    pub async fn add_vip(&self, interface: &Interface, vip: Ipv4Addr) -> Result<(), Error> {
-        let request = self.handle.address().add(interface.index, IpAddr::V4(vip), 32);
+    ///
+    /// Without duplicate address detection: the other nodes have it (T6).
+    pub async fn add_vip(&self, interface: &Interface, vip: IpAddr) -> Result<(), Error> {
+        let mut request = self.handle.address().add(interface.index, vip, bits(vip));
+        if vip.is_ipv6() {
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(flags);
+        }
         match request.execute().await {
             Err(error) if code(&error) != Some(libc::EEXIST) => {
                 Err(refused(&format!("add {vip} to {}", interface.name), &error))
@@ -104,14 +109,15 @@ impl Network {
     }
 
     /// Removes a virtual address. That it is not there is fine.
-    pub async fn remove_vip(&self, interface: &Interface, vip: Ipv4Addr) -> Result<(), Error> {
+    pub async fn remove_vip(&self, interface: &Interface, vip: IpAddr) -> Result<(), Error> {
         let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.prefix_len = 32;
+        message.header.family =
+            if vip.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        message.header.prefix_len = bits(vip);
         message.header.index = interface.index;
         message.attributes = vec![
-            AddressAttribute::Local(IpAddr::V4(vip)),
-            AddressAttribute::Address(IpAddr::V4(vip)),
+            AddressAttribute::Local(vip),
+            AddressAttribute::Address(vip),
             AddressAttribute::Flags(AddressFlags::empty()),
         ];
         match self.handle.address().del(message).execute().await {
@@ -211,6 +217,11 @@ fn net(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(address, message.header.prefix_len).ok()
 }
 
+/// Prefix length of a host address.
+fn bits(addr: IpAddr) -> u8 {
+    if addr.is_ipv6() { 128 } else { 32 }
+}
+
 fn code(error: &rtnetlink::Error) -> Option<i32> {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.code.map(|code| -code.get()),
@@ -223,4 +234,22 @@ fn refused(what: &str, error: &rtnetlink::Error) -> Error {
     let reason = code
         .map_or_else(|| error.to_string(), |code| io::Error::from_raw_os_error(code).to_string());
     Error::Refused { what: what.into(), reason, code }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn several_can_list_the_interfaces_at_once_and_one_may_give_up() {
+        for _ in 0..50 {
+            assert!(Network::interfaces().now_or_never().is_none(), "given up under way");
+            let listings = [(); 4].map(|()| Network::interfaces());
+            for listing in futures::future::join_all(listings).await {
+                listing.expect("listed");
+            }
+        }
+    }
 }

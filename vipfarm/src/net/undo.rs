@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -28,7 +28,7 @@ pub struct InterfaceChanges {
     /// Its kernel index.
     pub index: u32,
     /// Virtual addresses added.
-    pub vips: Vec<Ipv4Addr>,
+    pub vips: Vec<IpAddr>,
     /// VMACs that it receives, as text.
     pub vmacs: Vec<String>,
     /// Sysctls set, with the values they had.
@@ -121,7 +121,7 @@ impl Undo {
     /// that cannot be undone does not keep the rest; returns the failures.
     pub async fn roll_back(&self, network: &Network, path: &Path) -> Vec<UndoError> {
         let mut failures = Vec::new();
-        let present = match network.interfaces().await {
+        let present = match Network::interfaces().await {
             Ok(present) => present,
             Err(error) => return vec![error.into()],
         };
@@ -150,19 +150,17 @@ impl Undo {
 }
 
 impl InterfaceChanges {
-    /// Notes a virtual address and its MAC.
-    pub fn note_vip(&mut self, vip: Ipv4Addr, vmac: Mac) {
+    /// Notes a virtual address and its MAC, if it has one.
+    pub fn note_vip(&mut self, vip: IpAddr, vmac: Option<Mac>) {
         if !self.vips.contains(&vip) {
             self.vips.push(vip);
         }
-        let vmac = vmac.to_string();
-        if !self.vmacs.contains(&vmac) {
-            self.vmacs.push(vmac);
-        }
+        let vmac = vmac.map(|vmac| vmac.to_string());
+        self.vmacs.extend(vmac.filter(|vmac| !self.vmacs.contains(vmac)));
     }
 
     /// Forgets a virtual address and a VMAC that are gone.
-    pub fn forget(&mut self, vip: Option<Ipv4Addr>, vmac: Option<Mac>) {
+    pub fn forget(&mut self, vip: Option<IpAddr>, vmac: Option<Mac>) {
         self.vips.retain(|&noted| Some(noted) != vip);
         let vmac = vmac.map(|vmac| vmac.to_string());
         self.vmacs.retain(|noted| Some(noted) != vmac.as_ref());
@@ -228,8 +226,8 @@ mod tests {
 
     fn record() -> Undo {
         let mut undo = Undo::default();
-        let vip = Ipv4Addr::new(192, 168, 1, 222);
-        undo.on(&interface(2)).note_vip(vip, Mac::of_vip(vip));
+        let vip = std::net::Ipv4Addr::new(192, 168, 1, 222);
+        undo.on(&interface(2)).note_vip(vip.into(), Some(Mac::of_vip(vip)));
         undo
     }
 
@@ -258,7 +256,7 @@ mod tests {
     fn an_interface_has_one_entry() {
         let mut undo = record();
         undo.on(&interface(3));
-        undo.on(&interface(2)).note_vip(Ipv4Addr::new(192, 168, 1, 222), Mac([2; 6]));
+        undo.on(&interface(2)).note_vip([192, 168, 1, 222].into(), Some(Mac([2; 6])));
         assert_eq!(undo.interfaces.len(), 2);
         assert_eq!((undo.interfaces[0].vips.len(), undo.interfaces[0].vmacs.len()), (1, 2));
     }

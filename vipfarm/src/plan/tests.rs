@@ -1,10 +1,18 @@
+use std::net::IpAddr;
+
 use proptest::prelude::*;
-use vipfarm_common::{Reason, layout::rule_key};
+use vipfarm_common::{
+    Reason,
+    layout::{key_v4, mac_index, mac_word, mix, rule_key, vip_index},
+};
 
 use super::*;
 use crate::{
     host::HostTables,
-    model::{Group, Mode, Rule, VipAddr},
+    model::{
+        Filter, Group, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Rule, Vip, VipAddr,
+        VlanTags,
+    },
 };
 
 const ONE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
@@ -26,6 +34,8 @@ fn block(addresses: &[Ipv4Addr], groups: &[&[Rule]]) -> Vip {
         tcp_reset: true,
         open: Open::Auto,
         icmp_echo: IcmpEcho::OnAddr,
+        other: OtherProtocols::Drop,
+        vlan: VlanTags::default(),
         groups: groups
             .iter()
             .map(|rules| Group { name: "g".into(), powers: vec![], rules: rules.to_vec() })
@@ -41,7 +51,7 @@ fn rule(only: Option<Ipv4Addr>, port: Option<u16>) -> Rule {
 fn plan(blocks: &[Vip], here: impl Fn(usize) -> bool) -> Plan {
     let services = Services::new(blocks, here).expect("it fits");
     let bitmaps = vec![Bitmap([u64::MAX; 4]); services.groups()];
-    Plan { services: Arc::new(services), bitmaps, peers: vec![None; 2] }
+    Plan { services: Arc::new(services), bitmaps, owners: Vec::new(), peers: Peers::unknown(2) }
 }
 
 /// The kernel group that judges a SYN to that service; `None` when no rule covers it.
@@ -105,17 +115,19 @@ fn equal_services_change_by_words_only() {
     assert_eq!(old.changes_from(Some(&old)), []);
     let mut new = old.clone();
     new.bitmaps[1] = Bitmap([1, 2, 3, 4]);
-    new.peers[1] = Some(Mac([2, 0, 0, 0, 0, 9]));
+    new.peers.learn(1, Mac([2, 0, 0, 0, 0, 9]));
+    let mac = mac_word([2, 0, 0, 0, 0, 9]);
     assert_eq!(
         new.changes_from(Some(&old)),
         [
             Change::Bitmap { group: 1, bitmap: Bitmap([1, 2, 3, 4]) },
-            Change::Peer { index: 1, mac: Some(Mac([2, 0, 0, 0, 0, 9])) },
+            Change::Peer { index: 1, mac },
+            Change::PeerSlot { slot: mac_index(mac, 1), mac },
         ]
     );
     assert_eq!(
-        old.changes_from(Some(&new))[1],
-        Change::Peer { index: 1, mac: None },
+        old.changes_from(Some(&new))[1..],
+        [Change::Peer { index: 1, mac: 0 }, Change::PeerSlot { slot: mac_index(mac, 1), mac: 0 }],
         "a peer that is gone is cleared"
     );
     let other = plan(&[block(&[TWO], &[&[rule(None, None)]])], |_| true);
@@ -171,8 +183,9 @@ proptest! {
         let plan = plan(&[block(&list, &[&[rule(None, None)]])], |_| true);
         let tables = plan.generation();
         let found = |addr: Ipv4Addr| {
-            let slot = &tables.vips[vip_slot(tables.vip_multiplier, addr)];
-            slot.vip != 0 && slot.addr == addr_word(addr)
+            let key = key_v4(addr_word(addr), 0);
+            let slot = &tables.vips[vip_index(mix(key, tables.vip_multiplier))];
+            slot.vip != 0 && slot.key == key
         };
         for &addr in &list {
             prop_assert!(found(addr));

@@ -5,6 +5,7 @@ use crate::{
     agent::fixture,
     membership::Proof,
     model::{Bitmap, NodeSet, Override, Overrides, View},
+    plan::OwnAddresses,
     status::Lateness,
 };
 
@@ -26,7 +27,7 @@ fn id(index: usize) -> NodeId {
 impl Lab {
     fn new() -> Self {
         let farm = fixture::farm(GROUPS);
-        let port = Port::new(&farm, |_| true).expect("it fits");
+        let port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
         let peer = |node: usize| PeerStatus {
             digest: None,
             node: id(node),
@@ -328,7 +329,7 @@ fn what_must_be_is_found_anew_when_the_groups_are_others() {
     let mut lab = Lab::new();
     assert_eq!(lab.verdict(), Verdict::OwnedOnce);
     lab.farm = fixture::farm(&GROUPS.replace("node1: 2", "node1: 5"));
-    lab.port = Port::new(&lab.farm, |_| true).expect("it fits");
+    lab.port = Port::new(&lab.farm, |_| true, OwnAddresses::default()).expect("it fits");
     assert_eq!(lab.check().waiting_for, ["node1", "node2", "node3"]);
     let view = lab.snapshot.view.clone();
     lab.agree(&view);

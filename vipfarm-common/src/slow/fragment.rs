@@ -1,0 +1,89 @@
+//! Packets in parts (T8): only the first one has the ports. It leaves the bucket for the others, by
+//! which they are judged like it. Those that come before it are kept by every node: only the owner
+//! gets the first one too, and the others forget theirs without a word (no first fragment, no error:
+//! RFC 792, "time exceeded"). Where frames come to one node only, that one copies them to the others.
+
+use super::{Address, Flow, Fragment, Frame, Ip, other};
+use crate::{
+    layout::{VIP_DIRECTED, VIP_NO_ECHO},
+    packet::{FragmentKey, Packet, Tables},
+    reason::{Outcome, Reason},
+    vip::{self, TCP, UDP},
+};
+
+/// A fate: this bit and group and bucket, or a reason's code.
+const BY_BUCKET: u32 = 1 << 31;
+
+impl<P: Packet, T: Tables> Frame<'_, P, T> {
+    /// Judges a fragment.
+    #[inline(always)]
+    pub(super) fn fragment<A: Address>(
+        &self,
+        ip: &Ip<A>,
+        fragment: Fragment,
+    ) -> Result<Outcome, Reason> {
+        let vip = ip.found.vip;
+        if ip.proto != TCP && ip.proto != UDP {
+            let flow = self.without_ports(ip, fragment)?;
+            let (group, bucket) = self.bucket(&flow, ip.found)?;
+            return Ok(self.owner(vip, group, bucket));
+        }
+        let later = self.vip_rules(vip).later[usize::from(ip.proto == UDP)];
+        if fragment.is_later && later != 0 {
+            let field = vip::field_of(later, [0; 2], ip.ip_id);
+            let hash = ip.client.hash(self.tables.hash_key(), field, ip.proto);
+            let group = later & 0xff;
+            return Ok(self.owner(vip, group, crate::hash::bucket(hash, group)));
+        }
+        let key = FragmentKey {
+            source: ip.client.bytes(),
+            id: fragment.id,
+            proto: u16::from(ip.proto),
+            vip: (vip & 0xff) as u16,
+        };
+        if fragment.is_later {
+            return self.later(vip, &key);
+        }
+        let judged = self.flow(ip).and_then(|flow| self.bucket(&flow, ip.found));
+        let fate = match judged {
+            Ok((group, bucket)) => BY_BUCKET | group << 8 | u32::from(bucket),
+            Err(reason) => u32::from(reason as u8),
+        };
+        if later == 0 {
+            self.tables.put_fragment(&key, fate);
+        }
+        let (group, bucket) = judged?;
+        Ok(self.owner(vip, group, bucket))
+    }
+
+    /// A fragment that needs the first one's ports.
+    #[inline(always)]
+    fn later(&self, vip: u32, key: &FragmentKey) -> Result<Outcome, Reason> {
+        match self.tables.fragment(key) {
+            Some(fate) if fate & BY_BUCKET != 0 => {
+                let [bucket, group, ..] = fate.to_le_bytes();
+                Ok(self.owner(vip, u32::from(group), bucket))
+            }
+            Some(fate) => Err(Reason::from_code(fate as usize).unwrap_or(Reason::Broken)),
+            None if !self.tables.may_keep_fragment() => Err(Reason::FragmentFlood),
+            None if vip & VIP_DIRECTED != 0 && !self.is_from_peer() => Err(Reason::CopiedFragment),
+            None => Err(Reason::EarlyFragment),
+        }
+    }
+
+    /// The flow of a fragment of a protocol that goes by address, whichever part it is.
+    #[inline(always)]
+    fn without_ports<A: Address>(&self, ip: &Ip<A>, fragment: Fragment) -> Result<Flow<A>, Reason> {
+        if ip.proto != A::ICMP {
+            return other(ip);
+        }
+        if !fragment.is_later {
+            return A::icmp(self, ip);
+        }
+        // Errors are never in parts, so this is an echo request.
+        if ip.found.vip & VIP_NO_ECHO != 0 {
+            return Err(Reason::EchoDenied);
+        }
+        Ok(Flow::by_address(ip.client, ip.proto))
+    }
+}

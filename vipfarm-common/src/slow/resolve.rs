@@ -1,0 +1,132 @@
+//! Address resolution: exactly one node answers a request, every node hears a reply (T4, T5, T6, T7).
+
+use super::{Address, Frame, V4, V6};
+use crate::{
+    hash,
+    layout::{Claim, MAX_VIPS, VIP_DIRECTED, mac_word},
+    packet::{Head, Packet, Requester, Tables},
+    reason::{Outcome, Reason},
+    vip,
+};
+
+const ARP_REQUEST: [u8; 2] = [0, 1];
+/// Hardware type Ethernet, protocol type IPv4, lengths 6 and 4 (RFC 826).
+const ARP_ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+
+/// RFC 4861 sections 4.3 and 4.4.
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+/// What no router has let through (RFC 4861 section 7.1).
+const NEAR: [u8; 1] = [255];
+
+impl<P: Packet, T: Tables> Frame<'_, P, T> {
+    #[inline(always)]
+    pub(super) fn arp(&self) -> Result<Outcome, Reason> {
+        let &Self { packet, tables, now, active, ref ethernet, .. } = self;
+        let arp = packet.head::<28>(ethernet.network).ok_or(Reason::NotVip)?;
+        if arp.get::<0, 6>() != ARP_ETHERNET_IPV4 {
+            return Err(Reason::NotVip);
+        }
+        let sender_mac = arp.get::<8, 6>();
+        let sender = arp.get::<14, 4>();
+        let vmac = arp.get::<18, 6>();
+        let from_peer = vip::is_peer(now, mac_word(sender_mac));
+        let claimed = vip::look_up_v4(now, active, sender, ethernet.vlans).vip;
+        let vip = vip::look_up_v4(now, active, arp.get::<24, 4>(), ethernet.vlans).vip;
+        let from_vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)] == mac_word(sender_mac);
+        let request = arp.get::<6, 2>() == ARP_REQUEST;
+        // What another farm's node asks for is the VIP it holds, and it says with which VMAC (T34).
+        let names_mac = mac_word(vmac) != 0 && vmac[0] & 1 == 0;
+        let by_farm = request
+            && sender == [0; 4]
+            && names_mac
+            && (vip != 0 || vip::is_vmac(now, mac_word(vmac)));
+        if (by_farm || claimed != 0 && !from_vmac) && !from_peer {
+            let [vip, ..] = if by_farm { vip } else { claimed }.to_le_bytes();
+            tables.note_claim(Claim { mac: sender_mac, vip, farm: by_farm });
+            return Err(Reason::ArpConflict);
+        }
+        if vip == 0 {
+            return Err(Reason::NotVip);
+        }
+        self.claim(vip)?;
+        if claimed != 0 || from_peer && request {
+            return Err(Reason::ArpPeer);
+        }
+        if !request {
+            // The answer to a node that asked as the VIP came to the VMAC, hence to every node.
+            return Err(Reason::ArpReply);
+        }
+        let sender = (sender != [0; 4]).then_some(V4(sender));
+        self.answerer(vip, sender, sender_mac)
+    }
+
+    /// A neighbour discovery message at `offset`, to that VIP or, 0, to a group of addresses.
+    #[inline(always)]
+    pub(super) fn neighbour(
+        &self,
+        offset: usize,
+        source: [u8; 16],
+        hop_limit: [u8; 1],
+        to: u32,
+    ) -> Result<Outcome, Reason> {
+        let &Self { packet, tables, now, active, ref ethernet, .. } = self;
+        // To a group, and not about a VIP: nobody's here.
+        let not_ours = if to == 0 { Reason::NotVip } else { Reason::IcmpType };
+        let [kind, ..] = packet.at::<8>(offset).ok_or(not_ours)?;
+        let target = packet.at::<16>(offset + 8).ok_or(not_ours)?;
+        let vip = vip::look_up_v6(now, active, target, ethernet.vlans).vip;
+        if kind == ADVERTISEMENT && vip == 0 && to != 0 {
+            // The answer to a node that asked as the VIP came to the VMAC, hence to every node.
+            return Err(Reason::NdReply);
+        }
+        if vip == 0 || kind != SOLICITATION && kind != ADVERTISEMENT {
+            return Err(not_ours);
+        }
+        if hop_limit != NEAR {
+            return Err(Reason::Malformed);
+        }
+        self.claim(vip)?;
+        let mac = ethernet.head.get::<6, 6>();
+        if vip::is_peer(now, mac_word(mac)) {
+            return Err(Reason::NdPeer);
+        }
+        let claimed = vip::look_up_v6(now, active, source, ethernet.vlans).vip;
+        if kind == ADVERTISEMENT || claimed != 0 {
+            let [vip, ..] = if claimed != 0 { claimed } else { vip }.to_le_bytes();
+            tables.note_claim(Claim { mac, vip, farm: false });
+            return Err(Reason::NdConflict);
+        }
+        let source = (source != [0; 16]).then_some(V6(source));
+        self.answerer(vip, source, mac)
+    }
+
+    /// Who answers for a VIP: chosen by the asking address, or by the MAC of one that has none yet
+    /// (RFC 5227 section 2.1.1, RFC 4862 section 5.4.2).
+    #[inline(always)]
+    fn answerer<A: Address>(
+        &self,
+        vip: u32,
+        sender: Option<A>,
+        mac: [u8; 6],
+    ) -> Result<Outcome, Reason> {
+        self.serves(vip)?;
+        if vip & VIP_DIRECTED != 0 {
+            if let Some(addr) = sender {
+                let requester = Requester { addr: addr.bytes(), vip: vip & 0xff };
+                self.tables.note_requester(&requester, mac);
+            }
+            // Asked by name, to see whether it still lives: nobody else can answer.
+            if self.ethernet.head.get::<0, 6>() == self.tables.own_mac() {
+                return Err(Reason::Mine);
+            }
+        }
+        let key = self.tables.hash_key();
+        let hash = match sender {
+            Some(addr) => addr.hash(key, [0; 2], hash::ARP),
+            None => hash::hash_mac(key, mac),
+        };
+        let group = self.vip_rules(vip).resolve;
+        Ok(self.owner(vip, group, hash::bucket(hash, group)))
+    }
+}
