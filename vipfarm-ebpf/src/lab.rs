@@ -60,14 +60,38 @@ fn lookup(ctx: XdpContext) -> u32 {
     }
 }
 
-/// What [`vary`] and [`vary_floor`] go on with: slots 0 and 1.
+/// What the following programs go on with: slot 0 is under test, slot 1 is the floor.
 #[map]
 static NEXT: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
-/// Draws another source port for every packet, then runs the program under test: what the CPU cannot
-/// predict is whose the client is.
+/// The frame under test as it was: its MACs, the target's first, each with its bytes first in memory;
+/// and where its source port is, 34 or 54.
+#[map]
+static FRAME: Array<u64> = Array::with_max_entries(3, 0);
+
+/// Runs the program under test on the frame as it was before the last run, which rewrote its MACs.
+#[xdp]
+fn again(ctx: XdpContext) -> u32 {
+    restore(&ctx);
+    // SAFETY: slot 0 holds an XDP program.
+    unsafe { NEXT.tail_call(&ctx, 0) };
+    XDP_ABORTED
+}
+
+/// The same work without the program under test.
+#[xdp]
+fn again_floor(ctx: XdpContext) -> u32 {
+    restore(&ctx);
+    // SAFETY: slot 1 holds an XDP program.
+    unsafe { NEXT.tail_call(&ctx, 1) };
+    XDP_ABORTED
+}
+
+/// As [`again`], with another source port for every packet: what the CPU cannot predict is whose the
+/// client is.
 #[xdp]
 fn vary(ctx: XdpContext) -> u32 {
+    restore(&ctx);
     draw_port(&ctx);
     // SAFETY: slot 0 holds an XDP program.
     unsafe { NEXT.tail_call(&ctx, 0) };
@@ -77,6 +101,7 @@ fn vary(ctx: XdpContext) -> u32 {
 /// The same work without the program under test.
 #[xdp]
 fn vary_floor(ctx: XdpContext) -> u32 {
+    restore(&ctx);
     draw_port(&ctx);
     // SAFETY: slot 1 holds an XDP program.
     unsafe { NEXT.tail_call(&ctx, 1) };
@@ -84,14 +109,36 @@ fn vary_floor(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
+fn restore(ctx: &XdpContext) {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if let (Some(target), Some(source)) = (FRAME.get(0), FRAME.get(1))
+        && data + 12 <= end
+    {
+        // SAFETY: 12 bytes lie within the frame, as just checked.
+        unsafe {
+            (data as *mut [u8; 6]).write_unaligned(mac(*target));
+            ((data + 6) as *mut [u8; 6]).write_unaligned(mac(*source));
+        }
+    }
+}
+
+#[inline(always)]
 fn draw_port(ctx: &XdpContext) {
     let (data, end) = (ctx.data(), ctx.data_end());
-    if data + 36 <= end {
+    if data + 56 <= end {
         // SAFETY: takes no pointer.
         let [a, b, ..] = unsafe { bpf_get_prandom_u32() }.to_ne_bytes();
-        // SAFETY: 36 bytes lie within the frame, as just checked.
-        unsafe { ((data + 34) as *mut [u8; 2]).write_unaligned([a, b]) };
+        let port = if FRAME.get(2) == Some(&54) { data + 54 } else { data + 34 };
+        // SAFETY: 56 bytes lie within the frame, as just checked.
+        unsafe { (port as *mut [u8; 2]).write_unaligned([a, b]) };
     }
+}
+
+/// The MAC whose bytes are first in the word.
+#[inline(always)]
+fn mac(word: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
+    [a, b, c, d, e, f]
 }
 
 /// What [`flood`] needs: the frames so far, the slot of [`PORTS`] that it sends through, and the MAC
@@ -109,7 +156,7 @@ static PORTS: DevMap = DevMap::with_max_entries(8, 0);
 #[xdp]
 fn flood(ctx: XdpContext) -> u32 {
     let (data, end) = (ctx.data(), ctx.data_end());
-    let (Some(sent), Some(slot), Some(mac)) = (FLOOD.get_ptr_mut(0), FLOOD.get(1), FLOOD.get(2))
+    let (Some(sent), Some(slot), Some(target)) = (FLOOD.get_ptr_mut(0), FLOOD.get(1), FLOOD.get(2))
     else {
         return XDP_ABORTED;
     };
@@ -122,10 +169,9 @@ fn flood(ctx: XdpContext) -> u32 {
         (*sent).to_le_bytes()
     };
     // Frames come back from the receiver as it left them: with another MAC, for instance.
-    let [a, b, c, d, e, f, ..] = mac.to_ne_bytes();
     // SAFETY: 36 bytes lie within the frame, as just checked.
     unsafe {
-        (data as *mut [u8; 6]).write_unaligned([a, b, c, d, e, f]);
+        (data as *mut [u8; 6]).write_unaligned(mac(*target));
         let (sum, client) = ((data + 24) as *mut u16, (data + 28) as *mut u16);
         let old = client.read_unaligned();
         let new = (u16::from_be(old) & 0xf000 | u16::from_be_bytes([high & 0x0f, low])).to_be();

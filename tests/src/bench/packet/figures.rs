@@ -52,8 +52,8 @@ pub(super) struct PathFigures {
     pub(super) ratio_to_lookup: f64,
     /// The most that the ratio may be.
     pub(super) gate: f64,
-    pub(super) verdict: &'static str,
-    pub(super) reason: &'static str,
+    pub(super) verdict: String,
+    pub(super) reason: String,
 }
 
 impl PathFigures {
@@ -236,8 +236,8 @@ mod tests {
             min_over_floor_ns: 14.0,
             ratio_to_lookup,
             gate: 0.6,
-            verdict: "drop",
-            reason: "not_mine",
+            verdict: "drop".into(),
+            reason: "not_mine".into(),
         };
         let figures = |ratio| Figures { paths: vec![path(ratio)], ..Figures::default() };
         assert!(figures(0.6).held());
