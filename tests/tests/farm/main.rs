@@ -10,6 +10,7 @@ mod arp;
 mod conflicts;
 mod explained;
 mod heartbeats;
+mod ipv6;
 mod keys;
 mod lease;
 mod life;

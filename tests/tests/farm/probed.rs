@@ -1,6 +1,7 @@
 //! Clients that number their requests, while something is done to the farm.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,14 +34,23 @@ pub(crate) struct Probed {
 impl Probed {
     /// Traffic that nobody need serve yet.
     pub(crate) fn begin(lab: &Lab, period: Duration) -> Self {
-        let echoes = lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
-        let probe = UdpProbe::start(lab.clients(), ECHO, FLOWS, period).unwrap();
+        Self::begin_to(lab, ECHO.into(), period)
+    }
+
+    fn begin_to(lab: &Lab, to: SocketAddr, period: Duration) -> Self {
+        let echoes = lab.nodes().iter().map(|node| UdpEcho::start(node, to).unwrap()).collect();
+        let probe = UdpProbe::start(lab.clients(), to, FLOWS, period).unwrap();
         Self { _echoes: echoes, probe }
     }
 
     /// Traffic that is served.
     pub(crate) async fn start(lab: &Lab) -> Self {
-        let probed = Self::begin(lab, PERIOD);
+        Self::start_to(lab, ECHO.into()).await
+    }
+
+    /// As [`Probed::start`], to that VIP and port.
+    pub(crate) async fn start_to(lab: &Lab, to: SocketAddr) -> Self {
+        let probed = Self::begin_to(lab, to, PERIOD);
         probed.all_served().await;
         probed
     }

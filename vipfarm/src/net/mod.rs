@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressFlags, AddressMessage},
+    address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo},
     link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
@@ -93,12 +93,18 @@ impl Network {
     /// node's own traffic (T16), and lives on when the interface's first address goes. That it is
     /// there already is fine.
     ///
-    /// Without duplicate address detection: the other nodes have it (T6).
+    /// Of IPv6, without duplicate address detection, for the other nodes have it (T6); and as a
+    /// deprecated address, for one that resembles a target more than the node's own is preferred as
+    /// the source otherwise (RFC 6724 section 5, rules 3 and 8).
     pub async fn add_vip(&self, interface: &Interface, vip: IpAddr) -> Result<(), Error> {
         let mut request = self.handle.address().add(interface.index, vip, bits(vip));
         if vip.is_ipv6() {
-            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
-            request.message_mut().attributes.push(flags);
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, FOREVER);
+            request.message_mut().attributes.extend([
+                AddressAttribute::Flags(AddressFlags::Nodad),
+                AddressAttribute::CacheInfo(lifetime),
+            ]);
         }
         match request.execute().await {
             Err(error) if code(&error) != Some(libc::EEXIST) => {
@@ -216,6 +222,9 @@ fn net(message: &AddressMessage) -> Option<IpNet> {
     })?;
     IpNet::new(address, message.header.prefix_len).ok()
 }
+
+/// A lifetime in seconds that does not end (RFC 4861 section 4.6.2).
+const FOREVER: u32 = u32::MAX;
 
 /// Prefix length of a host address.
 fn bits(addr: IpAddr) -> u8 {

@@ -85,6 +85,37 @@ fn vip_blocks() {
 }
 
 #[test]
+fn vlans_and_other_protocols() {
+    refuses(&[
+        (
+            &[("mode: vmac_invisible", "vlan: 0")],
+            "farm.yaml:8:11: error: `0` is not a VLAN identifier, a number from 1 to 4094\n\
+             \x20 = help: write a whole number in that range",
+        ),
+        (
+            &[("mode: vmac_invisible", "vlan: [100, 4095]")],
+            "farm.yaml:8:17: error: `4095` is not a VLAN identifier, a number from 1 to 4094\n\
+             \x20 = help: write a whole number in that range",
+        ),
+        (
+            &[("mode: vmac_invisible", "vlan: [1, 2, 3]")],
+            "farm.yaml:8:11: error: `vlan` is one identifier, or two of them\n\
+             \x20 = help: write `vlan: 10`, or `vlan: [100, 10]` for an 802.1ad tag around an 802.1Q tag",
+        ),
+        (
+            &[("mode: vmac_invisible", "vlan: [10]")],
+            "farm.yaml:8:11: error: `vlan` is one identifier, or two of them\n\
+             \x20 = help: write `vlan: 10`, or `vlan: [100, 10]` for an 802.1ad tag around an 802.1Q tag",
+        ),
+        (
+            &[("mode: vmac_invisible", "other: on_port")],
+            "farm.yaml:8:12: error: `on_port` is not a value of `other`\n\
+             \x20 = help: write one of: drop, on_addr",
+        ),
+    ]);
+}
+
+#[test]
 fn vip_addresses() {
     refuses(&[
         (
