@@ -30,13 +30,13 @@ pub const PREFIX: u8 = 16;
 /// The address that farms in the lab share.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 
-/// Prefix length of the lab's IPv6 network, fd00:77::.
+/// Prefix length of the lab's IPv6 network, `fd00:77::`.
 pub const PREFIX_V6: u8 = 64;
 
 /// The IPv6 address that farms in the lab share.
 pub const VIP_V6: Ipv6Addr = beside(VIP);
 
-/// The IPv6 address that goes with an IPv4 one: fd00:77::a4d:b with 10.77.0.11.
+/// The IPv6 address that goes with an IPv4 one: `fd00:77::a4d:b` with 10.77.0.11.
 pub const fn beside(address: Ipv4Addr) -> Ipv6Addr {
     let [a, b, c, d] = address.octets();
     let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));

@@ -238,7 +238,7 @@ async fn t14_the_smaller_side_of_a_split_that_hears_the_larger_elsewhere_serves_
 }
 
 /// Both sides of a healed cut serve all clients until they hear each other.
-fn assert_twice_only_at_the_heal(log: &ProbeLog, from: Instant, healed: Instant) {
+pub(crate) fn assert_twice_only_at_the_heal(log: &ProbeLog, from: Instant, healed: Instant) {
     let twice = log.duplicates();
     let until = healed + 4 * Timers::BALANCED.period;
     println!("{} datagrams were answered twice at the heal", twice.len());

@@ -9,9 +9,9 @@ use std::{
 };
 
 use tokio::time::sleep;
-use vipfarm::model::{Mac, Timers};
+use vipfarm::model::Timers;
 use vipfarm_lab::{
-    Capture, Captured, Direction, Farm, Host, Lab, Topology,
+    Capture, Captured, Direction, Farm, Frame, Host, Lab, Topology,
     farm::PATIENCE,
     lab::{PREFIX_V6, VIP_V6, beside},
     require, skip,
@@ -19,14 +19,16 @@ use vipfarm_lab::{
 };
 
 use crate::{
-    HTTP, all,
+    HTTP,
+    agreement::assert_twice_only_at_the_heal,
+    all,
     conflicts::{conflicts, two_farms},
     events, eventually, has_event, packets_of_all,
     probed::Probed,
     running,
     serving::echoed,
     vmac,
-    wire::{self, Neighbour, assert_plausible, neighbour, solicitation},
+    wire::{self, Neighbour, assert_plausible, neighbour},
 };
 
 /// One VIP of each family; the virtual MAC is the same with either alone.
@@ -55,9 +57,8 @@ const V6_ONLY: &str = "vips:
 const ECHO_V6: SocketAddr = SocketAddr::new(IpAddr::V6(VIP_V6), 7000);
 const HTTP_V6: SocketAddr = SocketAddr::new(IpAddr::V6(VIP_V6), 80);
 
-/// Of the VIP and of all nodes (RFC 4291 section 2.7.1), with their MACs.
-const SOLICITED: (Mac, Ipv6Addr) =
-    (Mac([0x33, 0x33, 0xff, 0x4d, 0, 0x64]), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff4d, 0x64));
+/// The solicited-node address of the VIP, and that of all nodes (RFC 4291 section 2.7.1).
+const SOLICITED: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff4d, 0x64);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 fn lab(name: &str, nodes: u8, client_addresses: u8) -> Lab {
@@ -170,7 +171,7 @@ fn t7_every_solicitation_gets_one_answer_with_the_virtual_mac() {
     let farm = running(&lab, &program, V6_ONLY);
     let client = lab.client(1);
     let asking: Vec<_> = client.addresses().iter().map(|&address| beside(address)).collect();
-    let ask = |&source: &Ipv6Addr| solicitation((client.mac(), source), SOLICITED, VIP_V6);
+    let ask = |&source: &Ipv6Addr| Frame::solicitation(client.mac(), source, VIP_V6).bytes();
     let told = advertised(client);
     client.inject_all(&asking.iter().map(ask).collect::<Vec<_>>()).unwrap();
     std::thread::sleep(wire::SILENCE);
@@ -325,7 +326,7 @@ fn a_switch_that_snoops_sends_solicitations_for_the_vip_to_every_node() {
     let lab = Lab::new("snoop", &topology).unwrap();
     let mut farm = running(&lab, &program, V6_ONLY);
     let listeners = || {
-        let mut ports = lab.listeners(SOLICITED.1.into()).unwrap();
+        let mut ports = lab.listeners(SOLICITED.into()).unwrap();
         ports.sort_unstable();
         ports
     };
@@ -355,10 +356,16 @@ async fn a_farm_without_ipv4_agrees_and_fails_over() {
     lab.node(3).cut().unwrap();
     farm.wait_converged(&[1, 2]).unwrap();
     traffic.all_served().await;
+    farm.wait_converged(&[3]).unwrap();
+    // So long that the kernel would have to look for its neighbours anew.
+    sleep(Duration::from_secs(2)).await;
+    let from = Instant::now();
     lab.node(3).heal().unwrap();
+    let healed = Instant::now();
     farm.wait_converged(&all(&lab)).unwrap();
     traffic.all_served().await;
-    traffic.stop().await;
+    let log = traffic.end().await;
+    assert_twice_only_at_the_heal(&log, from, healed);
     farm.stop().unwrap();
 }
 

@@ -6,11 +6,9 @@ use std::{
     time::Duration,
 };
 
-use etherparse::{
-    ArpOperation, Icmpv4Type, Icmpv6Header, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice,
-};
+use etherparse::{ArpOperation, Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice};
 use vipfarm::model::Mac;
-use vipfarm_lab::{Captured, Direction, Frame, Host, Lab};
+use vipfarm_lab::{Captured, Direction, Host, Lab};
 
 /// After the last frame was sent, how long to wait for answers that must not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(150);
@@ -117,12 +115,13 @@ pub(crate) fn arp(frame: &Captured) -> Option<Arp> {
     })
 }
 
-/// Sends frames from a host and records the IP packets that come back from `from`.
+/// Sends frames from a host and records the IP packets that come back from `from`; what it asks a
+/// group of addresses, to find the host, is no answer.
 pub(crate) fn answers(host: &Host, frames: &[Vec<u8>], from: impl Into<IpAddr>) -> Vec<Packet> {
     let from = from.into();
     let is_answer = move |frame: &Captured| {
         frame.direction == Direction::Incoming
-            && packet(frame).is_some_and(|packet| packet.source == from)
+            && packet(frame).is_some_and(|it| it.source == from && !it.target.is_multicast())
     };
     let capture = host.capture_if(is_answer).unwrap();
     host.inject_all(frames).unwrap();
@@ -169,23 +168,6 @@ pub(crate) fn neighbour(frame: &Captured) -> Option<Neighbour> {
         flags: [0x40, 0x20].map(|bit| icmp.slice()[4] & bit != 0),
         named: options.get(2..8).map(mac),
     })
-}
-
-/// A neighbour solicitation that names the asking MAC, unless it comes from no address.
-pub(crate) fn solicitation(
-    (mac, source): (Mac, Ipv6Addr),
-    (next, to): (Mac, Ipv6Addr),
-    target: Ipv6Addr,
-) -> Vec<u8> {
-    let named = if source.is_unspecified() { vec![] } else { [&[1, 1], &mac.0[..]].concat() };
-    let rest = [&target.octets()[..], &named].concat();
-    let kind = Icmpv6Type::Unknown { type_u8: 135, code_u8: 0, bytes5to8: [0; 4] };
-    let header = Icmpv6Header::with_checksum(kind, source.octets(), to.octets(), &rest);
-    let message = [&header.unwrap().to_bytes()[..], &rest].concat();
-    let mut frame = Frame::ip(source.into(), to.into(), 58, &message).macs(mac, next).bytes();
-    // The hop limit.
-    frame[14 + 7] = 255;
-    frame
 }
 
 /// Sends frames from a host and records the ARP replies it gets.
