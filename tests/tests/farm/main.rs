@@ -24,6 +24,7 @@ mod reloaded;
 mod serving;
 mod system;
 mod told;
+mod traps;
 mod wire;
 
 use std::{
