@@ -36,6 +36,7 @@ const BOTH: &str = "vips:
           - { port: 8080, proto: tcp, filter: on_port }
           - { port: 8081, proto: tcp, filter: on_addr }
           - { port: 7000, proto: udp, filter: on_port }
+          - { virtual_addr: 10.77.0.100, port: 7001, proto: udp, filter: on_ipid }
 ";
 
 const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP), IpAddr::V6(VIP_V6)];

@@ -183,3 +183,29 @@ async fn t9_a_datagram_too_long_for_the_way_is_lost_once_and_then_comes_in_parts
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t9_every_node_learns_of_a_narrow_way_from_one_error_if_any_may_answer() {
+    let program = require!(skip::farm());
+    let lab = lab("shared", 3, 1);
+    let remote = lab.add_remote(lab.client(1), NARROW).unwrap();
+    let farm = running(&lab, &program, BOTH);
+    let _wires = Wires::of(&lab, "t9-ipid");
+    let at = SocketAddr::new(VIPS[0], 7001);
+    answer_at_length(&lab, at);
+    let socket = remote.in_ns(|| UdpSocket::bind((remote::ADDRESSES[0], 0))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(b"first", at).unwrap();
+    eventually("every node has the error", || {
+        all(&lab).into_iter().all(|node| packets(&farm, node, "icmp_shared") == 1)
+    });
+    assert!(lab.nodes().iter().all(|node| knows(node, 0)));
+    let mut answered = BTreeSet::new();
+    for _ in 0..30 {
+        let mut answer = [0; 2000];
+        socket.send_to(b"next", at).unwrap();
+        assert_eq!(socket.recv(&mut answer).unwrap(), 1400);
+        answered.insert(answer[0]);
+    }
+    assert_eq!(answered.len(), 3, "only {answered:?} were asked");
+}
