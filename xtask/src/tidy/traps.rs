@@ -42,10 +42,10 @@ pub(crate) fn check(table: &str, functions: &BTreeSet<String>) -> Vec<Finding> {
 
 /// The names behind `fn` in code without comments and literals.
 pub(crate) fn functions(code: &str) -> impl Iterator<Item = String> {
-    let names = code.match_indices("fn ").filter(|&(at, _)| {
-        !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
-    });
-    names.map(|(at, keyword)| code[at + keyword.len()..].chars().take_while(is_name).collect())
+    let names = code.match_indices("fn ").filter(|&(at, _)| !code[..at].ends_with(is_name));
+    names.map(|(at, keyword)| {
+        code[at + keyword.len()..].chars().take_while(|&c| is_name(c)).collect()
+    })
 }
 
 /// A trap's number, and what is in backticks in its third cell and looks like a test's name: words
@@ -62,8 +62,8 @@ fn traps_of(test: &str) -> impl Iterator<Item = u32> {
     test.split('_').map_while(|word| word.strip_prefix('t')?.parse().ok())
 }
 
-fn is_name(c: &char) -> bool {
-    c.is_alphanumeric() || *c == '_'
+fn is_name(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
 }
 
 #[cfg(test)]
