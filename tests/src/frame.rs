@@ -70,7 +70,7 @@ enum Transport {
         flags: u8,
     },
     Echo(IcmpEchoHeader),
-    /// Of ICMPv6: type, code, and the four bytes after the checksum.
+    /// Of `ICMPv6`: type, code, and the four bytes after the checksum.
     Icmpv6([u8; 6]),
     Other(IpNumber),
 }
@@ -96,7 +96,7 @@ impl Frame {
         Self::of_ip(source, target, transport, b"vipfarm")
     }
 
-    /// An ICMPv6 message: type, code, the four bytes after the checksum, and what follows.
+    /// An `ICMPv6` message: type, code, the four bytes after the checksum, and what follows.
     pub fn icmpv6(source: Ipv6Addr, target: Ipv6Addr, head: [u8; 6], body: &[u8]) -> Self {
         Self::of_ip(source.into(), target.into(), Transport::Icmpv6(head), body)
     }

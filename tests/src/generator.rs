@@ -128,20 +128,16 @@ fn icmp_error(random: &mut Random, client: IpAddr, vip: IpAddr) -> Frame {
     let (from, to) =
         (SocketAddr::from((source, port)), SocketAddr::from((client, random.next16())));
     let quoted = if port == 53 { Frame::udp(from, to, b"!") } else { Frame::tcp(from, to, 0) };
-    match (client, vip) {
-        (IpAddr::V6(client), IpAddr::V6(vip)) => {
-            let many = random.below(4);
-            let quoted = (0..many).fold(quoted, |quoted, _| quoted.extension(60, &[0; 6])).bytes();
-            let kind = random.pick(&[1, 2, 3, 4, 5, 129]);
-            Frame::icmpv6(client, vip, [kind, 0, 0, 0, 5, 0], &quoted[14..])
-        }
-        _ => {
-            let quoted = quoted.ip_options(&vec![1; 4 * random.below(3)]).bytes();
-            let kind = random.pick(&[3, 11, 12, 5]);
-            let body = [&[kind, 4, 0, 0, 0, 0, 5, 0], &quoted[14..]].concat();
-            Frame::ip(client, vip, 1, &body)
-        }
+    if let (IpAddr::V6(client), IpAddr::V6(vip)) = (client, vip) {
+        let many = random.below(4);
+        let quoted = (0..many).fold(quoted, |quoted, _| quoted.extension(60, &[0; 6])).bytes();
+        let kind = random.pick(&[1, 2, 3, 4, 5, 129]);
+        return Frame::icmpv6(client, vip, [kind, 0, 0, 0, 5, 0], &quoted[14..]);
     }
+    let quoted = quoted.ip_options(&vec![1; 4 * random.below(3)]).bytes();
+    let kind = random.pick(&[3, 11, 12, 5]);
+    let body = [&[kind, 4, 0, 0, 0, 0, 5, 0], &quoted[14..]].concat();
+    Frame::ip(client, vip, 1, &body)
 }
 
 /// ARP or neighbour discovery.

@@ -173,7 +173,8 @@ fn adjusted<const N: usize>(checksum: [u8; 2], old: &[u8; N], new: &[u8; N]) -> 
     }
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
-    (!(sum as u16)).to_be_bytes()
+    let [.., high, low] = (!sum).to_be_bytes();
+    [high, low]
 }
 
 #[cfg(test)]
@@ -186,7 +187,8 @@ mod tests {
             let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
             let sum: u32 = words.sum();
             let sum = (sum & 0xffff) + (sum >> 16);
-            (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+            let [.., high, low] = (!((sum & 0xffff) + (sum >> 16))).to_be_bytes();
+            [high, low]
         };
         let (old, new) = ([0xff, 0xfe, 0, 1, 0x80, 0x7f], [0x5a, 0xfe, 10, 9, 0, 100]);
         let whole = |part: [u8; 6]| [&[1, 2, 3, 4][..], &part, &[0xff, 0xff]].concat();

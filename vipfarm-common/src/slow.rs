@@ -133,7 +133,7 @@ struct Ip<A> {
     /// Offset of its header.
     transport: usize,
     /// The IPv4 identification, 0 for IPv6.
-    ip_id: [u8; 2],
+    identification: [u8; 2],
     fragment: Option<Fragment>,
 }
 
@@ -211,7 +211,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                     client: ip.client,
                     client_port: [a, b],
                     vip_port: [c, d],
-                    ip_id: ip.ip_id,
+                    ip_id: ip.identification,
                     proto: ip.proto,
                 })
             }

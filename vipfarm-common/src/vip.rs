@@ -70,8 +70,8 @@ pub(crate) fn ethernet_tagged_twice<P: Packet>(
     let Some(tag) = packet.head::<4>(18) else { return Err(Reason::NotIp) };
     let ethertype = u16::from_be_bytes(tag.get::<2, 2>());
     let vid = u16::from_be_bytes(tag.get::<0, 2>());
-    let [outer_vid, ..] = [outer.vlans as u16];
-    Ok(Ethernet { ethertype, network: 22, vlans: vlans(outer_vid, vid), ..outer })
+    let [a, b, ..] = outer.vlans.to_le_bytes();
+    Ok(Ethernet { ethertype, network: 22, vlans: vlans(u16::from_le_bytes([a, b]), vid), ..outer })
 }
 
 /// The generation in force, and the word that says which.

@@ -112,7 +112,7 @@ impl Tables for Kernel {
     #[inline(always)]
     fn put_fragment(&self, key: &FragmentKey, fate: u32) {
         // Fails only without memory: the other fragments are then early ones.
-        let _ = FRAGMENTS.insert(key, &fate, 0);
+        let _ = FRAGMENTS.insert(key, fate, 0);
     }
 
     #[inline(always)]
@@ -131,7 +131,7 @@ impl Tables for Kernel {
     #[inline(always)]
     fn note_requester(&self, requester: &Requester, mac: [u8; 6]) {
         // Fails only without memory: that client waits for the next announcement to all.
-        let _ = REQUESTERS.insert(requester, &mac_word(mac), 0);
+        let _ = REQUESTERS.insert(requester, mac_word(mac), 0);
     }
 
     #[inline(always)]

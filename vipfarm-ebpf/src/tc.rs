@@ -21,7 +21,7 @@ const ARP_BYTES: u32 = 14 + 28;
 /// `ETH_P_IPV6`, likewise.
 const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// Ethernet, IPv6, a neighbour discovery message, and two options.
-const ND_BYTES: usize = 14 + 40 + 24 + 16;
+const ND_BYTES: u32 = 14 + 40 + 24 + 16;
 
 /// `ETH_P_IP`, likewise.
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
@@ -45,8 +45,8 @@ fn vipfarm_guard(ctx: TcContext) -> i32 {
     // cannot be pulled, and is no ARP; of a neighbour discovery message all that there is is wanted.
     if protocol == ETH_P_ARP {
         let _ = ctx.pull_data(ARP_BYTES);
-    } else if protocol == ETH_P_IPV6 && ctx.data_end() - ctx.data() < ND_BYTES {
-        let _ = ctx.pull_data(ctx.len().min(ND_BYTES as u32));
+    } else if protocol == ETH_P_IPV6 && ctx.data_end() - ctx.data() < ND_BYTES as usize {
+        let _ = ctx.pull_data(ctx.len().min(ND_BYTES));
     }
     let guarded = vipfarm_common::guard(&Frame::of_tc(&ctx), &Kernel);
     if guarded != Guarded::Clean {

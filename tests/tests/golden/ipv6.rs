@@ -1,4 +1,4 @@
-//! IPv6: TCP and UDP, extension headers, neighbour discovery, ICMPv6 errors.
+//! IPv6: TCP and UDP, extension headers, neighbour discovery, `ICMPv6` errors.
 
 use std::net::Ipv6Addr;
 

@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6: echo requests go by the client's address (T10), errors by the packet that they
+//! ICMP and `ICMPv6`: echo requests go by the client's address (T10), errors by the packet that they
 //! quote (T9).
 
 use super::{Address, Flow, Frame, Ip, V4, V6, ip};

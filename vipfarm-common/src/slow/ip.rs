@@ -42,7 +42,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             found,
             proto,
             transport: ethernet.network + usize::from(version_ihl & 15) * 4,
-            ip_id,
+            identification: ip_id,
             fragment: (offset != 0).then_some(fragment),
         })
     }
@@ -78,7 +78,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             found,
             proto: headers.proto,
             transport: headers.transport,
-            ip_id: [0; 2],
+            identification: [0; 2],
             fragment: headers.fragment,
         })
     }
