@@ -127,7 +127,7 @@ impl Client {
     }
 }
 
-/// Whether a frame is an error of ICMP or ICMPv6.
+/// Whether a frame is an error of ICMP or `ICMPv6`.
 fn is_error(frame: &Captured) -> bool {
     match SlicedPacket::from_ethernet(&frame.bytes).ok().and_then(|packet| packet.transport) {
         Some(TransportSlice::Icmpv4(_)) => true,

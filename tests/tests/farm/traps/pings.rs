@@ -56,8 +56,10 @@ fn ask(client: &Host, stop: &AtomicBool) -> BTreeMap<(IpAddr, u16), Instant> {
     asked
 }
 
-/// What is done to a farm of three nodes.
-const CHANGES: [(&str, fn(&mut Farm<'_>)); 4] = [
+/// What is done to a farm of three nodes, in words and in deed.
+type Change = (&'static str, fn(&mut Farm<'_>));
+
+const CHANGES: [Change; 4] = [
     ("a node is drained", |farm| drop(farm.ask(1, &["drain", "node2"]).unwrap())),
     ("it is no longer", |farm| drop(farm.ask(2, &["undrain"]).unwrap())),
     ("a node stops", |farm| {
