@@ -217,6 +217,11 @@ impl Host {
         ip(self.namespace.name(), &format!("addr add {address}/{prefix} dev {INTERFACE}{nodad}"))
     }
 
+    /// Sets a sysctl of its namespace, by its path below `/proc/sys`.
+    pub fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {
+        self.namespace.set_sysctl(name, value)
+    }
+
     /// Removes an address.
     pub fn remove_address(&self, address: IpAddr, prefix: u8) -> Result<()> {
         ip(self.namespace.name(), &format!("addr del {address}/{prefix} dev {INTERFACE}"))

@@ -342,7 +342,7 @@ fn bring_up(host: &Host, ipv6: bool) -> Result<()> {
 }
 
 /// IPv6 stays on, but says nothing unasked: no detection of duplicates, no search for routers.
-fn keep_quiet() -> Result<()> {
+pub(crate) fn keep_quiet() -> Result<()> {
     for (name, value) in
         [("accept_dad", "0"), ("dad_transmits", "0"), ("router_solicitations", "0")]
     {

@@ -26,6 +26,7 @@ mod serving;
 mod system;
 mod tagged;
 mod told;
+mod traps;
 mod wire;
 
 use std::{

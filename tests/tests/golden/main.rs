@@ -304,6 +304,11 @@ fn icmp_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason))
     row("an ICMP error about a stranger's packet", error(&stranger[14..]), Reason::IcmpForeign);
     let with_options = Frame::tcp(at(VIP, 80), at(web_mine, 4000), ACK).ip_options(&[1; 4]).bytes();
     row("an ICMP error that quotes IP options", error(&with_options[14..]), Reason::Mine);
+    // Which node sent it depends on the request's IP-ID, which nobody knows any more.
+    for client in [web_mine, web_theirs] {
+        let answer = Frame::udp(at(VIP, 53), at(client, 5353), b"!").bytes();
+        row("T9: an error about an answer by IP-ID", error(&answer[14..]), Reason::IcmpShared);
+    }
 }
 
 fn arp_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason)) {
