@@ -157,8 +157,9 @@ pub struct VipStatus {
     pub interface: String,
     /// Mode.
     pub mode: Mode,
-    /// Virtual MAC.
-    pub vmac: String,
+    /// Virtual MAC; absent where nodes answer with their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmac: Option<String>,
     /// Addresses with their prefix lengths.
     pub addresses: Vec<String>,
     /// How XDP is attached: `native` or `generic`.

@@ -8,6 +8,7 @@
 mod agreement;
 mod arp;
 mod conflicts;
+mod directed;
 mod explained;
 mod heartbeats;
 mod keys;

@@ -408,9 +408,13 @@ fn announce(up: &Up, digest: [u8; 16], history: &History) {
     for (block, &interface) in farm.vips.iter().zip(&config.interface_of) {
         let addresses: Vec<String> =
             block.addresses.iter().map(|address| address.addr.to_string()).collect();
-        let (datapath, vmac) = (&up.datapaths[interface], block.vmac);
+        let datapath = &up.datapaths[interface];
+        let mac = block.virtual_mac().map_or_else(
+            || "each node's own MAC".to_owned(),
+            |vmac| format!("virtual MAC {vmac}"),
+        );
         let message = format!(
-            "{name} holds {} on {} (virtual MAC {vmac}, {} XDP)",
+            "{name} holds {} on {} ({mac}, {} XDP)",
             addresses.join(" "),
             datapath.interface(),
             datapath.xdp_mode().as_str(),

@@ -397,7 +397,7 @@ impl Reporter {
         let status = |(block, &interface): (&crate::model::Vip, &usize)| VipStatus {
             interface: self.watched[interface].interface.clone(),
             mode: block.mode,
-            vmac: block.vmac.to_string(),
+            vmac: block.virtual_mac().map(|vmac| vmac.to_string()),
             addresses: block
                 .addresses
                 .iter()

@@ -39,7 +39,7 @@ pub(crate) fn healthy() -> Status {
         vips: vec![VipStatus {
             interface: "eth0".into(),
             mode: Mode::VmacInvisible,
-            vmac: "5a:fe:c0:a8:01:de".into(),
+            vmac: Some("5a:fe:c0:a8:01:de".into()),
             addresses: vec!["192.168.1.222/24".into(), "fd00:1::222/64".into()],
             xdp: "native".into(),
             open: true,

@@ -170,6 +170,7 @@ fn vip(vip: &VipStatus) -> String {
     let VipStatus { interface, mode, vmac, addresses, xdp, open } = vip;
     let open = if *open { "open" } else { "closed" };
     let mode = screen::word(mode);
+    let vmac = vmac.as_deref().unwrap_or("each node's own MAC");
     let addresses = addresses.iter().map(String::as_str);
     screen::wrapped("vip:", addresses)
         + &format!("     {mode} on {interface}, {vmac}, XDP {xdp}, {open}\n")

@@ -37,6 +37,11 @@ pub struct Vip {
 }
 
 impl Vip {
+    /// The virtual MAC; `None` where nodes answer with their own.
+    pub fn virtual_mac(&self) -> Option<Mac> {
+        (self.mode != Mode::VmacDirected).then_some(self.vmac)
+    }
+
     /// The rule for a service of one of the block's addresses, and the index of its group: the most
     /// specific one, by address, then by port. `port: None` asks for ports that no rule names.
     pub fn rule_for(

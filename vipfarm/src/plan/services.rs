@@ -230,7 +230,7 @@ impl Services {
         self.vips.push(VipEntry {
             addr,
             tags: block.vlan,
-            vmac: (block.mode != Mode::VmacDirected).then_some(block.vmac),
+            vmac: block.virtual_mac(),
             flags: flags(block),
             resolve: resolve.map_or(RESOLVE_GROUP, |(index, _)| number(self.groups + index)),
             later,
