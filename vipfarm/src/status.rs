@@ -59,6 +59,10 @@ pub struct Status {
     pub packets: BTreeMap<String, u64>,
     /// Frames the egress guard corrected or let pass, by word.
     pub guard: BTreeMap<String, u64>,
+    /// What clients of directed VIPs were told, by occasion: `broadcast` to all after another node's
+    /// end, by name when their node changed (`moved`), and now and then (`refreshed`).
+    #[serde(default)]
+    pub announcements: BTreeMap<String, u64>,
     /// Heartbeat datagrams by outcome.
     pub heartbeats: BTreeMap<String, u64>,
     /// Lateness of the heartbeat thread.

@@ -76,7 +76,8 @@ fn probe(source: Mac, sender: Mac, vmac: Mac, vip: Ipv4Addr) -> [u8; LEN] {
     fields.concat().try_into().expect("the fields of an ARP packet")
 }
 
-fn send(socket: &OwnedFd, interface: u32, frame: &[u8]) -> io::Result<()> {
+/// Sends a frame as it is.
+pub(super) fn send(socket: &OwnedFd, interface: u32, frame: &[u8]) -> io::Result<()> {
     // SAFETY: zero bytes are a valid address.
     let mut to = unsafe { std::mem::zeroed::<libc::sockaddr_ll>() };
     to.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(io::Error::other)?;

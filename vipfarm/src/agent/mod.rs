@@ -12,11 +12,13 @@
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
+//! - [`announce`]: tells clients of directed VIPs whose MAC to send to.
 //! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
 //! line, and leaves its state where others may look at it.
 
+mod announce;
 mod barrier;
 mod batch;
 mod bring_up;
@@ -67,6 +69,7 @@ use tokio::{
 };
 
 use self::{
+    announce::Announcer,
     bring_up::Up,
     command::{Command, Commander},
     conflicts::{PROBE_ROUND, Prober},
@@ -167,18 +170,23 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let latest = Latest::new(&ports, config.digest);
     let file = options.place.config;
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
-    let reporter = follow_traces(&mut up).and_then(|()| {
+    let readers = follow_traces(&mut up).and_then(|()| {
+        let announcer = Announcer::new(&keys, &mut up, latest.clone(), Arc::clone(&history))?;
+        let announcing = Arc::clone(&announcer.announcing);
         let (latest, history) = (latest.clone(), Arc::clone(&history));
-        Ok(Reporter::new(&keys, &mut up, latest, history, reloader, keeping)?)
+        let reporter =
+            Reporter::new(&keys, &mut up, latest, history, reloader, keeping, announcing)?;
+        Ok((Arc::new(reporter), announcer))
     });
-    let reporter = match reporter {
-        Ok(reporter) => Arc::new(reporter),
+    let (reporter, announcer) = match readers {
+        Ok(readers) => readers,
         Err(error) => {
             bring_up::take_down(&network, &undo, up.datapaths).await?;
             return Err(error);
         }
     };
     let (changes, changed) = mpsc::channel(1);
+    let announcing = tokio::spawn(announcer.follow());
     let writing = tokio::spawn(keeper.follow(latest.clone(), configurations, history));
     let watching = Needs::watch(needed, network.clone(), changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
@@ -218,6 +226,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     };
     let (joined, why) = running.supervise(finished, answering, watching, notifying).await?;
     writing.abort();
+    announcing.abort();
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use vipfarm_common::Reason;
 
 use super::{
+    announce::Announcing,
     bring_up::{Record, Up},
     command::{Command, Commander},
     configurations::{Configuration, Configurations},
@@ -60,6 +61,7 @@ pub struct Reporter {
     reloader: Mutex<Reloader>,
     prover: Prover,
     keeping: Arc<Keeping>,
+    announcing: Arc<Announcing>,
     started: Instant,
 }
 
@@ -72,6 +74,7 @@ impl Reporter {
         history: Arc<History>,
         reloader: Reloader,
         keeping: Arc<Keeping>,
+        announcing: Arc<Announcing>,
     ) -> Result<Self, datapath::Error> {
         let watch = |datapath: &mut Datapath| {
             Ok::<_, datapath::Error>(Watched {
@@ -93,6 +96,7 @@ impl Reporter {
             reloader: Mutex::new(reloader),
             prover: Prover::new(up.own),
             keeping,
+            announcing,
             started: Instant::now(),
         })
     }
@@ -112,7 +116,10 @@ impl Reporter {
                     self.history.push(Level::Info, "farm_load", message);
                 }
             }
-            Report::Installed => self.keeping.installed.notify_one(),
+            Report::Installed => {
+                self.keeping.installed.notify_one();
+                self.announcing.installed.notify_one();
+            }
             Report::Kernel(error) => self.history.push(Level::Warn, "kernel_refused", error),
             Report::NotRealTime(error) => self.history.push(
                 Level::Warn,
@@ -264,6 +271,7 @@ impl Source for Reporter {
                 .flatten()
                 .map(|(reason, count)| (reason.as_str(), count))),
             guard: sum(self.watched.iter().filter_map(|w| w.counters.guard().ok()).flatten()),
+            announcements: self.announcing.by_word(),
             heartbeats: snapshot.heartbeats.iter().cloned().collect(),
             lateness: snapshot.lateness,
             proof: self.prove(&snapshot),

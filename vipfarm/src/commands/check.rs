@@ -325,6 +325,7 @@ pub(super) mod tests {
                 open: Open::Auto,
                 icmp_echo: IcmpEcho::OnAddr,
                 other: OtherProtocols::Drop,
+                arp_refresh: None,
                 vlan: VlanTags::default(),
                 groups: vec![
                     Group {

@@ -42,6 +42,7 @@ pub(super) fn render(status: &Status, ink: Ink) -> String {
     page.extend(status.vips.iter().map(vip));
     page += &counters("packets", &status.packets, ink);
     page += &counters("egress guard", &status.guard, ink);
+    page += &counters("announcements", &status.announcements, ink);
     page += &counters("heartbeats", &status.heartbeats, ink);
     page += &lateness(status.lateness);
     page

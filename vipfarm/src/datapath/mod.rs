@@ -9,6 +9,7 @@ mod clock;
 pub mod manual;
 mod object;
 mod pins;
+mod requesters;
 mod shared;
 
 use std::{
@@ -37,6 +38,7 @@ use crate::{
 };
 
 pub use object::OBJECT;
+pub use requesters::Requesters;
 
 /// What a [`Datapath`] needs to know of its interface.
 #[derive(Debug, Clone)]
@@ -235,6 +237,11 @@ impl Datapath {
     /// The reader of the counters, for another thread; there is one.
     pub fn take_counters(&mut self) -> Result<Counters, Error> {
         Counters::take(&mut self.ebpf)
+    }
+
+    /// The reader of who asked for the VIPs, for another thread; there is one.
+    pub fn take_requesters(&mut self) -> Result<Requesters, Error> {
+        Requesters::of(&mut self.ebpf)
     }
 
     /// What `slow` logs, if tracing was asked for; there is one reader.

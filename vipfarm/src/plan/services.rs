@@ -197,6 +197,12 @@ impl Services {
         self.vips.get(usize::from(identity).checked_sub(1)?).map(|vip| vip.addr)
     }
 
+    /// The kernel group whose buckets say who answers for a VIP.
+    pub fn resolve_group(&self, vip: IpAddr) -> Option<usize> {
+        let entry = self.vips.iter().find(|entry| entry.addr == vip)?;
+        usize::try_from(entry.resolve).ok()
+    }
+
     /// Kernel groups, the built-in one included: how many bitmaps a [`Plan`] has.
     pub fn groups(&self) -> usize {
         self.groups

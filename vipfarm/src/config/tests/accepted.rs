@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use super::*;
 use crate::model::{
-    DEFAULT_PORT, Filter, IcmpEcho, Mac, Membership, Mode, NodeId, Open, Proto, Rule, Timers,
+    ArpRefresh, DEFAULT_PORT, Filter, IcmpEcho, Mac, Membership, Mode, NodeId, Open, Proto, Rule, Timers,
     VipAddr,
 };
 
@@ -140,4 +140,22 @@ fn a_relative_key_file_lies_beside_the_configuration() {
 
 fn parsed(text: &str) -> Farm {
     parse_text(text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn clients_of_a_directed_vip_are_told_anew_unless_the_file_says_otherwise() {
+    let refresh = |line: &str| {
+        let mode = format!("mode: vmac_directed\n    {line}");
+        parse_text(&edited("mode: vmac_invisible", &mode)).expect("valid").vips[0].arp_refresh
+    };
+    assert_eq!(refresh(""), Some(ArpRefresh::DEFAULT));
+    assert_eq!(refresh("arp_refresh: on"), Some(ArpRefresh::DEFAULT));
+    assert_eq!(refresh("arp_refresh: off"), None);
+    let duration = Duration::from_hours(2);
+    let expected = ArpRefresh { duration, ..ArpRefresh::DEFAULT };
+    assert_eq!(refresh("arp_refresh: { duration: 2h }"), Some(expected));
+    let interval = Duration::from_secs(10);
+    let expected = ArpRefresh { interval, duration: Duration::from_mins(5) };
+    assert_eq!(refresh("arp_refresh: { interval: 10s, duration: 5m }"), Some(expected));
+    assert_eq!(parse_text(BASE).expect("valid").vips[0].arp_refresh, None);
 }
