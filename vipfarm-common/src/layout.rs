@@ -22,8 +22,8 @@ pub const MAX_RULES: usize = 256;
 pub const MAX_GROUPS: usize = 32;
 /// Peers at most.
 pub const MAX_PEERS: usize = 64;
-/// Slots of the set of peers' MACs.
-pub const PEER_SLOTS: usize = 256;
+/// Slots of a set of MACs.
+pub const MAC_SLOTS: usize = 256;
 /// In [`Group::owners`]: no node serves the bucket.
 pub const NOBODY: u8 = 0xff;
 /// In [`Generation::vmacs`]: the VIP has no MAC of its own. No frame can carry it.
@@ -34,7 +34,7 @@ pub const RESOLVE_GROUP: u32 = 0;
 
 const VIP_SHIFT: u32 = 64 - VIP_SLOTS.trailing_zeros();
 const RULE_SHIFT: u32 = 64 - RULE_SLOTS.trailing_zeros();
-const PEER_SHIFT: u32 = 64 - PEER_SLOTS.trailing_zeros();
+const MAC_SHIFT: u32 = 64 - MAC_SLOTS.trailing_zeros();
 
 /// All state of one interface.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +74,8 @@ pub struct Generation {
     pub rule_multiplier: u64,
     /// Multiplier of the set of peers' MACs, likewise.
     pub peer_multiplier: u64,
+    /// Multiplier of the set of VMACs, likewise.
+    pub vmac_multiplier: u64,
     /// The interface's own IPv4 address, for ARP requests that must not ask as a VIP. 0 = none.
     pub own_v4: u32,
     /// Unused.
@@ -96,7 +98,9 @@ pub struct Generation {
     /// MACs of the farm's other nodes by node, in the form of [`Generation::vmacs`]; 0 = none.
     pub peers: [u64; MAX_PEERS],
     /// The same MACs as a set, each in its slot.
-    pub peer_slots: [u64; PEER_SLOTS],
+    pub peer_slots: [u64; MAC_SLOTS],
+    /// The VMACs as a set likewise.
+    pub vmac_slots: [u64; MAC_SLOTS],
 }
 
 /// One IPv4 virtual address.
@@ -246,10 +250,10 @@ pub const fn rule_index(mixed: u64, multiplier: u64, udp: bool, port: u16) -> us
     ((mixed ^ service.wrapping_mul(multiplier)) >> RULE_SHIFT) as usize
 }
 
-/// The slot of a peer's MAC, given as a word.
+/// The slot of a MAC, given as a word, in a set.
 #[inline(always)]
-pub const fn peer_index(mac: u64, multiplier: u64) -> usize {
-    (mac.wrapping_mul(multiplier) >> PEER_SHIFT) as usize
+pub const fn mac_index(mac: u64, multiplier: u64) -> usize {
+    (mac.wrapping_mul(multiplier) >> MAC_SHIFT) as usize
 }
 
 /// A MAC in the form of [`Generation::vmacs`].
@@ -299,7 +303,7 @@ const _: () = {
     assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
     assert!(size_of::<Group>() == 32 + 256);
     assert!(align_of::<Generation>() == 64);
-    assert!(offset_of!(Generation, vips) == 48);
+    assert!(offset_of!(Generation, vips) == 56);
     assert!(offset_of!(Generation, vips6) == offset_of!(Generation, vips) + 16 * VIP_SLOTS);
     assert!(offset_of!(Generation, vmacs) == offset_of!(Generation, vips6) + 24 * VIP_SLOTS);
     assert!(offset_of!(Generation, vip_rules) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
@@ -307,6 +311,9 @@ const _: () = {
     assert!(offset_of!(Generation, groups) == offset_of!(Generation, rules) + 8 * RULE_SLOTS);
     assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 288 * MAX_GROUPS);
     assert!(offset_of!(Generation, peer_slots) == offset_of!(Generation, peers) + 8 * MAX_PEERS);
+    assert!(
+        offset_of!(Generation, vmac_slots) == offset_of!(Generation, peer_slots) + 8 * MAC_SLOTS
+    );
     assert!(MAX_VIPS < 0x7f && MAX_GROUPS <= 0xff);
 };
 

@@ -22,6 +22,13 @@ pub trait Packet {
     /// A copy of the `N` bytes at `offset`, which may be computed from the packet but not exceed
     /// [`MAX_OFFSET`]; `None` beyond it or beyond the frame.
     fn at<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// The same offset, which is at most [`MAX_OFFSET`], with nothing known of how it came about: the
+    /// verifier then walks what follows once, and not once for each way that led there.
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        offset
+    }
 }
 
 /// The largest offset that [`Packet::at`] reads at: headers lie within it, and the verifier needs

@@ -55,16 +55,78 @@ struct Frame<'a, P: Packet, T: Tables> {
     ethernet: Ethernet<P::Head<14>>,
 }
 
-/// An address of either family, in packet order.
+/// A client's address, in packet order. The families are types, so that each has code of its own:
+/// where the compiler merges them, the verifier cannot tell which one it looks at.
+trait Address: Copy {
+    /// The protocol number of the family's ICMP.
+    const ICMP: u8;
+
+    /// The flow that a message of the family's ICMP is about.
+    fn icmp<P: Packet, T: Tables>(
+        frame: &Frame<'_, P, T>,
+        ip: &Ip<Self>,
+    ) -> Result<Flow<Self>, Reason>;
+
+    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64;
+
+    /// An IPv4 address is the first four bytes.
+    fn bytes(self) -> [u8; 16];
+}
+
 #[derive(Clone, Copy)]
-enum Address {
-    V4([u8; 4]),
-    V6([u8; 16]),
+struct V4([u8; 4]);
+
+#[derive(Clone, Copy)]
+struct V6([u8; 16]);
+
+impl Address for V4 {
+    const ICMP: u8 = ICMP;
+
+    #[inline(always)]
+    fn icmp<P: Packet, T: Tables>(
+        frame: &Frame<'_, P, T>,
+        ip: &Ip<Self>,
+    ) -> Result<Flow<Self>, Reason> {
+        frame.icmp_v4(ip)
+    }
+
+    #[inline(always)]
+    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64 {
+        hash::hash_v4(key, self.0, field, proto)
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> [u8; 16] {
+        let [a, b, c, d] = self.0;
+        [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    }
+}
+
+impl Address for V6 {
+    const ICMP: u8 = ICMPV6;
+
+    #[inline(always)]
+    fn icmp<P: Packet, T: Tables>(
+        frame: &Frame<'_, P, T>,
+        ip: &Ip<Self>,
+    ) -> Result<Flow<Self>, Reason> {
+        frame.icmp_v6(ip)
+    }
+
+    #[inline(always)]
+    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64 {
+        hash::hash_v6(key, self.0, field, proto)
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> [u8; 16] {
+        self.0
+    }
 }
 
 /// An IP packet for a VIP: what its own header says, and where the next one begins.
-struct Ip {
-    client: Address,
+struct Ip<A> {
+    client: A,
     found: Found,
     /// The protocol behind all extension headers.
     proto: u8,
@@ -86,37 +148,18 @@ struct Fragment {
 
 /// What the bucket of a packet is taken from: its own header, or the one an ICMP error quotes with
 /// the roles swapped.
-struct Flow {
-    client: Address,
+struct Flow<A> {
+    client: A,
     client_port: [u8; 2],
     vip_port: [u8; 2],
     ip_id: [u8; 2],
     proto: u8,
 }
 
-impl Address {
-    #[inline(always)]
-    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64 {
-        match self {
-            Self::V4(addr) => hash::hash_v4(key, addr, field, proto),
-            Self::V6(addr) => hash::hash_v6(key, addr, field, proto),
-        }
-    }
-
-    /// An IPv4 address is the first four bytes.
-    #[inline(always)]
-    fn bytes(self) -> [u8; 16] {
-        match self {
-            Self::V4([a, b, c, d]) => [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            Self::V6(addr) => addr,
-        }
-    }
-}
-
-impl Flow {
+impl<A> Flow<A> {
     /// A packet that goes by the client's address alone.
     #[inline(always)]
-    fn by_address(client: Address, proto: u8) -> Self {
+    fn by_address(client: A, proto: u8) -> Self {
         Self { client, client_port: [0; 2], vip_port: [0; 2], ip_id: [0; 2], proto }
     }
 }
@@ -143,7 +186,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
 
     /// Judges an IP packet of either family.
     #[inline(always)]
-    fn ip(&self, ip: &Ip) -> Result<Outcome, Reason> {
+    fn ip<A: Address>(&self, ip: &Ip<A>) -> Result<Outcome, Reason> {
         if let Some(fragment) = ip.fragment {
             return self.fragment(ip, fragment);
         }
@@ -154,7 +197,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
 
     /// The flow of a packet with a transport header.
     #[inline(always)]
-    fn flow(&self, ip: &Ip) -> Result<Flow, Reason> {
+    fn flow<A: Address>(&self, ip: &Ip<A>) -> Result<Flow<A>, Reason> {
         match ip.proto {
             TCP | UDP => {
                 let ports = self.packet.at::<4>(ip.transport).ok_or(Reason::Malformed)?;
@@ -167,14 +210,14 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                     proto: ip.proto,
                 })
             }
-            ICMP | ICMPV6 => self.icmp(ip),
+            proto if proto == A::ICMP => A::icmp(self, ip),
             _ => other(ip),
         }
     }
 
     /// The kernel group and the bucket of a flow to that VIP.
     #[inline(always)]
-    fn bucket(&self, flow: &Flow, found: Found) -> Result<(u32, u8), Reason> {
+    fn bucket<A: Address>(&self, flow: &Flow<A>, found: Found) -> Result<(u32, u8), Reason> {
         let Found { vip, mixed } = found;
         let (group, field) = if flow.proto == TCP || flow.proto == UDP {
             let port = u16::from_ne_bytes(flow.vip_port);
@@ -204,7 +247,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
 
 /// A packet of a protocol without ports.
 #[inline(always)]
-fn other(ip: &Ip) -> Result<Flow, Reason> {
+fn other<A: Address>(ip: &Ip<A>) -> Result<Flow<A>, Reason> {
     if ip.found.vip & VIP_OTHER == 0 {
         return Err(Reason::OtherProto);
     }

@@ -2,9 +2,9 @@
 
 use crate::{
     layout::{
-        Generation, MAX_GROUPS, MAX_PEERS, MAX_VIPS, PEER_SLOTS, RULE_ON_IPID, RULE_ON_PORT,
-        RULE_SLOTS, State, VIP_DIRECTED, VIP_SLOTS, key_v4, mac_word, mix, mix_v6, multiplier,
-        peer_index, rule_index, rule_key, vip_index, vlans,
+        Generation, MAC_SLOTS, MAX_GROUPS, MAX_PEERS, MAX_VIPS, RULE_ON_IPID, RULE_ON_PORT,
+        RULE_SLOTS, State, VIP_DIRECTED, VIP_SLOTS, key_v4, mac_index, mac_word, mix, mix_v6,
+        multiplier, rule_index, rule_key, vip_index, vlans,
     },
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
@@ -206,7 +206,7 @@ pub(crate) fn hand_over<H: Head, T: Tables>(
 /// Whether a MAC, as a word, is a farm node's.
 #[inline(always)]
 pub(crate) fn is_peer(now: &Generation, mac: u64) -> bool {
-    now.peer_slots[peer_index(mac, now.peer_multiplier) & (PEER_SLOTS - 1)] == mac && mac != 0
+    now.peer_slots[mac_index(mac, now.peer_multiplier) & (MAC_SLOTS - 1)] == mac && mac != 0
 }
 
 /// Whether a frame for a VIP is for this node to judge: addressed to the VMAC, to the node itself or
@@ -233,11 +233,5 @@ pub(crate) fn claim<H: Head, T: Tables>(
 /// Whether a MAC, as a word, is a VIP's.
 #[inline(always)]
 pub(crate) fn is_vmac(now: &Generation, mac: u64) -> bool {
-    let mut found = false;
-    let mut vip = 1;
-    while vip <= MAX_VIPS {
-        found |= now.vmacs[vip & (2 * MAX_VIPS - 1)] == mac;
-        vip += 1;
-    }
-    found && mac != 0
+    now.vmac_slots[mac_index(mac, now.vmac_multiplier) & (MAC_SLOTS - 1)] == mac && mac != 0
 }

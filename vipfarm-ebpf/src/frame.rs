@@ -51,6 +51,19 @@ impl Packet for Frame {
         // checks again); a byte array has no alignment.
         Some(unsafe { start.cast::<[u8; N]>().read_unaligned() })
     }
+
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        const { assert!(MAX_OFFSET == 255) }
+        let mut offset = offset;
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: arithmetic on a register.
+        unsafe {
+            asm!("{o} &= 255", o = inout(reg) offset, options(pure, nomem, nostack));
+        }
+        offset &= MAX_OFFSET;
+        offset
+    }
 }
 
 impl<const L: usize> Head for FrameHead<L> {

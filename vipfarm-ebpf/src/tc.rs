@@ -29,6 +29,7 @@ const PACKET_OTHERHOST: u32 = 3;
 
 /// Egress: corrects what would teach the network a wrong MAC.
 #[classifier]
+#[inline(always)]
 fn vipfarm_guard(ctx: TcContext) -> i32 {
     // SAFETY: `skb` is the valid context of this run.
     let protocol = unsafe { (*ctx.skb.skb).protocol };
@@ -49,6 +50,7 @@ fn vipfarm_guard(ctx: TcContext) -> i32 {
 /// Ingress: a device that classified the frame before XDP rewrote its destination (veth) took it
 /// for another host's; say that it is ours (T20).
 #[classifier]
+#[inline(always)]
 fn vipfarm_fixup(ctx: TcContext) -> i32 {
     // SAFETY: `skb` is the valid context of this run.
     let kind = unsafe { (*ctx.skb.skb).pkt_type };
@@ -66,6 +68,7 @@ fn vipfarm_fixup(ctx: TcContext) -> i32 {
 /// agent sets deadlines in both. Never attached. Not an XDP program, because kernels before 5.18
 /// wait for all CPUs when one is run by hand.
 #[classifier]
+#[inline(always)]
 fn vipfarm_clock(ctx: TcContext) -> i32 {
     let frame = Frame::of_tc(&ctx);
     let Some(out) = frame.head::<16>(0) else { return 1 };

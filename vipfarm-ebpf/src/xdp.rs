@@ -1,4 +1,5 @@
-//! The XDP programs.
+//! The XDP programs. Inlined into their entry points: the verifier would take a call for another
+//! function, which loses the packet pointers.
 
 use aya_ebpf::{
     macros::{map, xdp},
@@ -20,6 +21,7 @@ static JUMP: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// The hot path.
 #[xdp]
+#[inline(always)]
 fn filter(ctx: XdpContext) -> u32 {
     match vipfarm_common::filter(&Frame::of_xdp(&ctx), &Kernel) {
         Step::Done(outcome) => finish(outcome),
@@ -34,6 +36,7 @@ fn filter(ctx: XdpContext) -> u32 {
 
 /// Everything variable or rare.
 #[xdp]
+#[inline(always)]
 fn slow(ctx: XdpContext) -> u32 {
     let outcome = vipfarm_common::slow(&Frame::of_xdp(&ctx), &Kernel);
     if tracing() {

@@ -13,15 +13,15 @@ use std::{
 };
 
 use vipfarm_common::layout::{
-    Generation, Group, MAX_GROUPS, MAX_PEERS, MAX_VIPS, NOBODY, PEER_SLOTS, RULE_SLOTS, RuleSlot,
-    VIP_SLOTS, Vip6Slot, VipRules, VipSlot,
+    Generation, Group, MAC_SLOTS, MAX_GROUPS, MAX_PEERS, MAX_VIPS, NOBODY, RULE_SLOTS, RuleSlot,
+    VIP_SLOTS, Vip6Slot, VipRules, VipSlot, mac_index, mac_word,
 };
 
 pub use self::{
     peers::Peers,
     services::{HeldVip, OwnAddresses, PlanError, Services},
 };
-use crate::model::{Bitmap, NodeId, Table};
+use crate::model::{Bitmap, Mac, NodeId, Table};
 
 /// Everything that the tables of one interface are to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +160,7 @@ pub fn empty_generation() -> Box<Generation> {
         vip_multiplier: 1,
         rule_multiplier: 1,
         peer_multiplier: 1,
+        vmac_multiplier: 1,
         own_v4: 0,
         padding: 0,
         own_v6: [0; 2],
@@ -170,8 +171,23 @@ pub fn empty_generation() -> Box<Generation> {
         rules: [RuleSlot::default(); RULE_SLOTS],
         groups: [Group::NONE; MAX_GROUPS],
         peers: [0; MAX_PEERS],
-        peer_slots: [0; PEER_SLOTS],
+        peer_slots: [0; MAC_SLOTS],
+        vmac_slots: [0; MAC_SLOTS],
     })
+}
+
+/// MACs, each in its slot of a set; `None` if two share one.
+fn mac_set(macs: impl Iterator<Item = Mac>, multiplier: u64) -> Option<[u64; MAC_SLOTS]> {
+    let mut slots = [0; MAC_SLOTS];
+    for mac in macs {
+        let word = mac_word(mac.0);
+        let slot = &mut slots[mac_index(word, multiplier)];
+        if *slot != 0 && *slot != word {
+            return None;
+        }
+        *slot = word;
+    }
+    Some(slots)
 }
 
 /// Odd 64-bit multipliers in a fixed order (`SplitMix64`), so that equal plans make equal tables. At

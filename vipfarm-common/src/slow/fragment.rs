@@ -3,12 +3,12 @@
 //! gets the first one too, and the others forget theirs without a word (no first fragment, no error:
 //! RFC 792, "time exceeded").
 
-use super::{Flow, Fragment, Frame, Ip, other};
+use super::{Address, Flow, Fragment, Frame, Ip, other};
 use crate::{
     layout::{VIP_DIRECTED, VIP_NO_ECHO},
     packet::{FragmentKey, Packet, Tables},
     reason::{Outcome, Reason},
-    vip::{self, ICMP, ICMPV6, TCP, UDP},
+    vip::{self, TCP, UDP},
 };
 
 /// A fate: this bit and group and bucket, or a reason's code.
@@ -17,7 +17,11 @@ const BY_BUCKET: u32 = 1 << 31;
 impl<P: Packet, T: Tables> Frame<'_, P, T> {
     /// Judges a fragment.
     #[inline(always)]
-    pub(super) fn fragment(&self, ip: &Ip, fragment: Fragment) -> Result<Outcome, Reason> {
+    pub(super) fn fragment<A: Address>(
+        &self,
+        ip: &Ip<A>,
+        fragment: Fragment,
+    ) -> Result<Outcome, Reason> {
         let vip = ip.found.vip;
         if ip.proto != TCP && ip.proto != UDP {
             let flow = self.without_ports(ip, fragment)?;
@@ -69,12 +73,12 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
 
     /// The flow of a fragment of a protocol that goes by address, whichever part it is.
     #[inline(always)]
-    fn without_ports(&self, ip: &Ip, fragment: Fragment) -> Result<Flow, Reason> {
-        if ip.proto != ICMP && ip.proto != ICMPV6 {
+    fn without_ports<A: Address>(&self, ip: &Ip<A>, fragment: Fragment) -> Result<Flow<A>, Reason> {
+        if ip.proto != A::ICMP {
             return other(ip);
         }
         if !fragment.is_later {
-            return self.icmp(ip);
+            return A::icmp(self, ip);
         }
         // Errors are never in parts, so this is an echo request.
         if ip.found.vip & VIP_NO_ECHO != 0 {

@@ -1,12 +1,12 @@
 //! ICMP and ICMPv6: echo requests go by the client's address (T10), errors by the packet that they
 //! quote (T9).
 
-use super::{Address, Flow, Frame, Ip, ip};
+use super::{Address, Flow, Frame, Ip, V4, V6, ip};
 use crate::{
     layout::VIP_NO_ECHO,
     packet::{Packet, Tables},
     reason::Reason,
-    vip::{self, ICMP, ICMPV6, TCP, UDP},
+    vip::{self, TCP, UDP},
 };
 
 /// RFC 792.
@@ -19,8 +19,8 @@ const PARAMETER_PROBLEM: u8 = 12;
 const ECHO_REQUEST_V6: u8 = 128;
 
 /// A quoted packet: who sent it to whom, and where its ports are.
-struct Quoted {
-    client: Address,
+struct Quoted<A> {
+    client: A,
     /// Identity of the VIP that sent it, 0 if none did.
     vip: u32,
     proto: u8,
@@ -30,42 +30,35 @@ struct Quoted {
 }
 
 impl<P: Packet, T: Tables> Frame<'_, P, T> {
-    /// The flow that an ICMP message of either family is about.
     #[inline(always)]
-    pub(super) fn icmp(&self, ip: &Ip) -> Result<Flow, Reason> {
+    pub(super) fn icmp_v4(&self, ip: &Ip<V4>) -> Result<Flow<V4>, Reason> {
         let [kind, ..] = self.packet.at::<8>(ip.transport).ok_or(Reason::Malformed)?;
-        let v6 = matches!(ip.client, Address::V6(_));
-        let echo = if v6 { ECHO_REQUEST_V6 } else { ECHO_REQUEST };
-        if kind == echo {
-            return if ip.found.vip & VIP_NO_ECHO != 0 {
-                Err(Reason::EchoDenied)
-            } else {
-                Ok(Flow::by_address(ip.client, ip.proto))
-            };
-        }
-        let inner = ip.transport + 8;
-        let quoted = if v6 {
-            if !(1..=4).contains(&kind) {
-                return Err(Reason::IcmpType);
+        match kind {
+            ECHO_REQUEST => echo(ip),
+            DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => {
+                self.answered(ip, &self.quoted_v4(ip.transport + 8)?)
             }
-            self.quoted_v6(inner)?
-        } else {
-            if kind != DESTINATION_UNREACHABLE && kind != TIME_EXCEEDED && kind != PARAMETER_PROBLEM
-            {
-                return Err(Reason::IcmpType);
-            }
-            self.quoted_v4(inner)?
-        };
-        if quoted.vip & 0xff != ip.found.vip & 0xff {
-            return Err(Reason::IcmpForeign);
+            _ => Err(Reason::IcmpType),
         }
-        self.answered(&quoted)
+    }
+
+    #[inline(always)]
+    pub(super) fn icmp_v6(&self, ip: &Ip<V6>) -> Result<Flow<V6>, Reason> {
+        let [kind, ..] = self.packet.at::<8>(ip.transport).ok_or(Reason::Malformed)?;
+        match kind {
+            ECHO_REQUEST_V6 => echo(ip),
+            1..=4 => self.answered(ip, &self.quoted_v6(ip.transport + 8)?),
+            _ => Err(Reason::IcmpType),
+        }
     }
 
     /// The flow whose answer was quoted: it was sent *by* the VIP, so its destination is the client.
     #[inline(always)]
-    fn answered(&self, quoted: &Quoted) -> Result<Flow, Reason> {
+    fn answered<A: Address>(&self, ip: &Ip<A>, quoted: &Quoted<A>) -> Result<Flow<A>, Reason> {
         let &Quoted { client, proto, .. } = quoted;
+        if quoted.vip & 0xff != ip.found.vip & 0xff {
+            return Err(Reason::IcmpForeign);
+        }
         match proto {
             TCP | UDP => {
                 if quoted.is_later {
@@ -77,29 +70,29 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                 // The answer's IP-ID says nothing of the request's: such rules go by the address.
                 Ok(Flow { client, client_port: [c, d], vip_port: [a, b], ip_id: [0; 2], proto })
             }
-            ICMP | ICMPV6 => Ok(Flow::by_address(client, proto)),
+            _ if proto == A::ICMP => Ok(Flow::by_address(client, proto)),
             _ => Err(Reason::IcmpForeign),
         }
     }
 
     #[inline(always)]
-    fn quoted_v4(&self, inner: usize) -> Result<Quoted, Reason> {
+    fn quoted_v4(&self, inner: usize) -> Result<Quoted<V4>, Reason> {
         let ip = self.packet.at::<20>(inner).ok_or(Reason::Malformed)?;
         if ip[0] >> 4 != 4 || ip[0] & 15 < 5 {
             return Err(Reason::Malformed);
         }
         let source = [ip[12], ip[13], ip[14], ip[15]];
         Ok(Quoted {
-            client: Address::V4([ip[16], ip[17], ip[18], ip[19]]),
+            client: V4([ip[16], ip[17], ip[18], ip[19]]),
             vip: vip::look_up_v4(self.now, self.active, source, self.ethernet.vlans).vip,
-            proto: if ip[9] == ICMPV6 { u8::MAX } else { ip[9] },
+            proto: ip[9],
             transport: inner + usize::from(ip[0] & 15) * 4,
             is_later: u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0,
         })
     }
 
     #[inline(always)]
-    fn quoted_v6(&self, inner: usize) -> Result<Quoted, Reason> {
+    fn quoted_v6(&self, inner: usize) -> Result<Quoted<V6>, Reason> {
         let [first, _, _, _, _, _, next, _] =
             self.packet.at::<8>(inner).ok_or(Reason::Malformed)?;
         if first >> 4 != 6 {
@@ -107,13 +100,21 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
         let source = self.packet.at::<16>(inner + 8).ok_or(Reason::Malformed)?;
         let client = self.packet.at::<16>(inner + 24).ok_or(Reason::Malformed)?;
-        let headers = ip::extensions(self.packet, next, inner + 40)?;
+        let headers = ip::extensions::<P, 2>(self.packet, next, inner + 40)?;
         Ok(Quoted {
-            client: Address::V6(client),
+            client: V6(client),
             vip: vip::look_up_v6(self.now, self.active, source, self.ethernet.vlans).vip,
-            proto: if headers.proto == ICMP { u8::MAX } else { headers.proto },
+            proto: headers.proto,
             transport: headers.transport,
             is_later: headers.is_later(),
         })
     }
+}
+
+#[inline(always)]
+fn echo<A: Address>(ip: &Ip<A>) -> Result<Flow<A>, Reason> {
+    if ip.found.vip & VIP_NO_ECHO != 0 {
+        return Err(Reason::EchoDenied);
+    }
+    Ok(Flow::by_address(ip.client, A::ICMP))
 }

@@ -1,8 +1,8 @@
 //! The network headers: where the transport header begins, and whether the packet is in parts.
 
-use super::{Address, Fragment, Frame, Ip};
+use super::{Fragment, Frame, Ip, V4, V6};
 use crate::{
-    packet::{Head, Packet, Tables},
+    packet::{Head, MAX_OFFSET, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{self, FRAGMENT, ICMPV6},
 };
@@ -37,10 +37,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let fragment =
             Fragment { id: u32::from(u16::from_ne_bytes(ip_id)), is_later: offset & 0x1fff != 0 };
         let [proto] = ip.get::<9, 1>();
-        // An ICMPv6 message in IPv4 is none.
-        let proto = if proto == ICMPV6 { u8::MAX } else { proto };
         self.ip(&Ip {
-            client: Address::V4(ip.get::<12, 4>()),
+            client: V4(ip.get::<12, 4>()),
             found,
             proto,
             transport: ethernet.network + usize::from(version_ihl & 15) * 4,
@@ -74,13 +72,11 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return self.neighbour(ethernet.network + 40, source, ip.get::<7, 1>(), found.vip);
         }
         self.serves(found.vip)?;
-        let headers = extensions(packet, next, ethernet.network + 40)?;
-        // An ICMP message in IPv6 is none.
-        let proto = if headers.proto == vip::ICMP { u8::MAX } else { headers.proto };
+        let headers = extensions::<P, MAX_EXTENSIONS>(packet, next, ethernet.network + 40)?;
         self.ip(&Ip {
-            client: Address::V6(source),
+            client: V6(source),
             found,
-            proto,
+            proto: headers.proto,
             transport: headers.transport,
             ip_id: [0; 2],
             fragment: headers.fragment,
@@ -106,40 +102,33 @@ impl Extensions {
 /// Walks the extension headers behind an IPv6 header at `offset`. Encrypted and authenticated
 /// payload is a protocol of its own.
 #[inline(always)]
-pub(super) fn extensions<P: Packet>(
+pub(super) fn extensions<P: Packet, const MOST: usize>(
     packet: &P,
     next: u8,
     offset: usize,
 ) -> Result<Extensions, Reason> {
-    let (mut next, mut offset, mut fragment) = (next, offset, None);
+    let (mut next, mut offset, mut fragment, mut is_later) = (next, offset, None, false);
     let mut count = 0;
-    while count < MAX_EXTENSIONS {
-        match next {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
-                let [after, units] = packet.at::<2>(offset).ok_or(Reason::Malformed)?;
-                next = after;
-                offset += 8 + usize::from(units) * 8;
-            }
-            FRAGMENT_HEADER => {
-                let [after, _, high, low, a, b, c, d] =
-                    packet.at::<8>(offset).ok_or(Reason::Malformed)?;
-                let is_later = u16::from_be_bytes([high, low]) & 0xfff8 != 0;
-                next = after;
-                offset += 8;
-                // One that is the whole packet is no fragment (RFC 6946).
-                if is_later || low & 1 != 0 {
-                    fragment = Some(Fragment { id: u32::from_ne_bytes([a, b, c, d]), is_later });
-                }
-                if is_later {
-                    break;
-                }
-            }
-            _ => break,
+    while count < MOST && is_extension(next) && !is_later {
+        let [after, units, high, low, a, b, c, d] =
+            packet.at::<8>(offset).ok_or(Reason::Malformed)?;
+        let is_fragment = next == FRAGMENT_HEADER;
+        next = after;
+        offset += 8 + if is_fragment { 0 } else { usize::from(units) * 8 };
+        is_later = is_fragment && u16::from_be_bytes([high, low]) & 0xfff8 != 0;
+        // One that is the whole packet is no fragment (RFC 6946).
+        if is_later || is_fragment && low & 1 != 0 {
+            fragment = Some(Fragment { id: u32::from_ne_bytes([a, b, c, d]), is_later });
         }
         count += 1;
     }
-    if count == MAX_EXTENSIONS {
+    if offset > MAX_OFFSET || is_extension(next) && !is_later {
         return Err(Reason::Malformed);
     }
-    Ok(Extensions { proto: next, transport: offset, fragment })
+    Ok(Extensions { proto: next, transport: P::forget(offset), fragment })
+}
+
+#[inline(always)]
+const fn is_extension(header: u8) -> bool {
+    matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT_HEADER | DESTINATION_OPTIONS)
 }

@@ -1,6 +1,6 @@
 //! Address resolution: exactly one node answers a request, every node hears a reply (T4, T5, T6, T7).
 
-use super::{Address, Frame};
+use super::{Address, Frame, V4, V6};
 use crate::{
     hash,
     layout::{Claim, MAX_VIPS, VIP_DIRECTED, mac_word},
@@ -57,7 +57,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         if claimed != 0 || from_peer {
             return Err(Reason::ArpPeer);
         }
-        let sender = (sender != [0; 4]).then_some(Address::V4(sender));
+        let sender = (sender != [0; 4]).then_some(V4(sender));
         self.answerer(vip, sender, sender_mac)
     }
 
@@ -97,14 +97,19 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             tables.note_claim(Claim { mac, vip, farm: false });
             return Err(Reason::NdConflict);
         }
-        let source = (source != [0; 16]).then_some(Address::V6(source));
+        let source = (source != [0; 16]).then_some(V6(source));
         self.answerer(vip, source, mac)
     }
 
     /// Who answers for a VIP: chosen by the asking address, or by the MAC of one that has none yet
     /// (RFC 5227 section 2.1.1, RFC 4862 section 5.4.2).
     #[inline(always)]
-    fn answerer(&self, vip: u32, sender: Option<Address>, mac: [u8; 6]) -> Result<Outcome, Reason> {
+    fn answerer<A: Address>(
+        &self,
+        vip: u32,
+        sender: Option<A>,
+        mac: [u8; 6],
+    ) -> Result<Outcome, Reason> {
         self.serves(vip)?;
         if vip & VIP_DIRECTED != 0 {
             if let Some(addr) = sender {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::maps::MapData;
-use vipfarm_common::layout::{Generation, MAX_GROUPS, MAX_PEERS, PEER_SLOTS, State, active_word};
+use vipfarm_common::layout::{Generation, MAC_SLOTS, MAX_GROUPS, MAX_PEERS, State, active_word};
 
 use super::Error;
 use crate::{model::Bitmap, plan::Owners};
@@ -137,7 +137,7 @@ impl SharedState {
 
     /// Stores a slot of the set of peers' MACs in the active generation.
     pub(super) fn store_peer_slot(&mut self, slot: usize, mac: u64) {
-        assert!(slot < PEER_SLOTS, "a multiplier gives slots below PEER_SLOTS");
+        assert!(slot < MAC_SLOTS, "a multiplier gives slots below MAC_SLOTS");
         let active = self.active();
         // SAFETY: the pointer lies within the mapping; `slot` was checked.
         store(unsafe { addr_of_mut!((*active).peer_slots[slot]) }, mac);

@@ -1,8 +1,8 @@
 //! The MACs of the other nodes, as a list and as a set that one probe answers.
 
-use vipfarm_common::layout::{MAX_PEERS, PEER_SLOTS, mac_word, peer_index};
+use vipfarm_common::layout::{MAC_SLOTS, MAX_PEERS, mac_word};
 
-use super::multipliers;
+use super::{mac_set, multipliers};
 use crate::model::Mac;
 
 /// The MACs of the other nodes on a network.
@@ -29,9 +29,9 @@ impl Peers {
             self.macs.resize(node + 1, None);
         }
         self.macs[node] = Some(mac);
-        if !self.fits(self.multiplier) {
+        if self.set(self.multiplier).is_none() {
             // Of 64 MACs one multiplier in 3,000 spreads all.
-            let found = multipliers().find(|&multiplier| self.fits(multiplier));
+            let found = multipliers().find(|&multiplier| self.set(multiplier).is_some());
             self.multiplier = found.unwrap_or(self.multiplier);
         }
     }
@@ -41,29 +41,16 @@ impl Peers {
         &self.macs
     }
 
-    /// Whether no two MACs share a slot.
-    fn fits(&self, multiplier: u64) -> bool {
-        let mut slots = [0; PEER_SLOTS];
-        self.macs.iter().flatten().all(|mac| {
-            let word = mac_word(mac.0);
-            let slot = &mut slots[peer_index(word, multiplier)];
-            let free = *slot == 0 || *slot == word;
-            *slot = word;
-            free
-        })
-    }
-
     pub(super) fn words(&self) -> [u64; MAX_PEERS] {
         let word = |index: usize| self.macs.get(index).copied().flatten();
         std::array::from_fn(|index| word(index).map_or(0, |mac| mac_word(mac.0)))
     }
 
-    pub(super) fn slots(&self) -> [u64; PEER_SLOTS] {
-        let mut slots = [0; PEER_SLOTS];
-        for mac in self.macs.iter().flatten() {
-            let word = mac_word(mac.0);
-            slots[peer_index(word, self.multiplier)] = word;
-        }
-        slots
+    pub(super) fn slots(&self) -> [u64; MAC_SLOTS] {
+        self.set(self.multiplier).unwrap_or([0; MAC_SLOTS])
+    }
+
+    fn set(&self, multiplier: u64) -> Option<[u64; MAC_SLOTS]> {
+        mac_set(self.macs.iter().flatten().copied(), multiplier)
     }
 }

@@ -7,12 +7,12 @@ use std::{
 
 use thiserror::Error;
 use vipfarm_common::layout::{
-    self, Generation, MAX_GROUPS, MAX_RULES, MAX_VIPS, NO_VMAC, RESOLVE_GROUP, RULE_ON_IPID,
-    RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED, VIP_NO_ECHO, VIP_OTHER,
-    VIP_SLOTS, Vip6Slot, VipSlot, key_v4, mac_word, mix, mix_v6, rule_index, vip_index,
+    self, Generation, MAC_SLOTS, MAX_GROUPS, MAX_RULES, MAX_VIPS, NO_VMAC, RESOLVE_GROUP,
+    RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED, VIP_NO_ECHO,
+    VIP_OTHER, VIP_SLOTS, Vip6Slot, VipSlot, key_v4, mac_word, mix, mix_v6, rule_index, vip_index,
 };
 
-use super::{addr_word, addr_words, multipliers};
+use super::{addr_word, addr_words, mac_set, multipliers};
 use crate::model::{Filter, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Vip, VlanTags};
 
 /// As whom a node asks where it must not ask as a VIP: its own addresses on the network.
@@ -35,6 +35,7 @@ pub struct Services {
     /// Found here once: the thread that writes the tables has no time to try a million.
     vip_multiplier: u64,
     rule_multiplier: u64,
+    vmac_multiplier: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +117,7 @@ impl Services {
             groups: 1,
             vip_multiplier: 1,
             rule_multiplier: 1,
+            vmac_multiplier: 1,
         };
         for (index, block) in blocks.iter().enumerate() {
             for address in block.addresses.iter().filter(|_| here(index)) {
@@ -175,6 +177,10 @@ impl Services {
         self.vip_multiplier = multipliers()
             .find(fits)
             .ok_or(PlanError::Crowded(self.vips.len(), "virtual addresses"))?;
+        let vmacs = || self.vips.iter().filter_map(|vip| vip.vmac);
+        self.vmac_multiplier = multipliers()
+            .find(|&multiplier| mac_set(vmacs(), multiplier).is_some())
+            .ok_or(PlanError::Crowded(self.vips.len(), "virtual MACs"))?;
         let keys: Vec<_> = self.keys_with_port().collect();
         let fits = |&multiplier: &u64| {
             distinct::<RULE_SLOTS>(
@@ -245,6 +251,9 @@ impl Services {
 
     pub(super) fn place_vips(&self, tables: &mut Generation) {
         tables.vip_multiplier = self.vip_multiplier;
+        let vmacs = self.vips.iter().filter_map(|vip| vip.vmac);
+        tables.vmac_multiplier = self.vmac_multiplier;
+        tables.vmac_slots = mac_set(vmacs, self.vmac_multiplier).unwrap_or([0; MAC_SLOTS]);
         tables.own_v4 = self.own.v4.map_or(0, addr_word);
         tables.own_v6 = self.own.v6.map_or([0; 2], addr_words);
         for (vip, entry) in (1u32..).zip(&self.vips) {

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use vipfarm_common::{
     Reason,
-    layout::{key_v4, mac_word, mix, peer_index, rule_key, vip_index},
+    layout::{key_v4, mac_index, mac_word, mix, rule_key, vip_index},
 };
 
 use super::*;
@@ -123,12 +123,12 @@ fn equal_services_change_by_words_only() {
         [
             Change::Bitmap { group: 1, bitmap: Bitmap([1, 2, 3, 4]) },
             Change::Peer { index: 1, mac },
-            Change::PeerSlot { slot: peer_index(mac, 1), mac },
+            Change::PeerSlot { slot: mac_index(mac, 1), mac },
         ]
     );
     assert_eq!(
         old.changes_from(Some(&new))[1..],
-        [Change::Peer { index: 1, mac: 0 }, Change::PeerSlot { slot: peer_index(mac, 1), mac: 0 }],
+        [Change::Peer { index: 1, mac: 0 }, Change::PeerSlot { slot: mac_index(mac, 1), mac: 0 }],
         "a peer that is gone is cleared"
     );
     let other = plan(&[block(&[TWO], &[&[rule(None, None)]])], |_| true);
