@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::SocketAddrV4,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     thread,
@@ -238,8 +238,8 @@ impl<'a> Farm<'a> {
     }
 
     /// The node that owns a TCP client's bucket while all nodes are alive.
-    pub fn owner(&self, client: SocketAddrV4, vip: SocketAddrV4) -> Result<String> {
-        let explanation = self.explain_offline(&[&client.to_string(), &vip.to_string()])?;
+    pub fn owner(&self, client: SocketAddr, vip: impl Into<SocketAddr>) -> Result<String> {
+        let explanation = self.explain_offline(&[&client.to_string(), &vip.into().to_string()])?;
         explanation.owner.with_context(|| format!("nobody owns {client}: {}", explanation.text))
     }
 

@@ -1,8 +1,8 @@
 //! What an agent changes on a node, read back from the node: nothing of it may stay.
 
 use std::{
-    fs,
-    net::Ipv4Addr,
+    fs, io,
+    net::{IpAddr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
@@ -21,11 +21,11 @@ use crate::{
 /// Everything that an agent changes on a node. Two of the same node can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint {
-    /// IPv4 addresses of `eth0`.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Addresses of `eth0`, those of its link aside.
+    pub addresses: Vec<IpAddr>,
     /// MACs that `eth0` receives besides its own.
     pub macs: Vec<String>,
-    /// Sysctls of `eth0` that steer ARP, with their values.
+    /// Sysctls of `eth0` that an agent may set, with their values.
     pub sysctls: Vec<(&'static str, String)>,
     /// Id of the XDP program on `eth0`.
     pub xdp: Option<u32>,
@@ -43,12 +43,18 @@ impl Footprint {
     pub(crate) fn of(host: &Host, directories: &[PathBuf]) -> Result<Self> {
         let mut files: Vec<_> = directories.iter().flat_map(|dir| files_below(dir)).collect();
         files.sort();
-        let sysctl = |name: &'static str| {
-            let path = format!("/proc/sys/net/ipv4/conf/{INTERFACE}/{name}");
-            let value = host.in_ns(|| fs::read_to_string(&path));
-            value.map(|value| (name, value.trim().to_owned())).with_context(|| path.clone())
+        let sysctl = |(family, name): (&str, &'static str)| {
+            let path = format!("/proc/sys/net/{family}/conf/{INTERFACE}/{name}");
+            let value = match host.in_ns(|| fs::read_to_string(&path)) {
+                // A kernel without IPv6.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+                value => value.with_context(|| path.clone())?,
+            };
+            Ok((name, value.trim().to_owned()))
         };
-        let sysctls = ["arp_announce", "arp_ignore"].into_iter().map(sysctl);
+        let sysctls =
+            [("ipv4", "arp_announce"), ("ipv4", "arp_ignore"), ("ipv6", "keep_addr_on_down")];
+        let sysctls = sysctls.into_iter().map(sysctl);
         Ok(Self {
             addresses: addresses(host)?,
             macs: macs(host)?,
@@ -61,18 +67,21 @@ impl Footprint {
     }
 }
 
-fn addresses(host: &Host) -> Result<Vec<Ipv4Addr>> {
+fn addresses(host: &Host) -> Result<Vec<IpAddr>> {
     #[derive(Deserialize)]
     struct Row {
         addr_info: Vec<Address>,
     }
     #[derive(Deserialize)]
     struct Address {
-        local: Ipv4Addr,
+        local: IpAddr,
     }
-    let line = format!("-4 addr show dev {INTERFACE}");
+    let line = format!("addr show dev {INTERFACE}");
     let rows: Vec<Row> = query("ip", host.namespace().name(), &line)?;
-    Ok(rows.iter().flat_map(|row| &row.addr_info).map(|address| address.local).collect())
+    let addresses = rows.iter().flat_map(|row| &row.addr_info).map(|address| address.local);
+    let of_link =
+        |address: &IpAddr| matches!(address, IpAddr::V6(v6) if Ipv6Addr::is_unicast_link_local(v6));
+    Ok(addresses.filter(|address| !of_link(address)).collect())
 }
 
 /// The unicast ones: groups of multicast come and go by themselves.

@@ -7,7 +7,7 @@
 //! assert_eq!(frame.len(), 14 + 4 + 20 + 20);
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use etherparse::{
     ArpEthIpv4Packet, ArpOperation, EtherType, Ethernet2Header, IcmpEchoHeader, Icmpv4Header,
@@ -52,14 +52,26 @@ struct IpPacket {
     transport: Transport,
     payload: Vec<u8>,
     options: Vec<u8>,
+    /// Extension headers of IPv6: each one's number, and its bytes from the third on.
+    extensions: Vec<(u8, Vec<u8>)>,
     identification: u16,
+    hops: u8,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Transport {
-    Udp { source: u16, target: u16 },
-    Tcp { source: u16, target: u16, flags: u8 },
+    Udp {
+        source: u16,
+        target: u16,
+    },
+    Tcp {
+        source: u16,
+        target: u16,
+        flags: u8,
+    },
     Echo(IcmpEchoHeader),
+    /// Of ICMPv6: type, code, and the four bytes after the checksum.
+    Icmpv6([u8; 6]),
     Other(IpNumber),
 }
 
@@ -82,6 +94,32 @@ impl Frame {
     pub fn icmp_echo(source: IpAddr, target: IpAddr, id: u16, seq: u16) -> Self {
         let transport = Transport::Echo(IcmpEchoHeader { id, seq });
         Self::of_ip(source, target, transport, b"vipfarm")
+    }
+
+    /// An ICMPv6 message: type, code, the four bytes after the checksum, and what follows.
+    pub fn icmpv6(source: Ipv6Addr, target: Ipv6Addr, head: [u8; 6], body: &[u8]) -> Self {
+        Self::of_ip(source.into(), target.into(), Transport::Icmpv6(head), body)
+    }
+
+    /// A neighbour solicitation for `target` (RFC 4861 section 4.3), to its solicited-node group.
+    /// One from the unspecified address is a probe for duplicates and names no MAC.
+    pub fn solicitation(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Self {
+        let [.., a, b, c] = target.octets();
+        let group = Ipv6Addr::from(0xff02_0000_0000_0000_0000_0001_ff00_0000)
+            | Ipv6Addr::from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c]);
+        let option = [&[1, 1], &mac.0[..]].concat();
+        let option = if source.is_unspecified() { &[][..] } else { &option };
+        let body = [&target.octets()[..], option].concat();
+        let frame = Self::icmpv6(source, group, [135, 0, 0, 0, 0, 0], &body);
+        frame.hops(255).macs(mac, Mac([0x33, 0x33, 0xff, a, b, c]))
+    }
+
+    /// A neighbour advertisement (section 4.4): `target` is at that MAC, said to `to`; `flags` is a
+    /// sum of 0x80 (from a router), 0x40 (solicited) and 0x20 (override).
+    pub fn advertisement(mac: Mac, target: Ipv6Addr, to: Ipv6Addr, flags: u8) -> Self {
+        let body = [&target.octets()[..], &[2, 1], &mac.0].concat();
+        let frame = Self::icmpv6(target, to, [136, 0, flags, 0, 0, 0], &body);
+        frame.hops(255).macs(mac, Mac([0x33, 0x33, 0, 0, 0, 1]))
     }
 
     /// An IP packet of any protocol, `payload` as it is.
@@ -138,7 +176,22 @@ impl Frame {
         self
     }
 
-    /// Sets the IPv4 identification.
+    /// Adds an IPv6 extension header behind those already there (RFC 8200 section 4): its number, and
+    /// its bytes from the third on; with the two before them a multiple of 8.
+    #[must_use]
+    pub fn extension(mut self, number: u8, bytes: &[u8]) -> Self {
+        self.ip_mut().extensions.push((number, bytes.to_vec()));
+        self
+    }
+
+    /// Sets the hop limit, or time to live.
+    #[must_use]
+    pub fn hops(mut self, hops: u8) -> Self {
+        self.ip_mut().hops = hops;
+        self
+    }
+
+    /// Sets the IPv4 identification, and that of an IPv6 packet's fragments.
     #[must_use]
     pub fn identification(mut self, identification: u16) -> Self {
         self.ip_mut().identification = identification;
@@ -161,8 +214,7 @@ impl Frame {
                         self.with_link(EtherType::IPV4, &v4_bytes(header, &transport))
                     }
                     (IpAddr::V6(_), _) => {
-                        let header = packet.v6_header(transport.len());
-                        let packet = [&header.to_bytes()[..], &transport].concat();
+                        let packet = packet.v6_bytes(&packet.extensions, &transport);
                         self.with_link(EtherType::IPV6, &packet)
                     }
                 }
@@ -170,19 +222,26 @@ impl Frame {
         }
     }
 
-    /// The IPv4 packet cut into fragments of `size` payload bytes, first fragment first.
+    /// The packet cut into fragments of `size` payload bytes, first fragment first.
     ///
     /// # Panics
     /// As [`Frame::bytes`]; and if `size` is not a positive multiple of 8 (RFC 791, 3.2), or the
-    /// packet is not IPv4.
+    /// packet is not IP.
     pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
         assert!(size > 0 && size.is_multiple_of(8), "fragments are cut at multiples of 8 bytes");
-        let Body::Ip(packet @ IpPacket { source: IpAddr::V4(_), .. }) = &self.body else {
-            panic!("only IPv4 packets are cut into fragments")
-        };
+        let Body::Ip(packet) = &self.body else { panic!("only IP packets are cut into fragments") };
         let transport = packet.transport_bytes();
         let last = transport.len().div_ceil(size) - 1;
         let cut = |(index, part): (usize, &[u8])| {
+            if packet.source.is_ipv6() {
+                let more = u16::from(index < last);
+                let offset = u16::try_from(index * size).expect("a packet has 65,535 bytes") | more;
+                let id = u32::from(packet.identification);
+                let header = [&offset.to_be_bytes()[..], &id.to_be_bytes()].concat();
+                let mut extensions = packet.extensions.clone();
+                extensions.push((44, header));
+                return self.with_link(EtherType::IPV6, &packet.v6_bytes(&extensions, part));
+            }
             let mut header = packet.v4_header(part.len());
             let offset = u16::try_from(index * size / 8).expect("a packet has at most 8191 blocks");
             header.fragment_offset = IpFragOffset::try_new(offset).expect("as above");
@@ -195,8 +254,16 @@ impl Frame {
 
     fn of_ip(source: IpAddr, target: IpAddr, transport: Transport, payload: &[u8]) -> Self {
         let payload = payload.to_vec();
-        let packet =
-            IpPacket { source, target, transport, payload, options: vec![], identification: 1 };
+        let packet = IpPacket {
+            source,
+            target,
+            transport,
+            payload,
+            options: vec![],
+            extensions: vec![],
+            identification: 1,
+            hops: TTL,
+        };
         let (source, target) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
         Self { source, target, tags: vec![], body: Body::Ip(packet) }
     }
@@ -247,8 +314,8 @@ impl IpPacket {
             panic!("{} and {} are of different families", self.source, self.target)
         };
         let protocol = self.transport.protocol(false);
-        let mut header =
-            Ipv4Header::new(0, TTL, protocol, source.octets(), target.octets()).expect("length 0");
+        let mut header = Ipv4Header::new(0, self.hops, protocol, source.octets(), target.octets())
+            .expect("length 0");
         let options = Ipv4Options::try_from(&self.options[..]);
         header.options = options.expect("IPv4 options are 0, 4, .. 40 bytes");
         header.set_payload_len(length).expect(FITS);
@@ -262,13 +329,30 @@ impl IpPacket {
         };
         let mut header = Ipv6Header {
             next_header: self.transport.protocol(true),
-            hop_limit: TTL,
+            hop_limit: self.hops,
             source: source.octets(),
             destination: target.octets(),
             ..Ipv6Header::default()
         };
         header.set_payload_length(length).expect(FITS);
         header
+    }
+
+    /// The packet with those extension headers.
+    fn v6_bytes(&self, extensions: &[(u8, Vec<u8>)], payload: &[u8]) -> Vec<u8> {
+        let mut next = self.transport.protocol(true);
+        let mut rest = payload.to_vec();
+        for (number, bytes) in extensions.iter().rev() {
+            let length = bytes.len() + 2;
+            assert!(length.is_multiple_of(8), "an extension header is whole units of 8 bytes");
+            let units = u8::try_from(length / 8 - 1).expect("at most 256 units");
+            // The second byte of a fragment header is reserved, and 0 like its length would be.
+            rest = [&[next.0, units][..], bytes, &rest].concat();
+            next = IpNumber(*number);
+        }
+        let mut header = self.v6_header(rest.len());
+        header.next_header = next;
+        [&header.to_bytes()[..], &rest].concat()
     }
 
     fn transport_bytes(&self) -> Vec<u8> {
@@ -290,6 +374,7 @@ impl Transport {
             Self::Tcp { .. } => IpNumber::TCP,
             Self::Echo(_) if v6 => IpNumber::IPV6_ICMP,
             Self::Echo(_) => IpNumber::ICMP,
+            Self::Icmpv6(_) => IpNumber::IPV6_ICMP,
             Self::Other(protocol) => protocol,
         }
     }
@@ -309,7 +394,7 @@ impl Transport {
                 let kind = Icmpv4Type::EchoRequest(echo);
                 Icmpv4Header::with_checksum(kind, payload).to_bytes().to_vec()
             }
-            Self::Other(_) => vec![],
+            Self::Icmpv6(_) | Self::Other(_) => vec![],
         }
     }
 
@@ -326,6 +411,11 @@ impl Transport {
             }
             Self::Echo(echo) => {
                 let kind = Icmpv6Type::EchoRequest(echo);
+                let header = Icmpv6Header::with_checksum(kind, ip.source, ip.destination, payload);
+                header.expect(FITS).to_bytes().to_vec()
+            }
+            Self::Icmpv6([type_u8, code_u8, bytes5to8 @ ..]) => {
+                let kind = Icmpv6Type::Unknown { type_u8, code_u8, bytes5to8 };
                 let header = Icmpv6Header::with_checksum(kind, ip.source, ip.destination, payload);
                 header.expect(FITS).to_bytes().to_vec()
             }

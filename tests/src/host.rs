@@ -19,6 +19,7 @@ use crate::{
     capture::{Capture, Captured},
     ethtool,
     iproute::{checked, ip, query},
+    lab::beside,
     ns::Namespace,
     packet_socket::PacketSocket,
     process::Process,
@@ -54,6 +55,13 @@ impl Host {
     /// All addresses it was made with.
     pub fn addresses(&self) -> &[Ipv4Addr] {
         &self.addresses
+    }
+
+    /// Of its addresses those of that one's family; of IPv6 only with
+    /// [`Topology::ipv6`](crate::Topology::ipv6).
+    pub fn addresses_like(&self, other: IpAddr) -> Vec<IpAddr> {
+        let like = |&own: &Ipv4Addr| if other.is_ipv4() { own.into() } else { beside(own).into() };
+        self.addresses.iter().map(like).collect()
     }
 
     /// The MAC of its `eth0`.

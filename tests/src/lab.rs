@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -30,6 +30,19 @@ pub const PREFIX: u8 = 16;
 /// The address that farms in the lab share.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 
+/// Prefix length of the lab's IPv6 network, fd00:77::.
+pub const PREFIX_V6: u8 = 64;
+
+/// The IPv6 address that farms in the lab share.
+pub const VIP_V6: Ipv6Addr = beside(VIP);
+
+/// The IPv6 address that goes with an IPv4 one: fd00:77::a4d:b with 10.77.0.11.
+pub const fn beside(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = address.octets();
+    let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, high, low)
+}
+
 /// The directory in a lab's directory with its processes' output.
 const LOGS: &str = "logs";
 
@@ -48,6 +61,8 @@ pub struct Topology {
     pub flood: bool,
     /// Whether the switch snoops multicast.
     pub mcast_snooping: bool,
+    /// Whether hosts have an IPv6 address [`beside`] each of IPv4.
+    pub ipv6: bool,
 }
 
 impl Topology {
@@ -73,6 +88,7 @@ impl Default for Topology {
             ageing: Duration::from_mins(5),
             flood: true,
             mcast_snooping: false,
+            ipv6: false,
         }
     }
 }
@@ -190,6 +206,12 @@ impl Lab {
         self.switch.fdb()
     }
 
+    /// The ports to which the switch sends what is for a group, of those that it was told of; needs
+    /// [`Topology::mcast_snooping`].
+    pub fn listeners(&self, group: IpAddr) -> Result<Vec<String>> {
+        self.switch.listeners(group)
+    }
+
     /// Makes the switch ports able to take what nodes send with `XDP_TX`.
     ///
     /// `object` is the lab's eBPF object, `target/bpf/lab-bpf`.
@@ -297,13 +319,15 @@ fn connect(switch: &Switch, hosts: &[Host], topology: &Topology) -> Result<()> {
     ip_batch(Some(switch.namespace.name()), &lines).context("make the switch")?;
     let ports: Vec<_> = hosts.iter().map(Host::name).collect();
     switch.join_all(&ports)?;
-    hosts.iter().try_for_each(bring_up)
+    hosts.iter().try_for_each(|host| bring_up(host, topology.ipv6))
 }
 
-fn bring_up(host: &Host) -> Result<()> {
+fn bring_up(host: &Host, ipv6: bool) -> Result<()> {
     let mut lines = vec!["link set lo up".to_owned(), format!("link set {INTERFACE} up")];
     for address in &host.addresses {
         lines.push(format!("addr add {address}/{PREFIX} dev {INTERFACE}"));
+        let beside = ipv6.then(|| beside(*address));
+        lines.extend(beside.map(|v6| format!("addr add {v6}/{PREFIX_V6} dev {INTERFACE}")));
     }
     ip_batch(Some(host.namespace.name()), &lines).with_context(|| format!("set up {}", host.name))
 }

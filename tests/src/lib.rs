@@ -13,6 +13,8 @@
 //!   node1     node2      10.77.0.11    10.77.0.12    VIP 10.77.0.100
 //! ```
 //!
+//! If asked for, all of them have an IPv6 address beside each of these, fd00:77::a4d:b with 10.77.0.11.
+//!
 //! - [`lab`]: the topology and its life; [`host`]: what one can do at a node or client.
 //! - [`process`], [`capture`], [`frame`]: children, recordings, hand-made frames.
 //! - [`traffic`]: servers and clients that count what users of a farm would notice.

@@ -1,5 +1,7 @@
 //! The switch: a bridge in a namespace of its own, one port per host, named as the host.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use vipfarm::model::Mac;
@@ -127,6 +129,24 @@ impl Switch {
             Ok(FdbEntry { mac, port: row.ifname })
         };
         stations.map(entry).collect()
+    }
+
+    /// The ports with a listener of that group, as snooped.
+    pub(crate) fn listeners(&self, group: IpAddr) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Row {
+            #[serde(default)]
+            mdb: Vec<Entry>,
+        }
+        #[derive(Deserialize)]
+        struct Entry {
+            port: String,
+            grp: String,
+        }
+        let rows: Vec<Row> = query("bridge", self.namespace.name(), "mdb show")?;
+        let of_group = |entry: &Entry| entry.grp.parse() == Ok(group);
+        let entries = rows.into_iter().flat_map(|row| row.mdb).filter(of_group);
+        Ok(entries.map(|entry| entry.port).collect())
     }
 
     fn ip(&self, line: &str) -> Result<()> {

@@ -1,20 +1,15 @@
 //! The kernel tables of a running agent, changed behind its back.
 
-use std::{
-    io,
-    mem::size_of,
-    os::fd::{AsFd, AsRawFd},
-    ptr::{self, NonNull},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use aya::{maps::MapData, programs::loaded_programs};
-use vipfarm_common::layout::{MAX_GROUPS, State};
+use vipfarm::datapath::Mapping;
+use vipfarm_common::layout::MAX_GROUPS;
 
 /// What an XDP program of an agent judges packets by, mapped here too.
 #[derive(Debug)]
-pub struct Tables(NonNull<State>);
+pub struct Tables(Mapping);
 
 impl Tables {
     /// Those of the program with that id.
@@ -26,20 +21,7 @@ impl Tables {
         let is_state =
             |map: &&MapData| map.info().is_ok_and(|info| info.name_as_str() == Some("STATE"));
         let map = maps.iter().find(is_state).context("the program has no map STATE")?;
-        // SAFETY: a fresh shared mapping of the map's only element, which has the layout of the
-        // same workspace.
-        let address = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                size_of::<State>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.fd().as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        ensure!(address != libc::MAP_FAILED, "mmap of STATE: {}", io::Error::last_os_error());
-        NonNull::new(address.cast()).map(Self).context("mmap gave no address")
+        Ok(Self(Mapping::of(map).context("mmap of STATE")?))
     }
 
     /// Changes whether the node accepts these buckets of a kernel group: bits of a word of its
@@ -54,12 +36,5 @@ impl Tables {
             // SAFETY: an aligned word within the mapping, to all others an atomic one too.
             unsafe { AtomicU64::from_ptr(mine) }.fetch_xor(bits, Ordering::Release);
         }
-    }
-}
-
-impl Drop for Tables {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `of` with this length and is not used any more.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), size_of::<State>()) };
     }
 }

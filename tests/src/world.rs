@@ -1,7 +1,8 @@
-//! A farm on paper, for tests that ask the decision about single frames: three VIP blocks, rules of
-//! every kind, three nodes; the point of view is node1's.
+//! A farm on paper, for tests that ask the decision about single frames: VIPs of both families, in a
+//! VLAN, with and without a MAC of their own, rules of every kind, three nodes; the point of view is
+//! node1's.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use vipfarm::{
     agent::ports::Port,
@@ -43,6 +44,35 @@ vips:
         rules: [{ port: 22, proto: tcp, filter: on_addr }]
   - addresses: [10.9.0.103/24]
     groups: [{ name: shut, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+  - addresses: [\"fd00:9::100/64\", \"fd00:9::101/64\"]
+    vmac: 5a:fe:00:00:00:06
+    other: on_addr
+    groups:
+      - name: web6
+        powers: { node1: 2, node2: 1, node3: 1 }
+        rules:
+          - { port: 80, proto: tcp, filter: on_port }
+          - { virtual_addr: \"fd00:9::101\", port: \"*\", proto: tcp, filter: on_addr }
+          - { port: 514, proto: udp, filter: on_addr }
+          - { port: 9999, proto: udp, filter: on_addr }
+  - addresses: [10.9.0.104/24, \"fd00:9::104/64\"]
+    mode: vmac_directed
+    groups:
+      - name: direct
+        rules:
+          - { port: 80, proto: tcp, filter: on_port }
+          - { port: \"*\", proto: udp, filter: on_port }
+      - name: answer
+        powers: { node1: 1, node2: 1 }
+        rules: [{ proto: arp, filter: on_addr }]
+  - addresses: [10.9.0.105/24, \"fd00:9::105/64\"]
+    vlan: 10
+    vmac: 5a:fe:00:00:00:05
+    groups: [{ name: tagged, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+  - addresses: [10.9.0.106/24]
+    vlan: [20, 10]
+    vmac: 5a:fe:00:00:00:07
+    groups: [{ name: twice, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
 ";
 
 /// The two addresses of the first block, and the second block's.
@@ -53,6 +83,30 @@ pub const VIP_BY_ADDR: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 101);
 pub const VIP_OF_NODE2: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 102);
 /// See [`VIP`]; closed.
 pub const VIP_CLOSED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 103);
+/// VIPs of IPv6: the second by address.
+pub const VIP6: Ipv6Addr = v6(0x100);
+/// See [`VIP6`].
+pub const VIP6_BY_ADDR: Ipv6Addr = v6(0x101);
+/// Nodes answer for these with their own MACs.
+pub const VIP_DIRECTED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 104);
+/// See [`VIP_DIRECTED`].
+pub const VIP6_DIRECTED: Ipv6Addr = v6(0x104);
+/// In VLAN 10.
+pub const VIP_TAGGED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 105);
+/// In VLAN 10.
+pub const VIP6_TAGGED: Ipv6Addr = v6(0x105);
+/// In VLAN 10 within service VLAN 20.
+pub const VIP_TAGGED_TWICE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 106);
+/// VMAC of the IPv6 block.
+pub const VMAC6: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 6]);
+/// VMAC of the block in one VLAN.
+pub const VMAC_TAGGED: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 5]);
+/// VMAC of the block in two.
+pub const VMAC_TAGGED_TWICE: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 7]);
+/// The node's own addresses.
+pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 11);
+/// See [`OWN_V4`].
+pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x11);
 /// VMAC of the first block.
 pub const VMAC: Mac = Mac([0x5a, 0xfe, 10, 9, 0, 100]);
 /// VMAC of the closed block.
@@ -72,6 +126,16 @@ pub const RESOLVE: usize = 0;
 pub const WEB: usize = 1;
 /// See [`RESOLVE`].
 pub const DNS: usize = 2;
+/// See [`RESOLVE`].
+pub const WEB6: usize = 5;
+/// See [`RESOLVE`].
+pub const DIRECT: usize = 6;
+/// See [`RESOLVE`].
+pub const ANSWER: usize = 7;
+/// See [`RESOLVE`].
+pub const TAGGED: usize = 8;
+/// See [`RESOLVE`].
+pub const TAGGED_TWICE: usize = 9;
 
 const HASH_KEY: [u8; 16] = *b"0123456789abcdef";
 
@@ -79,6 +143,7 @@ const HASH_KEY: [u8; 16] = *b"0123456789abcdef";
 pub struct World {
     port: Port,
     own: NodeId,
+    view: View,
 }
 
 impl World {
@@ -91,16 +156,19 @@ impl World {
         farm.vips[2].open = Open::Manual;
         let own = NodeId::new(0).expect("0 is below the most");
         let mut port =
-            Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits the tables");
-        port.acquire(own, &View::of(farm.node_ids().collect()));
+            Port::new(&farm, |_| true, OwnAddresses { v4: Some(OWN_V4), v6: Some(OWN_V6) })
+                .expect("it fits the tables");
+        let view = View::of(farm.node_ids().collect());
+        port.acquire(own, &view);
         port.learn(NodeId::new(1).expect("1 is below the most"), PEER);
-        Self { port, own }
+        Self { port, own, view }
     }
 
     /// The same farm when only these nodes are alive.
     #[must_use]
     pub fn with_alive(mut self, alive: NodeSet) -> Self {
-        self.port.acquire(self.own, &View::of(alive));
+        self.view = View::of(alive);
+        self.port.acquire(self.own, &self.view);
         self
     }
 
@@ -140,9 +208,24 @@ impl World {
 
     /// Whether node1 owns the bucket of that client in the kernel group: worked out beside the
     /// decision, from the hash and the table.
-    pub fn is_mine(&self, group: usize, client: Ipv4Addr, field: u16, proto: u8) -> bool {
-        let hash = hash::hash_v4(key(), client.octets(), field.to_be_bytes(), proto);
-        self.owns(group, hash)
+    pub fn is_mine(&self, group: usize, client: impl Into<IpAddr>, field: u16, proto: u8) -> bool {
+        self.owner(group, client, field, proto) == Some(self.own)
+    }
+
+    /// Who owns it.
+    pub fn owner(
+        &self,
+        group: usize,
+        client: impl Into<IpAddr>,
+        field: u16,
+        proto: u8,
+    ) -> Option<NodeId> {
+        let field = field.to_be_bytes();
+        let hash = match client.into() {
+            IpAddr::V4(client) => hash::hash_v4(key(), client.octets(), field, proto),
+            IpAddr::V6(client) => hash::hash_v6(key(), client.octets(), field, proto),
+        };
+        self.port.table(group, &self.view).owner(bucket(group, hash))
     }
 
     /// The same for a client known by its MAC only.
@@ -151,8 +234,7 @@ impl World {
     }
 
     fn owns(&self, group: usize, hash: u64) -> bool {
-        let bucket = usize::from(hash::bucket(hash, u32::try_from(group).expect("few groups")));
-        self.port.accept()[group].0[bucket / 64] >> (bucket % 64) & 1 == 1
+        self.port.table(group, &self.view).owner(bucket(group, hash)) == Some(self.own)
     }
 }
 
@@ -160,6 +242,14 @@ impl Default for World {
     fn default() -> Self {
         Self::new()
     }
+}
+
+const fn v6(last: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, last)
+}
+
+fn bucket(group: usize, hash: u64) -> u8 {
+    hash::bucket(hash, u32::try_from(group).expect("few groups"))
 }
 
 fn key() -> [u64; 2] {

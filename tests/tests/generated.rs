@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -16,29 +16,37 @@ use vipfarm_common::Reason;
 use vipfarm_lab::{
     Frame, require, skip,
     world::{
-        CLIENT, OWN, PEER, VIP, VIP_BY_ADDR, VIP_CLOSED, VIP_OF_NODE2, VMAC, VMAC_CLOSED,
-        VMAC_OF_NODE2, World,
+        CLIENT, OWN, PEER, VIP, VIP_BY_ADDR, VIP_CLOSED, VIP_DIRECTED, VIP_OF_NODE2, VIP_TAGGED,
+        VIP_TAGGED_TWICE, VIP6, VIP6_BY_ADDR, VIP6_DIRECTED, VIP6_TAGGED, VMAC, VMAC_CLOSED,
+        VMAC_OF_NODE2, VMAC_TAGGED, VMAC_TAGGED_TWICE, VMAC6, World,
     },
 };
 
-const FRAMES: u64 = 50_000;
+const FRAMES: u64 = 100_000;
 
 #[test]
 fn kernel_and_host_agree_on_generated_frames() {
     require!(skip::bpf());
     let world = World::new();
-    let mut kernel = world.kernel();
-    kernel.lease(Duration::from_mins(10)).expect("a lease");
-    let fast = compare(&mut kernel, &world.host(), Entry::Filter);
+    // Each time anew: fragments leave a mark.
+    let kernel = || {
+        let mut kernel = world.kernel();
+        kernel.lease(Duration::from_mins(10)).expect("a lease");
+        kernel
+    };
+    let fast = compare(&mut kernel(), &world.host(), Entry::Filter);
     // Every outcome that a frame can have must have been had, or the test proves less than it says.
     for &reason in Reason::ALL {
-        let possible = !matches!(reason, Reason::Broken | Reason::Fenced);
+        let possible = !matches!(reason, Reason::Broken | Reason::Fenced | Reason::FragmentFlood);
         assert_eq!(fast.contains_key(&reason), possible, "{reason:?} of {fast:?}");
     }
-    kernel.force_slow();
-    let slow = compare(&mut kernel, &world.host().forced_slow(), Entry::Filter);
+    let mut forced = kernel();
+    forced.force_slow();
+    let slow = compare(&mut forced, &world.host().forced_slow(), Entry::Filter);
     assert_eq!(slow, fast, "the slow path is a superset of the hot one");
-    let direct = compare(&mut kernel, &world.host().forced_slow(), Entry::Slow);
+    let mut forced = kernel();
+    forced.force_slow();
+    let direct = compare(&mut forced, &world.host().forced_slow(), Entry::Slow);
     assert_eq!(direct, fast, "also when it is entered directly");
 }
 
@@ -93,47 +101,73 @@ fn compare(kernel: &mut Manual, host: &HostTables, entry: Entry) -> BTreeMap<Rea
     met
 }
 
+/// A VIP, where it lives, and how frames reach it.
+#[derive(Clone, Copy)]
+struct Target {
+    addr: IpAddr,
+    mac: Mac,
+    /// Service tag and tag; 0 = none.
+    tags: (u16, u16),
+}
+
+const fn v4(addr: Ipv4Addr, mac: Mac) -> Target {
+    Target { addr: IpAddr::V4(addr), mac, tags: (0, 0) }
+}
+
+const fn v6(addr: Ipv6Addr, mac: Mac) -> Target {
+    Target { addr: IpAddr::V6(addr), mac, tags: (0, 0) }
+}
+
+const TARGETS: [Target; 16] = [
+    v4(VIP, VMAC),
+    v4(VIP, VMAC),
+    v4(VIP, VMAC),
+    v4(VIP_BY_ADDR, VMAC),
+    v4(VIP_OF_NODE2, VMAC_OF_NODE2),
+    v4(VIP_CLOSED, VMAC_CLOSED),
+    v4(Ipv4Addr::new(10, 9, 0, 99), VMAC),
+    v4(VIP_DIRECTED, OWN),
+    v6(VIP6, VMAC6),
+    v6(VIP6, VMAC6),
+    v6(VIP6_BY_ADDR, VMAC6),
+    v6(VIP6_DIRECTED, OWN),
+    v6(Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 0x99), VMAC6),
+    Target { tags: (0, 10), ..v4(VIP_TAGGED, VMAC_TAGGED) },
+    Target { tags: (0, 10), ..v6(VIP6_TAGGED, VMAC_TAGGED) },
+    Target { tags: (20, 10), ..v4(VIP_TAGGED_TWICE, VMAC_TAGGED_TWICE) },
+];
+
 /// A frame that is likely to get far into the decision, then often damaged.
 fn generate(random: &mut Random) -> Vec<u8> {
-    let vip = random.pick(&[
-        VIP,
-        VIP,
-        VIP,
-        VIP_BY_ADDR,
-        VIP_OF_NODE2,
-        VIP_CLOSED,
-        Ipv4Addr::new(10, 9, 0, 99),
-    ]);
-    let client = Ipv4Addr::from(0x0a01_0000 | u32::from(random.next16()));
+    let target = random.pick(&TARGETS);
+    let Target { addr: vip, mac, tags } = target;
+    let number = random.next16();
+    let client: IpAddr = match vip {
+        IpAddr::V4(_) => Ipv4Addr::from(0x0a01_0000 | u32::from(number)).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, number).into(),
+    };
     let from = SocketAddr::from((client, random.next16()));
     let port = random.pick(&[80, 53, 514, 22, 443, 9999]);
     let to = SocketAddr::from((vip, port));
-    let frame = match random.below(10) {
-        0..=2 => Frame::tcp(from, to, random.next8()),
-        3..=4 => Frame::udp(from, to, b"generated").identification(random.next16()),
-        5 => Frame::icmp_echo(client.into(), vip.into(), random.next16(), 1),
-        6 => Frame::ip(client.into(), vip.into(), 1, &icmp_error(random, client)),
-        7 => Frame::ip(client.into(), vip.into(), random.next8(), &[0; 24]),
-        _ => {
-            let arp = arp(random, client, vip).bytes();
-            return damage(random, arp);
-        }
+    // Few identifications, so that fragments meet those of other packets.
+    let id = u16::from(random.next8());
+    let (frame, resolves) = match random.below(10) {
+        0..=2 => (Frame::tcp(from, to, random.next8()), false),
+        3..=4 => (Frame::udp(from, to, b"generated").identification(id), false),
+        5 => (Frame::icmp_echo(client, vip, random.next16(), 1), false),
+        6 => (icmp_error(random, client, vip), false),
+        7 => (Frame::ip(client, vip, random.next8(), &[0; 24]), false),
+        _ => (resolution(random, client, vip), true),
     };
-    let vmac = match vip {
-        VIP_OF_NODE2 => VMAC_OF_NODE2,
-        VIP_CLOSED => VMAC_CLOSED,
-        _ => VMAC,
+    let frame = if resolves && random.below(4) > 0 {
+        frame
+    } else {
+        let target = random.pick(&[mac, mac, mac, VMAC_OF_NODE2, OWN, PEER, Mac([0xff; 6])]);
+        frame.macs(random.pick(&[CLIENT, CLIENT, PEER]), target)
     };
-    let target = random.pick(&[vmac, vmac, vmac, VMAC_OF_NODE2, OWN, PEER, Mac([0xff; 6])]);
-    let mut frame = frame.macs(random.pick(&[CLIENT, PEER]), target);
-    if random.below(8) == 0 {
-        let options = 4 * random.below(11);
-        frame = frame.ip_options(&vec![1; options]);
-    }
-    for _ in 0..random.below(12) / 10 {
-        frame = frame.vlan(random.pick(&[0, 0, 7]));
-    }
-    let bytes = if random.below(12) == 0 {
+    let frame = if resolves { frame } else { dress(random, frame, vip) };
+    let frame = tag(random, frame, tags);
+    let bytes = if !resolves && random.below(8) == 0 {
         let fragments = frame.payload(&[0; 64]).fragments(24);
         fragments[random.below(fragments.len())].clone()
     } else {
@@ -142,24 +176,82 @@ fn generate(random: &mut Random) -> Vec<u8> {
     damage(random, bytes)
 }
 
-fn icmp_error(random: &mut Random, client: Ipv4Addr) -> Vec<u8> {
-    let source = random.pick(&[VIP, VIP, VIP_BY_ADDR, Ipv4Addr::new(10, 7, 7, 7)]);
+/// Now and then, options or extension headers.
+fn dress(random: &mut Random, mut frame: Frame, vip: IpAddr) -> Frame {
+    if random.below(8) > 0 {
+        return frame;
+    }
+    if vip.is_ipv4() {
+        return frame.ip_options(&vec![1; 4 * random.below(11)]);
+    }
+    for _ in 0..=random.below(10) {
+        let units = random.below(3);
+        frame = frame.extension(random.pick(&[0, 43, 60, 60, 51]), &vec![0; 6 + 8 * units]);
+    }
+    frame
+}
+
+/// The tags of the VIP's VLAN, as a rule.
+fn tag(random: &mut Random, mut frame: Frame, (outer, inner): (u16, u16)) -> Frame {
+    if random.below(10) == 0 {
+        for _ in 0..random.below(4) {
+            frame = frame.vlan(random.pick(&[0, 0, 7, 10]));
+        }
+        return frame;
+    }
+    if outer > 0 {
+        frame = frame.service_vlan(outer);
+    }
+    if inner > 0 { frame.vlan(inner) } else { frame }
+}
+
+fn icmp_error(random: &mut Random, client: IpAddr, vip: IpAddr) -> Frame {
+    let stranger: IpAddr = match vip {
+        IpAddr::V4(_) => Ipv4Addr::new(10, 7, 7, 7).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 7).into(),
+    };
+    let source = random.pick(&[vip, vip, vip, stranger]);
     let quoted = Frame::tcp(
         SocketAddr::from((source, random.pick(&[80, 443]))),
         SocketAddr::from((client, random.next16())),
         0,
     );
-    let quoted = quoted.ip_options(&vec![1; 4 * random.below(3)]).bytes();
-    let kind = random.pick(&[3, 11, 12, 5]);
-    [&[kind, 4, 0, 0, 0, 0, 5, 0], &quoted[14..]].concat()
+    match (client, vip) {
+        (IpAddr::V6(client), IpAddr::V6(vip)) => {
+            let many = random.below(4);
+            let quoted = (0..many).fold(quoted, |quoted, _| quoted.extension(60, &[0; 6])).bytes();
+            let kind = random.pick(&[1, 2, 3, 4, 5, 129]);
+            Frame::icmpv6(client, vip, [kind, 0, 0, 0, 5, 0], &quoted[14..])
+        }
+        _ => {
+            let quoted = quoted.ip_options(&vec![1; 4 * random.below(3)]).bytes();
+            let kind = random.pick(&[3, 11, 12, 5]);
+            let body = [&[kind, 4, 0, 0, 0, 0, 5, 0], &quoted[14..]].concat();
+            Frame::ip(client, vip, 1, &body)
+        }
+    }
 }
 
-fn arp(random: &mut Random, client: Ipv4Addr, vip: Ipv4Addr) -> Frame {
-    let sender = random.pick(&[client, client, Ipv4Addr::UNSPECIFIED, vip]);
+/// ARP or neighbour discovery.
+fn resolution(random: &mut Random, client: IpAddr, vip: IpAddr) -> Frame {
     let mac = random.pick(&[CLIENT, CLIENT, PEER, VMAC]);
-    match random.below(3) {
-        0 => Frame::arp_reply((mac, sender), (VMAC, vip)),
-        _ => Frame::arp_request(mac, sender, vip),
+    match (client, vip) {
+        (IpAddr::V4(client), IpAddr::V4(vip)) => {
+            let sender = random.pick(&[client, client, Ipv4Addr::UNSPECIFIED, vip]);
+            match random.below(3) {
+                0 => Frame::arp_reply((mac, sender), (VMAC, vip)),
+                _ => Frame::arp_request(mac, sender, vip),
+            }
+        }
+        (IpAddr::V6(client), IpAddr::V6(vip)) => {
+            let sender = random.pick(&[client, client, Ipv6Addr::UNSPECIFIED, vip]);
+            match random.below(4) {
+                0 => Frame::advertisement(mac, sender, vip, 0x60).macs(CLIENT, VMAC6),
+                1 => Frame::advertisement(mac, vip, client, 0x20),
+                _ => Frame::solicitation(mac, sender, vip),
+            }
+        }
+        _ => unreachable!("a client is of the VIP's family"),
     }
 }
 

@@ -2,19 +2,20 @@
 //!
 //! Field names are part of the interface: scripts read them.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-    net::{AddrParseError, IpAddr, SocketAddr},
-    str::FromStr,
-};
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::proof::{Fault, FaultKind, GroupProof, ProofStatus, Verdict};
+pub use self::{
+    explain::{ExplainProto, ExplainQuery, Explanation, HostPort},
+    proof::{Fault, FaultKind, GroupProof, ProofStatus, Verdict},
+    requests::{PowerReply, PowerRequest, ReloadReply, ReloadRequest},
+};
 use crate::model::{Bitmap, Filter, Mode, Proto};
 
+mod explain;
 mod proof;
+mod requests;
 
 /// The answer of `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,25 +74,6 @@ pub struct Status {
     /// The last change of view; absent before the first.
     #[serde(default)]
     pub last_view_change: Option<ViewChange>,
-}
-
-/// The body of `POST /v1/reload`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReloadRequest {
-    /// Leave out the nodes that have not read the same file.
-    #[serde(default)]
-    pub force: bool,
-}
-
-/// The answer of `POST /v1/reload`: the file has been read, and is in force or waits for the other
-/// nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReloadReply {
-    /// The file's digest; it is in force when [`Status::configuration`] is the same.
-    pub configuration: String,
-    /// What it changes, in words; empty if it is in force already.
-    pub changes: Vec<String>,
 }
 
 /// What a node is doing.
@@ -296,235 +278,4 @@ pub struct EventRecord {
     pub kind: String,
     /// The sentence for people.
     pub message: String,
-}
-
-/// A change of powers at run time: the body of `POST /v1/power`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PowerRequest {
-    /// The group; absent = all groups.
-    pub group: Option<String>,
-    /// The node.
-    pub node: String,
-    /// Its power, 0 to [`crate::model::MAX_POWER`]; absent = that of the file again.
-    pub power: Option<u16>,
-    /// Whether it is to hold until it is taken back, else until the node's agent starts anew. To go
-    /// back to the file's power needs it not.
-    #[serde(default)]
-    pub persist: bool,
-}
-
-/// The answer of `POST /v1/power`: the change is on its way through the farm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PowerReply {
-    /// [`Status::powers_version`] once it is in force.
-    pub version: u64,
-}
-
-/// One client's packet: the parameters of `GET /v1/explain`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExplainQuery {
-    /// Client address, of the VIP's family.
-    pub client: IpAddr,
-    /// Client port; TCP and UDP only, needed where the rule's filter is `on_port`.
-    pub client_port: Option<u16>,
-    /// VIP.
-    pub vip: IpAddr,
-    /// Destination port; TCP and UDP need it, the others have none.
-    pub vip_port: Option<u16>,
-    /// Protocol.
-    pub proto: ExplainProto,
-    /// IPv4 identification; UDP only, needed where the rule's filter is `on_ipid`.
-    pub ip_id: Option<u16>,
-}
-
-impl ExplainQuery {
-    /// Whether such a packet can exist; the error says what is wrong or missing.
-    pub fn check(&self) -> Result<(), String> {
-        let Self { client, client_port, vip, vip_port, proto, ip_id } = *self;
-        if client.is_ipv4() != vip.is_ipv4() {
-            return Err(format!(
-                "client {client} and VIP {vip} are of different families: no packet can go from one to the other"
-            ));
-        }
-        if proto.has_ports() && vip_port.is_none() {
-            return Err(format!(
-                "{proto} needs the VIP's port: write {}",
-                HostPort { addr: vip, port: Some(80) }
-            ));
-        }
-        if !proto.has_ports() && client_port.or(vip_port).is_some() {
-            return Err(format!("{proto} has no ports: leave them out"));
-        }
-        if ip_id.is_some() && !(proto == ExplainProto::Udp && vip.is_ipv4()) {
-            return Err("the IP identification matters for UDP over IPv4 only: leave it out".into());
-        }
-        Ok(())
-    }
-
-    /// The query as the part of a URL after `?`; every character in it may stand there unescaped.
-    pub fn to_url_query(&self) -> String {
-        let Self { client, client_port, vip, vip_port, proto, ip_id } = self;
-        let mut query = format!("client={client}&vip={vip}&proto={proto}");
-        for (key, value) in [("client_port", client_port), ("vip_port", vip_port), ("ip_id", ip_id)]
-        {
-            if let Some(value) = value {
-                write!(query, "&{key}={value}").expect("a String takes every write");
-            }
-        }
-        query
-    }
-}
-
-/// The protocols whose packets can be explained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum ExplainProto {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// ICMP echo request, of IPv4 or IPv6.
-    Icmp,
-    /// ARP request, or the neighbour solicitation of IPv6.
-    Arp,
-}
-
-impl ExplainProto {
-    /// The word of the command line and of [`Explanation::proto`].
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Icmp => "icmp",
-            Self::Arp => "arp",
-        }
-    }
-
-    /// Whether its packets carry ports.
-    pub fn has_ports(self) -> bool {
-        matches!(self, Self::Tcp | Self::Udp)
-    }
-}
-
-impl fmt::Display for ExplainProto {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// An address with or without a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`,
-/// `[2001:db8::1]:80`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HostPort {
-    /// The address.
-    pub addr: IpAddr,
-    /// The port, when one is given.
-    pub port: Option<u16>,
-}
-
-impl FromStr for HostPort {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(addr) = text.parse() {
-            return Ok(Self { addr, port: None });
-        }
-        let socket: SocketAddr = text.parse().map_err(|_source: AddrParseError| {
-            "not an address such as 192.0.2.1, 192.0.2.1:80, 2001:db8::1 or [2001:db8::1]:80"
-                .to_owned()
-        })?;
-        Ok(Self { addr: socket.ip(), port: Some(socket.port()) })
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => SocketAddr::new(self.addr, port).fmt(f),
-            None => self.addr.fmt(f),
-        }
-    }
-}
-
-/// The answer of `GET /v1/explain`: what becomes of one client's packet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// Client address.
-    pub client: String,
-    /// Client port; absent when it does not matter.
-    pub client_port: Option<u16>,
-    /// VIP.
-    pub vip: String,
-    /// Destination port; absent for protocols without.
-    pub vip_port: Option<u16>,
-    /// `tcp`, `udp`, `icmp` or `arp`.
-    pub proto: String,
-    /// The group whose rule matched.
-    pub group: Option<String>,
-    /// The rule that matched, as in the file.
-    pub rule: Option<String>,
-    /// The bucket.
-    pub bucket: Option<u8>,
-    /// The owner's name.
-    pub owner: Option<String>,
-    /// The node whose point of view this is.
-    pub node: String,
-    /// `pass`, `accept` or `drop`, at `node`.
-    pub verdict: String,
-    /// The reason, one of the words of `packets`.
-    pub reason: String,
-    /// The sentence for people.
-    pub text: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn query(proto: ExplainProto) -> ExplainQuery {
-        ExplainQuery {
-            client: [192, 0, 2, 1].into(),
-            client_port: None,
-            vip: [192, 168, 1, 222].into(),
-            vip_port: proto.has_ports().then_some(80),
-            proto,
-            ip_id: None,
-        }
-    }
-
-    #[test]
-    fn a_packet_of_each_protocol_can_exist() {
-        for proto in [ExplainProto::Tcp, ExplainProto::Udp, ExplainProto::Icmp, ExplainProto::Arp] {
-            assert_eq!(query(proto).check(), Ok(()), "{proto}");
-        }
-    }
-
-    #[test]
-    fn an_impossible_packet_is_refused_with_the_reason() {
-        let tcp = query(ExplainProto::Tcp);
-        let icmp = query(ExplainProto::Icmp);
-        let v6 = "2001:db8::1".parse().expect("an address");
-        for (query, reason) in [
-            (ExplainQuery { client: v6, ..tcp }, "different families"),
-            (ExplainQuery { vip_port: None, ..tcp }, "write 192.168.1.222:80"),
-            (ExplainQuery { vip_port: None, client: v6, vip: v6, ..tcp }, "[2001:db8::1]:80"),
-            (ExplainQuery { client_port: Some(1), ..icmp }, "icmp has no ports"),
-            (ExplainQuery { ip_id: Some(1), ..tcp }, "UDP over IPv4 only"),
-        ] {
-            let error = query.check().expect_err(reason);
-            assert!(error.contains(reason), "{error}");
-        }
-    }
-
-    #[test]
-    fn an_address_with_or_without_port_parses_to_what_it_prints() {
-        for text in ["192.0.2.1", "192.0.2.1:80", "2001:db8::1", "[2001:db8::1]:80"] {
-            assert_eq!(text.parse::<HostPort>().expect(text).to_string(), text);
-        }
-        for text in ["", "web", "192.0.2.1:", "192.0.2.1:65536", "192.0.2.256", "[2001:db8::1]"] {
-            assert!(text.parse::<HostPort>().is_err(), "{text}");
-        }
-    }
 }

@@ -137,7 +137,7 @@ pub fn packet(json: Option<&Path>) -> Result<bool> {
 fn paths(world: &World) -> Vec<Timed> {
     let frame = |owned: bool| {
         let port = (1024..u16::MAX)
-            .find(|&port| world.is_mine(crate::world::WEB, [10, 1, 0, 1].into(), port, 6) == owned);
+            .find(|&port| world.is_mine(crate::world::WEB, [10, 1, 0, 1], port, 6) == owned);
         let client = (std::net::Ipv4Addr::new(10, 1, 0, 1), port.expect("half of them are"));
         Frame::tcp(std::net::SocketAddr::from(client), std::net::SocketAddr::from((VIP, 80)), ACK)
             .macs(CLIENT, VMAC)

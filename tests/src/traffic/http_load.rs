@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -28,7 +28,7 @@ pub struct Request {
     /// Unique in this process.
     pub id: u64,
     /// The client's address and port.
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// When connecting began.
     pub started: Instant,
     /// How long it took until the server closed, or until it failed.
@@ -68,7 +68,7 @@ struct Log {
 #[derive(Debug)]
 struct Source {
     namespace: Namespace,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
     sockets: Vec<TcpSocket>,
     next: usize,
 }
@@ -78,12 +78,14 @@ impl HttpLoad {
     /// the kernel chooses the source ports. A request that takes longer than `patience` has failed.
     pub fn start(
         clients: &[Host],
-        target: SocketAddrV4,
+        target: impl Into<SocketAddr>,
         rate: u32,
         patience: Duration,
     ) -> Result<Self> {
+        let target = target.into();
         ensure!(!clients.is_empty() && rate > 0, "load needs clients and a rate");
-        let mut sources: Vec<_> = clients.iter().map(Source::new).collect();
+        let mut sources: Vec<_> =
+            clients.iter().map(|client| Source::new(client, target)).collect();
         let log = Arc::new(Log::default());
         let sink = Arc::clone(&log);
         let mut tick = interval(Duration::from_secs(1) / rate);
@@ -123,31 +125,32 @@ impl HttpLoad {
 }
 
 impl Source {
-    fn new(host: &Host) -> Self {
-        let addresses = host.addresses().to_vec();
+    fn new(host: &Host, target: SocketAddr) -> Self {
+        let addresses = host.addresses_like(target.ip());
         Self { namespace: host.namespace().clone(), addresses, sockets: Vec::new(), next: 0 }
     }
 
     /// A socket bound to the next address and a port of the kernel's choice.
-    fn socket(&mut self) -> Result<(TcpSocket, SocketAddrV4)> {
+    fn socket(&mut self) -> Result<(TcpSocket, SocketAddr)> {
+        let address = self.addresses[self.next % self.addresses.len()];
         if self.sockets.is_empty() {
-            let make = || (0..BATCH).map(|_| TcpSocket::new_v4()).collect::<io::Result<_>>();
+            let new = if address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+            let make = || (0..BATCH).map(|_| new()).collect::<io::Result<_>>();
             self.sockets = self.namespace.in_ns(make)?;
         }
         let socket = self.sockets.pop().context("no socket")?;
-        let address = self.addresses[self.next % self.addresses.len()];
         self.next += 1;
         socket.bind(SocketAddr::from((address, 0)))?;
-        let port = socket.local_addr()?.port();
-        Ok((socket, SocketAddrV4::new(address, port)))
+        let own = socket.local_addr()?;
+        Ok((socket, own))
     }
 }
 
 async fn one_request(
     log: Arc<Log>,
     socket: TcpSocket,
-    client: SocketAddrV4,
-    target: SocketAddrV4,
+    client: SocketAddr,
+    target: SocketAddr,
     patience: Duration,
 ) {
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -163,8 +166,8 @@ async fn one_request(
 }
 
 /// Connects, asks, and reads until the server closes.
-async fn ask(socket: TcpSocket, target: SocketAddrV4, id: u64) -> io::Result<Vec<u8>> {
-    let stream = socket.connect(target.into()).await?;
+async fn ask(socket: TcpSocket, target: SocketAddr, id: u64) -> io::Result<Vec<u8>> {
+    let stream = socket.connect(target).await?;
     let request = format!("GET /?id={id} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
     let mut rest = request.as_bytes();
     while !rest.is_empty() {

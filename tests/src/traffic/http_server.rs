@@ -1,7 +1,7 @@
 //! A node's HTTP server: answers with the node's name and remembers what it served.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     sync::{Arc, Mutex},
 };
 
@@ -38,8 +38,11 @@ impl HttpServer {
     /// Answers `GET /?id=N` on that port of all addresses of the node, also of those that it gets
     /// later: a VIP comes and goes while its servers stay.
     pub fn start(host: &Host, port: u16) -> Result<Self> {
+        // Of IPv6 it takes both families; the other one is for kernels without.
+        let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+        let any = any.map(|any| SocketAddr::new(any, port));
         let listener = host
-            .in_ns(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .in_ns(|| TcpListener::bind(&any[..]))
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .and_then(tokio::net::TcpListener::from_std)
             .with_context(|| format!("{}: listen on TCP port {port}", host.name()))?;

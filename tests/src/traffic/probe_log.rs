@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddrV4,
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -57,12 +57,12 @@ pub struct ProbeLog {
 
 #[derive(Debug)]
 struct Flow {
-    client: SocketAddrV4,
+    client: SocketAddr,
     probes: Vec<Probe>,
 }
 
 impl ProbeLog {
-    pub(super) fn new(interval: Duration, clients: Vec<SocketAddrV4>) -> Self {
+    pub(super) fn new(interval: Duration, clients: Vec<SocketAddr>) -> Self {
         let flow = |client| Mutex::new(Flow { client, probes: Vec::new() });
         Self { interval, flows: clients.into_iter().map(flow).collect() }
     }
@@ -113,7 +113,7 @@ impl ProbeLog {
     }
 
     /// Who served each flow just before `at`: the node of its last answered probe until then.
-    pub fn owners(&self, at: Instant) -> BTreeMap<SocketAddrV4, Arc<str>> {
+    pub fn owners(&self, at: Instant) -> BTreeMap<SocketAddr, Arc<str>> {
         let owner = |flow: &Mutex<Flow>| {
             let flow = lock(flow);
             Some((flow.client, flow.owner(at)?))
@@ -240,7 +240,7 @@ mod tests {
     /// One flow a text, one probe a character: its node, `.` for no answer.
     fn log(flows: &[&str]) -> (ProbeLog, Instant) {
         let clients =
-            (1000..).take(flows.len()).map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+            (1000..).take(flows.len()).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let log = ProbeLog::new(INTERVAL, clients.collect());
         let start = Instant::now();
         for (flow, text) in flows.iter().enumerate() {

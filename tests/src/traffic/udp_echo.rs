@@ -1,13 +1,13 @@
 //! A node's UDP echo: answers each datagram with its tag and the node's name.
 
 use std::{
-    net::{SocketAddrV4, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd,
 };
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
     sockopt::{IpFreebind, RcvBufForce},
 };
 
@@ -28,7 +28,8 @@ impl UdpEcho {
     ///
     /// Bound to the address, not to all: the kernel then answers from it, where for a wildcard
     /// socket it would choose the node's own.
-    pub fn start(host: &Host, address: SocketAddrV4) -> Result<Self> {
+    pub fn start(host: &Host, address: impl Into<SocketAddr>) -> Result<Self> {
+        let address = address.into();
         let socket = host
             .in_ns(|| bind_free(address))
             .and_then(|socket| Ok(tokio::net::UdpSocket::from_std(socket)?))
@@ -50,11 +51,12 @@ async fn echo(socket: &tokio::net::UdpSocket, name: &str) {
     }
 }
 
-fn bind_free(address: SocketAddrV4) -> Result<UdpSocket> {
+fn bind_free(address: SocketAddr) -> Result<UdpSocket> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Datagram, flags, None)?;
     setsockopt(&fd, IpFreebind, &true)?;
     setsockopt(&fd, RcvBufForce, &RECEIVE_BUFFER)?;
-    bind(fd.as_raw_fd(), &SockaddrIn::from(address))?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(UdpSocket::from(fd))
 }

@@ -1,7 +1,7 @@
 //! A steady stream of numbered datagrams from many flows.
 
 use std::{
-    net::{SocketAddr, SocketAddrV4, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,10 +33,11 @@ impl UdpProbe {
     /// address of one client, in turn, with a port of the kernel's choice.
     pub fn start(
         clients: &[Host],
-        target: SocketAddrV4,
+        target: impl Into<SocketAddr>,
         flows: usize,
         period: Duration,
     ) -> Result<Self> {
+        let target = target.into();
         ensure!(!clients.is_empty() && flows > 0, "probing needs clients and flows");
         let mut sockets = Vec::new();
         for (i, client) in clients.iter().enumerate() {
@@ -106,18 +107,16 @@ async fn receive(socket: Arc<tokio::net::UdpSocket>, flow: usize, log: Arc<Probe
 
 fn connect(
     client: &Host,
-    target: SocketAddrV4,
+    target: SocketAddr,
     count: usize,
-) -> Result<Vec<(UdpSocket, SocketAddrV4)>> {
+) -> Result<Vec<(UdpSocket, SocketAddr)>> {
     let one = |address| {
         let socket = UdpSocket::bind((address, 0))?;
         setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER)?;
         socket.connect(target)?;
         socket.set_nonblocking(true)?;
-        match socket.local_addr()? {
-            SocketAddr::V4(own) => Ok((socket, own)),
-            SocketAddr::V6(other) => anyhow::bail!("{other} is not an IPv4 address"),
-        }
+        let own = socket.local_addr()?;
+        Ok((socket, own))
     };
-    client.addresses().iter().copied().cycle().take(count).map(one).collect()
+    client.addresses_like(target.ip()).into_iter().cycle().take(count).map(one).collect()
 }

@@ -79,11 +79,7 @@ async fn come_and_go(program: &Path, nodes: u8) {
     }
     farm.wait_converged(&all).unwrap();
     traffic.all_served().await;
-    let until = Instant::now();
-    let log = traffic.stop().await;
-    let longest = log.longest_gap(from, until);
-    println!("{} of {} datagrams lost, {longest:?}", log.lost(from, until), log.counts().0);
-    assert!(longest < HANDOVER, "some client waited for {longest:?}, and nobody died");
+    traffic.stop_unharmed(from).await;
 }
 
 /// What one node sends does not reach some others; all reach the clients.
@@ -209,7 +205,7 @@ async fn t14_each_side_of_a_split_switch_serves_its_clients_and_both_merge() {
     traffic.all_served().await;
     sleep(CUT).await;
     for (client, node) in traffic.log().owners(Instant::now()) {
-        let is_beside_node3 = lab.client(2).addresses().contains(client.ip());
+        let is_beside_node3 = lab.client(2).addresses_like(client.ip()).contains(&client.ip());
         assert_eq!(&*node == "node3", is_beside_node3, "{client} is served by {node}");
     }
     let from = Instant::now();
@@ -242,7 +238,7 @@ async fn t14_the_smaller_side_of_a_split_that_hears_the_larger_elsewhere_serves_
 }
 
 /// Both sides of a healed cut serve all clients until they hear each other.
-fn assert_twice_only_at_the_heal(log: &ProbeLog, from: Instant, healed: Instant) {
+pub(crate) fn assert_twice_only_at_the_heal(log: &ProbeLog, from: Instant, healed: Instant) {
     let twice = log.duplicates();
     let until = healed + 4 * Timers::BALANCED.period;
     println!("{} datagrams were answered twice at the heal", twice.len());

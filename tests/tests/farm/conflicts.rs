@@ -24,7 +24,7 @@ use crate::{
 const TWO_ROUNDS: Duration = Duration::from_millis(6500);
 
 /// Farms of nodes 1 and 2 and of nodes 3 and 4 that have agreed, with these VIPs.
-fn two_farms<'a>(lab: &'a Lab, program: &Path, vips: [&str; 2]) -> [Farm<'a>; 2] {
+pub(crate) fn two_farms<'a>(lab: &'a Lab, program: &Path, vips: [&str; 2]) -> [Farm<'a>; 2] {
     let farm = |name, nodes, vips| {
         let mut farm = Farm::of_nodes(lab, nodes, program, name, vips).unwrap();
         farm.start().unwrap();
@@ -38,8 +38,8 @@ fn two_farms<'a>(lab: &'a Lab, program: &Path, vips: [&str; 2]) -> [Farm<'a>; 2]
     farms
 }
 
-/// Waits until every node has told of a conflict, and returns what each said.
-fn conflicts(farms: &[Farm<'_>]) -> Vec<String> {
+/// Waits until every node has told of a conflict, as counted by `reason`, and returns what each said.
+pub(crate) fn conflicts(farms: &[Farm<'_>], reason: &str) -> Vec<String> {
     let of_node = |(farm, node): (&Farm<'_>, usize)| {
         eventually("the conflict is told of", || has_event(farm, node, "address_conflict"));
         let told: Vec<_> = events(farm, node)
@@ -47,7 +47,7 @@ fn conflicts(farms: &[Farm<'_>]) -> Vec<String> {
             .filter(|event| event.kind == "address_conflict")
             .collect();
         assert_eq!(told.len(), 1, "told once, not each time: {told:?}");
-        assert!(packets(farm, node, "arp_conflict") > 0);
+        assert!(packets(farm, node, reason) > 0);
         told[0].message.clone()
     };
     let nodes = farms.iter().flat_map(|farm| farm.nodes().iter().map(move |&node| (farm, node)));
@@ -64,7 +64,7 @@ fn t34_two_farms_with_one_vip_both_say_so_and_neither_poisons_a_cache() {
         .capture_if(|frame| frame.direction == Direction::Incoming && arp(frame).is_some())
         .unwrap();
     let farms = two_farms(&lab, &program, [ONE_VIP, ONE_VIP]);
-    let told = conflicts(&farms);
+    let told = conflicts(&farms, "arp_conflict");
     for (told, first) in told.iter().zip([3, 3, 1, 1]) {
         let (mac, vip) = (lab.node(first).mac().to_string(), VIP.to_string());
         assert!(told.contains("another farm") && told.contains(&vip), "{told}");
@@ -101,7 +101,7 @@ fn t34_two_farms_with_one_virtual_mac_both_say_so() {
         &format!("addresses: [10.77.0.101/16]\n    vmac: {}", vmac()),
     );
     let farms = two_farms(&lab, &program, [ONE_VIP, &other]);
-    for (told, first) in conflicts(&farms).iter().zip([3, 3, 1, 1]) {
+    for (told, first) in conflicts(&farms, "arp_conflict").iter().zip([3, 3, 1, 1]) {
         assert!(told.contains("another farm") && told.contains("virtual MAC"), "{told}");
         assert!(told.contains(&lab.node(first).mac().to_string()), "{told}");
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
 };
 
 use vipfarm::{model::Mac, status::Explanation};
@@ -95,7 +95,8 @@ fn agree<'a>(farm: &Farm<'a>, group: &str, vmac: Mac, cases: &[Case]) -> BTreeMa
         let (What::Reset { target } | What::Datagram { target }) = answer.what else {
             panic!("{answer:?}")
         };
-        let client = SocketAddrV4::new(answer.target, target);
+        let IpAddr::V4(client) = answer.target else { panic!("{answer:?}") };
+        let client = SocketAddrV4::new(client, target);
         answered.entry(client).or_default().push(node_of(lab, answer.mac));
     }
     for (index, case) in cases.iter().enumerate() {

@@ -117,6 +117,16 @@ fn forged_replayed_cut_and_random_datagrams_change_no_view_and_are_counted_by_re
     }
 }
 
+/// Has node 3 come to a farm that serves, and gives it time to do wrong.
+fn two_and_then_the_third(farm: &mut Farm<'_>) {
+    farm.start_node(1, &[]).unwrap();
+    farm.start_node(2, &[]).unwrap();
+    farm.wait_converged(&[1, 2]).unwrap();
+    farm.start_node(3, &[]).unwrap();
+    eventually("node3 can be asked", || farm.status(3).is_ok());
+    thread::sleep(Duration::from_millis(600));
+}
+
 #[test]
 fn a_node_with_another_key_never_joins_and_both_sides_say_so() {
     let program = require!(skip::farm());
@@ -125,9 +135,7 @@ fn a_node_with_another_key_never_joins_and_both_sides_say_so() {
     let other = lab.directory().join("other.key");
     vipfarm_lab::farm::exit_code_and_words(farm.command("keygen").arg(&other)).unwrap();
     farm.give_own_config(3, |yaml| yaml.replace("farm.key", "other.key")).unwrap();
-    farm.start().unwrap();
-    farm.wait_converged(&[1, 2]).unwrap();
-    thread::sleep(Duration::from_millis(600));
+    two_and_then_the_third(&mut farm);
 
     for node in [1, 2] {
         let status = farm.status(node).unwrap();
@@ -151,9 +159,7 @@ fn a_node_with_another_configuration_serves_nothing_and_both_sides_say_so() {
     let lab = lab("files", 3, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     farm.give_own_config(3, |yaml| yaml.replace("port: 80,", "port: 81,")).unwrap();
-    farm.start().unwrap();
-    farm.wait_converged(&[1, 2]).unwrap();
-    thread::sleep(Duration::from_millis(600));
+    two_and_then_the_third(&mut farm);
 
     for node in [1, 2] {
         let status = farm.status(node).unwrap();
@@ -175,6 +181,25 @@ fn a_node_with_another_configuration_serves_nothing_and_both_sides_say_so() {
     farm.agent(3).unwrap().stop(vipfarm_lab::farm::PATIENCE).unwrap();
     farm.start_node(3, &[]).unwrap();
     farm.wait_converged(&[1, 2, 3]).unwrap();
+}
+
+/// Whoever starts long before the others serves alone, with whatever file.
+#[test]
+fn a_node_that_served_alone_with_another_configuration_stands_back_for_the_farm() {
+    let program = require!(skip::farm());
+    let lab = lab("early", 3, 1);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    farm.give_own_config(3, |yaml| yaml.replace("port: 80,", "port: 81,")).unwrap();
+    farm.start_node(3, &[]).unwrap();
+    farm.wait_converged(&[3]).unwrap();
+    farm.start_node(1, &[]).unwrap();
+    farm.start_node(2, &[]).unwrap();
+    farm.wait_converged(&[1, 2]).unwrap();
+    let status = farm.status(3).unwrap();
+    assert_eq!(status.state, NodeState::Fenced);
+    assert!(status.groups.iter().all(|group| group.bitmap.is_empty()), "{status:?}");
+    assert!(has_event(&farm, 3, "held_back"));
+    farm.stop().unwrap();
 }
 
 #[test]

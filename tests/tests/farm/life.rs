@@ -14,10 +14,8 @@ use crate::{ONE_VIP, lab, probed::Probed, running, vmac};
 
 /// The footprint of a node before its agent came, with values of its own in the sysctls.
 fn untouched(lab: &Lab, farm: &Farm<'_>, node: usize) -> Footprint {
-    let set = ["arp_announce=1", "arp_ignore=0"].map(|set| format!("net.ipv4.conf.eth0.{set}"));
-    for set in set {
-        let (key, value) = set.split_once('=').expect("written above");
-        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+    for (key, value) in [("arp_announce", "1"), ("arp_ignore", "0")] {
+        let path = format!("/proc/sys/net/ipv4/conf/eth0/{key}");
         lab.node(node).in_ns(|| std::fs::write(path, value)).unwrap();
     }
     farm.footprint(node).unwrap()
@@ -32,9 +30,10 @@ async fn a_stopped_agent_takes_everything_back_and_its_peers_take_over_at_once()
     farm.start().unwrap();
     farm.wait_converged(&[1, 2, 3]).unwrap();
     let during = farm.footprint(2).unwrap();
-    assert!(during.addresses.contains(&vipfarm_lab::lab::VIP), "{during:?}");
+    assert!(during.addresses.contains(&vipfarm_lab::lab::VIP.into()), "{during:?}");
     assert!(during.macs.contains(&vmac().to_string()), "{during:?}");
-    assert_eq!(during.sysctls, [("arp_announce", "2".into()), ("arp_ignore", "1".into())]);
+    let set = [("arp_announce", "2"), ("arp_ignore", "1"), ("keep_addr_on_down", "0")];
+    assert_eq!(during.sysctls, set.map(|(name, value)| (name, value.to_owned())));
     assert!(during.xdp.is_some() && during.tc.len() == 2 && during.links.len() == 3);
 
     let traffic = Probed::start(&lab).await;

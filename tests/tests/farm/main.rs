@@ -11,6 +11,7 @@ mod conflicts;
 mod directed;
 mod explained;
 mod heartbeats;
+mod ipv6;
 mod keys;
 mod lease;
 mod life;
@@ -34,7 +35,11 @@ use std::{
 };
 
 use vipfarm::model::Mac;
-use vipfarm_lab::{Farm, Lab, Topology, farm::PATIENCE, lab::VIP};
+use vipfarm_lab::{
+    Farm, Lab, Topology,
+    farm::{PATIENCE, exit_code_and_words},
+    lab::VIP,
+};
 
 /// One VIP for everything: TCP by port, UDP by port, each on any port.
 const ONE_VIP: &str = "vips:
@@ -96,6 +101,15 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "still not after {PATIENCE:?}: {what}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Asks a node's agent in vain: the command ends with that exit code and these words.
+fn asks_in_vain(farm: &Farm<'_>, node: usize, arguments: &[&str], code: i32, words: &str) {
+    let (ended, said) = exit_code_and_words(&mut farm.ask_command(node, arguments)).unwrap();
+    assert!(
+        ended == Some(code) && said.contains(words),
+        "{arguments:?}, `{words}`: {ended:?} {said}"
+    );
 }
 
 /// A counter of a node's agent: packets by reason.

@@ -1,6 +1,7 @@
 //! Clients that number their requests, while something is done to the farm.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,14 +34,23 @@ pub(crate) struct Probed {
 impl Probed {
     /// Traffic that nobody need serve yet.
     pub(crate) fn begin(lab: &Lab, period: Duration) -> Self {
-        let echoes = lab.nodes().iter().map(|node| UdpEcho::start(node, ECHO).unwrap()).collect();
-        let probe = UdpProbe::start(lab.clients(), ECHO, FLOWS, period).unwrap();
+        Self::begin_to(lab, ECHO.into(), period)
+    }
+
+    fn begin_to(lab: &Lab, to: SocketAddr, period: Duration) -> Self {
+        let echoes = lab.nodes().iter().map(|node| UdpEcho::start(node, to).unwrap()).collect();
+        let probe = UdpProbe::start(lab.clients(), to, FLOWS, period).unwrap();
         Self { _echoes: echoes, probe }
     }
 
     /// Traffic that is served.
     pub(crate) async fn start(lab: &Lab) -> Self {
-        let probed = Self::begin(lab, PERIOD);
+        Self::start_to(lab, ECHO.into()).await
+    }
+
+    /// As [`Probed::start`], to that VIP and port.
+    pub(crate) async fn start_to(lab: &Lab, to: SocketAddr) -> Self {
+        let probed = Self::begin_to(lab, to, PERIOD);
         probed.all_served().await;
         probed
     }
@@ -67,6 +77,16 @@ impl Probed {
         let log = self.end().await;
         let twice = log.duplicates();
         assert!(twice.is_empty(), "{} datagrams were answered twice: {twice:?}", twice.len());
+        log
+    }
+
+    /// As [`Probed::stop`], of traffic that nobody's death has disturbed since then.
+    pub(crate) async fn stop_unharmed(self, since: Instant) -> Arc<ProbeLog> {
+        let until = Instant::now();
+        let log = self.stop().await;
+        let longest = log.longest_gap(since, until);
+        println!("{} of {} datagrams lost, {longest:?}", log.lost(since, until), log.counts().0);
+        assert!(longest < HANDOVER, "some client waited for {longest:?}, and nobody died");
         log
     }
 

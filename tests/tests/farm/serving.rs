@@ -9,8 +9,8 @@ use std::{
 use tokio::time::sleep;
 use vipfarm::model::Mac;
 use vipfarm_lab::{
-    Captured, Direction, Farm, Frame, Host, frame::SYN, lab::VIP, require, skip, traffic::HttpLoad,
-    traffic::HttpServer,
+    Captured, Direction, Farm, Frame, Host, Lab, frame::SYN, lab::VIP, require, skip,
+    traffic::HttpLoad, traffic::HttpServer,
 };
 
 use crate::{
@@ -29,35 +29,42 @@ const WILDCARD: &str = "vips:
           - { port: 7000, proto: udp, filter: on_addr }
 ";
 
+/// Asks for an echo from each address of the first client, three times: who answered it.
+pub(crate) fn echoed(lab: &Lab, vip: IpAddr) -> BTreeMap<IpAddr, Vec<&str>> {
+    let client = lab.client(1);
+    let addresses = client.addresses_like(vip);
+    let ask = |(seq, &address): (u16, &IpAddr)| {
+        let frame = Frame::icmp_echo(address, vip, 7, seq);
+        frame.macs(client.mac(), vmac()).bytes()
+    };
+    // They go by the address alone, not by their numbers.
+    let requests = (0..3_u16).flat_map(|round| {
+        let numbered = (1000 * round..).zip(&addresses);
+        numbered.map(ask).collect::<Vec<_>>()
+    });
+    let replies = answers(client, &requests.collect::<Vec<_>>(), vip);
+
+    let mut answered: BTreeMap<IpAddr, Vec<_>> = BTreeMap::new();
+    let mut numbers = BTreeSet::new();
+    for reply in replies {
+        let What::EchoReply { seq } = reply.what else { panic!("{reply:?}") };
+        assert!(numbers.insert((reply.target, seq)), "answered twice: {reply:?}");
+        answered.entry(reply.target).or_default().push(node_of(lab, reply.mac));
+    }
+    assert_eq!(numbers.len(), 3 * addresses.len());
+    for (client, by) in &answered {
+        assert_eq!(BTreeSet::from_iter(by).len(), 1, "{client} was answered by {by:?}");
+    }
+    answered
+}
+
 #[test]
 fn t10_an_echo_request_is_answered_exactly_once() {
     let program = require!(skip::farm());
     let lab = lab("echo", 3, 150);
     let farm = running(&lab, &program, ONE_VIP);
-    let client = lab.client(1);
-    let ask = |(seq, &address): (u16, &Ipv4Addr)| {
-        let frame = Frame::icmp_echo(IpAddr::V4(address), IpAddr::V4(VIP), 7, seq);
-        frame.macs(client.mac(), vmac()).bytes()
-    };
-    // Three requests of each address: they go by it alone, not by their numbers.
-    let requests = (0..3_u16).flat_map(|round| {
-        let numbered = (1000 * round..).zip(client.addresses());
-        numbered.map(ask).collect::<Vec<_>>()
-    });
-    let replies = answers(client, &requests.collect::<Vec<_>>(), VIP);
-
-    let mut answered: BTreeMap<Ipv4Addr, Vec<_>> = BTreeMap::new();
-    let mut numbers = BTreeSet::new();
-    for reply in replies {
-        let What::EchoReply { seq } = reply.what else { panic!("{reply:?}") };
-        assert!(numbers.insert((reply.target, seq)), "answered twice: {reply:?}");
-        answered.entry(reply.target).or_default().push(node_of(&lab, reply.mac));
-    }
-    assert_eq!(numbers.len(), 3 * client.addresses().len());
-    for (client, by) in &answered {
-        assert_eq!(BTreeSet::from_iter(by).len(), 1, "{client} was answered by {by:?}");
-    }
-    for client in client.addresses().iter().step_by(10) {
+    let answered = echoed(&lab, VIP.into());
+    for client in answered.keys().step_by(10) {
         let (from, to) = (client.to_string(), VIP.to_string());
         let explained = farm.explain_offline(&[&from, &to, "--proto", "icmp"]).unwrap();
         assert_eq!(explained.owner.as_deref(), Some(answered[client][0]), "{client}");
@@ -72,7 +79,7 @@ fn t11_a_closed_port_refuses_once_and_a_port_without_rule_is_silent() {
     let client = lab.client(1);
     let addresses = client.addresses();
     let to_vip = |frame: Frame| frame.macs(client.mac(), vmac()).bytes();
-    let asked: BTreeSet<_> = addresses.iter().copied().collect();
+    let asked: BTreeSet<_> = client.addresses_like(VIP.into()).into_iter().collect();
 
     let syn = |&address: &Ipv4Addr| to_vip(Frame::tcp((address, 4000), (VIP, 8443), SYN));
     let resets = answers(client, &addresses.iter().map(syn).collect::<Vec<_>>(), VIP);

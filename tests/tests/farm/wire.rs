@@ -1,21 +1,27 @@
 //! Reading what was recorded on the wire.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
-use etherparse::{ArpOperation, Icmpv4Type, NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{
+    ArpOperation, Icmpv4Type, Icmpv6Header, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice,
+};
 use vipfarm::model::Mac;
-use vipfarm_lab::{Captured, Direction, Host, Lab};
+use vipfarm_lab::{Captured, Direction, Frame, Host, Lab};
 
 /// After the last frame was sent, how long to wait for answers that must not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(150);
 
-/// An IPv4 packet that a client received.
+/// An IP packet that a client received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Packet {
     /// Ethernet source.
     pub(crate) mac: Mac,
-    pub(crate) source: Ipv4Addr,
-    pub(crate) target: Ipv4Addr,
+    pub(crate) source: IpAddr,
+    pub(crate) target: IpAddr,
     pub(crate) what: What,
 }
 
@@ -58,11 +64,20 @@ pub(crate) fn source(frame: &Captured) -> Mac {
     mac(&frame.bytes[6..12])
 }
 
-/// The IPv4 packet in a frame.
+/// The IP packet in a frame.
 pub(crate) fn packet(frame: &Captured) -> Option<Packet> {
     let sliced = SlicedPacket::from_ethernet(&frame.bytes).ok()?;
-    let NetSlice::Ipv4(ip) = sliced.net? else { return None };
-    let header = ip.header();
+    let (source, target) = match sliced.net? {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            (header.source_addr().into(), header.destination_addr().into())
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            (header.source_addr().into(), header.destination_addr().into())
+        }
+        NetSlice::Arp(_) => return None,
+    };
     let what = match sliced.transport {
         Some(TransportSlice::Tcp(tcp)) => {
             let target = tcp.destination_port();
@@ -79,9 +94,13 @@ pub(crate) fn packet(frame: &Captured) -> Option<Packet> {
             Icmpv4Type::DestinationUnreachable(_) => What::Unreachable,
             _ => What::Other,
         },
+        Some(TransportSlice::Icmpv6(icmp)) => match icmp.icmp_type() {
+            Icmpv6Type::EchoReply(echo) => What::EchoReply { seq: echo.seq },
+            Icmpv6Type::DestinationUnreachable(_) => What::Unreachable,
+            _ => What::Other,
+        },
         _ => What::Other,
     };
-    let (source, target) = (header.source_addr(), header.destination_addr());
     Some(Packet { mac: self::source(frame), source, target, what })
 }
 
@@ -98,16 +117,76 @@ pub(crate) fn arp(frame: &Captured) -> Option<Arp> {
     })
 }
 
-/// Sends frames from a host and records the IPv4 packets that come back from `from`.
-pub(crate) fn answers(host: &Host, frames: &[Vec<u8>], from: Ipv4Addr) -> Vec<Packet> {
+/// Sends frames from a host and records the IP packets that come back from `from`; what it asks a
+/// group of addresses, to find the host, is no answer.
+pub(crate) fn answers(host: &Host, frames: &[Vec<u8>], from: impl Into<IpAddr>) -> Vec<Packet> {
+    let from = from.into();
     let is_answer = move |frame: &Captured| {
         frame.direction == Direction::Incoming
-            && packet(frame).is_some_and(|packet| packet.source == from)
+            && packet(frame).is_some_and(|it| it.source == from && !it.target.is_multicast())
     };
     let capture = host.capture_if(is_answer).unwrap();
     host.inject_all(frames).unwrap();
     std::thread::sleep(SILENCE);
     capture.stop().iter().filter_map(packet).collect()
+}
+
+/// A neighbour solicitation or advertisement (RFC 4861 sections 4.3 and 4.4) without a nonce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Neighbour {
+    /// Ethernet source.
+    pub(crate) mac: Mac,
+    pub(crate) solicits: bool,
+    /// The IP addresses of the sender and of whom it is sent to.
+    pub(crate) source: Ipv6Addr,
+    pub(crate) to: Ipv6Addr,
+    /// The address that it is about.
+    pub(crate) target: Ipv6Addr,
+    /// The flags solicited and override; of an advertisement alone.
+    pub(crate) flags: [bool; 2],
+    /// The link-layer address that it names.
+    pub(crate) named: Option<Mac>,
+}
+
+/// The neighbour discovery message in a frame, if its hop limit and checksum are right.
+pub(crate) fn neighbour(frame: &Captured) -> Option<Neighbour> {
+    let sliced = SlicedPacket::from_ethernet(&frame.bytes).ok()?;
+    let NetSlice::Ipv6(ip) = sliced.net? else { return None };
+    let Some(TransportSlice::Icmpv6(icmp)) = sliced.transport else { return None };
+    let header = ip.header();
+    let kind = icmp.slice()[0];
+    let right =
+        header.hop_limit() == 255 && icmp.is_checksum_valid(header.source(), header.destination());
+    if !right || !matches!(kind, 135 | 136) {
+        return None;
+    }
+    let (target, options) = icmp.slice()[8..].split_first_chunk::<16>()?;
+    Some(Neighbour {
+        mac: source(frame),
+        solicits: kind == 135,
+        source: header.source_addr(),
+        to: header.destination_addr(),
+        target: Ipv6Addr::from(*target),
+        flags: [0x40, 0x20].map(|bit| icmp.slice()[4] & bit != 0),
+        named: options.get(2..8).map(mac),
+    })
+}
+
+/// A neighbour solicitation that names the asking MAC, unless it comes from no address.
+pub(crate) fn solicitation(
+    (mac, source): (Mac, Ipv6Addr),
+    (next, to): (Mac, Ipv6Addr),
+    target: Ipv6Addr,
+) -> Vec<u8> {
+    let named = if source.is_unspecified() { vec![] } else { [&[1, 1], &mac.0[..]].concat() };
+    let rest = [&target.octets()[..], &named].concat();
+    let kind = Icmpv6Type::Unknown { type_u8: 135, code_u8: 0, bytes5to8: [0; 4] };
+    let header = Icmpv6Header::with_checksum(kind, source.octets(), to.octets(), &rest);
+    let message = [&header.unwrap().to_bytes()[..], &rest].concat();
+    let mut frame = Frame::ip(source.into(), to.into(), 58, &message).macs(mac, next).bytes();
+    // The hop limit.
+    frame[14 + 7] = 255;
+    frame
 }
 
 /// Sends frames from a host and records the ARP replies it gets.

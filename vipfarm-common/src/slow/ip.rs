@@ -63,15 +63,15 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             };
         }
         self.claim(found.vip)?;
-        if ip.get::<0, 1>()[0] >> 4 != 6 {
-            return Err(Reason::Malformed);
-        }
         if next == ICMPV6
             && let Some([135 | 136]) = packet.at::<1>(ethernet.network + 40)
         {
             return self.neighbour(ethernet.network + 40, source, ip.get::<7, 1>(), found.vip);
         }
         self.serves(found.vip)?;
+        if ip.get::<0, 1>()[0] >> 4 != 6 {
+            return Err(Reason::Malformed);
+        }
         let headers = extensions::<P, MAX_EXTENSIONS>(packet, next, ethernet.network + 40)?;
         self.ip(&Ip {
             client: V6(source),

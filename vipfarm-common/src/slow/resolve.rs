@@ -50,12 +50,12 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return Err(Reason::NotVip);
         }
         self.claim(vip)?;
+        if claimed != 0 || from_peer && request {
+            return Err(Reason::ArpPeer);
+        }
         if !request {
             // The answer to a node that asked as the VIP came to the VMAC, hence to every node.
             return Err(Reason::ArpReply);
-        }
-        if claimed != 0 || from_peer {
-            return Err(Reason::ArpPeer);
         }
         let sender = (sender != [0; 4]).then_some(V4(sender));
         self.answerer(vip, sender, sender_mac)

@@ -27,7 +27,7 @@ use crate::{
     model::{Farm, Mac, NodeId, Vip},
     net::{
         Interface, Network,
-        undo::{InterfaceChanges, Undo, UndoError},
+        undo::{self, InterfaceChanges, Undo, UndoError},
     },
     plan::HeldVip,
 };
@@ -72,7 +72,7 @@ pub(super) async fn bring_up(
     let network = Network::connect()?;
     let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
     clear_up_after_a_crash(&network, &mut undo, &options.place.bpf_dir, &farm).await?;
-    let interfaces = network.interfaces().await?;
+    let interfaces = Network::interfaces().await?;
     let own = site::own_node(&farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(&farm, &interfaces)?;
     let mac = site::known_as(&farm, &placed)?;
@@ -164,7 +164,7 @@ async fn clear_up_after_a_crash(
         return Ok(());
     }
     undo.roll_back(network).await?;
-    let interfaces = network.interfaces().await?;
+    let interfaces = Network::interfaces().await?;
     let used: Vec<u32> = farm
         .vips
         .iter()
@@ -288,17 +288,19 @@ impl Record {
     ) -> Result<(), UndoError> {
         for (block, &interface) in farm.vips.iter().zip(placed) {
             let changes = self.undo.on(interface);
-            changes.note_sysctls(true)?;
             for vip in vips_of(block) {
+                changes.note_sysctls(undo::for_vip(vip.addr))?;
                 changes.note_vip(vip.addr, vip.vmac);
             }
         }
+        // Each interface answers for its own IPv6 addresses alone, whatever its settings.
         let shares_network = |other: &&Interface| {
-            let mut vips = farm.vips.iter().flat_map(|block| &block.addresses);
-            vips.any(|vip| other.addresses.iter().any(|net| net.contains(&vip.addr)))
+            let vips = farm.vips.iter().flat_map(|block| &block.addresses);
+            let mut vips = vips.map(|vip| vip.addr).filter(IpAddr::is_ipv4);
+            vips.any(|vip| other.addresses.iter().any(|net| net.contains(&vip)))
         };
         for other in all.iter().filter(shares_network).filter(|other| !placed.contains(other)) {
-            self.undo.on(other).note_sysctls(false)?;
+            self.undo.on(other).note_sysctls(undo::BESIDE_VIP)?;
         }
         self.undo.write(&self.path)
     }

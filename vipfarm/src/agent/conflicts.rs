@@ -7,11 +7,15 @@
 //! where the target's hardware address has its place, so that a farm's probe is known as one. The
 //! filters of the farm's own nodes drop it; those of another farm with that VIP or virtual MAC
 //! count it as a conflict; a machine that simply has the address answers, which is one too.
+//!
+//! For IPv6 it is what duplicate address detection sends (RFC 4862, section 5.4.2), which has no
+//! place for a virtual MAC: another farm answers as any machine would, to all nodes, and each farm
+//! hears of the other by what it asks itself.
 
 use std::{
     io,
     mem::size_of,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -29,8 +33,15 @@ pub const PROBE_ROUND: Duration = Duration::from_secs(3);
 /// The least time between two events of one interface: a conflict lasts until somebody mends it.
 const PAUSE: Duration = Duration::from_mins(1);
 
-/// Ethernet and ARP for IPv4.
-const LEN: usize = 14 + 28;
+/// A link-layer address for a group of addresses begins so (RFC 2464 section 7).
+const GROUP: [u8; 2] = [0x33, 0x33];
+/// Of a VIP's solicited-node address, all but the last three bytes (RFC 4291 section 2.7.1).
+const SOLICITED_NODE: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
+/// Protocol number and type of a neighbour solicitation (RFC 4861 section 4.3), and the hop limit
+/// that proves it is from this link.
+const ICMPV6: u8 = 58;
+const SOLICITATION: u8 = 135;
+const NEAR: u8 = 255;
 
 /// Sends the farm's probes.
 #[derive(Debug)]
@@ -51,17 +62,24 @@ impl Prober {
 
     /// Asks once for each VIP, with its virtual MAC, on its interface. What cannot be sent now, for
     /// want of a carrier say, is sent in the next round.
+    ///
+    /// For an IPv6 VIP only with the MAC by which the other nodes know this one: a solicitation
+    /// names no other, and they would take one from another interface for a stranger's.
     pub fn probe<'i>(&self, vips: impl Iterator<Item = (&'i Interface, HeldVip)>) {
         for (interface, vip) in vips {
-            let IpAddr::V4(addr) = vip.addr else { continue };
             let vmac = vip.vmac.unwrap_or(Mac([0; 6]));
-            let frame = probe(interface.mac, self.known_as, vmac, addr);
+            let frame = match vip.addr {
+                IpAddr::V4(addr) => probe_v4(interface.mac, self.known_as, vmac, addr),
+                IpAddr::V6(addr) if interface.mac == self.known_as => probe_v6(interface.mac, addr),
+                IpAddr::V6(_) => continue,
+            };
             let _unsent = send(&self.socket, interface.index, &frame);
         }
     }
 }
 
-fn probe(source: Mac, sender: Mac, vmac: Mac, vip: Ipv4Addr) -> [u8; LEN] {
+/// An ARP probe.
+fn probe_v4(source: Mac, sender: Mac, vmac: Mac, vip: Ipv4Addr) -> Vec<u8> {
     let fields: [&[u8]; 8] = [
         &[0xff; 6],
         &source.0,
@@ -73,7 +91,45 @@ fn probe(source: Mac, sender: Mac, vmac: Mac, vip: Ipv4Addr) -> [u8; LEN] {
         &vmac.0,
         &vip.octets(),
     ];
-    fields.concat().try_into().expect("the fields of an ARP packet")
+    fields.concat()
+}
+
+/// The solicitation of duplicate address detection: from no address, hence without a link-layer
+/// address to learn.
+fn probe_v6(source: Mac, vip: Ipv6Addr) -> Vec<u8> {
+    let [.., a, b, c] = vip.octets();
+    let group = [&SOLICITED_NODE[..], &[a, b, c]].concat();
+    // Type, code, checksum, reserved, target.
+    let message =
+        |checksum: [u8; 2]| [&[SOLICITATION, 0], &checksum[..], &[0; 4], &vip.octets()].concat();
+    let unsummed = message([0; 2]);
+    let length = u16::try_from(unsummed.len()).expect("24 bytes").to_be_bytes();
+    // RFC 8200 section 8.1: source, destination, length and protocol count too.
+    let pseudo_header =
+        [&Ipv6Addr::UNSPECIFIED.octets()[..], &group, &[0, 0], &length, &[0, 0, 0, ICMPV6]];
+    let checksum = checksum(&[&pseudo_header.concat()[..], &unsummed].concat());
+    let fields: [&[u8]; 9] = [
+        &[GROUP[0], GROUP[1], 0xff, a, b, c],
+        &source.0,
+        &[0x86, 0xdd],
+        // Version, traffic class, flow label.
+        &[0x60, 0, 0, 0],
+        &length,
+        &[ICMPV6, NEAR],
+        &Ipv6Addr::UNSPECIFIED.octets(),
+        &group,
+        &message(checksum),
+    ];
+    fields.concat()
+}
+
+/// The Internet checksum of an even number of bytes (RFC 1071).
+pub(super) fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let sum: u32 = words.sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let [.., a, b] = (!((sum & 0xffff) + (sum >> 16))).to_be_bytes();
+    [a, b]
 }
 
 /// Sends a frame as it is.
@@ -125,13 +181,16 @@ pub fn words(claim: Claim, vip: Option<IpAddr>, count: u64) -> String {
     let mac = Mac(claim.mac);
     match vip {
         Some(vip) if claim.farm => format!(
-            "another farm, of which {mac} is a node, has the VIP {vip} too ({count} ARP packets): clients are answered twice; give each farm addresses of its own"
+            "another farm, of which {mac} is a node, has the VIP {vip} too ({count} packets): clients are answered twice; give each farm addresses of its own"
         ),
         None if claim.farm => format!(
-            "another farm, of which {mac} is a node, has a virtual MAC of this farm ({count} ARP packets): give its VIP another `vmac`"
+            "another farm, of which {mac} is a node, has a virtual MAC of this farm ({count} packets): give its VIP another `vmac`"
+        ),
+        Some(IpAddr::V6(vip)) => format!(
+            "another machine, or a node of another farm, {mac}, claims {vip} as its own ({count} packets): take the address from it, or give each farm addresses of its own"
         ),
         vip => format!(
-            "another machine, {mac}, claims {} as its own ({count} ARP packets): take the address from it",
+            "another machine, {mac}, claims {} as its own ({count} packets): take the address from it",
             vip.map_or_else(|| "a VIP".to_owned(), |vip| vip.to_string())
         ),
     }
@@ -144,7 +203,7 @@ mod tests {
     #[test]
     fn a_probe_speaks_for_no_address_and_names_the_virtual_mac() {
         let (nic, known_as, vmac) = (Mac([2; 6]), Mac([4; 6]), Mac([0x5a; 6]));
-        let frame = probe(nic, known_as, vmac, Ipv4Addr::new(192, 168, 1, 222));
+        let frame = probe_v4(nic, known_as, vmac, Ipv4Addr::new(192, 168, 1, 222));
         assert_eq!(
             frame[..22],
             [&[0xff; 6][..], &[2; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat()[..]
@@ -153,6 +212,20 @@ mod tests {
             frame[22..],
             [&[4; 6][..], &[0; 4], &[0x5a; 6], &[192, 168, 1, 222]].concat()[..]
         );
+    }
+
+    #[test]
+    fn a_solicitation_asks_the_vips_group_for_nobody_with_a_right_checksum() {
+        let vip: Ipv6Addr = "fd00::12:3456".parse().expect("an address");
+        let frame = probe_v6(Mac([2; 6]), vip);
+        let ethernet = [&[0x33, 0x33, 0xff, 0x12, 0x34, 0x56][..], &[2; 6], &[0x86, 0xdd]];
+        assert_eq!(frame[..14], ethernet.concat()[..]);
+        let group: Ipv6Addr = "ff02::1:ff12:3456".parse().expect("an address");
+        let header = [&[0x60, 0, 0, 0, 0, 24, 58, 255][..], &[0; 16], &group.octets()];
+        assert_eq!(frame[14..54], header.concat()[..]);
+        assert_eq!((frame[54], &frame[62..]), (135, &vip.octets()[..]), "and no option");
+        let summed = [&frame[22..54], &[0, 0, 0, 24, 0, 0, 0, 58], &frame[54..]].concat();
+        assert_eq!(checksum(&summed), [0; 2], "with its checksum, nothing is left");
     }
 
     #[test]
@@ -177,7 +250,9 @@ mod tests {
     fn who_and_what_is_named() {
         let claim = Claim { mac: [2, 0, 0, 0, 0, 7], vip: 1, farm: true };
         let vip = Some(IpAddr::from([192, 168, 1, 222]));
+        let vip6 = Some(IpAddr::from(Ipv6Addr::LOCALHOST));
         for (claim, vip, part) in [
+            (Claim { farm: false, ..claim }, vip6, "or a node of another farm, 02:"),
             (claim, vip, "has the VIP 192.168.1.222 too"),
             (claim, None, "has a virtual MAC of this farm"),
             (Claim { farm: false, ..claim }, vip, "claims 192.168.1.222 as its own"),

@@ -209,6 +209,12 @@ impl Snapshot {
 
 impl Engine {
     fn turns(&mut self) -> io::Result<()> {
+        let sources = self.links.sockets().chain([self.commands.as_fd()]);
+        // Duplicates: the list outlives the turns, which change what the originals belong to.
+        let sources = sources.map(|source| source.try_clone_to_owned());
+        let sources = sources.collect::<io::Result<Vec<_>>>()?;
+        let mut sources: Vec<_> =
+            sources.iter().map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN)).collect();
         loop {
             self.act();
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -216,7 +222,7 @@ impl Engine {
                 return Ok(());
             }
             let due = self.membership.next_deadline();
-            self.wait(due)?;
+            wait(&mut sources, due)?;
             self.commands.quiet();
             while let Some(command) = self.commands.next() {
                 self.obey(command);
@@ -229,18 +235,6 @@ impl Engine {
             if now >= self.membership.next_deadline() {
                 self.membership.handle_timeout(now);
             }
-        }
-    }
-
-    fn wait(&self, until: BootTime) -> io::Result<()> {
-        let time = until.saturating_since(realtime::now());
-        let time = TimeSpec::nanoseconds(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
-        let sources = self.links.sockets().chain([self.commands.as_fd()]);
-        let mut sources: Vec<_> =
-            sources.map(|source| PollFd::new(source, PollFlags::POLLIN)).collect();
-        match nix::poll::ppoll(&mut sources, Some(time), None) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -439,6 +433,16 @@ impl Engine {
             lateness: self.lateness(),
             view_change: self.barrier.last(),
         });
+    }
+}
+
+/// Waits until a source is readable, or that time has come.
+fn wait(sources: &mut [PollFd<'_>], until: BootTime) -> io::Result<()> {
+    let time = until.saturating_since(realtime::now());
+    let time = TimeSpec::nanoseconds(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
+    match nix::poll::ppoll(sources, Some(time), None) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -33,24 +33,16 @@ impl Page<'_> {
         self.family("vipfarm_info", GAUGE, "This node's name and its agent's version; always 1.");
         let labels = [("node", status.node.as_str()), ("version", status.version.as_str())];
         self.sample("vipfarm_info", &labels, 1);
-        self.family("vipfarm_up", GAUGE, "Whether this node serves its buckets.");
-        self.sample("vipfarm_up", &[], flag(status.state == NodeState::Up));
-        self.family("vipfarm_converged", GAUGE, "Whether no bucket is changing hands.");
-        self.sample("vipfarm_converged", &[], flag(status.converged));
-        self.family(
-            "vipfarm_view_epoch",
-            GAUGE,
-            "Number of the installed view; 0 before the first.",
-        );
-        self.sample("vipfarm_view_epoch", &[], status.epoch);
-        self.family(
-            "vipfarm_lease_seconds",
-            GAUGE,
-            "How long the kernel would go on accepting if the agent stopped now; 0 = fenced.",
-        );
-        self.sample("vipfarm_lease_seconds", &[], status.lease_ms / 1e3);
-        self.family("vipfarm_uptime_seconds", GAUGE, "Since the agent started.");
-        self.sample("vipfarm_uptime_seconds", &[], status.uptime_s);
+        let up = flag(status.state == NodeState::Up);
+        self.gauge("vipfarm_up", "Whether this node serves its buckets.", up);
+        let converged = flag(status.converged);
+        self.gauge("vipfarm_converged", "Whether no bucket is changing hands.", converged);
+        let help = "Number of the installed view; 0 before the first.";
+        self.gauge("vipfarm_view_epoch", help, status.epoch);
+        let help =
+            "How long the kernel would go on accepting if the agent stopped now; 0 = fenced.";
+        self.gauge("vipfarm_lease_seconds", help, status.lease_ms / 1e3);
+        self.gauge("vipfarm_uptime_seconds", "Since the agent started.", status.uptime_s);
         self.family("vipfarm_node_alive", GAUGE, "Whether the node is in the installed view.");
         for node in &status.nodes {
             self.sample("vipfarm_node_alive", &[("node", &node.name)], flag(node.alive));
@@ -119,12 +111,18 @@ impl Page<'_> {
             self.sample(name, &[("outcome", outcome)], count);
         }
         let lateness = status.lateness;
-        self.family("vipfarm_real_time", GAUGE, "Whether the heartbeat thread is a real-time one.");
-        self.sample("vipfarm_real_time", &[], flag(lateness.real_time));
+        let help = "Whether the heartbeat thread is a real-time one.";
+        self.gauge("vipfarm_real_time", help, flag(lateness.real_time));
         let name = "vipfarm_lateness_seconds";
         self.family(name, GAUGE, "How late the heartbeat thread woke, since the agent started.");
         self.sample(name, &[("of", "mean")], lateness.mean_ms / 1e3);
         self.sample(name, &[("of", "max")], lateness.max_ms / 1e3);
+    }
+
+    /// A metric of this node, with one sample.
+    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, GAUGE, help);
+        self.sample(name, &[], value);
     }
 
     /// Begins a metric, whose samples must follow without others in between.

@@ -115,7 +115,7 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
         let _socket = ControlSocket::open(&place.run_dir, &farm.name)?;
         let network = Network::connect()?;
         let mut undo = bring_up::Record::read(&place.run_dir, &farm.name)?;
-        let present = network.interfaces().await?;
+        let present = Network::interfaces().await?;
         let mut interfaces: BTreeSet<(String, u32)> =
             undo.interfaces().map(|(name, index)| (name.to_owned(), index)).collect();
         for block in &farm.vips {
@@ -188,7 +188,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let (changes, changed) = mpsc::channel(1);
     let announcing = tokio::spawn(announcer.follow());
     let writing = tokio::spawn(keeper.follow(latest.clone(), configurations, history));
-    let watching = Needs::watch(needed, network.clone(), changes);
+    let watching = Needs::watch(needed, changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
     let turns = Arc::new(AtomicU64::new(0));
     let parts = Parts {

@@ -88,7 +88,7 @@ impl Reloader {
         let current = self.configurations.get(self.servable().await?[0]);
         let changes = differences(&current.farm, &farm);
         self.refuse_what_needs_a_restart(&current.farm, &farm, &keys)?;
-        let present = self.network.interfaces().await?;
+        let present = Network::interfaces().await?;
         let next = self.configuration(digest, farm, &present)?;
         let nodes = next.farm.nodes.clone();
         self.make_ready(next, &present).await?;

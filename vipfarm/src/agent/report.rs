@@ -203,7 +203,8 @@ impl Reporter {
             let (Ok(packets), Ok(Some(claim))) = (counters.packets(), counters.claim()) else {
                 continue;
             };
-            let (count, stranger) = (packets[&Reason::ArpConflict], !is_member(Mac(claim.mac)));
+            let count = packets[&Reason::ArpConflict] + packets[&Reason::NdConflict];
+            let stranger = !is_member(Mac(claim.mac));
             if let Some(count) = conflicts.untold(Instant::now(), count, stranger) {
                 let message = conflicts::words(claim, port.plan().services.vip(claim.vip), count);
                 self.history.push(Level::Warn, "address_conflict", message);

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::{
-    model::{Farm, Mac, NodeId, Vip},
+    model::{Farm, Mac, NodeId, Vip, VipAddr},
     net::Interface,
 };
 
@@ -175,9 +176,11 @@ pub fn interface_of<'i>(
     let Some(first) = block.addresses.first() else {
         unreachable!("a checked block has an address");
     };
-    let covers = |interface: &Interface, vip: IpAddr| {
-        // The VIP itself may be there already, left by an agent that crashed.
-        interface.addresses.iter().any(|net| net.addr() != vip && net.contains(&vip))
+    let covers = |interface: &Interface, vip: &VipAddr| {
+        // VIPs may be there already, left by an agent that crashed.
+        let is_own = |net: &&IpNet| !block.addresses.iter().any(|vip| vip.addr == net.addr());
+        let mut own = interface.addresses.iter().filter(is_own);
+        own.any(|net| net.contains(&vip.addr) || is_leased_beside(net, vip))
     };
     let interface = if let Some(name) = &block.interface {
         interfaces.iter().find(|interface| interface.name == *name).ok_or_else(|| {
@@ -188,18 +191,18 @@ pub fn interface_of<'i>(
             }
         })?
     } else {
-        let candidates = || interfaces.iter().filter(|interface| covers(interface, first.addr));
+        let candidates = || interfaces.iter().filter(|interface| covers(interface, first));
         candidates()
             .find(|interface| interface.up)
             .or_else(|| candidates().next())
             .ok_or(SiteError::NoInterface { vip: first.addr, prefix: first.prefix })?
     };
-    if let Some(outside) = block.addresses.iter().find(|vip| !covers(interface, vip.addr)) {
+    if let Some(outside) = block.addresses.iter().find(|vip| !covers(interface, vip)) {
         return Err(SiteError::OutsideSubnet {
             vip: outside.addr,
             prefix: outside.prefix,
             interface: interface.name.clone(),
-            subnets: join(interface.addresses.iter().map(ipnet::IpNet::trunc)),
+            subnets: join(interface.addresses.iter().map(IpNet::trunc)),
         });
     }
     if !interface.up {
@@ -226,6 +229,15 @@ pub fn known_as(farm: &Farm, placed: &[&Interface]) -> Result<Mac, SiteError> {
             second: second.name.clone(),
         }),
     }
+}
+
+/// Whether an address lies in the VIP's subnet without saying so: what DHCPv6 assigns has no prefix,
+/// and that the subnet is on the link is a router's word (RFC 5942 section 4).
+fn is_leased_beside(own: &IpNet, vip: &VipAddr) -> bool {
+    let subnet = IpNet::new(vip.addr, vip.prefix);
+    vip.addr.is_ipv6()
+        && own.prefix_len() == own.max_prefix_len()
+        && subnet.is_ok_and(|subnet| subnet.contains(&own.addr()))
 }
 
 /// Whether a VIP is on this machine already: then somebody else added it, and it would stay when the
@@ -311,6 +323,23 @@ mod tests {
     fn a_vip_that_a_crashed_agent_left_proves_no_subnet() {
         let left = [interface("eth1", &["10.0.0.100/32"])];
         assert!(interface_of(&farm().vips[0], &left).is_err());
+    }
+
+    #[test]
+    fn an_ipv6_vip_lives_beside_an_address_of_its_subnet_with_or_without_a_prefix() {
+        let mut block = farm().vips.remove(0);
+        let addr = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 0x100]);
+        block.addresses = vec![VipAddr { addr, prefix: 64, ..block.addresses[0] }];
+        let link_local = "fe80::11/64";
+        let of =
+            |addresses: &[&str]| interface_of(&block, &[interface("eth0", addresses)]).map(|_| ());
+        assert_eq!(of(&[link_local, "fd00::11/64"]), Ok(()));
+        assert_eq!(of(&[link_local, "fd00::11/128"]), Ok(()), "by DHCPv6");
+        for elsewhere in ["fd00:0:0:1::11/64", "fd00:0:0:1::11/128", "fd00::100/128", "10.0.0.11/8"]
+        {
+            let found = of(&[link_local, elsewhere]);
+            assert!(matches!(found, Err(SiteError::NoInterface { .. })), "{elsewhere}: {found:?}");
+        }
     }
 
     #[test]

@@ -44,21 +44,24 @@ impl Needs {
 
     /// Tells of changes until something is lost, or nobody listens.
     pub(super) async fn watch(
-        needs: watch::Receiver<Self>,
-        network: Network,
+        mut needs: watch::Receiver<Self>,
         changes: mpsc::Sender<Change>,
     ) -> Result<(), net::Error> {
         let mut announced = Network::changes()?;
         let mut reachable = true;
         loop {
-            let present = network.interfaces().await?;
-            // As they are now: a VIP may have been taken off on purpose since.
-            let needs = needs.borrow().clone();
-            if let Some(lost) = needs.0.iter().find_map(|(need, vips)| loss(need, vips, &present)) {
+            let wanted = needs.borrow_and_update().clone();
+            let present = Network::interfaces().await?;
+            // A reload may have added a VIP, or taken one off on purpose, meanwhile.
+            if needs.has_changed().unwrap_or(false) {
+                continue;
+            }
+            if let Some(lost) = wanted.0.iter().find_map(|(need, vips)| loss(need, vips, &present))
+            {
                 let _ = changes.send(Change::Lost(lost)).await;
                 return Ok(());
             }
-            if needs.reachable(&present) != reachable {
+            if wanted.reachable(&present) != reachable {
                 reachable = !reachable;
                 if changes.send(Change::Reachable(reachable)).await.is_err() {
                     return Ok(());

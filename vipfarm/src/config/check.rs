@@ -64,8 +64,8 @@ fn check_subnet(nodes: &[NodeDraft], vip: &VipDraft, report: &mut Report) {
         let Ok(net) = IpNet::new(address.value.addr, address.value.prefix) else { continue };
         let outside = |node: &NodeDraft| {
             let first = node.first?;
-            // An IPv6 VIP may live beside IPv4 heartbeats on the same network.
-            let other_family = net.addr().is_ipv6() && first.is_ipv4();
+            // A VIP of one family may live beside heartbeats of the other on the same network.
+            let other_family = net.addr().is_ipv6() != first.is_ipv6();
             (!other_family && !net.contains(&first))
                 .then(|| format!("{} ({first})", node.name.value))
         };

@@ -48,6 +48,7 @@ pub(super) fn read(value: &Value, report: &mut Report) -> Nodes {
     }
     let list: Vec<_> = items.iter().filter_map(|item| read_node(item, report)).collect();
     check_unique(&list, report);
+    check_families(&list, report);
     Nodes { complete: !items.is_empty() && list.len() == items.len(), list }
 }
 
@@ -119,6 +120,25 @@ fn check_unique(nodes: &[NodeDraft], report: &mut Report) {
                     "give each node addresses of its own",
                 );
             }
+        }
+    }
+}
+
+/// Each network of the heartbeats needs one family: a socket of one reaches no address of the other.
+fn check_families(nodes: &[NodeDraft], report: &mut Report) {
+    let Some((first, others)) = nodes.split_first() else { return };
+    for node in others {
+        let mut links = first.addresses.iter().zip(&node.addresses);
+        let differ = links.find(|(one, other)| one.value.is_ipv4() != other.value.is_ipv4());
+        if let Some((one, other)) = differ {
+            report.error(
+                other.at,
+                format!(
+                    "heartbeats cannot run between {} of {} and {} of {}: one is an IPv4 address, the other an IPv6 address",
+                    one.value, first.name.value, other.value, node.name.value
+                ),
+                "list the addresses of all nodes in one order of networks, with one family in each",
+            );
         }
     }
 }

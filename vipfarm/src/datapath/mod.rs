@@ -39,6 +39,7 @@ use crate::{
 
 pub use object::OBJECT;
 pub use requesters::Requesters;
+pub use shared::Mapping;
 
 /// What a [`Datapath`] needs to know of its interface.
 #[derive(Debug, Clone)]
@@ -377,7 +378,7 @@ impl Counters {
         Ok(Reason::ALL.iter().map(|reason| (*reason, sum(reason))).collect())
     }
 
-    /// The last one who claimed what is this farm's ([`Reason::ArpConflict`]).
+    /// The last one who claimed what is this farm's ([`Reason::ArpConflict`], [`Reason::NdConflict`]).
     pub fn claim(&self) -> Result<Option<Claim>, Error> {
         let word = self.claim.get(&0, 0).map_err(|error| object::map_error(&error))?;
         Ok(Claim::of_word(word))

@@ -25,9 +25,13 @@ const STACK: usize = 64 << 10;
 
 /// The mapped state. One writer: the thread that owns this value.
 pub(super) struct SharedState {
-    state: NonNull<State>,
+    state: Mapping,
     idle: Idle,
 }
+
+/// The element of a `STATE` array, mapped until this is dropped. The kernel writes it too.
+#[derive(Debug)]
+pub struct Mapping(NonNull<State>);
 
 /// The generation that is not active. A packet that began before the last switch may still use it;
 /// `membarrier` returns when every CPU has passed through a quiescent state since.
@@ -65,11 +69,12 @@ fn wait_for_packets() -> io::Result<()> {
 }
 
 // SAFETY: the mapping belongs to this value alone and is not tied to a thread.
-unsafe impl Send for SharedState {}
+unsafe impl Send for Mapping {}
 
-impl SharedState {
-    /// Maps the element of the `STATE` array.
-    pub(super) fn map(map: &MapData) -> Result<Self, Error> {
+impl Mapping {
+    /// Maps the only element of the array, which must be that of programs of this version. The error
+    /// is that of `mmap`.
+    pub fn of(map: &MapData) -> io::Result<Self> {
         let fd = map.fd().as_fd().as_raw_fd();
         // SAFETY: a fresh shared mapping of the map's only element, whose size is `State`'s (the
         // object was built from the same definition); the kernel rounds up to pages.
@@ -84,12 +89,30 @@ impl SharedState {
             )
         };
         match NonNull::new(address.cast()) {
-            Some(state) if address != libc::MAP_FAILED => Ok(Self { state, idle: Idle::Unused }),
-            _ => Err(Error::Memory {
-                call: "mmap of the STATE map",
-                error: io::Error::last_os_error(),
-            }),
+            Some(state) if address != libc::MAP_FAILED => Ok(Self(state)),
+            _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Where it is: valid for [`State`]'s size while this value lives.
+    pub fn as_ptr(&self) -> *mut State {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `of` with this length and is not used any more.
+        unsafe { libc::munmap(self.as_ptr().cast(), size_of::<State>()) };
+    }
+}
+
+impl SharedState {
+    /// Maps the element of the `STATE` array.
+    pub(super) fn map(map: &MapData) -> Result<Self, Error> {
+        let state = Mapping::of(map)
+            .map_err(|error| Error::Memory { call: "mmap of the STATE map", error })?;
+        Ok(Self { state, idle: Idle::Unused })
     }
 
     /// Extends the lease. `deadline_ns` first: a packet in between errs to the slow path.
@@ -194,13 +217,6 @@ impl SharedState {
         let active =
             unsafe { ptr::read_volatile(addr_of_mut!((*self.state.as_ptr()).control.active)) };
         usize::from(active & 1 == 1)
-    }
-}
-
-impl Drop for SharedState {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` with this length and is not used any more.
-        unsafe { libc::munmap(self.state.as_ptr().cast(), size_of::<State>()) };
     }
 }
 

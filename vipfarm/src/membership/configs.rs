@@ -21,7 +21,12 @@ impl Membership {
             let digest = self.in_force(*node).unwrap_or_default();
             (self.precedence(everybody, digest), Reverse(*node))
         };
-        let first = everybody.iter().max_by_key(wins).unwrap_or(self.config.own);
+        // One of each configuration: the others would only be weighed again.
+        let is_first = |&node: &NodeId| {
+            let digest = self.in_force(node);
+            everybody.iter().find(|&other| self.in_force(other) == digest) == Some(node)
+        };
+        let first = everybody.iter().filter(is_first).max_by_key(wins).unwrap_or(self.config.own);
         let winner = self.in_force(first).unwrap_or_default();
         self.follows = self.digest != winner;
         let rival = if self.follows {

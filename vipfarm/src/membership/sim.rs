@@ -96,7 +96,11 @@ fn survive_faults(profile: u64, timers: Timers) {
 
 fn farm(seed: u64, timers: Timers, flaw: Flaw) -> Farm {
     let mut rng = Rng(seed);
-    let usual = if rng.below(40) == 0 { 9 + rng.index(8) } else { 2 + rng.index(7) };
+    let usual = match rng.below(200) {
+        0..4 => large(&mut rng),
+        4..9 => 9 + rng.index(8),
+        _ => 2 + rng.index(7),
+    };
     let count = number("VIPFARM_NODES").and_then(|count| usize::try_from(count).ok());
     let weather = Weather::random(&mut rng, timers);
     let mut farm = Farm::new(seed, rng, count.unwrap_or(usual), timers, weather, flaw);
@@ -104,6 +108,14 @@ fn farm(seed: u64, timers: Timers, flaw: Flaw) -> Farm {
         farm.mix_files();
     }
     farm
+}
+
+/// 17 to 64 nodes, seldom many of them: the time that a farm takes here grows with the third power
+/// of their number.
+fn large(rng: &mut Rng) -> usize {
+    let bound = 1 + rng.index(48);
+    let bound = 1 + rng.index(bound);
+    17 + rng.index(bound)
 }
 
 /// Whether some history ends with two owners of a bucket; for some flaws few do.

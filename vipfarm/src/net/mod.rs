@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressFlags, AddressMessage},
+    address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo},
     link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
@@ -68,13 +68,15 @@ impl Network {
         Ok(Self { handle })
     }
 
-    /// All interfaces.
-    pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
+    /// All interfaces of this network namespace. By a connection of its own: the kernel refuses a
+    /// listing on one that has another under way, even if nobody waits for that any more.
+    pub async fn interfaces() -> Result<Vec<Interface>, Error> {
+        let Self { handle } = Self::connect()?;
         let refused = |error| refused("list the interfaces", &error);
         let links: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(refused)?;
+            handle.link().get().execute().try_collect().await.map_err(refused)?;
         let addresses: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(refused)?;
+            handle.address().get().execute().try_collect().await.map_err(refused)?;
         Ok(links.iter().map(|link| interface(link, &addresses)).collect())
     }
 
@@ -91,12 +93,18 @@ impl Network {
     /// node's own traffic (T16), and lives on when the interface's first address goes. That it is
     /// there already is fine.
     ///
-    /// Without duplicate address detection: the other nodes have it (T6).
+    /// Of IPv6, without duplicate address detection, for the other nodes have it (T6); and as a
+    /// deprecated address, for one that resembles a target more than the node's own is preferred as
+    /// the source otherwise (RFC 6724 section 5, rules 3 and 8).
     pub async fn add_vip(&self, interface: &Interface, vip: IpAddr) -> Result<(), Error> {
         let mut request = self.handle.address().add(interface.index, vip, bits(vip));
         if vip.is_ipv6() {
-            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
-            request.message_mut().attributes.push(flags);
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, FOREVER);
+            request.message_mut().attributes.extend([
+                AddressAttribute::Flags(AddressFlags::Nodad),
+                AddressAttribute::CacheInfo(lifetime),
+            ]);
         }
         match request.execute().await {
             Err(error) if code(&error) != Some(libc::EEXIST) => {
@@ -215,6 +223,9 @@ fn net(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(address, message.header.prefix_len).ok()
 }
 
+/// A lifetime in seconds that does not end (RFC 4861 section 4.6.2).
+const FOREVER: u32 = u32::MAX;
+
 /// Prefix length of a host address.
 fn bits(addr: IpAddr) -> u8 {
     if addr.is_ipv6() { 128 } else { 32 }
@@ -232,4 +243,22 @@ fn refused(what: &str, error: &rtnetlink::Error) -> Error {
     let reason = code
         .map_or_else(|| error.to_string(), |code| io::Error::from_raw_os_error(code).to_string());
     Error::Refused { what: what.into(), reason, code }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn several_can_list_the_interfaces_at_once_and_one_may_give_up() {
+        for _ in 0..50 {
+            assert!(Network::interfaces().now_or_never().is_none(), "given up under way");
+            let listings = [(); 4].map(|()| Network::interfaces());
+            for listing in futures::future::join_all(listings).await {
+                listing.expect("listed");
+            }
+        }
+    }
 }

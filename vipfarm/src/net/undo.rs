@@ -78,11 +78,23 @@ pub enum UndoError {
     Net(#[from] super::Error),
 }
 
-/// ARP as the VIP's interface needs it: ask with the interface's address, never with a VIP (T1).
-const OWN_ADDRESS_ONLY: (&str, &str) = ("arp_announce", "2");
-/// ARP as every interface on the VIP's network needs it: answer only for the addresses of the
+/// A sysctl of an interface as the farm needs it: directory below `/proc/sys/net`, name, value.
+type Setting = (&'static str, &'static str, &'static str);
+
+/// ARP for every interface on the network of an IPv4 VIP: answer only for the addresses of the
 /// interface asked on. Otherwise a second one there, which has no filter, answers for the VIP.
-const OWN_ANSWERS_ONLY: (&str, &str) = ("arp_ignore", "1");
+pub const BESIDE_VIP: &[Setting] = &[("ipv4", "arp_ignore", "1")];
+
+/// What the interface of a VIP needs.
+///
+/// Of IPv4, to ask with the interface's address, never with a VIP (T1). Of IPv6, that the VIP
+/// outlasts the interface's going down: the kernel forgets such addresses otherwise.
+pub const fn for_vip(vip: IpAddr) -> &'static [Setting] {
+    match vip {
+        IpAddr::V4(_) => &[("ipv4", "arp_announce", "2"), ("ipv4", "arp_ignore", "1")],
+        IpAddr::V6(_) => &[("ipv6", "keep_addr_on_down", "1")],
+    }
+}
 
 impl Undo {
     /// Reads the record; an absent one is empty.
@@ -121,7 +133,7 @@ impl Undo {
     /// that cannot be undone does not keep the rest; returns the failures.
     pub async fn roll_back(&self, network: &Network, path: &Path) -> Vec<UndoError> {
         let mut failures = Vec::new();
-        let present = match network.interfaces().await {
+        let present = match Network::interfaces().await {
             Ok(present) => present,
             Err(error) => return vec![error.into()],
         };
@@ -166,15 +178,14 @@ impl InterfaceChanges {
         self.vmacs.retain(|noted| Some(noted) != vmac.as_ref());
     }
 
-    /// Notes the present values of the sysctls that [`InterfaceChanges::set_sysctls`] will change.
-    /// `has_vip` tells the VIP's own interface from another one on its network.
-    pub fn note_sysctls(&mut self, has_vip: bool) -> Result<(), UndoError> {
-        let own = has_vip.then_some(OWN_ADDRESS_ONLY);
-        for (name, value) in own.into_iter().chain([OWN_ANSWERS_ONLY]) {
-            let key = format!("net/ipv4/conf/{}/{name}", self.name);
+    /// Notes the present values of the sysctls that [`InterfaceChanges::set_sysctls`] will change:
+    /// [`BESIDE_VIP`] or those [`for_vip`].
+    pub fn note_sysctls(&mut self, settings: &[Setting]) -> Result<(), UndoError> {
+        for (family, name, value) in settings {
+            let key = format!("net/{family}/conf/{}/{name}", self.name);
             if !self.sysctls.iter().any(|sysctl| sysctl.key == key) {
                 let former = read_sysctl(&key)?;
-                self.sysctls.push(Sysctl { key, former, value: value.into() });
+                self.sysctls.push(Sysctl { key, former, value: (*value).into() });
             }
         }
         Ok(())

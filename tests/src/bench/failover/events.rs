@@ -82,7 +82,7 @@ impl Event {
         }
     }
 
-    /// Whether nobody may lose anything by it.
+    /// Whether the median run may lose nothing by it.
     pub(super) fn is_planned(self) -> bool {
         matches!(
             self,

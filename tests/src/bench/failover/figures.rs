@@ -46,14 +46,17 @@ pub(super) struct EventFigures {
     pub(super) double_answers: usize,
     /// Unanswered probes of the flows concerned, all runs together.
     pub(super) moved_lost: usize,
+    /// The same of a run, in the middle. A bucket that moves belongs to nobody for about a
+    /// millisecond, in which a run may lose a datagram or two; most runs lose none.
+    pub(super) moved_lost_median: Option<f64>,
     /// Times that it could be measured.
     pub(super) runs: usize,
     /// Times that it should have been.
     pub(super) wanted: usize,
     /// What the median may be.
     pub(super) limit_ms: Option<f64>,
-    /// What `moved_lost` may be.
-    pub(super) limit_lost: Option<usize>,
+    /// What `moved_lost_median` may be.
+    pub(super) limit_lost: Option<f64>,
     /// What `double_answers` may be.
     pub(super) limit_twice: Option<usize>,
 }
@@ -161,6 +164,7 @@ impl EventFigures {
     ) -> Self {
         let Summary { median, max } = Summary::of(samples.iter().map(|sample| sample.outage_ms));
         let sum = |count: fn(&Sample) -> usize| samples.iter().map(count).sum();
+        let lost = samples.iter().map(|sample| sample.moved_lost as f64);
         Self {
             name: event.name(),
             profile,
@@ -170,10 +174,11 @@ impl EventFigures {
             survivor_lost: sum(|sample| sample.survivor_lost),
             double_answers: sum(|sample| sample.double_answers),
             moved_lost: sum(|sample| sample.moved_lost),
+            moved_lost_median: Summary::of(lost).median,
             runs: samples.len(),
             wanted: wanted.into(),
             limit_ms: outage_limit(event, profile),
-            limit_lost: event.is_planned().then_some(0),
+            limit_lost: event.is_planned().then_some(0.0),
             limit_twice: (!event.splits_the_farm()).then_some(0),
         }
     }
@@ -181,7 +186,7 @@ impl EventFigures {
     /// What is not good enough, in words for the table.
     pub(super) fn faults(&self) -> Vec<&'static str> {
         let too_slow = exceeds(self.median_ms, self.limit_ms);
-        let lost = self.limit_lost.is_some_and(|limit| self.moved_lost > limit);
+        let lost = exceeds(self.moved_lost_median, self.limit_lost);
         let twice = self.limit_twice.is_some_and(|limit| self.double_answers > limit);
         let faults = [
             (self.runs < self.wanted, "INCOMPLETE"),
@@ -316,12 +321,15 @@ mod tests {
     }
 
     #[test]
-    fn nobody_loses_anything_by_what_was_planned() {
+    fn what_was_planned_loses_nothing_in_most_runs() {
         let one = Sample { outage_ms: 2.0, moved_lost: 1, ..GOOD };
         let none = Sample { outage_ms: 0.0, moved_lost: 0, ..GOOD };
         for event in [Event::GracefulStop, Event::Rejoin, Event::Drain, Event::PowerChange] {
-            assert_eq!(figures(event, "fast", &[none, one, none]).faults(), ["LOST"]);
-            assert!(figures(event, "fast", &[none; 3]).faults().is_empty());
+            let once = figures(event, "fast", &[none, one, none]);
+            assert_eq!((once.moved_lost, once.moved_lost_median), (1, Some(0.0)));
+            assert!(once.faults().is_empty());
+            assert_eq!(figures(event, "fast", &[one, none, one]).faults(), ["LOST"]);
+            assert!(figures(event, "fast", &[]).faults().contains(&"LOST"), "nothing was measured");
         }
     }
 
@@ -390,6 +398,8 @@ mod tests {
         assert_eq!(event["nodes"], 3);
         assert_eq!(event["median_ms"], 250.0);
         assert_eq!(event["max_ms"], 250.0);
+        assert_eq!(event["moved_lost"], 120);
+        assert_eq!(event["moved_lost_median"], 40.0);
         assert_eq!(event["survivor_lost"], 0);
         assert_eq!(event["double_answers"], 0);
         assert_eq!(json["barrier_ms"]["nodes"], 8);

@@ -38,8 +38,9 @@ pub(super) fn text(figures: &Figures) -> String {
 fn events(out: &mut String, events: &[EventFigures]) {
     line(
         out,
-        "outage of the clients concerned, ms      median     max   limit    lost  survivors'   twice",
+        "outage of the clients concerned, ms      median     max   limit    lost   a run  survivors'   twice",
     );
+    // Lost in all runs together, and in the median one.
     for event in events {
         let EventFigures {
             name, profile, nodes, moved_lost, survivor_lost, double_answers, ..
@@ -51,8 +52,9 @@ fn events(out: &mut String, events: &[EventFigures]) {
             out,
             &format!(
                 "{profile:9} {nodes} nodes  {name:14} {runs:>3} x {median:>9} {max:>7} {limit:>7} \
-                 {moved_lost:>7} {survivor_lost:>11} {double_answers:>7}  {verdict}",
+                 {moved_lost:>7} {a_run:>7} {survivor_lost:>11} {double_answers:>7}  {verdict}",
                 runs = event.runs,
+                a_run = figure(event.moved_lost_median),
             ),
         );
     }
@@ -123,6 +125,7 @@ mod tests {
         assert!(with("silent_death").ends_with("TOO SLOW"), "{text}");
         assert!(with("silent_death").contains(" 311.4 "), "{text}");
         assert!(with("kill_9").ends_with(" ok"), "{text}");
+        assert!(with("kill_9").contains("  3     3.0  "), "lost in all runs and in one: {text}");
         assert!(text.contains("not measured: 1\n  drain: no such verb\n"), "{text}");
     }
 }

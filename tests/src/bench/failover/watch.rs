@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddrV4,
+    net::{SocketAddr, SocketAddrV4},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,7 +31,7 @@ const SERVED: usize = 20;
 const AFTERMATH: Duration = Duration::from_millis(400);
 
 /// Who served each flow last.
-pub(super) type Owners = BTreeMap<SocketAddrV4, Arc<str>>;
+pub(super) type Owners = BTreeMap<SocketAddr, Arc<str>>;
 
 /// Clients that are being served.
 pub(super) struct Watch<'a> {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
+    agent::conflicts::checksum,
     model::{Mac, VlanTags},
     net::Interface,
     plan::HeldVip,
@@ -71,19 +72,10 @@ fn advertisement(vip: Ipv6Addr, mac: Mac, from: Ipv6Addr, to: Ipv6Addr) -> Vec<u
     // Length and next header stand in the pseudo-header too (RFC 8200 section 8.1).
     let pseudo = [&from.octets()[..], &to.octets(), &[0, 0], &length, &[0, 0, 0, 58]].concat();
     let checksum = checksum(&[pseudo, message.clone()].concat());
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    message[2..4].copy_from_slice(&checksum);
     // Ethernet type IPv6; version, length, ICMPv6, hop limit 255.
     let header = [&[0x86, 0xdd, 0x60, 0, 0, 0][..], &length, &[58, 255]].concat();
     [&header[..], &from.octets(), &to.octets(), &message].concat()
-}
-
-/// The Internet checksum (RFC 1071) of bytes of an even number.
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let sum: u32 = words.sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from(folded).expect("folded twice")
 }
 
 fn link_local(interface: &Interface) -> Option<Ipv6Addr> {
@@ -151,7 +143,7 @@ mod tests {
         assert_eq!((message[0], message[4]), (136, 0x20));
         assert_eq!(message[24..], [&[2, 1][..], &interface().mac.0].concat());
         let pseudo = [&header[8..], &[0, 0, 0, 32, 0, 0, 0, 58]].concat();
-        assert_eq!(checksum(&[&pseudo[..], message].concat()), 0);
+        assert_eq!(checksum(&[&pseudo[..], message].concat()), [0, 0]);
         let without = Interface { addresses: vec![], ..interface() };
         assert_eq!(to_all(&without, vip("fd00::100", VlanTags::default())), None);
     }

@@ -4,8 +4,8 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use super::*;
 use crate::model::{
-    ArpRefresh, DEFAULT_PORT, Filter, IcmpEcho, Mac, Membership, Mode, NodeId, Open, Proto, Rule, Timers,
-    VipAddr,
+    ArpRefresh, DEFAULT_PORT, Filter, IcmpEcho, Mac, Membership, Mode, NodeId, Open,
+    OtherProtocols, Proto, Rule, Timers, VipAddr, VlanTags,
 };
 
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 222));
@@ -23,13 +23,14 @@ fn what_a_file_leaves_out_has_its_default() {
     assert_eq!(vip.vmac, Mac([0x5a, 0xfe, 192, 168, 1, 222]));
     assert_eq!((vip.check, vip.tcp_reset), (true, true));
     assert_eq!((vip.open, vip.icmp_echo), (Open::Auto, IcmpEcho::OnAddr));
+    assert_eq!((vip.vlan, vip.other), (VlanTags::default(), OtherProtocols::Drop));
     assert_eq!(vip.addresses, [VipAddr { addr: VIP, prefix: 24, check: true, connections: false }]);
 }
 
 #[test]
 fn what_a_file_says_is_in_the_model() {
     let farm = parsed(
-        &edited("mode: vmac_invisible", "interface: eth0\n    vmac: 02:00:00:00:00:01\n    check: false\n    tcp_reset: false\n    open: auto\n    icmp_echo: drop")
+        &edited("mode: vmac_invisible", "interface: eth0\n    vmac: 02:00:00:00:00:01\n    check: false\n    tcp_reset: false\n    open: auto\n    icmp_echo: drop\n    other: on_addr")
             .replace("profile: balanced", "profile: fast, port: 5000"),
     );
     assert_eq!(farm.name, "web");
@@ -41,6 +42,7 @@ fn what_a_file_says_is_in_the_model() {
     assert_eq!(vip.vmac, Mac([2, 0, 0, 0, 0, 1]));
     assert_eq!((vip.check, vip.tcp_reset), (false, false));
     assert_eq!((vip.open, vip.icmp_echo), (Open::Auto, IcmpEcho::Drop));
+    assert_eq!(vip.other, OtherProtocols::OnAddr);
     assert!(!vip.addresses[0].check, "inherited");
     let rule = |port, filter| Rule { virtual_addr: None, port, proto: Proto::Tcp, filter };
     assert_eq!(vip.groups[0].rules, [rule(Some(80), Filter::OnPort), rule(None, Filter::OnAddr)]);
@@ -76,6 +78,38 @@ fn an_address_may_be_a_mapping() {
     }
     let farm = parsed(&edited("192.168.1.222/24", "{ addr: 192.168.1.222/16 }"));
     assert_eq!(farm.vips[0].addresses[0].prefix, 16);
+}
+
+#[test]
+fn a_directed_block_may_say_who_answers_arp() {
+    let farm = parsed(&edited("mode: vmac_invisible", "mode: vmac_directed").replace(
+        "- { port: 80, proto: tcp, filter: on_port }",
+        "- { proto: arp, filter: on_addr }",
+    ));
+    assert_eq!(farm.vips[0].mode, Mode::VmacDirected);
+    let arp = Rule { virtual_addr: None, port: None, proto: Proto::Arp, filter: Filter::OnAddr };
+    assert_eq!(farm.vips[0].groups[0].rules[0], arp);
+}
+
+#[test]
+fn a_vlan_is_one_tag_or_two() {
+    let vlan =
+        |text: &str| parsed(&edited("mode: vmac_invisible", &format!("vlan: {text}"))).vips[0].vlan;
+    assert_eq!(vlan("10"), VlanTags { outer: 0, inner: 10 });
+    assert_eq!(vlan("[100, 10]"), VlanTags { outer: 100, inner: 10 });
+    assert_eq!(vlan("4094"), VlanTags { outer: 0, inner: 4094 });
+}
+
+#[test]
+fn a_block_may_have_addresses_of_both_families() {
+    let both = edited("192.168.1.222/24", "'fd00:1::222/64', 192.168.1.222/24");
+    let vip = &parsed(&both).vips[0];
+    let addresses: Vec<_> = vip.addresses.iter().map(|vip| (vip.addr, vip.prefix)).collect();
+    let v6 = IpAddr::from([0xfd00, 1, 0, 0, 0, 0, 0, 0x222]);
+    assert_eq!(addresses, [(v6, 64), (VIP, 24)]);
+    assert_eq!(vip.vmac, Mac([0x5a, 0xfe, 192, 168, 1, 222]), "the first IPv4 address gives it");
+    let alone = parsed(&edited("192.168.1.222/24", "'fd00:1::222/64'"));
+    assert_eq!(alone.vips[0].vmac, Mac([0x5a, 0xfe, 0, 0, 2, 0x22]));
 }
 
 #[test]

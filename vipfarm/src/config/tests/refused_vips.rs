@@ -67,12 +67,12 @@ fn vip_blocks() {
         ),
         (
             &[("mode: vmac_invisible", "mode: vmac_directed\n    arp_refresh: { interval: 60, duration: 48h, every: 1s }")],
-            "farm.yaml:9:47: error: `every` is not a key of `arp_refresh`\n\
-             \x20 = help: write one of: interval, duration\n\
-             farm.yaml:9:30: error: `60` has no unit\n\
+            "farm.yaml:9:30: error: `60` has no unit\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
              farm.yaml:9:44: error: `48h` is out of range, 1s to 86400s\n\
-             \x20 = help: write a whole number with its unit, such as 60s or 20m",
+             \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
+             farm.yaml:9:49: error: `every` is not a key of `arp_refresh`\n\
+             \x20 = help: write one of: interval, duration",
         ),
         (
             &[("mode: vmac_invisible", "mode: vmac_directed\n    arp_refresh: { interval: 30s, duration: 20s }")],
@@ -104,6 +104,37 @@ fn vip_blocks() {
             )],
             "farm.yaml:10:13: error: `groups` is empty\n\
              \x20 = help: write at least one: `- { name: http, rules: [{ port: 80, proto: tcp, filter: on_port }] }`",
+        ),
+    ]);
+}
+
+#[test]
+fn vlans_and_other_protocols() {
+    refuses(&[
+        (
+            &[("mode: vmac_invisible", "vlan: 0")],
+            "farm.yaml:8:11: error: `0` is not a VLAN identifier, a number from 1 to 4094\n\
+             \x20 = help: write a whole number in that range",
+        ),
+        (
+            &[("mode: vmac_invisible", "vlan: [100, 4095]")],
+            "farm.yaml:8:17: error: `4095` is not a VLAN identifier, a number from 1 to 4094\n\
+             \x20 = help: write a whole number in that range",
+        ),
+        (
+            &[("mode: vmac_invisible", "vlan: [1, 2, 3]")],
+            "farm.yaml:8:11: error: `vlan` is one identifier, or two of them\n\
+             \x20 = help: write `vlan: 10`, or `vlan: [100, 10]` for an 802.1ad tag around an 802.1Q tag",
+        ),
+        (
+            &[("mode: vmac_invisible", "vlan: [10]")],
+            "farm.yaml:8:11: error: `vlan` is one identifier, or two of them\n\
+             \x20 = help: write `vlan: 10`, or `vlan: [100, 10]` for an 802.1ad tag around an 802.1Q tag",
+        ),
+        (
+            &[("mode: vmac_invisible", "other: on_port")],
+            "farm.yaml:8:12: error: `on_port` is not a value of `other`\n\
+             \x20 = help: write one of: drop, on_addr",
         ),
     ]);
 }

@@ -13,7 +13,7 @@ use super::{
     },
     Flaw,
     faults::Weather,
-    network::Path,
+    network::{Datagram, Path},
     node::{self, Kernel, SimNode},
     rng::Rng,
 };
@@ -34,7 +34,7 @@ pub(super) struct Farm {
     /// From and to.
     paths: Vec<Path>,
     /// By arrival and a running number.
-    in_flight: BTreeMap<(u64, u64), (usize, IpAddr, Vec<u8>)>,
+    in_flight: BTreeMap<(u64, u64), (usize, IpAddr, Datagram)>,
     posted: u64,
     /// What happened last, for the report of a failure.
     history: VecDeque<String>,
@@ -290,6 +290,7 @@ impl Farm {
 
     fn broadcast(&mut self, from: usize, datagram: &[u8]) {
         let Weather { loss, delay } = self.weather;
+        let datagram = Datagram::from(datagram);
         for to in (0..self.nodes.len()).filter(|&to| to != from) {
             let (now, timers) = (self.now, self.timers);
             let lost = self.rng.below(100) < loss;
@@ -299,22 +300,22 @@ impl Farm {
                 continue;
             }
             path.deliver(now, timers);
-            self.post(from, to, delay, datagram);
+            self.post(from, to, delay, &datagram);
             if !self.calm {
                 match self.rng.below(100) {
-                    0..=2 => self.post(from, to, delay, datagram),
-                    3 => self.post(from, to, 1000 * MILLI, datagram),
+                    0..=2 => self.post(from, to, delay, &datagram),
+                    3 => self.post(from, to, 1000 * MILLI, &datagram),
                     _ => {}
                 }
             }
         }
     }
 
-    fn post(&mut self, from: usize, to: usize, delay: u64, datagram: &[u8]) {
+    fn post(&mut self, from: usize, to: usize, delay: u64, datagram: &Datagram) {
         let arrival = self.now + 50_000 + self.rng.below(delay);
         self.posted += 1;
         let source = node::address(from);
-        self.in_flight.insert((arrival, self.posted), (to, source, datagram.to_vec()));
+        self.in_flight.insert((arrival, self.posted), (to, source, Datagram::clone(datagram)));
     }
 
     fn deliver(&mut self) {

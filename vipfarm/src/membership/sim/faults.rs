@@ -31,7 +31,9 @@ impl Farm {
     /// A random history.
     pub(super) fn suffer(&mut self) -> Result<(), Overlap> {
         let fail = self.fail_millis();
-        for _ in 0..8 {
+        // A large farm takes long, and what shows after many faults shows in small ones.
+        let faults = if self.nodes.len() > 16 { 2 } else { 8 };
+        for _ in 0..faults {
             let calm = 1 + self.rng.below(2 * fail);
             self.run_for(calm)?;
             let node = self.rng.index(self.nodes.len());

@@ -1,6 +1,11 @@
 //! What happens to datagrams between two nodes.
 
+use std::rc::Rc;
+
 use super::super::Timers;
+
+/// One datagram, however many nodes it goes to.
+pub(super) type Datagram = Rc<[u8]>;
 
 /// From one node to another.
 #[derive(Clone, Copy, Default)]

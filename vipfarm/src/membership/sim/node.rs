@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     super::{BootTime, Config, Membership, Node, NodeId, Output, Overrides, Timers, View},
-    network,
+    network::{self, Datagram},
     rng::Rng,
 };
 use crate::model::Mac;
@@ -17,7 +17,7 @@ pub(super) struct SimNode {
     /// `None`: no agent runs.
     pub(super) agent: Option<Membership>,
     pub(super) kernel: Kernel,
-    pub(super) socket: VecDeque<(IpAddr, Vec<u8>)>,
+    pub(super) socket: VecDeque<(IpAddr, Datagram)>,
     /// What the agent was frozen in the middle of.
     pub(super) unfinished: VecDeque<Output>,
     pub(super) frozen_until: u64,

@@ -1,0 +1,45 @@
+//! What operators ask an agent to change.
+
+use serde::{Deserialize, Serialize};
+
+/// A change of powers at run time: the body of `POST /v1/power`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PowerRequest {
+    /// The group; absent = all groups.
+    pub group: Option<String>,
+    /// The node.
+    pub node: String,
+    /// Its power, 0 to [`crate::model::MAX_POWER`]; absent = that of the file again.
+    pub power: Option<u16>,
+    /// Whether it is to hold until it is taken back, else until the node's agent starts anew. To go
+    /// back to the file's power needs it not.
+    #[serde(default)]
+    pub persist: bool,
+}
+
+/// The answer of `POST /v1/power`: the change is on its way through the farm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerReply {
+    /// [`super::Status::powers_version`] once it is in force.
+    pub version: u64,
+}
+
+/// The body of `POST /v1/reload`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// Leave out the nodes that have not read the same file.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The answer of `POST /v1/reload`: the file has been read, and is in force or waits for the other
+/// nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReply {
+    /// The file's digest; it is in force when [`super::Status::configuration`] is the same.
+    pub configuration: String,
+    /// What it changes, in words; empty if it is in force already.
+    pub changes: Vec<String>,
+}
