@@ -365,7 +365,8 @@ async fn a_farm_without_ipv4_agrees_and_fails_over() {
     let healed = Instant::now();
     farm.wait_converged(&all(&lab)).unwrap();
     traffic.all_served().await;
-    assert_twice_only_at_the_heal(&traffic.end().await, from, healed);
+    let log = traffic.end().await;
+    assert_twice_only_at_the_heal(&log, from, healed);
     farm.stop().unwrap();
 }
 

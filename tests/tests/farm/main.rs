@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agreement;
+mod announced;
 mod arp;
 mod conflicts;
 mod directed;

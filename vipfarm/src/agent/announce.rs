@@ -51,7 +51,8 @@ use crate::{
 const ROUND: Duration = Duration::from_millis(250);
 
 /// Before each broadcast of a burst: one that is lost must cost no second.
-const BURST: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(200)];
+const BURST: [Duration; 3] =
+    [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(200)];
 
 /// After the burst: the others' are over too, which would undo what clients are told by name.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -76,8 +77,11 @@ pub(super) struct Announcing {
 impl Announcing {
     /// The announcements sent, by occasion.
     pub(super) fn by_word(&self) -> BTreeMap<String, u64> {
-        let counts =
-            [("broadcast", &self.broadcast), ("moved", &self.moved), ("refreshed", &self.refreshed)];
+        let counts = [
+            ("broadcast", &self.broadcast),
+            ("moved", &self.moved),
+            ("refreshed", &self.refreshed),
+        ];
         counts.map(|(word, count)| (word.into(), count.load(Ordering::Relaxed))).into()
     }
 }
@@ -217,7 +221,11 @@ impl Announcer {
         let before = self.told.replace(view.clone());
         let shares = |directed: &Directed| {
             let table = |view: &View| config.ports[directed.place].table(directed.group, view);
-            Shares::new(self.own, before.as_ref().map(|view| (view, table(view))), (view, table(view)))
+            Shares::new(
+                self.own,
+                before.as_ref().map(|view| (view, table(view))),
+                (view, table(view)),
+            )
         };
         let shares: Vec<_> = directed.iter().map(shares).collect();
         if shares.iter().any(Shares::is_from_the_dead) {

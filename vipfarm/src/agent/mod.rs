@@ -418,10 +418,9 @@ fn announce(up: &Up, digest: [u8; 16], history: &History) {
         let addresses: Vec<String> =
             block.addresses.iter().map(|address| address.addr.to_string()).collect();
         let datapath = &up.datapaths[interface];
-        let mac = block.virtual_mac().map_or_else(
-            || "each node's own MAC".to_owned(),
-            |vmac| format!("virtual MAC {vmac}"),
-        );
+        let mac = block
+            .virtual_mac()
+            .map_or_else(|| "each node's own MAC".to_owned(), |vmac| format!("virtual MAC {vmac}"));
         let message = format!(
             "{name} holds {} on {} ({mac}, {} XDP)",
             addresses.join(" "),

@@ -6,8 +6,8 @@ use vipfarm_common::hash::HASH_VERSION;
 
 use crate::assign::TABLE_VERSION;
 use crate::model::{
-    ArpRefresh, Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, OtherProtocols, Proto, Rule, Vip,
-    VlanTags,
+    ArpRefresh, Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, OtherProtocols, Proto,
+    Rule, Vip, VlanTags,
 };
 
 use super::keys::Keys;

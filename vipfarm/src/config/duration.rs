@@ -11,7 +11,10 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
 }
 
 /// The same for another range, also of minutes and hours.
-pub(super) fn parse_within(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+pub(super) fn parse_within(
+    text: &str,
+    range: RangeInclusive<Duration>,
+) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
@@ -25,15 +28,12 @@ pub(super) fn parse_within(text: &str, range: RangeInclusive<Duration>) -> Resul
         "" => return Err(format!("`{text}` has no unit")),
         unit => return Err(format!("`{unit}` is not a unit of time known here")),
     };
-    number
-        .parse()
-        .ok()
-        .map(from_number)
-        .filter(|duration| range.contains(duration))
-        .ok_or_else(|| {
+    number.parse().ok().map(from_number).filter(|duration| range.contains(duration)).ok_or_else(
+        || {
             let (least, most) = (words(*range.start()), words(*range.end()));
             format!("`{text}` is out of range, {least} to {most}")
-        })
+        },
+    )
 }
 
 fn words(duration: Duration) -> String {

@@ -100,7 +100,9 @@ mod tests {
             up: true,
             carrier: true,
             xdp_program: None,
-            addresses: ["10.0.0.11/24", "fe80::11/64"].map(|net| net.parse().expect("a net")).into(),
+            addresses: ["10.0.0.11/24", "fe80::11/64"]
+                .map(|net| net.parse().expect("a net"))
+                .into(),
         }
     }
 

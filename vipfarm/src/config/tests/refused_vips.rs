@@ -66,7 +66,10 @@ fn vip_blocks() {
              \x20 = help: write one of: off, on",
         ),
         (
-            &[("mode: vmac_invisible", "mode: vmac_directed\n    arp_refresh: { interval: 60, duration: 48h, every: 1s }")],
+            &[(
+                "mode: vmac_invisible",
+                "mode: vmac_directed\n    arp_refresh: { interval: 60, duration: 48h, every: 1s }",
+            )],
             "farm.yaml:9:30: error: `60` has no unit\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
              farm.yaml:9:44: error: `48h` is out of range, 1s to 86400s\n\
@@ -75,7 +78,10 @@ fn vip_blocks() {
              \x20 = help: write one of: interval, duration",
         ),
         (
-            &[("mode: vmac_invisible", "mode: vmac_directed\n    arp_refresh: { interval: 30s, duration: 20s }")],
+            &[(
+                "mode: vmac_invisible",
+                "mode: vmac_directed\n    arp_refresh: { interval: 30s, duration: 20s }",
+            )],
             "farm.yaml:9:18: error: `duration` is shorter than `interval`: every client would be forgotten before it is told\n\
              \x20 = help: raise `duration`, or write `arp_refresh: off`",
         ),
