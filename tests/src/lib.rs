@@ -18,6 +18,7 @@
 //! - [`lab`]: the topology and its life; [`host`]: what one can do at a node or client.
 //! - [`process`], [`capture`], [`frame`]: children, recordings, hand-made frames.
 //! - [`traffic`]: servers and clients that count what users of a farm would notice.
+//! - [`generator`]: frames by chance; [`pcap`]: frames in a file.
 //! - [`world`]: a farm on paper, and the decision about single frames in it, on host and kernel.
 //! - [`farm`]: agents on the nodes, through the `vipfarm` program; [`tables`]: what their kernels have.
 //! - [`skip`]: how a test says that it cannot run here.
@@ -31,12 +32,14 @@ mod ethtool;
 pub mod farm;
 mod footprint;
 pub mod frame;
+pub mod generator;
 pub mod host;
 mod interrupt;
 mod iproute;
 pub mod lab;
 pub mod ns;
 mod packet_socket;
+pub mod pcap;
 pub mod process;
 pub mod skip;
 mod sweep;

@@ -117,6 +117,8 @@ pub const VMAC_OF_NODE2: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 2]);
 pub const OWN: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
 /// A peer's MAC.
 pub const PEER: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
+/// The nodes' MACs.
+pub const MACS: [Mac; 3] = [OWN, PEER, Mac([2, 0, 0, 0, 0, 0x13])];
 /// A client's MAC.
 pub const CLIENT: Mac = Mac([2, 0, 0, 0, 1, 1]);
 
@@ -143,25 +145,36 @@ const HASH_KEY: [u8; 16] = *b"0123456789abcdef";
 pub struct World {
     port: Port,
     own: NodeId,
+    mac: Mac,
     view: View,
 }
 
 impl World {
-    /// The farm with all nodes alive.
+    /// The farm with all nodes alive, as node1 sees it, which does not know node3's MAC.
     ///
     /// # Panics
     /// If the file above is not valid.
     pub fn new() -> Self {
+        let mut world = Self::seen_by(0);
+        world.port.learn(NodeId::new(1).expect("1 is below the most"), PEER);
+        world
+    }
+
+    /// The farm as that node sees it, by its place in the file, which knows no MAC but its own.
+    ///
+    /// # Panics
+    /// If it has no such node.
+    pub fn seen_by(node: usize) -> Self {
         let mut farm: Farm = config::parse("paper.yaml", FARM).unwrap_or_else(|e| panic!("{e}"));
         farm.vips[2].open = Open::Manual;
-        let own = NodeId::new(0).expect("0 is below the most");
+        let own = NodeId::new(node).expect("few nodes");
+        let mac = MACS[node];
         let mut port =
             Port::new(&farm, |_| true, OwnAddresses { v4: Some(OWN_V4), v6: Some(OWN_V6) })
                 .expect("it fits the tables");
         let view = View::of(farm.node_ids().collect());
         port.acquire(own, &view);
-        port.learn(NodeId::new(1).expect("1 is below the most"), PEER);
-        Self { port, own, view }
+        Self { port, own, mac, view }
     }
 
     /// The same farm when only these nodes are alive.
@@ -179,7 +192,7 @@ impl World {
 
     /// The decision on the host.
     pub fn host(&self) -> HostTables {
-        HostTables::new(&self.plan(), HASH_KEY, OWN)
+        HostTables::new(&self.plan(), HASH_KEY, self.mac)
     }
 
     /// The programs in the kernel, with the same tables. They cannot be attached.
@@ -195,7 +208,7 @@ impl World {
         let options = Options {
             interface: "none".into(),
             index: 0,
-            mac: OWN,
+            mac: self.mac,
             hash_key: HASH_KEY,
             bpf_dir: "/nonexistent".into(),
             generic: false,

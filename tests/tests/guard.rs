@@ -1,11 +1,14 @@
 //! The egress guard on single frames, as the kernel runs it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vipfarm::{datapath::manual::Entry, model::Mac};
 use vipfarm_lab::{
     Frame, require, skip,
-    world::{CLIENT, OWN, VIP, VIP_OF_NODE2, VMAC, VMAC_OF_NODE2, World},
+    world::{
+        CLIENT, OWN, OWN_V4, OWN_V6, VIP, VIP_DIRECTED, VIP_OF_NODE2, VIP6, VIP6_DIRECTED, VMAC,
+        VMAC_OF_NODE2, VMAC6, World,
+    },
 };
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 11);
@@ -27,6 +30,55 @@ fn t1_t3_arp_that_speaks_for_a_vip_carries_its_vmac() {
             assert_eq!(run.action.cast_signed(), -1, "the next program has its turn");
         }
     }
+}
+
+/// What a frame would be with other bytes: checksums and all.
+fn assert_guarded(frame: &Frame, expected: &Frame, word: &str) {
+    let mut kernel = World::new().kernel();
+    let run = kernel.run(Entry::Guard, &frame.bytes()).expect("it runs");
+    assert_eq!(run.frame, expected.bytes(), "{word}");
+    assert_eq!(run.guarded, [word]);
+    assert_eq!(run.action.cast_signed(), -1, "the next program has its turn");
+}
+
+#[test]
+fn t7_neighbour_discovery_that_speaks_for_a_vip_carries_its_vmac() {
+    require!(skip::bpf());
+    let (all, other) = (Ipv6Addr::from([0xff02, 0, 0, 0, 0, 0, 0, 1]), OWN_V6);
+    for (frame, expected) in [
+        (Frame::advertisement(OWN, VIP6, all, 0x20), Frame::advertisement(VMAC6, VIP6, all, 0x20)),
+        (
+            Frame::advertisement(OWN, VIP6, other, 0x60),
+            Frame::advertisement(VMAC6, VIP6, other, 0x60),
+        ),
+        (Frame::solicitation(OWN, VIP6, other), Frame::solicitation(VMAC6, VIP6, other)),
+    ] {
+        let to = Mac([0x33, 0x33, 0, 0, 0, 1]);
+        assert_guarded(&frame.macs(OWN, to), &expected.macs(OWN, to), "nd_corrected");
+    }
+    // The address behind another option: a nonce (RFC 7527).
+    let with = |mac: Mac| {
+        let options = [&[14, 1, 1, 2, 3, 4, 5, 6][..], &[1, 1], &mac.0].concat();
+        let body = [&other.octets()[..], &options].concat();
+        Frame::icmpv6(VIP6, all, [135, 0, 0, 0, 0, 0], &body).hops(255).macs(OWN, CLIENT)
+    };
+    assert_guarded(&with(OWN), &with(VMAC6), "nd_corrected");
+}
+
+#[test]
+fn t1_a_node_that_answers_with_its_own_mac_never_asks_as_the_vip() {
+    require!(skip::bpf());
+    assert_guarded(
+        &Frame::arp_request(OWN, VIP_DIRECTED, OTHER),
+        &Frame::arp_request(OWN, OWN_V4, OTHER),
+        "arp_corrected",
+    );
+    let other = Ipv6Addr::from([0xfd00, 1, 0, 0, 0, 0, 0, 7]);
+    assert_guarded(
+        &Frame::solicitation(OWN, VIP6_DIRECTED, other),
+        &Frame::solicitation(OWN, OWN_V6, other),
+        "nd_corrected",
+    );
 }
 
 #[test]
@@ -52,6 +104,10 @@ fn everything_else_leaves_as_it_came() {
         Frame::arp_reply((VMAC, VIP), (CLIENT, OTHER)).macs(OWN, CLIENT),
         Frame::tcp("10.9.0.100:80", "10.1.0.1:4000", 0x12).macs(OWN, CLIENT),
         Frame::udp("[fd00::1]:1", "[fd00::2]:2", b"x").macs(OWN, CLIENT),
+        Frame::arp_reply((OWN, VIP_DIRECTED), (CLIENT, OTHER)).macs(OWN, CLIENT),
+        Frame::advertisement(OWN, VIP6_DIRECTED, OWN_V6, 0x60).macs(OWN, CLIENT),
+        Frame::advertisement(VMAC6, VIP6, OWN_V6, 0x60).macs(OWN, CLIENT),
+        Frame::solicitation(OWN, OWN_V6, VIP6).macs(OWN, CLIENT),
         Frame::udp("10.9.0.11:1", "10.1.0.1:2", b"x").macs(CLIENT, OWN),
     ] {
         let frame = frame.bytes();

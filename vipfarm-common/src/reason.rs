@@ -87,7 +87,7 @@ reasons! {
     Fenced = 6, Drop, DROP, "fenced";
     /// A header is cut short or contradicts itself.
     Malformed = 7, Drop, DROP, "malformed";
-    /// A fragment without ports, when its packet's first one was not seen yet.
+    /// An ICMP error that quotes a fragment without ports.
     Fragment = 8, Drop, DROP, "fragment";
     /// Echo requests are switched off (`icmp_echo: drop`).
     EchoDenied = 9, Drop, DROP, "echo_denied";
@@ -119,6 +119,9 @@ reasons! {
     /// The bucket belongs to another node, but a farm node sent the frame here: never handed over
     /// twice.
     HandedOver = 20, Drop, DROP, "handed_over";
+    /// A fragment that came before the one with the ports, where nodes hand over: kept, and copied to
+    /// the other nodes.
+    CopiedFragment = 21, Accept, PASS, "copied_fragment";
     /// The bucket's owner, or its MAC, is not known here.
     NoNextHop = 21, Drop, DROP, "no_next_hop";
 }

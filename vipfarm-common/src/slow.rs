@@ -10,8 +10,8 @@ mod resolve;
 
 use crate::{
     hash,
-    layout::{Generation, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_OTHER},
-    packet::{Packet, Tables},
+    layout::{Generation, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_OTHER, mac_word},
+    packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{
         self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Found, ICMP, ICMPV6, TCP,
@@ -182,6 +182,11 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
     fn claim(&self, vip: u32) -> Result<(), Reason> {
         let is_ours = vip::claim(&self.ethernet.head, self.tables, self.now, vip);
         if is_ours { Ok(()) } else { Err(Reason::OtherMac) }
+    }
+
+    #[inline(always)]
+    fn is_from_peer(&self) -> bool {
+        vip::is_peer(self.now, mac_word(self.ethernet.head.get::<6, 6>()))
     }
 
     /// Judges an IP packet of either family.

@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: mutated heartbeats against the membership machine, for a bounded time.
+//! `cargo xtask fuzz`: mutated heartbeats against the membership machine, and chance frames against
+//! the packet decision, for a bounded time.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,74 +10,108 @@ use anyhow::{Context as _, Result, bail};
 use crate::artifact;
 use crate::workspace::Workspace;
 
-/// The test that mutates and sends: without a clock, so that the time is kept here.
-const TEST: &str = "membership::tests::fuzz::mutated_heartbeats_do_no_harm";
+/// What is fuzzed: a test without a clock, so that the time is kept here.
+struct Target {
+    /// What it is sent, as the test says how many there were.
+    what: &'static str,
+    build: &'static [&'static str],
+    test: &'static str,
+    /// Cases of one run of the test: about a second.
+    batch: u64,
+}
 
-/// Cases of one run of the test: about a second.
-const BATCH: u64 = 10_000;
+const HEARTBEATS: Target = Target {
+    what: "datagrams",
+    build: &["test", "--locked", "--no-run", "--package", "vipfarm", "--lib"],
+    test: "membership::tests::fuzz::mutated_heartbeats_do_no_harm",
+    batch: 10_000,
+};
+
+const FRAMES: Target = Target {
+    what: "frames",
+    build: &["test", "--locked", "--no-run", "--package", "vipfarm-lab", "--test", "owners"],
+    test: "every_frame_is_served_once_at_most_and_keeps_all_but_its_macs",
+    batch: 100_000,
+};
 
 /// Options of `fuzz`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long, building not counted.
+    /// How long each of the two, building not counted.
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
     /// Seed of the first batch of cases; else chance decides.
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
-    /// Run the case in this file alone, as a failed run has written it.
+    /// Run the heartbeats in this file alone, as a failed run has written them.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "seed"])]
     input: Option<PathBuf>,
 }
 
 /// Sends cases until the time is over; a failing one is in `target/fuzz/`.
 pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
-    let build = ["test", "--locked", "--no-run", "--package", "vipfarm", "--lib"];
-    let tests = artifact::build(workspace, &build)?;
-    let test = tests.iter().find(|artifact| artifact.is_test).context("cargo built no test")?;
     if let Some(input) = &args.input {
         let input = input.canonicalize().with_context(|| input.display().to_string())?;
-        let output = run(&test.executable, |command| {
+        let output = HEARTBEATS.run(&HEARTBEATS.binary(workspace)?, |command| {
             command.env("VIPFARM_FUZZ_INPUT", input);
         })?;
         print!("{output}");
         return Ok(());
     }
     let first = args.seed.map_or_else(random, Ok)?;
-    let (started, time) = (Instant::now(), Duration::from_secs(args.seconds));
-    let (mut seed, mut datagrams) = (first, 0);
-    while started.elapsed() < time {
-        let output = run(&test.executable, |command| {
-            command.env("VIPFARM_FUZZ_SEED", seed.to_string());
-            command.env("VIPFARM_FUZZ_CASES", BATCH.to_string());
-            command.env("VIPFARM_FUZZ_DIR", workspace.target().join("fuzz"));
-        })?;
-        datagrams += count(&output).context("the test did not say how many datagrams it sent")?;
-        seed += 1;
+    for target in [HEARTBEATS, FRAMES] {
+        target.fuzz(workspace, first, Duration::from_secs(args.seconds))?;
     }
-    let elapsed = started.elapsed().as_secs_f64();
-    eprintln!(
-        "fuzz: {datagrams} datagrams in {elapsed:.0} s did no harm, {BATCH} cases from each of the seeds {first} to {}",
-        seed.saturating_sub(1)
-    );
     Ok(())
 }
 
-/// Runs the test and returns what it said; prints that when it fails.
-fn run(test: &Path, set: impl FnOnce(&mut Command)) -> Result<String> {
-    let mut command = Command::new(test);
-    command.args(["--exact", TEST, "--nocapture"]).stdin(Stdio::null());
-    for variable in ["INPUT", "SEED", "CASES", "DIR"] {
-        command.env_remove(format!("VIPFARM_FUZZ_{variable}"));
+impl Target {
+    fn binary(&self, workspace: &Workspace) -> Result<PathBuf> {
+        let tests = artifact::build(workspace, self.build)?;
+        let test = tests.into_iter().find(|artifact| artifact.is_test);
+        Ok(test.context("cargo built no test")?.executable)
     }
-    set(&mut command);
-    let output = command.output().with_context(|| format!("cannot start {}", test.display()))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
-        bail!("a case did harm: run it alone with `cargo xtask fuzz --input FILE`");
+
+    fn fuzz(&self, workspace: &Workspace, first: u64, time: Duration) -> Result<()> {
+        let Self { what, batch, .. } = self;
+        let binary = self.binary(workspace)?;
+        let started = Instant::now();
+        let (mut seed, mut sent) = (first, 0);
+        while started.elapsed() < time {
+            let output = self.run(&binary, |command| {
+                command.env("VIPFARM_FUZZ_SEED", seed.to_string());
+                command.env("VIPFARM_FUZZ_CASES", batch.to_string());
+                command.env("VIPFARM_FUZZ_DIR", workspace.target().join("fuzz"));
+            })?;
+            sent += count(&output, what)
+                .with_context(|| format!("the test did not say how many {what} there were"))?;
+            seed += 1;
+        }
+        let elapsed = started.elapsed().as_secs_f64();
+        eprintln!(
+            "fuzz: {sent} {what} in {elapsed:.0} s did no harm, {batch} cases from each of the seeds {first} to {}",
+            seed.saturating_sub(1)
+        );
+        Ok(())
     }
-    Ok(said)
+
+    /// Runs the test and returns what it said; prints that when it fails.
+    fn run(&self, test: &Path, set: impl FnOnce(&mut Command)) -> Result<String> {
+        let mut command = Command::new(test);
+        command.args(["--exact", self.test, "--nocapture"]).stdin(Stdio::null());
+        for variable in ["INPUT", "SEED", "CASES", "DIR"] {
+            command.env_remove(format!("VIPFARM_FUZZ_{variable}"));
+        }
+        set(&mut command);
+        let output =
+            command.output().with_context(|| format!("cannot start {}", test.display()))?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            eprintln!("{said}{}", String::from_utf8_lossy(&output.stderr));
+            bail!("a case did harm: the file that has it is named above");
+        }
+        Ok(said)
+    }
 }
 
 fn random() -> Result<u64> {
@@ -84,8 +119,8 @@ fn random() -> Result<u64> {
     Ok(u64::from(now.subsec_nanos()) << 8)
 }
 
-fn count(output: &str) -> Option<u64> {
-    let (_, rest) = output.split_once("fuzz: datagrams ")?;
+fn count(output: &str, what: &str) -> Option<u64> {
+    let (_, rest) = output.split_once(&format!("fuzz: {what} "))?;
     rest.split_whitespace().next()?.parse().ok()
 }
 
@@ -96,7 +131,12 @@ mod tests {
     #[test]
     fn the_count_is_read_from_what_the_test_says() {
         let output = "running 1 test\nfuzz: datagrams 25013 {\"accepted\": 9}\ntest fuzz ... ok\n";
-        assert_eq!(count(output), Some(25_013));
-        assert_eq!(count("running 0 tests\n"), None, "a test of another name counts nothing");
+        assert_eq!(count(output, "datagrams"), Some(25_013));
+        assert_eq!(count(output, "frames"), None);
+        assert_eq!(
+            count("running 0 tests\n", "frames"),
+            None,
+            "a test of another name counts nothing"
+        );
     }
 }

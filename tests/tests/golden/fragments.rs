@@ -1,5 +1,6 @@
 //! T8: packets in parts. The rows are in order: the first fragment leaves its mark.
 
+use vipfarm::model::Mac;
 use vipfarm_common::Reason;
 use vipfarm_lab::{
     Frame,
@@ -94,9 +95,11 @@ fn directed_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reas
         whole.identification(300).macs(CLIENT, OWN)
     };
     let parts = of(1).fragments(24);
-    row("T8: to hand over, before the first", parts[1].clone(), Reason::Fragment);
+    row("T8: to hand over, before the first", parts[1].clone(), Reason::CopiedFragment);
     row("T8: to hand over, the first", parts[0].clone(), Reason::Forwarded);
     row("T8: to hand over, a later one", parts[1].clone(), Reason::Forwarded);
+    let copied = of(1).identification(301).macs(PEER, Mac([0xff; 6])).fragments(24);
+    row("T8: that a peer copied", copied[1].clone(), Reason::EarlyFragment);
     let parts = of(1).macs(PEER, OWN).fragments(24);
     row("T17: a later one that was handed over", parts[1].clone(), Reason::HandedOver);
 }

@@ -1,7 +1,7 @@
 //! Packets in parts (T8): only the first one has the ports. It leaves the bucket for the others, by
 //! which they are judged like it. Those that come before it are kept by every node: only the owner
 //! gets the first one too, and the others forget theirs without a word (no first fragment, no error:
-//! RFC 792, "time exceeded").
+//! RFC 792, "time exceeded"). Where frames come to one node only, that one copies them to the others.
 
 use super::{Address, Flow, Fragment, Frame, Ip, other};
 use crate::{
@@ -65,9 +65,9 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                 Ok(self.owner(vip, u32::from(group), bucket))
             }
             Some(fate) => Err(Reason::from_code(fate as usize).unwrap_or(Reason::Broken)),
-            None if vip & VIP_DIRECTED != 0 => Err(Reason::Fragment),
-            None if self.tables.may_keep_fragment() => Err(Reason::EarlyFragment),
-            None => Err(Reason::FragmentFlood),
+            None if !self.tables.may_keep_fragment() => Err(Reason::FragmentFlood),
+            None if vip & VIP_DIRECTED != 0 && !self.is_from_peer() => Err(Reason::CopiedFragment),
+            None => Err(Reason::EarlyFragment),
         }
     }
 

@@ -231,7 +231,7 @@ pub fn known_as(farm: &Farm, placed: &[&Interface]) -> Result<Mac, SiteError> {
     }
 }
 
-/// Whether an address lies in the VIP's subnet without saying so: what DHCPv6 assigns has no prefix,
+/// Whether an address lies in the VIP's subnet without saying so: one that DHCP leases has no prefix,
 /// and that the subnet is on the link is a router's word (RFC 5942 section 4).
 fn is_leased_beside(own: &IpNet, vip: &VipAddr) -> bool {
     let subnet = IpNet::new(vip.addr, vip.prefix);

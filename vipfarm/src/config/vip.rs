@@ -141,7 +141,6 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
 fn read_vlan(value: &Value, report: &mut Report) -> Option<VlanTags> {
     let id = |value: &Value, report: &mut Report| {
         fields::integer(value, "a VLAN identifier", 1..=4094, report)
-            .and_then(|id| u16::try_from(id).ok())
     };
     let Kind::List(items) = &value.kind else {
         return id(value, report).map(|inner| VlanTags { outer: 0, inner });
