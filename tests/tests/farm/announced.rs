@@ -17,7 +17,7 @@ use crate::{
     directed::{ECHO_V6, cached, directed, lab, needs},
     eventually, has_event,
     probed::{HANDOVER, Probed},
-    running,
+    running, wire,
 };
 
 /// Within which clients are served again whose node is gone: a second as they see it.
@@ -64,10 +64,7 @@ async fn t19_clients_of_a_dead_nodes_mac_are_served_again_and_spread_anew() {
     let others: Vec<_> = all(&lab).into_iter().filter(|&node| node != dead).collect();
     let mac = lab.node(dead).mac();
     let to_the_dead = move |frame: &Captured| {
-        frame.direction == Direction::Incoming
-            && frame.bytes[..6] == mac.0
-            && frame.bytes.len() < 100
-            && frame.bytes.len() >= 14 + 28
+        frame.direction == Direction::Incoming && frame.bytes[..6] == mac.0 && is_for_the_vip(frame)
     };
     let wires: Vec<_> = others
         .iter()
@@ -79,8 +76,7 @@ async fn t19_clients_of_a_dead_nodes_mac_are_served_again_and_spread_anew() {
     farm.kill(dead).unwrap();
     sleep(Duration::from_millis(2500)).await;
     let until = Instant::now();
-    let handed = wires.into_iter().flat_map(|wire| wire.stop());
-    let handed = handed.filter(is_for_the_vip).map(|frame| frame.at);
+    let handed = wires.into_iter().flat_map(|wire| wire.stop()).map(|frame| frame.at);
     let last = handed.filter_map(|handed| handed.duration_since(at).ok()).max().unwrap_or_default();
     let gaps = traffic.each_ref().map(|traffic| traffic.log().longest_gap(from, until));
     println!("a client waited for {gaps:?}; the last frame was handed to the dead after {last:?}");
@@ -106,10 +102,10 @@ async fn t19_clients_of_a_dead_nodes_mac_are_served_again_and_spread_anew() {
     farm.stop().unwrap();
 }
 
-/// Whether a node has sent it on: neither a heartbeat nor address resolution.
+/// Whether it is IP for the VIP: neither a heartbeat nor address resolution.
 fn is_for_the_vip(frame: &Captured) -> bool {
-    let targets = [&frame.bytes[30..34], frame.bytes.get(38..54).unwrap_or_default()];
-    targets[0] == VIP.octets() || targets[1] == VIP_V6.octets()
+    let is = |target: IpAddr| wire::packet(frame).is_some_and(|packet| packet.target == target);
+    is(VIP.into()) || is(VIP_V6.into())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,6 +136,29 @@ async fn a_drained_node_loses_its_clients_entries_and_no_datagram() {
         assert!(longest < HANDOVER, "some client waited for {longest:?}");
     }
     farm.stop().unwrap();
+}
+
+/// A node that stops takes its filter and the VIP away: like one that died, it hands nothing on.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_node_that_is_stopped_are_told_at_once() {
+    const NAME: &str = "clients_of_a_node_that_is_stopped_are_told_at_once";
+    let (program, object) = require!(NAME, needs());
+    let lab = lab("stopped", 8, 1, &object);
+    let mut farm = running(&lab, &program, &directed());
+    let traffic = [Probed::start(&lab).await, Probed::start_to(&lab, ECHO_V6).await];
+    sleep(Duration::from_secs(1)).await;
+    let node = busiest(&lab, &entries(&lab));
+    let from = Instant::now();
+    farm.stop_node(node).unwrap();
+    sleep(Duration::from_millis(1500)).await;
+    let until = Instant::now();
+    assert!(!is_anybodys(&entries(&lab), lab.node(node).name()));
+    for traffic in traffic {
+        let log = traffic.stop().await;
+        let (longest, lost) = (log.longest_gap(from, until), log.lost(from, until));
+        println!("stopped: {lost} lost, a client waited for {longest:?}");
+        assert!(longest < SERVED_AGAIN, "some client waited for {longest:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,7 @@ pub(crate) fn healthy() -> Status {
             ("not_mine".into(), 1_198_002),
         ]),
         guard: BTreeMap::from([("corrected".into(), 3), ("passed".into(), 0)]),
-        announcements: BTreeMap::new(),
+        announcements: ["broadcast", "moved", "refreshed"].map(|word| (word.into(), 0)).into(),
         heartbeats: BTreeMap::from([("received".into(), 460_800), ("sent".into(), 460_804)]),
         lateness: Lateness {
             real_time: true,
