@@ -76,7 +76,7 @@ use self::{
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
-    keep::Keeper,
+    keep::{Keeper, Keeping},
     notify::Notifier,
     options::{AgentOptions, DownOptions},
     reload::Reloader,
@@ -170,15 +170,8 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let latest = Latest::new(&ports, config.digest);
     let file = options.place.config;
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
-    let readers = follow_traces(&mut up).and_then(|()| {
-        let announcer = Announcer::new(&keys, &mut up, latest.clone(), Arc::clone(&history))?;
-        let announcing = Arc::clone(&announcer.announcing);
-        let (latest, history) = (latest.clone(), Arc::clone(&history));
-        let reporter =
-            Reporter::new(&keys, &mut up, latest, history, reloader, keeping, announcing)?;
-        Ok((Arc::new(reporter), announcer))
-    });
-    let (reporter, announcer) = match readers {
+    let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
+    let (reporter, announcer) = match read {
         Ok(readers) => readers,
         Err(error) => {
             bring_up::take_down(&network, &undo, up.datapaths).await?;
@@ -385,6 +378,22 @@ fn membership_config(
         mac,
         overrides,
     }
+}
+
+/// What reads the kernel's side: its counters, who has asked, and its log.
+fn readers(
+    keys: &Keys,
+    up: &mut Up,
+    latest: &Latest,
+    history: Arc<History>,
+    reloader: Reloader,
+    keeping: Arc<Keeping>,
+) -> anyhow::Result<(Arc<Reporter>, Announcer)> {
+    follow_traces(up)?;
+    let announcer = Announcer::new(keys, up, latest.clone(), Arc::clone(&history))?;
+    let announcing = Arc::clone(&announcer.announcing);
+    let reporter = Reporter::new(keys, up, latest.clone(), history, reloader, keeping, announcing)?;
+    Ok((Arc::new(reporter), announcer))
 }
 
 /// Starts a reader for each interface whose slow path logs.
