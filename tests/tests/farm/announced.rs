@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::sleep;
 use vipfarm_lab::{
-    Captured, Direction, Farm, Lab,
+    Capture, Captured, Direction, Farm, Lab,
     lab::{VIP, VIP_V6},
     require,
 };
@@ -76,7 +76,7 @@ async fn t19_clients_of_a_dead_nodes_mac_are_served_again_and_spread_anew() {
     farm.kill(dead).unwrap();
     sleep(Duration::from_millis(2500)).await;
     let until = Instant::now();
-    let handed = wires.into_iter().flat_map(|wire| wire.stop()).map(|frame| frame.at);
+    let handed = wires.into_iter().flat_map(Capture::stop).map(|frame| frame.at);
     let last = handed.filter_map(|handed| handed.duration_since(at).ok()).max().unwrap_or_default();
     let gaps = traffic.each_ref().map(|traffic| traffic.log().longest_gap(from, until));
     println!("a client waited for {gaps:?}; the last frame was handed to the dead after {last:?}");

@@ -23,7 +23,7 @@ use vipfarm::{
 };
 use vipfarm_common::Reason;
 use vipfarm_lab::{
-    Captured, Direction, Farm, Frame, Host, Lab, Topology,
+    Capture, Captured, Direction, Farm, Frame, Host, Lab, Topology,
     lab::{VIP, VIP_V6},
     require, skip,
     traffic::{HttpLoad, HttpServer},
@@ -96,7 +96,7 @@ async fn t17_t18_whoever_has_a_clients_frames_the_owner_answers_once() {
     let hosts = || lab.nodes().iter().chain(lab.clients());
     for entry in lab.fdb().unwrap() {
         let host = hosts().find(|host| host.mac() == entry.mac);
-        assert_eq!(host.map(|host| host.name()), Some(&*entry.port), "{entry:?}");
+        assert_eq!(host.map(Host::name), Some(&*entry.port), "{entry:?}");
     }
     for vip in [IpAddr::from(VIP), VIP_V6.into()] {
         assert!(cached(&lab, vip).iter().all(Option::is_some), "each client has a node's MAC");
@@ -246,7 +246,7 @@ fn filter(lab: &Lab, farm: &Farm<'_>, node: usize, owner: usize) -> Datapath {
     };
     let mut datapath = host.in_ns(attach);
     let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap());
-    let lease = now + Duration::from_secs(60);
+    let lease = now + Duration::from_mins(1);
     datapath.extend_lease(u64::try_from(lease.as_nanos()).unwrap()).unwrap();
     datapath
 }
@@ -271,7 +271,7 @@ fn t17_two_nodes_that_name_each_other_hand_a_frame_over_once() {
         client.inject(&frame.macs(client.mac(), first.mac()).bytes()).unwrap();
     }
     thread::sleep(wire::SILENCE);
-    let [by_first, by_second] = wires.map(|wire| wire.stop());
+    let [by_first, by_second] = wires.map(Capture::stop);
     assert_eq!(by_second, [], "a frame that a node handed over is final");
     assert_eq!(by_first.len(), 2, "each once: {by_first:?}");
     for frame in by_first {
