@@ -17,6 +17,7 @@ use vipfarm::model::Mac;
 
 use crate::{
     capture::{Capture, Captured},
+    ethtool,
     iproute::{checked, ip, query},
     lab::beside,
     ns::Namespace,
@@ -140,6 +141,13 @@ impl Host {
         };
         self.in_ns(|| set(INTERFACE))?;
         self.switch.namespace.in_ns(|| set(&self.name))
+    }
+
+    /// Has `eth0` send only frames with their checksums filled in. veth leaves that to the receiver,
+    /// who no longer knows of it when the frame has been handed on with `XDP_TX`.
+    pub fn fill_in_checksums(&self) -> Result<()> {
+        let set = self.in_ns(|| ethtool::set_transmit_checksums(INTERFACE, false));
+        set.with_context(|| format!("{}: checksums of {INTERFACE}", self.name))
     }
 
     /// Puts an XDP program that lets everything pass on `eth0`, from the lab's eBPF object; it

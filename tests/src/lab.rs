@@ -220,6 +220,12 @@ impl Lab {
         self.set_port_program(PortProgram::Pass, object)
     }
 
+    /// Makes the veth pairs behave as wires do for frames that nodes hand on; `object` as before.
+    pub fn carry_handed_on_frames(&self, object: &Path) -> Result<()> {
+        self.clients.iter().try_for_each(Host::fill_in_checksums)?;
+        self.pass_on_switch_ports(object)
+    }
+
     /// Loses a share of all frames that hosts send, `0.0..=1.0`, by chance.
     pub fn lose_on_switch_ports(&self, object: &Path, share: f64) -> Result<()> {
         ensure!((0.0..=1.0).contains(&share), "the share of lost frames is between 0 and 1");

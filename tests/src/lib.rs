@@ -30,6 +30,7 @@
 pub mod bench;
 pub mod capture;
 pub mod demo;
+mod ethtool;
 pub mod farm;
 mod footprint;
 pub mod frame;

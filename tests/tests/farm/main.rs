@@ -6,8 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agreement;
+mod announced;
 mod arp;
 mod conflicts;
+mod directed;
 mod explained;
 mod heartbeats;
 mod ipv6;

@@ -36,7 +36,7 @@ use crate::{
 pub(super) struct Up {
     /// This node.
     pub(super) own: NodeId,
-    /// Its MAC on the first VIP's network.
+    /// The MAC by which the other nodes know it.
     pub(super) mac: Mac,
     /// The heartbeat sockets.
     pub(super) links: Links,
@@ -75,6 +75,7 @@ pub(super) async fn bring_up(
     let interfaces = Network::interfaces().await?;
     let own = site::own_node(&farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(&farm, &interfaces)?;
+    let mac = site::known_as(&farm, &placed)?;
     // First, because a second agent of this node is found out by it.
     let links = Links::open(&farm, own, &interfaces)?;
     site::refuse_present(&farm, &interfaces)?;
@@ -88,7 +89,6 @@ pub(super) async fn bring_up(
     let digest = config::digest(&farm, keys);
     let config = Configuration::new(digest, farm.clone(), places, &used)?;
 
-    let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&config.ports) {

@@ -128,7 +128,7 @@ fn probe_v6(source: Mac, vip: Ipv6Addr) -> Vec<u8> {
 }
 
 /// The Internet checksum of an even number of bytes (RFC 1071).
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub(super) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
     let sum: u32 = words.sum();
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -150,7 +150,8 @@ fn tagged(frame: &[u8], tags: VlanTags) -> Vec<u8> {
     tagged
 }
 
-fn send(socket: &OwnedFd, interface: u32, frame: &[u8]) -> io::Result<()> {
+/// Sends a frame as it is.
+pub(super) fn send(socket: &OwnedFd, interface: u32, frame: &[u8]) -> io::Result<()> {
     // SAFETY: zero bytes are a valid address.
     let mut to = unsafe { std::mem::zeroed::<libc::sockaddr_ll>() };
     to.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(io::Error::other)?;

@@ -197,6 +197,11 @@ impl Port {
         &self.accept
     }
 
+    /// What it serves, and what the kernel tables close.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
     /// What the kernel tables are to say.
     pub fn plan(&self) -> Plan {
         Plan {

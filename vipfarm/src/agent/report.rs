@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use vipfarm_common::Reason;
 
 use super::{
+    announce::Announcing,
     bring_up::{Record, Up},
     command::{Command, Commander},
     configurations::{Configuration, Configurations},
@@ -61,6 +62,7 @@ pub struct Reporter {
     reloader: Mutex<Reloader>,
     prover: Prover,
     keeping: Arc<Keeping>,
+    announcing: Arc<Announcing>,
     started: Instant,
 }
 
@@ -73,6 +75,7 @@ impl Reporter {
         history: Arc<History>,
         reloader: Reloader,
         keeping: Arc<Keeping>,
+        announcing: Arc<Announcing>,
     ) -> Result<Self, datapath::Error> {
         let watch = |datapath: &mut Datapath| {
             Ok::<_, datapath::Error>(Watched {
@@ -95,6 +98,7 @@ impl Reporter {
             reloader: Mutex::new(reloader),
             prover: Prover::new(up.own),
             keeping,
+            announcing,
             started: Instant::now(),
         })
     }
@@ -114,7 +118,10 @@ impl Reporter {
                     self.history.push(Level::Info, "farm_load", message);
                 }
             }
-            Report::Installed => self.keeping.installed.notify_one(),
+            Report::Installed => {
+                self.keeping.installed.notify_one();
+                self.announcing.installed.notify_one();
+            }
             Report::Kernel(error) => self.history.push(Level::Warn, "kernel_refused", error),
             Report::NotRealTime(error) => self.history.push(
                 Level::Warn,
@@ -267,6 +274,7 @@ impl Source for Reporter {
                 .flatten()
                 .map(|(reason, count)| (reason.as_str(), count))),
             guard: sum(self.watched.iter().filter_map(|w| w.counters.guard().ok()).flatten()),
+            announcements: self.announcing.by_word(),
             heartbeats: snapshot.heartbeats.iter().cloned().collect(),
             lateness: snapshot.lateness,
             proof: self.prove(&snapshot),
@@ -401,7 +409,7 @@ impl Reporter {
             interface: self.watched[interface].interface.clone(),
             vlan: [block.vlan.outer, block.vlan.inner].into_iter().filter(|&id| id != 0).collect(),
             mode: block.mode,
-            vmac: block.vmac.to_string(),
+            vmac: block.virtual_mac().map(|vmac| vmac.to_string()),
             addresses: block
                 .addresses
                 .iter()

@@ -83,6 +83,16 @@ pub enum SiteError {
         /// The interface's subnets.
         subnets: String,
     },
+    /// VIPs whose frames are handed over live on several interfaces.
+    #[error(
+        "VIPs with `mode: vmac_directed` are on {first} and on {second}, but heartbeats tell the other nodes one MAC to hand frames to: put those VIPs on one interface, or choose `mode: vmac_invisible` for some"
+    )]
+    SeveralDirected {
+        /// Interface of the first such VIP.
+        first: String,
+        /// Another one.
+        second: String,
+    },
     /// The VIP is an address of this machine already.
     #[error(
         "{vip} is an address of {interface} already: remove it (`ip addr del {vip}/{prefix} dev {interface}`) and keep others from adding it; the agent does both"
@@ -248,6 +258,23 @@ pub fn interface_of<'i>(
     Ok(interface)
 }
 
+/// The MAC that heartbeats tell: that of the interface to which frames are handed over, or of the
+/// first VIP's. `placed` are the interfaces of the VIP blocks, in the order of the file.
+pub fn known_as(farm: &Farm, placed: &[&Interface]) -> Result<Mac, SiteError> {
+    let blocks = farm.vips.iter().zip(placed);
+    let mut directed = blocks.filter(|(block, _)| block.virtual_mac().is_none()).map(|it| it.1);
+    let Some(first) = directed.next() else {
+        return Ok(placed.first().map_or(Mac([0; 6]), |interface| interface.mac));
+    };
+    match directed.find(|interface| interface.mac != first.mac) {
+        None => Ok(first.mac),
+        Some(second) => Err(SiteError::SeveralDirected {
+            first: first.name.clone(),
+            second: second.name.clone(),
+        }),
+    }
+}
+
 /// Whether an address lies in the VIP's subnet without saying so: one that DHCP leases has no prefix,
 /// and that the subnet is on the link is a router's word (RFC 5942 section 4).
 fn is_leased_beside(own: &IpNet, vip: &VipAddr) -> bool {
@@ -343,7 +370,7 @@ fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{agent::fixture, net::Offloads};
+    use crate::{agent::fixture, model::Mode, net::Offloads};
 
     const GROUPS: &str = "[{ name: g, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
 
@@ -424,6 +451,22 @@ mod tests {
         down.up = false;
         let here = [down, interface("eth1", &["10.0.0.13/24"])];
         assert_eq!(interface_of(&farm().vips[0], &here).map(|found| &*found.name), Ok("eth1"));
+    }
+
+    #[test]
+    fn frames_are_handed_to_the_mac_of_the_interface_with_the_directed_vips() {
+        let [first, mut second] =
+            [interface("eth0", &["10.0.0.12/24"]), interface("eth1", &["10.0.0.13/24"])];
+        second.mac = Mac([2, 0, 0, 0, 0, 2]);
+        let mut farm = farm();
+        farm.vips.push(farm.vips[0].clone());
+        assert_eq!(known_as(&farm, &[&first, &second]), Ok(first.mac));
+        farm.vips[1].mode = Mode::VmacDirected;
+        assert_eq!(known_as(&farm, &[&first, &second]), Ok(second.mac));
+        farm.vips[0].mode = Mode::VmacDirected;
+        assert_eq!(known_as(&farm, &[&second, &second]), Ok(second.mac));
+        let message = known_as(&farm, &[&first, &second]).expect_err("two MACs").to_string();
+        assert!(message.contains("on eth0 and on eth1"), "{message}");
     }
 
     #[test]

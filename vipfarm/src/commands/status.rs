@@ -42,6 +42,7 @@ pub(super) fn render(status: &Status, ink: Ink) -> String {
     page.extend(status.vips.iter().map(vip));
     page += &counters("packets", &status.packets, ink);
     page += &counters("egress guard", &status.guard, ink);
+    page += &counters("announcements", &status.announcements, ink);
     page += &counters("heartbeats", &status.heartbeats, ink);
     page += &lateness(status.lateness);
     page
@@ -172,6 +173,7 @@ fn vip(vip: &VipStatus) -> String {
     let jumbo = if *jumbo { "" } else { " without jumbo frames" };
     let vlan = vlan.iter().map(|id| format!(" VLAN {id}")).collect::<String>();
     let mode = screen::word(mode);
+    let vmac = vmac.as_deref().unwrap_or("each node's own MAC");
     let addresses = addresses.iter().map(String::as_str);
     screen::wrapped("vip:", addresses)
         + &format!("     {mode} on {interface}{vlan}, {vmac}, XDP {xdp}{jumbo}, {open}\n")

@@ -9,6 +9,7 @@ mod clock;
 pub mod manual;
 mod object;
 mod pins;
+mod requesters;
 mod shared;
 
 use std::{
@@ -36,6 +37,7 @@ use crate::{
     plan::{Change, Plan, PlanError},
 };
 
+pub use requesters::Requesters;
 pub use shared::Mapping;
 
 /// What a [`Datapath`] needs to know of its interface.
@@ -255,6 +257,11 @@ impl Datapath {
     /// The reader of the counters, for another thread; there is one.
     pub fn take_counters(&mut self) -> Result<Counters, Error> {
         Counters::take(&mut self.ebpf)
+    }
+
+    /// The reader of who asked for the VIPs, for another thread; there is one.
+    pub fn take_requesters(&mut self) -> Result<Requesters, Error> {
+        Requesters::of(&mut self.ebpf)
     }
 
     /// What `slow` logs, if tracing was asked for; there is one reader.
