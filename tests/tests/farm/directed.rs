@@ -241,6 +241,7 @@ fn filter(lab: &Lab, farm: &Farm<'_>, node: usize, owner: usize) -> Datapath {
             generic: false,
             clsact: false,
             trace: false,
+            plain: false,
         };
         Datapath::load(&options).unwrap().attach(port.plan()).unwrap()
     };

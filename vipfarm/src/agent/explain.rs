@@ -76,7 +76,7 @@ impl Viewpoint<'_> {
         let alone = judge.judge(&mut asked.clone());
         let fragment_by = match alone.reason {
             Reason::EarlyFragment => Some(FragmentBy::First),
-            Reason::Fragment => Some(FragmentBy::FirstOnly),
+            Reason::CopiedFragment => Some(FragmentBy::FirstCopied),
             _ if !query.fragment || alone.bucket.is_none() => None,
             _ if has_filter(block, rule, query, Filter::OnIpid) => Some(FragmentBy::Identification),
             _ => Some(FragmentBy::Address),
@@ -381,7 +381,7 @@ mod tests {
         let tcp = ask(ExplainProto::Tcp, Some(1), Some(80));
         assert_eq!(by(OF_NODE2, tcp), FragmentBy::First.sentence());
         let directed = format!("  mode: vmac_directed\n{OF_NODE2}");
-        assert_eq!(by(&directed, tcp), FragmentBy::FirstOnly.sentence());
+        assert_eq!(by(&directed, tcp), FragmentBy::FirstCopied.sentence());
         let udp = ask(ExplainProto::Udp, Some(1), Some(514));
         assert_eq!(by(OF_NODE2, udp), FragmentBy::Address.sentence());
         let dns = "  groups: [{ name: g, rules: [{ virtual_addr: 10.0.0.100, port: 53, proto: udp, filter: on_ipid }] }]\n";

@@ -171,7 +171,8 @@ fn vip(vip: &VipStatus) -> String {
     let VipStatus { interface, vlan, mode, vmac, addresses, xdp, jumbo, open } = vip;
     let open = if *open { "open" } else { "closed" };
     let jumbo = if *jumbo { "" } else { " without jumbo frames" };
-    let vlan = vlan.iter().map(|id| format!(" VLAN {id}")).collect::<String>();
+    let vlan: Vec<_> = vlan.iter().map(|id| format!(" VLAN {id}")).collect();
+    let vlan = vlan.concat();
     let mode = screen::word(mode);
     let vmac = vmac.as_deref().unwrap_or("each node's own MAC");
     let addresses = addresses.iter().map(String::as_str);

@@ -41,6 +41,7 @@ pub use requesters::Requesters;
 pub use shared::Mapping;
 
 /// What a [`Datapath`] needs to know of its interface.
+#[expect(clippy::struct_excessive_bools, reason = "independent choices, none a state of another")]
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Interface name.

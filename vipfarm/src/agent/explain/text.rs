@@ -77,8 +77,8 @@ pub(super) enum FragmentBy {
     Identification,
     /// What the first fragment of its packet was judged by; one that comes before it is kept.
     First,
-    /// The same; one that comes before it is dropped.
-    FirstOnly,
+    /// The same; one that comes before it is copied to the other nodes.
+    FirstCopied,
 }
 
 impl FragmentBy {
@@ -94,8 +94,8 @@ impl FragmentBy {
             Self::First => {
                 "A fragment without ports goes the way of its packet's first one; if it comes before that, every node keeps it."
             }
-            Self::FirstOnly => {
-                "A fragment without ports goes the way of its packet's first one; if it comes before that, it is dropped."
+            Self::FirstCopied => {
+                "A fragment without ports goes the way of its packet's first one; if it comes before that, it is copied to all nodes, which keep it."
             }
         }
     }
