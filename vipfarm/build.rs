@@ -1,6 +1,6 @@
-//! Finds the eBPF object that the agent carries inside its binary.
+//! Finds the eBPF objects that the agent carries inside its binary.
 //!
-//! The object is built by `cargo xtask build`, with a toolchain of its own: a build script that
+//! They are built by `cargo xtask build`, with a toolchain of its own: a build script that
 //! started a second cargo would fight with the first one over the build directory's lock.
 
 use std::env;
@@ -10,20 +10,24 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=CARGO_TARGET_DIR");
 
-    let object = target_dir().join("bpf/vipfarm-bpf");
-    println!("cargo::rerun-if-changed={}", object.display());
-    if object.is_file() {
-        println!("cargo::rustc-env=VIPFARM_BPF_OBJECT={}", object.display());
-    } else {
-        println!(
-            "cargo::error=the eBPF object {} does not exist yet: run `cargo xtask build` once, \
-             it sets up the eBPF toolchain and builds the object",
-            object.display()
-        );
+    for (name, variable) in
+        [("vipfarm-bpf", "VIPFARM_BPF_OBJECT"), ("vipfarm-frags-bpf", "VIPFARM_FRAGS_BPF_OBJECT")]
+    {
+        let object = target_dir().join("bpf").join(name);
+        println!("cargo::rerun-if-changed={}", object.display());
+        if object.is_file() {
+            println!("cargo::rustc-env={variable}={}", object.display());
+        } else {
+            println!(
+                "cargo::error=the eBPF object {} does not exist yet: run `cargo xtask build` once, \
+                 it sets up the eBPF toolchain and builds the objects",
+                object.display()
+            );
+        }
     }
 }
 
-/// The directory where `cargo xtask build` leaves the object: `CARGO_TARGET_DIR` if set (relative
+/// The directory where `cargo xtask build` leaves the objects: `CARGO_TARGET_DIR` if set (relative
 /// to the workspace), else the workspace's `target`. `xtask/src/workspace.rs` has the same rule.
 fn target_dir() -> PathBuf {
     let package = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it for build scripts");

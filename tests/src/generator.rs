@@ -124,11 +124,10 @@ fn icmp_error(random: &mut Random, client: IpAddr, vip: IpAddr) -> Frame {
         IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 7).into(),
     };
     let source = random.pick(&[vip, vip, vip, stranger]);
-    let quoted = Frame::tcp(
-        SocketAddr::from((source, random.pick(&[80, 443]))),
-        SocketAddr::from((client, random.next16())),
-        0,
-    );
+    let port = random.pick(&[80, 443, 53]);
+    let (from, to) =
+        (SocketAddr::from((source, port)), SocketAddr::from((client, random.next16())));
+    let quoted = if port == 53 { Frame::udp(from, to, b"!") } else { Frame::tcp(from, to, 0) };
     if let (IpAddr::V6(client), IpAddr::V6(vip)) = (client, vip) {
         let many = random.below(4);
         let quoted = (0..many).fold(quoted, |quoted, _| quoted.extension(60, &[0; 6])).bytes();

@@ -17,9 +17,11 @@ use vipfarm::model::Mac;
 
 use crate::{
     capture::{Capture, Captured},
+    ethtool,
     iproute::{checked, ip, query},
     lab::beside,
     ns::Namespace,
+    offload,
     packet_socket::PacketSocket,
     process::Process,
     switch::Switch,
@@ -131,6 +133,23 @@ impl Host {
         self.switch.set_link(&self.name, true)
     }
 
+    /// Whether `eth0` and the host's switch port keep VLAN tags beside the frames, out of the sight
+    /// of XDP, as veth does unless told otherwise.
+    pub fn set_vlan_offload(&self, on: bool) -> Result<()> {
+        let set = |device: &str| {
+            offload::set_vlan_offload(device, on).with_context(|| format!("VLAN tags on {device}"))
+        };
+        self.in_ns(|| set(INTERFACE))?;
+        self.switch.namespace.in_ns(|| set(&self.name))
+    }
+
+    /// Has `eth0` send only frames with their checksums filled in. veth leaves that to the receiver,
+    /// who no longer knows of it when the frame has been handed on with `XDP_TX`.
+    pub fn fill_in_checksums(&self) -> Result<()> {
+        let set = self.in_ns(|| ethtool::set_transmit_checksums(INTERFACE, false));
+        set.with_context(|| format!("{}: checksums of {INTERFACE}", self.name))
+    }
+
     /// Puts an XDP program that lets everything pass on `eth0`, from the lab's eBPF object; it
     /// stays until the result is dropped.
     pub fn occupy_xdp(&self, object: &Path) -> Result<Ebpf> {
@@ -204,6 +223,11 @@ impl Host {
     pub fn add_address(&self, address: IpAddr, prefix: u8) -> Result<()> {
         let nodad = if address.is_ipv6() { " nodad" } else { "" };
         ip(self.namespace.name(), &format!("addr add {address}/{prefix} dev {INTERFACE}{nodad}"))
+    }
+
+    /// Sets a sysctl of its namespace, by its path below `/proc/sys`.
+    pub fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {
+        self.namespace.set_sysctl(name, value)
     }
 
     /// Removes an address.

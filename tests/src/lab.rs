@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
+    slice,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -219,6 +220,12 @@ impl Lab {
         self.set_port_program(PortProgram::Pass, object)
     }
 
+    /// Makes the veth pairs behave as wires do for frames that nodes hand on; `object` as before.
+    pub fn carry_handed_on_frames(&self, object: &Path) -> Result<()> {
+        self.clients.iter().try_for_each(Host::fill_in_checksums)?;
+        self.pass_on_switch_ports(object)
+    }
+
     /// Loses a share of all frames that hosts send, `0.0..=1.0`, by chance.
     pub fn lose_on_switch_ports(&self, object: &Path, share: f64) -> Result<()> {
         ensure!((0.0..=1.0).contains(&share), "the share of lost frames is between 0 and 1");
@@ -264,6 +271,20 @@ impl Lab {
     /// Undoes [`Lab::split`].
     pub fn unite(&self) -> Result<()> {
         self.switch.set_cable(true)
+    }
+
+    /// The network namespace of the switch.
+    pub fn switch_namespace(&self) -> &Namespace {
+        &self.switch.namespace
+    }
+
+    /// Has hosts and switch carry packets of up to `mtu` bytes.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        let hosts = || self.nodes.iter().chain(&self.clients);
+        let ports = hosts().map(|host| format!("link set {} mtu {mtu}", host.name));
+        ip_batch(Some(self.switch.namespace.name()), &ports.collect::<Vec<_>>())?;
+        let line = format!("link set {INTERFACE} mtu {mtu}");
+        hosts().try_for_each(|host| ip_batch(Some(host.namespace.name()), slice::from_ref(&line)))
     }
 
     /// Takes the programs off the switch ports.
@@ -327,7 +348,7 @@ fn bring_up(host: &Host, ipv6: bool) -> Result<()> {
 }
 
 /// IPv6 stays on, but says nothing unasked: no detection of duplicates, no search for routers.
-fn keep_quiet() -> Result<()> {
+pub(crate) fn keep_quiet() -> Result<()> {
     for (name, value) in
         [("accept_dad", "0"), ("dad_transmits", "0"), ("router_solicitations", "0")]
     {

@@ -17,6 +17,7 @@
 //! `fd00:77::a4d:b` with 10.77.0.11.
 //!
 //! - [`lab`]: the topology and its life; [`host`]: what one can do at a node or client.
+//! - [`remote`]: a client behind a router.
 //! - [`process`], [`capture`], [`frame`]: children, recordings, hand-made frames.
 //! - [`traffic`]: servers and clients that count what users of a farm would notice.
 //! - [`generator`]: frames by chance; [`pcap`]: frames in a file.
@@ -29,6 +30,7 @@
 pub mod bench;
 pub mod capture;
 pub mod demo;
+mod ethtool;
 pub mod farm;
 mod footprint;
 pub mod frame;
@@ -38,9 +40,11 @@ mod interrupt;
 mod iproute;
 pub mod lab;
 pub mod ns;
+mod offload;
 mod packet_socket;
 pub mod pcap;
 pub mod process;
+pub mod remote;
 pub mod skip;
 mod sweep;
 mod switch;

@@ -1,8 +1,15 @@
 //! Entering a network namespace, for one closure or for a child process.
 
 use std::{
-    ffi::OsStr, fs::File, io, os::unix::process::CommandExt, panic::resume_unwind, path::PathBuf,
-    process::Command, sync::Arc, thread,
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    os::unix::process::CommandExt,
+    panic::resume_unwind,
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+    thread,
 };
 
 use anyhow::{Context, Result};
@@ -54,6 +61,12 @@ impl Namespace {
         // owns; it neither allocates nor takes a lock.
         unsafe { command.pre_exec(enter) };
         command
+    }
+
+    /// Sets a sysctl of the namespace, by its path below `/proc/sys`.
+    pub(crate) fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let path = PathBuf::from("/proc/sys").join(name);
+        self.in_ns(|| fs::write(&path, value)).with_context(|| format!("write {}", path.display()))
     }
 
     fn enter(&self) -> io::Result<()> {

@@ -66,6 +66,11 @@ pub fn tool(name: &str) -> Result<(), String> {
         .map_err(|_absent| format!("needs {name}: `cargo xtask setup`"))
 }
 
+/// Requires `ethtool`, which switches what a device does for its host.
+pub fn ethtool() -> Result<(), String> {
+    run("ethtool", &["--version"]).map(drop).map_err(|_absent| "needs ethtool".into())
+}
+
 /// Requires what a [`crate::Lab`] needs: root, network namespaces, iproute2.
 pub fn lab() -> Result<(), String> {
     root()?;

@@ -7,10 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vipfarm::{
     agent::ports::Port,
     config,
-    datapath::{Datapath, Options, manual::Manual},
+    datapath::{Datapath, Error, Options, manual::Manual},
     host::HostTables,
-    model::{Farm, Mac, NodeId, NodeSet, Open, View},
-    plan::{OwnAddresses, Plan},
+    model::{Bitmap, Farm, Mac, NodeId, NodeSet, Open, View},
+    plan::{OwnAddresses, Owners, Plan},
 };
 use vipfarm_common::hash;
 
@@ -147,6 +147,7 @@ pub struct World {
     own: NodeId,
     mac: Mac,
     view: View,
+    moves: bool,
 }
 
 impl World {
@@ -174,7 +175,9 @@ impl World {
                 .expect("it fits the tables");
         let view = View::of(farm.node_ids().collect());
         port.acquire(own, &view);
-        Self { port, own, mac, view }
+        // All others have said that they have no old connections.
+        port.handover().hear(&[]);
+        Self { port, own, mac, view, moves: false }
     }
 
     /// The same farm when only these nodes are alive.
@@ -182,12 +185,25 @@ impl World {
     pub fn with_alive(mut self, alive: NodeSet) -> Self {
         self.view = View::of(alive);
         self.port.acquire(self.own, &self.view);
+        self.port.handover().hear(&[]);
+        self
+    }
+
+    /// The same farm when every other bucket is in a move, to or from node2.
+    #[must_use]
+    pub fn in_a_move(mut self) -> Self {
+        self.moves = true;
         self
     }
 
     /// What node1's tables say.
     pub fn plan(&self) -> Plan {
-        self.port.plan()
+        let mut plan = self.port.plan();
+        if self.moves {
+            plan.moving = vec![Bitmap([0x5555_5555_5555_5555; 4]); plan.bitmaps.len()];
+            plan.former = vec![Owners([1; 256]); plan.bitmaps.len()];
+        }
+        plan
     }
 
     /// The decision on the host.
@@ -196,26 +212,58 @@ impl World {
     }
 
     /// The programs in the kernel, with the same tables. They cannot be attached.
-    pub fn kernel(&self) -> Manual {
-        self.kernel_with(false)
-    }
-
-    /// The same; with `trace`, the slow path logs.
     ///
     /// # Panics
     /// If the kernel refuses them.
-    pub fn kernel_with(&self, trace: bool) -> Manual {
-        let options = Options {
+    pub fn kernel(&self) -> Manual {
+        self.load(&self.options())
+    }
+
+    /// The same in both flavours, by name: for frames in several buffers, and in one.
+    ///
+    /// # Panics
+    /// If the kernel refuses them, or has but one flavour.
+    pub fn kernels(&self) -> [(&'static str, Manual); 2] {
+        let plain = Options { plain: true, ..self.options() };
+        [("frags", self.kernel()), ("plain", self.load(&plain))]
+    }
+
+    /// The same; the slow path logs.
+    ///
+    /// # Panics
+    /// If the kernel refuses them.
+    pub fn kernel_that_logs(&self) -> Manual {
+        self.load(&Options { trace: true, ..self.options() })
+    }
+
+    /// What the programs are to know; an interface must be named before they can be attached.
+    pub fn options(&self) -> Options {
+        Options {
             interface: "none".into(),
             index: 0,
             mac: self.mac,
             hash_key: HASH_KEY,
             bpf_dir: "/nonexistent".into(),
             generic: false,
+            plain: false,
             clsact: false,
-            trace,
-        };
-        let loaded = Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"));
+            trace: false,
+        }
+    }
+
+    /// The programs on an interface of the calling thread's namespace, without a lease.
+    ///
+    /// # Errors
+    /// If the interface or the kernel refuses them.
+    pub fn attach(&self, options: &Options) -> Result<Datapath, Error> {
+        let index = nix::net::if_::if_nametoindex(options.interface.as_str()).unwrap_or(0);
+        let options = Options { index, ..options.clone() };
+        Datapath::load(&options)?.attach(self.plan())
+    }
+
+    fn load(&self, options: &Options) -> Manual {
+        let loaded = Datapath::load(options).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(loaded.has_frags(), !options.plain, "the flavour");
         loaded.by_hand(self.plan()).unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -233,12 +281,20 @@ impl World {
         field: u16,
         proto: u8,
     ) -> Option<NodeId> {
-        let field = field.to_be_bytes();
-        let hash = match client.into() {
-            IpAddr::V4(client) => hash::hash_v4(key(), client.octets(), field, proto),
-            IpAddr::V6(client) => hash::hash_v6(key(), client.octets(), field, proto),
-        };
+        let hash = hash_of(client.into(), field, proto);
         self.port.table(group, &self.view).owner(bucket(group, hash))
+    }
+
+    /// Whether the client's bucket is in a move.
+    pub fn is_moving(
+        &self,
+        group: usize,
+        client: impl Into<IpAddr>,
+        field: u16,
+        proto: u8,
+    ) -> bool {
+        let bucket = usize::from(bucket(group, hash_of(client.into(), field, proto)));
+        self.plan().moving.get(group).is_some_and(|bitmap| bitmap.has(bucket))
     }
 
     /// The same for a client known by its MAC only.
@@ -263,6 +319,14 @@ const fn v6(last: u16) -> Ipv6Addr {
 
 fn bucket(group: usize, hash: u64) -> u8 {
     hash::bucket(hash, u32::try_from(group).expect("few groups"))
+}
+
+fn hash_of(client: IpAddr, field: u16, proto: u8) -> u64 {
+    let field = field.to_be_bytes();
+    match client {
+        IpAddr::V4(client) => hash::hash_v4(key(), client.octets(), field, proto),
+        IpAddr::V6(client) => hash::hash_v6(key(), client.octets(), field, proto),
+    }
 }
 
 fn key() -> [u64; 2] {

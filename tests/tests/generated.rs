@@ -21,32 +21,56 @@ fn kernel_and_host_agree_on_generated_frames() {
     require!(skip::bpf());
     let world = World::new();
     // Each time anew: fragments leave a mark.
-    let kernel = || {
-        let mut kernel = world.kernel();
-        kernel.lease(Duration::from_mins(10)).expect("a lease");
-        kernel
+    let kernels = || {
+        world.kernels().map(|(_, mut kernel)| {
+            kernel.lease(Duration::from_mins(10)).expect("a lease");
+            kernel
+        })
     };
-    let fast = compare(&mut kernel(), &world.host(), Entry::Filter);
+    let [fast, plain] =
+        kernels().map(|mut kernel| compare(&mut kernel, &world.host(), Entry::Filter));
+    assert_eq!(plain, fast, "for frames in one buffer");
     // Every outcome that a frame can have must have been had, or the test proves less than it says.
     for &reason in Reason::ALL {
-        let possible = !matches!(reason, Reason::Broken | Reason::Fenced | Reason::FragmentFlood);
+        let possible = !matches!(
+            reason,
+            Reason::Broken
+                | Reason::Fenced
+                | Reason::FragmentFlood
+                | Reason::Lingering
+                | Reason::Inherited
+                | Reason::HandedBack
+        );
         assert_eq!(fast.contains_key(&reason), possible, "{reason:?} of {fast:?}");
     }
-    let mut forced = kernel();
+    let [mut forced, _] = kernels();
     forced.force_slow();
     let slow = compare(&mut forced, &world.host().forced_slow(), Entry::Filter);
     assert_eq!(slow, fast, "the slow path is a superset of the hot one");
-    let mut forced = kernel();
+    let [_, mut forced] = kernels();
     forced.force_slow();
     let direct = compare(&mut forced, &world.host().forced_slow(), Entry::Slow);
     assert_eq!(direct, fast, "also when it is entered directly");
 }
 
 #[test]
+fn kernel_and_host_agree_while_buckets_are_in_a_move() {
+    require!(skip::bpf());
+    let world = World::new().in_a_move();
+    let mut kernel = world.kernel();
+    kernel.lease(Duration::from_mins(10)).expect("a lease");
+    // Nobody has a connection: what lingers is nobody's here, what was taken over is another's.
+    let met = compare(&mut kernel, &world.host(), Entry::Filter);
+    for reason in [Reason::Inherited, Reason::HandedBack, Reason::Mine, Reason::NotMine] {
+        assert!(met.contains_key(&reason), "{reason:?} of {met:?}");
+    }
+}
+
+#[test]
 fn the_slow_path_loads_and_decides_alike_when_it_logs() {
     require!(skip::bpf());
     let world = World::new();
-    let mut kernel = world.kernel_with(true);
+    let mut kernel = world.kernel_that_logs();
     kernel.lease(Duration::from_mins(10)).expect("a lease");
     let mut random = Random(7);
     for _ in 0..500 {

@@ -23,6 +23,13 @@ pub trait Packet {
     /// [`MAX_OFFSET`]; `None` beyond it or beyond the frame.
     fn at<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// The outermost VLAN tag (IEEE 802.1Q, tag control information) if the kernel keeps it beside the
+    /// bytes; 0 = it does not. It is so with frames that a VLAN device sends, never in XDP.
+    #[inline(always)]
+    fn tag_beside(&self) -> u16 {
+        0
+    }
+
     /// The same offset, which is at most [`MAX_OFFSET`], with nothing known of how it came about: the
     /// verifier then walks what follows once, and not once for each way that led there.
     #[inline(always)]

@@ -112,7 +112,9 @@ reasons! {
     /// A fragment that came before the one with the ports: every node keeps it, and only the owner
     /// gets the whole packet.
     EarlyFragment = 18, Accept, PASS, "early_fragment";
-    /// More such fragments than nodes keep in a moment.
+    /// An ICMP error about an answer that any node may have sent (`on_ipid`): every node is told.
+    IcmpShared = 19, Accept, PASS, "icmp_shared";
+    /// More early fragments than nodes keep in a moment.
     FragmentFlood = 19, Drop, DROP, "fragment_flood";
     /// The bucket belongs to another node, which gets the frame.
     Forwarded = 20, Forward, TX, "forwarded";

@@ -43,19 +43,20 @@ impl<H> Ethernet<H> {
     }
 }
 
-/// Reads the Ethernet header and at most one tag. `Err` is the frame's final reason.
+/// Reads the Ethernet header and at most one tag beside [`Packet::tag_beside`]. `Err` is the frame's final reason.
 #[inline(always)]
 pub(crate) fn ethernet<P: Packet>(packet: &P) -> Result<Ethernet<P::Head<14>>, Reason> {
     let Some(head) = packet.head::<14>(0) else { return Err(Reason::NotIp) };
     let ethertype = u16::from_be_bytes(head.get::<12, 2>());
-    let plain = Ethernet { head, ethertype, network: 14, vlans: 0 };
+    let beside = packet.tag_beside();
+    let plain = Ethernet { head, ethertype, network: 14, vlans: vlans(0, beside) };
     if !plain.is_tagged() {
         return Ok(plain);
     }
     let Some(tag) = packet.head::<4>(14) else { return Err(Reason::NotIp) };
     let vid = u16::from_be_bytes(tag.get::<0, 2>());
     let ethertype = u16::from_be_bytes(tag.get::<2, 2>());
-    Ok(Ethernet { ethertype, network: 18, vlans: vlans(0, vid), ..plain })
+    Ok(Ethernet { ethertype, network: 18, vlans: vlans(beside, vid), ..plain })
 }
 
 /// The same with two tags. More are nobody's that is served here.

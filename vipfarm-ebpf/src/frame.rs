@@ -12,17 +12,24 @@ use vipfarm_common::packet::{Head, MAX_OFFSET, Packet};
 pub(crate) struct Frame {
     data: *mut u8,
     end: *mut u8,
+    /// See [`Packet::tag_beside`].
+    tag: u16,
 }
 
 impl Frame {
     #[inline(always)]
     pub(crate) fn of_xdp(ctx: &XdpContext) -> Self {
-        Self { data: ctx.data() as *mut u8, end: ctx.data_end() as *mut u8 }
+        Self { data: ctx.data() as *mut u8, end: ctx.data_end() as *mut u8, tag: 0 }
     }
 
     #[inline(always)]
     pub(crate) fn of_tc(ctx: &TcContext) -> Self {
-        Self { data: ctx.data() as *mut u8, end: ctx.data_end() as *mut u8 }
+        // SAFETY: `skb` is the valid context of this run.
+        let skb = unsafe { &*ctx.skb.skb };
+        // Before Linux 6.1 an old tag stays in the field.
+        let [low, high, ..] = skb.vlan_tci.to_le_bytes();
+        let tag = if skb.vlan_present == 0 { 0 } else { u16::from_le_bytes([low, high]) };
+        Self { data: ctx.data() as *mut u8, end: ctx.data_end() as *mut u8, tag }
     }
 }
 
@@ -56,6 +63,11 @@ impl Packet for Frame {
         // SAFETY: `start..start + N` lies within the frame, as just checked (and as the verifier
         // checks again).
         Some(unsafe { load::<0, N>(start) })
+    }
+
+    #[inline(always)]
+    fn tag_beside(&self) -> u16 {
+        self.tag
     }
 
     #[inline(always)]

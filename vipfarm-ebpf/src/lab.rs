@@ -6,9 +6,9 @@
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
     helpers::generated::bpf_get_prandom_u32,
-    macros::{map, xdp},
-    maps::{Array, HashMap, ProgramArray},
-    programs::XdpContext,
+    macros::{map, socket_filter, xdp},
+    maps::{Array, DevMap, HashMap, ProgramArray},
+    programs::{SkBuffContext, XdpContext},
 };
 
 mod object;
@@ -60,14 +60,38 @@ fn lookup(ctx: XdpContext) -> u32 {
     }
 }
 
-/// What [`vary`] and [`vary_floor`] go on with: slots 0 and 1.
+/// What the following programs go on with: slot 0 is under test, slot 1 is the floor.
 #[map]
 static NEXT: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
-/// Draws another source port for every packet, then runs the program under test: what the CPU cannot
-/// predict is whose the client is.
+/// The frame under test as it was: its MACs, the target's first, each with its bytes first in memory;
+/// and where its source port is, 34 or 54.
+#[map]
+static FRAME: Array<u64> = Array::with_max_entries(3, 0);
+
+/// Runs the program under test on the frame as it was before the last run, which rewrote its MACs.
+#[xdp]
+fn again(ctx: XdpContext) -> u32 {
+    restore(&ctx);
+    // SAFETY: slot 0 holds an XDP program.
+    unsafe { NEXT.tail_call(&ctx, 0) };
+    XDP_ABORTED
+}
+
+/// The same work without the program under test.
+#[xdp]
+fn again_floor(ctx: XdpContext) -> u32 {
+    restore(&ctx);
+    // SAFETY: slot 1 holds an XDP program.
+    unsafe { NEXT.tail_call(&ctx, 1) };
+    XDP_ABORTED
+}
+
+/// As [`again`], with another source port for every packet: what the CPU cannot predict is whose the
+/// client is.
 #[xdp]
 fn vary(ctx: XdpContext) -> u32 {
+    restore(&ctx);
     draw_port(&ctx);
     // SAFETY: slot 0 holds an XDP program.
     unsafe { NEXT.tail_call(&ctx, 0) };
@@ -77,6 +101,7 @@ fn vary(ctx: XdpContext) -> u32 {
 /// The same work without the program under test.
 #[xdp]
 fn vary_floor(ctx: XdpContext) -> u32 {
+    restore(&ctx);
     draw_port(&ctx);
     // SAFETY: slot 1 holds an XDP program.
     unsafe { NEXT.tail_call(&ctx, 1) };
@@ -84,14 +109,96 @@ fn vary_floor(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
+fn restore(ctx: &XdpContext) {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if let (Some(target), Some(source)) = (FRAME.get(0), FRAME.get(1))
+        && data + 12 <= end
+    {
+        // SAFETY: 12 bytes lie within the frame, as just checked.
+        unsafe {
+            (data as *mut [u8; 6]).write_unaligned(mac(*target));
+            ((data + 6) as *mut [u8; 6]).write_unaligned(mac(*source));
+        }
+    }
+}
+
+#[inline(always)]
 fn draw_port(ctx: &XdpContext) {
     let (data, end) = (ctx.data(), ctx.data_end());
-    if data + 36 <= end {
+    if data + 56 <= end {
         // SAFETY: takes no pointer.
         let [a, b, ..] = unsafe { bpf_get_prandom_u32() }.to_ne_bytes();
-        // SAFETY: 36 bytes lie within the frame, as just checked.
-        unsafe { ((data + 34) as *mut [u8; 2]).write_unaligned([a, b]) };
+        let port = if FRAME.get(2) == Some(&54) { data + 54 } else { data + 34 };
+        // SAFETY: 56 bytes lie within the frame, as just checked.
+        unsafe { (port as *mut [u8; 2]).write_unaligned([a, b]) };
     }
+}
+
+/// The MAC whose bytes are first in the word.
+#[inline(always)]
+fn mac(word: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
+    [a, b, c, d, e, f]
+}
+
+/// What [`flood`] needs: the frames so far, the slot of [`PORTS`] that it sends through, and the MAC
+/// that it sends to, its bytes first in memory.
+#[map]
+static FLOOD: Array<u64> = Array::with_max_entries(3, 0);
+
+/// Interfaces to send through. Frames for an empty slot are dropped.
+#[map]
+static PORTS: DevMap = DevMap::with_max_entries(8, 0);
+
+/// Sends a UDP datagram from another of 4096 clients' addresses, and now and then another of 4
+/// ports. The frame is plain IPv4 without options and has no UDP checksum; the client's address in it
+/// is the first of the 4096, and its port the first of the 4.
+#[xdp]
+fn flood(ctx: XdpContext) -> u32 {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    let (Some(sent), Some(slot), Some(target)) = (FLOOD.get_ptr_mut(0), FLOOD.get(1), FLOOD.get(2))
+    else {
+        return XDP_ABORTED;
+    };
+    if data + 36 > end {
+        return XDP_ABORTED;
+    }
+    // SAFETY: the map value is aligned, and one thread at a time runs this program.
+    let [low, high, ..] = unsafe {
+        *sent += 1;
+        (*sent).to_le_bytes()
+    };
+    // Frames come back from the receiver as it left them: with another MAC, for instance.
+    // SAFETY: 36 bytes lie within the frame, as just checked.
+    unsafe {
+        (data as *mut [u8; 6]).write_unaligned(mac(*target));
+        let (sum, client) = ((data + 24) as *mut u16, (data + 28) as *mut u16);
+        let old = client.read_unaligned();
+        let new = (u16::from_be(old) & 0xf000 | u16::from_be_bytes([high & 0x0f, low])).to_be();
+        client.write_unaligned(new);
+        sum.write_unaligned(updated(sum.read_unaligned(), old, new));
+        let port = (data + 35) as *mut u8;
+        port.write_unaligned(port.read_unaligned() & 0xfc | high >> 4 & 3);
+    }
+    let [slot, ..] = slot.to_le_bytes();
+    match PORTS.redirect(slot.into(), XDP_DROP.into()) {
+        Ok(action) | Err(action) => action,
+    }
+}
+
+/// The Internet checksum after one word has changed (RFC 1624), all in network order.
+#[inline(always)]
+fn updated(sum: u16, old: u16, new: u16) -> u16 {
+    let sum = u32::from(!sum) + u32::from(!old) + u32::from(new);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let [low, high, ..] = ((sum & 0xffff) + (sum >> 16)).to_le_bytes();
+    !u16::from_le_bytes([low, high])
+}
+
+/// Lets no packet into its socket: the network stack's whole work, without a reader's.
+#[socket_filter]
+fn deaf(_: SkBuffContext) -> i64 {
+    0
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -1,5 +1,8 @@
 //! The XDP programs. Inlined into their entry points: the verifier would take a call for another
 //! function, which loses the packet pointers.
+//!
+//! With the feature `frags` a frame may come in several buffers, of which the programs see the first:
+//! it has the headers. A jump table takes programs of one flavour only, so there is one object of each.
 
 use aya_ebpf::{
     macros::{map, xdp},
@@ -14,13 +17,14 @@ use crate::{
     tables::{Kernel, count, tracing},
 };
 
-/// Slot 0 holds `slow`, slot 1 `slow_v6`. The array is emptied when its last pin or descriptor goes, attached or
-/// not: the agent pins it.
+/// Slot 0 holds `slow`, slot 1 `slow_v6`. The array is emptied when its last pin or descriptor goes,
+/// attached or not: the agent pins it.
 #[map]
 static JUMP: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// The hot path.
-#[xdp]
+#[cfg_attr(feature = "frags", xdp(frags))]
+#[cfg_attr(not(feature = "frags"), xdp)]
 #[inline(always)]
 fn filter(ctx: XdpContext) -> u32 {
     match vipfarm_common::filter(&Frame::of_xdp(&ctx), &Kernel::of(&ctx)) {
@@ -35,7 +39,8 @@ fn filter(ctx: XdpContext) -> u32 {
 }
 
 /// Everything variable or rare, but for IPv6.
-#[xdp]
+#[cfg_attr(feature = "frags", xdp(frags))]
+#[cfg_attr(not(feature = "frags"), xdp)]
 #[inline(always)]
 fn slow(ctx: XdpContext) -> u32 {
     match vipfarm_common::slow_v4(&Frame::of_xdp(&ctx), &Kernel::of(&ctx)) {
@@ -49,7 +54,8 @@ fn slow(ctx: XdpContext) -> u32 {
 }
 
 /// The same of IPv6.
-#[xdp]
+#[cfg_attr(feature = "frags", xdp(frags))]
+#[cfg_attr(not(feature = "frags"), xdp)]
 #[inline(always)]
 fn slow_v6(ctx: XdpContext) -> u32 {
     traced(&ctx, vipfarm_common::slow_v6(&Frame::of_xdp(&ctx), &Kernel::of(&ctx)))

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
-    model::MAX_POWER,
+    model::{MAX_POWER, Mac},
     status::{ExplainProto, ExplainQuery, HostPort},
 };
 
@@ -90,15 +90,44 @@ pub enum Verb {
     /// Say which node serves a client, and why
     ///
     /// Runs the very decision the kernel takes for such a packet: the rule that matches, the
-    /// bucket, its owner, and what becomes of the packet at this node.
+    /// bucket, its owner, and what becomes of the packet at this node. The packet has the VLAN tags
+    /// that the file gives the VIP; where nodes answer with their own MACs (`vmac_directed`), it
+    /// comes to this node.
     ///
     /// With -c it asks no agent but the file: who would serve the client if all nodes were alive
     /// but those of --down.
     #[command(after_help = "Examples:
   vipfarm explain 203.0.113.7:51000 192.168.1.222:80
+  vipfarm explain [2001:db8::7]:51000 [2001:db8::222]:80
   vipfarm explain 203.0.113.7 192.168.1.222 --proto icmp
+  vipfarm explain 203.0.113.7:4000 192.168.1.222:53 --proto udp --fragment
   vipfarm explain 203.0.113.7:51000 192.168.1.222:80 -c farm.yaml --down node2")]
     Explain(ExplainArgs),
+
+    /// Say of each packet of a capture which node takes it, and why
+    ///
+    /// Judges every packet of a pcap file by the very decision the kernel takes, and counts by
+    /// reason and by owner. Asks no agent but the file, as `explain -c` does: all its nodes are
+    /// alive but those of --down, all its VIPs are on the captured network.
+    ///
+    /// The verdict is that of the farm as a whole: `accept` is the owner's, and a bucket that nobody
+    /// owns is `not_mine`. With --node it is exactly that node's: `not_mine`, or `forwarded`, for
+    /// what is another's.
+    ///
+    /// The nodes' MACs are not in the file. Unless --mac tells them, a frame to any station but a
+    /// VIP's virtual MAC counts as one to the node that judges it (so do frames that `tcpdump` shows
+    /// on a node, whose filter has accepted them already), and what nodes send themselves counts as
+    /// a stranger's: ARP from them for a VIP is `arp_conflict` instead of `arp_peer`.
+    ///
+    /// The capture must be of Ethernet frames, in classic pcap format. Packets that it cuts short
+    /// are judged by the bytes that are there; `tcpdump -s 320` keeps all that decides.
+    #[command(after_help = "Examples:
+  tcpdump -i eth0 -s 320 -w clients.pcap host 192.168.1.222
+  vipfarm replay clients.pcap -c farm.yaml
+  vipfarm replay clients.pcap -c farm.yaml --down node2        # who would take node2's clients
+  vipfarm replay clients.pcap -c farm.yaml --node node1 --mac node1=02:00:00:00:00:0b
+  tcpdump -i eth0 -U -w - tcp | vipfarm replay - -c farm.yaml --json | jq .owner")]
+    Replay(ReplayArgs),
 
     /// Show what happened to the farm
     ///
@@ -259,13 +288,18 @@ pub struct ExplainArgs {
     #[arg(value_name = "VIP[:PORT]")]
     pub vip: HostPort,
 
-    /// The packet's protocol: icmp is an echo request, arp also IPv6 neighbour discovery
-    #[arg(long, value_enum, default_value_t = ExplainProto::Tcp)]
+    /// The packet's protocol: tcp, udp, icmp (an echo request), arp (for IPv6 a neighbour
+    /// solicitation), or the number of another one, such as 47 for GRE
+    #[arg(long, default_value_t = ExplainProto::Tcp)]
     pub proto: ExplainProto,
 
     /// The packet's IPv4 identification; matters to rules with filter `on_ipid`
     #[arg(long, value_name = "N")]
     pub ip_id: Option<u16>,
+
+    /// A fragment of that packet which is not the first one, so without ports
+    #[arg(long)]
+    pub fragment: bool,
 
     /// Ask this file instead of an agent
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["run_dir", "farm", "socket"])]
@@ -294,8 +328,37 @@ impl ExplainArgs {
             vip_port: self.vip.port,
             proto: self.proto,
             ip_id: self.ip_id,
+            fragment: self.fragment,
         }
     }
+}
+
+/// Arguments of `replay`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ReplayArgs {
+    /// The capture, `-` for standard input
+    #[arg(value_name = "FILE.pcap")]
+    pub file: PathBuf,
+
+    /// The farm's file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// Nodes to imagine dead, separated by commas
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    pub down: Vec<String>,
+
+    /// The node whose verdicts to give [default: those of the farm as a whole]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+
+    /// Nodes' MACs, separated by commas; `vipfarm nodes --json` shows them
+    #[arg(long, value_name = "NODE=MAC", value_delimiter = ',')]
+    pub mac: Vec<NodeMac>,
+
+    /// Print JSON for scripts: one object a packet and a line, then one of the totals
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `events`.
@@ -419,6 +482,26 @@ impl FromStr for NodePower {
             return Err(explain());
         }
         Ok(Self { node: node.into(), power })
+    }
+}
+
+/// A node and its MAC, written `NODE=MAC`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeMac {
+    /// The node's name.
+    pub node: String,
+    /// Its MAC on the VIP's network.
+    pub mac: Mac,
+}
+
+impl FromStr for NodeMac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (node, mac) = text
+            .split_once('=')
+            .ok_or_else(|| format!("`{text}` is not NODE=MAC, such as node1=02:00:00:00:00:0b"))?;
+        Ok(Self { node: node.into(), mac: mac.parse()? })
     }
 }
 

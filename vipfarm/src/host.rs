@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
 };
 
 use vipfarm_common::{
@@ -60,6 +61,27 @@ impl HostTables {
     #[must_use]
     pub fn forced_slow(mut self) -> Self {
         self.state.control.deadline_ticks = 0;
+        self
+    }
+
+    /// Takes that MAC for the node's from now on.
+    pub fn set_own_mac(&mut self, mac: Mac) {
+        self.own_mac = mac;
+    }
+
+    /// The same tables of a node whose stack has that TCP connection.
+    #[must_use]
+    pub fn with_connection(mut self, client: SocketAddr, vip: SocketAddr) -> Self {
+        let bytes = |addr| match addr {
+            IpAddr::V4(addr) => {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&addr.octets());
+                bytes
+            }
+            IpAddr::V6(addr) => addr.octets(),
+        };
+        let ports = [client.port().to_be_bytes(), vip.port().to_be_bytes()];
+        self.connections.insert((bytes(client.ip()), bytes(vip.ip()), ports[0], ports[1]));
         self
     }
 

@@ -14,5 +14,6 @@ pub mod host;
 pub mod membership;
 pub mod model;
 pub mod net;
+pub mod pcap;
 pub mod plan;
 pub mod status;

@@ -21,8 +21,8 @@ pub use self::{
     timers::{DEFAULT_PORT, Membership, Timers},
     view::View,
     vip::{
-        Filter, Group, IcmpEcho, MAX_POWER, Mode, Open, OtherProtocols, Proto, Rule, Vip, VipAddr,
-        VlanTags,
+        ArpRefresh, Filter, Group, IcmpEcho, MAX_POWER, Mode, Open, OtherProtocols, Proto, Rule,
+        Vip, VipAddr, VlanTags,
     },
 };
 

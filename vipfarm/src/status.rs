@@ -60,6 +60,10 @@ pub struct Status {
     pub packets: BTreeMap<String, u64>,
     /// Frames the egress guard corrected or let pass, by word.
     pub guard: BTreeMap<String, u64>,
+    /// What clients of directed VIPs were told, by occasion: `broadcast` to all after another node's
+    /// end, by name when their node changed (`moved`), and now and then (`refreshed`).
+    #[serde(default)]
+    pub announcements: BTreeMap<String, u64>,
     /// Heartbeat datagrams by outcome.
     pub heartbeats: BTreeMap<String, u64>,
     /// Lateness of the heartbeat thread.
@@ -137,14 +141,22 @@ pub struct NodeStatus {
 pub struct VipStatus {
     /// Interface.
     pub interface: String,
+    /// Identifiers of its VLAN's tags, the outer one first; none if it is in no VLAN.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlan: Vec<u16>,
     /// Mode.
     pub mode: Mode,
-    /// Virtual MAC.
-    pub vmac: String,
+    /// Virtual MAC; absent where nodes answer with their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmac: Option<String>,
     /// Addresses with their prefix lengths.
     pub addresses: Vec<String>,
     /// How XDP is attached: `native` or `generic`.
     pub xdp: String,
+    /// Whether the filter takes frames in several buffers: then the interface may have the MTU of
+    /// jumbo frames.
+    #[serde(default)]
+    pub jumbo: bool,
     /// Whether traffic is accepted.
     pub open: bool,
 }

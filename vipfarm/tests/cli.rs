@@ -4,7 +4,7 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixListener,
     process::{Command, Output, Stdio},
 };
@@ -107,6 +107,9 @@ fn bad_usage_exits_2() {
         &["explain", "192.0.2.1:9", "[fd00::1]:80"],
         &["explain", "192.0.2.1:9", "192.168.1.222:80", "--down", "node2"],
         &["explain", "192.0.2.1:9", "192.168.1.222:80", "--proto", "icmp"],
+        &["explain", "192.0.2.1:9", "192.168.1.222:80", "--proto", "sctp"],
+        &["replay", "clients.pcap"],
+        &["replay", "clients.pcap", "-c", "farm.yaml", "--mac", "node1"],
     ] {
         fails_with(2, args);
     }
@@ -129,6 +132,117 @@ fn a_configuration_with_errors_exits_2_and_names_the_file() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(json["ok"], false);
     assert!(json["errors"].as_array().is_some_and(|errors| !errors.is_empty()), "{json}");
+}
+
+/// A farm's file with its key in that directory.
+fn farm_file(dir: &RunDir) -> String {
+    assert!(vipfarm(&["keygen", &text(dir, "farm.key")]).status.success());
+    let file = text(dir, "farm.yaml");
+    let yaml = "farm: web
+key_file: farm.key
+nodes:
+  - { name: node1, addresses: [192.168.1.11] }
+  - { name: node2, addresses: [192.168.1.12] }
+vips:
+  - addresses: [192.168.1.222/24, \"fd00::222/64\"]
+    groups: [{ name: http, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+";
+    fs::write(&file, yaml).expect("a fresh directory");
+    file
+}
+
+/// A capture of one TCP segment to the VIP and one frame that is nobody's.
+fn capture() -> Vec<u8> {
+    let mut tcp = vec![0x5a, 0xfe, 192, 168, 1, 222, 2, 0, 0, 0, 0, 9, 8, 0];
+    tcp.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+    tcp.extend([203, 0, 113, 7, 192, 168, 1, 222]);
+    tcp.extend([51_000_u16.to_be_bytes(), 80_u16.to_be_bytes()].concat());
+    tcp.resize(54, 0);
+    let other = [[2; 12].as_slice(), &[0x88, 0xcc], &[0; 46]].concat();
+    let mut bytes = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0002_0004, 0, 0, 65_535, 1] {
+        bytes.extend(word.to_be_bytes());
+    }
+    for frame in [tcp, other] {
+        let length = u32::try_from(frame.len()).expect("a small frame");
+        for word in [1_700_000_000, 0, length, length] {
+            bytes.extend(word.to_be_bytes());
+        }
+        bytes.extend(frame);
+    }
+    bytes
+}
+
+#[test]
+fn a_capture_is_replayed_from_a_file_and_from_standard_input() {
+    let dir = RunDir::new();
+    let farm = farm_file(&dir);
+    let file = text(&dir, "clients.pcap");
+    fs::write(&file, capture()).expect("a fresh directory");
+    let told = |args: &[&str]| {
+        let output = vipfarm(&[&["replay", &file, "-c", &farm], args].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let lines = told(&["--json"]);
+    let lines: Vec<serde_json::Value> = lines.lines().map(parse).collect();
+    assert_eq!(lines.len(), 3, "two packets and the totals");
+    assert_eq!(lines[0]["time"], "1700000000.000000000");
+    assert_eq!(lines[1]["reason"], "not_ip");
+    assert_eq!(lines[2]["totals"]["packets"], 2);
+
+    let asked = ["explain", "203.0.113.7:51000", "192.168.1.222:80", "-c", &farm, "--json"];
+    let explained: Explanation = parse(&String::from_utf8(vipfarm(&asked).stdout).expect("UTF-8"));
+    assert_eq!(lines[0]["owner"].as_str(), explained.owner.as_deref());
+    assert_eq!(lines[0]["bucket"], explained.bucket.expect("a bucket"));
+
+    let owner = explained.owner.expect("both nodes are alive");
+    let other = if owner == "node1" { "node2" } else { "node1" };
+    assert!(told(&["--down", &owner]).contains(&format!("{other}  tcp 203.0.113.7:51000 -> ")));
+    assert!(told(&["--node", other]).contains("drop     not_mine"));
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vipfarm"))
+        .args(["replay", "-", "-c", &farm])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    child.stdin.take().expect("piped").write_all(&capture()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8(output.stdout).expect("UTF-8"), told(&[]));
+}
+
+#[test]
+fn what_cannot_be_replayed_is_told_with_the_exit_code() {
+    let dir = RunDir::new();
+    let farm = farm_file(&dir);
+    let file = text(&dir, "clients.pcap");
+    let replay = |args: &[&'static str]| [&["replay", &*file, "-c", &farm], args].concat();
+    assert!(fails_with(2, &replay(&[])).contains("cannot open"));
+    fs::write(&file, b"\x0a\x0d\x0d\x0a\0\0\0\0").expect("a fresh directory");
+    assert!(fails_with(2, &replay(&[])).contains("editcap -F pcap"));
+    let cut = &capture()[..100];
+    fs::write(&file, cut).expect("a fresh directory");
+    assert!(fails_with(1, &replay(&[])).contains("cut off at byte 100"));
+    assert!(fails_with(2, &replay(&["--node", "node3"])).contains("has no node `node3`"));
+    assert!(fails_with(2, &replay(&["--down", "node1,node2"])).contains("nobody serves"));
+}
+
+#[test]
+fn an_ipv6_client_and_a_fragment_are_explained_from_the_file() {
+    let dir = RunDir::new();
+    let farm = farm_file(&dir);
+    let explain = |args: &[&str]| {
+        let output = vipfarm(&[&["explain"], args, &["-c", &farm]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let client = ["[2001:db8::7]:51000", "[fd00::222]:80"];
+    assert!(explain(&client).contains("packet   tcp from [2001:db8::7]:51000 to [fd00::222]:80\n"));
+    let fragment = explain(&[&client[..], &["--fragment"]].concat());
+    assert!(fragment.contains("goes the way of its packet's first one"), "{fragment}");
+    let gre = explain(&["203.0.113.7", "192.168.1.222", "--proto", "47"]);
+    assert!(gre.contains("protocol 47 from 203.0.113.7"), "{gre}");
 }
 
 #[test]

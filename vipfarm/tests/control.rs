@@ -111,6 +111,7 @@ fn explain_carries_the_packet_there_and_the_answer_back() {
         vip_port: Some(53),
         proto: ExplainProto::Udp,
         ip_id: Some(7),
+        fragment: false,
     };
     let path = format!("/v1/explain?{}", query.to_url_query());
     let answer: Explanation = get(&served, &path).expect("an explanation");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Subcommand, value_parser};
 
 use crate::artifact;
 use crate::build;
@@ -23,10 +23,20 @@ pub(crate) struct Args {
 /// What can be measured.
 #[derive(Subcommand)]
 enum Bench {
-    /// Nanoseconds per packet and path, over an in-run floor.
+    /// Nanoseconds per packet and path, over an in-run floor; and of receiving a flood, beside nft and
+    /// iptables. Takes two minutes.
     Packet {
         #[command(flatten)]
         output: Output,
+        /// Rounds in which every path takes a turn.
+        #[arg(long, value_name = "N", default_value_t = 21, value_parser = value_parser!(u16).range(15..))]
+        rounds: u16,
+        /// Rounds in which every receiver is flooded; 0 leaves the flood out.
+        #[arg(long, value_name = "N", default_value_t = 7)]
+        flood: u16,
+        /// How much CPU time a flood takes.
+        #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+        flood_seconds: f64,
     },
     /// What clients notice when nodes fail, stop, come back or change their share; and the same of
     /// keepalived. Takes eight minutes.
@@ -54,10 +64,12 @@ struct Output {
 pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
     demo::require_root(&format!("bench {}", args.what.name()))?;
     setup::lab_tools()?;
-    if let Bench::Failover { .. } = args.what
-        && let Err(error) = setup::keepalived()
-    {
-        eprintln!("setup: {error:#}\nsetup: keepalived will not be measured");
+    let compared = match args.what {
+        Bench::Packet { .. } => setup::filters(),
+        Bench::Failover { .. } => setup::keepalived(),
+    };
+    if let Err(error) = compared {
+        eprintln!("setup: {error:#}\nsetup: what is missing will not be measured");
     }
     let artifacts = build::release_with_lab(workspace, "bench")?;
 
@@ -66,8 +78,18 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
     if let Some(file) = &args.what.output().json {
         bench.arg("--json").arg(file);
     }
-    if let Bench::Failover { runs, soak, .. } = args.what {
-        bench.arg("--runs").arg(runs.to_string()).arg("--soak").arg(soak.to_string());
+    let numbers = match args.what {
+        Bench::Packet { rounds, flood, flood_seconds, .. } => vec![
+            ("--rounds", rounds.to_string()),
+            ("--flood", flood.to_string()),
+            ("--flood-seconds", flood_seconds.to_string()),
+        ],
+        Bench::Failover { runs, soak, .. } => {
+            vec![("--runs", runs.to_string()), ("--soak", soak.to_string())]
+        }
+    };
+    for (option, number) in numbers {
+        bench.arg(option).arg(number);
     }
     bench.env("VIPFARM_BIN", artifact::program(&artifacts, "vipfarm")?);
     bench.env("VIPFARM_LAB_OBJECT", workspace.lab_object());
@@ -84,7 +106,7 @@ impl Bench {
 
     fn output(&self) -> &Output {
         match self {
-            Self::Packet { output } | Self::Failover { output, .. } => output,
+            Self::Packet { output, .. } | Self::Failover { output, .. } => output,
         }
     }
 }

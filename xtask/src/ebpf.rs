@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Builds both objects and puts them where `vipfarm/build.rs` and the lab look.
+/// Builds the objects and puts them where `vipfarm/build.rs` and the lab look.
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let compiler = setup::ebpf_compiler(workspace)?;
     // A directory of its own: another cargo must neither wait for the lock of the host build nor
@@ -29,10 +29,13 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     // BTF is what the kernel reads types and line numbers from; it is made of debug information.
     cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
     process::run(&mut cargo)?;
-
     let built = scratch.join(TARGET).join("bpf");
     copy_if_changed(&built.join("vipfarm-bpf"), &workspace.vipfarm_object())?;
-    copy_if_changed(&built.join("lab-bpf"), &workspace.lab_object())
+    copy_if_changed(&built.join("lab-bpf"), &workspace.lab_object())?;
+
+    // The other flavour has the same name: it is built when the first has been copied.
+    process::run(cargo.args(["--bin", "vipfarm-bpf", "--features", "frags"]))?;
+    copy_if_changed(&built.join("vipfarm-bpf"), &workspace.frags_object())
 }
 
 /// Leaves an unchanged object alone, so that nothing that contains it is built again.

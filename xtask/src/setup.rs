@@ -58,6 +58,11 @@ pub(crate) fn keepalived() -> Result<()> {
     tools("the comparison", found::KEEPALIVED)
 }
 
+/// nftables and iptables, for the bench likewise. Neither does anything by being installed.
+pub(crate) fn filters() -> Result<()> {
+    tools("the comparison", found::FILTERS)
+}
+
 fn tools(user: &'static str, wanted: &[(&str, &str)]) -> Result<()> {
     let mut tools = found::tools(user, wanted);
     loop {

@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: the house rules as a program, so that they cannot rot.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,23 +11,30 @@ use crate::workspace::Workspace;
 
 mod rules;
 mod source;
+mod traps;
 
 /// Directories that hold no source of ours.
 const NOT_SOURCE: [&str; 2] = ["target", ".git"];
 
-/// Reads every Rust file of the workspace; fails when a rule is broken.
+/// Reads every Rust file of the workspace and the table of traps; fails when a rule is broken.
 pub(crate) fn verb(workspace: &Workspace) -> Result<()> {
     let mut files = Vec::new();
     collect(workspace.root(), &mut files)?;
     files.sort();
 
     let mut findings = rules::about_places(workspace.root());
+    let mut functions = BTreeSet::new();
     for file in &files {
         let text =
             fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let path = file.strip_prefix(workspace.root()).unwrap_or(file);
         findings.extend(rules::check(&path.to_string_lossy(), &text));
+        functions.extend(traps::functions(&source::code_only(&text)));
     }
+    let table = workspace.root().join(traps::TABLE);
+    let table =
+        fs::read_to_string(&table).with_context(|| format!("cannot read {}", table.display()))?;
+    findings.extend(traps::check(&table, &functions));
     for Finding { place, what } in &findings {
         eprintln!("{place}: {what}");
     }

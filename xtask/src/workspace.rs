@@ -47,6 +47,11 @@ impl Workspace {
         self.target.join("bpf/vipfarm-bpf")
     }
 
+    /// The same programs for frames in several buffers.
+    pub(crate) fn frags_object(&self) -> PathBuf {
+        self.target.join("bpf/vipfarm-frags-bpf")
+    }
+
     /// The eBPF object of the lab: the `XDP_PASS` program of the switch side, and test programs.
     pub(crate) fn lab_object(&self) -> PathBuf {
         self.target.join("bpf/lab-bpf")

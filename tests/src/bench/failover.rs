@@ -30,6 +30,7 @@ use self::{
     events::Verbs,
     figures::{Figures, SoakFigures},
 };
+use super::load_average;
 use crate::{
     farm::{Farm, run_to_end},
     interrupt::Interrupt,
@@ -177,11 +178,6 @@ vips:
         interface = crate::host::INTERFACE,
         port = watch::ECHO.port(),
     )
-}
-
-/// Tasks that ran or waited to run, averaged over the last minute; `None` where the system does not say.
-fn load_average() -> Option<f64> {
-    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// Processors this process may use.

@@ -8,5 +8,12 @@ mod failover;
 mod packet;
 mod statistics;
 
+use std::fs;
+
 pub use failover::{FailoverOptions, failover};
-pub use packet::packet;
+pub use packet::{PacketOptions, packet};
+
+/// Tasks that ran or waited to run, averaged over the last minute; `None` where the system does not say.
+fn load_average() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}

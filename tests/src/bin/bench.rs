@@ -1,10 +1,10 @@
 //! `bench packet`: what a packet costs; `bench failover`: what clients notice when nodes fail; and
 //! whether that is within the budget.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vipfarm_lab::bench::{self, FailoverOptions};
+use vipfarm_lab::bench::{self, FailoverOptions, PacketOptions};
 
 #[derive(Parser)]
 struct Args {
@@ -14,19 +14,15 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Time the packet programs over an empty program, as ratios to one kernel hash lookup
-    Packet {
-        /// Write the figures there too
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-    },
+    /// Time the packet programs as ratios to one kernel hash lookup, and a flood beside nft and iptables
+    Packet(PacketOptions),
     /// Measure what clients notice when nodes fail, stop, come back or change their share
     Failover(FailoverOptions),
 }
 
 fn main() -> ExitCode {
     let outcome = match Args::parse().bench {
-        Bench::Packet { json } => bench::packet(json.as_deref()),
+        Bench::Packet(options) => bench::packet(&options),
         Bench::Failover(options) => bench::failover(&options),
     };
     match outcome {

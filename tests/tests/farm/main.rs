@@ -6,12 +6,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agreement;
+mod announced;
 mod arp;
 mod conflicts;
+mod directed;
 mod explained;
 mod handover;
 mod heartbeats;
 mod ipv6;
+mod jumbo;
 mod keys;
 mod lease;
 mod life;
@@ -24,7 +27,9 @@ mod refused;
 mod reloaded;
 mod serving;
 mod system;
+mod tagged;
 mod told;
+mod traps;
 mod wire;
 
 use std::{

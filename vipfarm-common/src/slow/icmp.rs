@@ -3,7 +3,7 @@
 
 use super::{Address, Flow, Frame, Ip, V4, V6, ip};
 use crate::{
-    layout::VIP_NO_ECHO,
+    layout::{RULE_ON_IPID, VIP_NO_ECHO},
     packet::{Packet, Tables},
     reason::Reason,
     vip::{self, TCP, UDP},
@@ -67,7 +67,17 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                 // Eight bytes are all that a router must quote (RFC 792), and the ports are in them.
                 let ports = self.packet.at::<4>(quoted.transport).ok_or(Reason::Malformed)?;
                 let [a, b, c, d] = ports;
-                // The answer's IP-ID says nothing of the request's: such rules go by the address.
+                // The answer's IP-ID says nothing of the request's.
+                let rule = vip::rule_of(
+                    self.now,
+                    ip.found.mixed,
+                    ip.found.vip,
+                    proto == UDP,
+                    u16::from_ne_bytes([a, b]),
+                );
+                if rule & RULE_ON_IPID != 0 {
+                    return Err(Reason::IcmpShared);
+                }
                 Ok(Flow { client, client_port: [c, d], vip_port: [a, b], ip_id: [0; 2], proto })
             }
             _ if proto == A::ICMP => Ok(Flow::by_address(client, proto)),

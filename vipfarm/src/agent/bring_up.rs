@@ -36,7 +36,7 @@ use crate::{
 pub(super) struct Up {
     /// This node.
     pub(super) own: NodeId,
-    /// Its MAC on the first VIP's network.
+    /// The MAC by which the other nodes know it.
     pub(super) mac: Mac,
     /// The heartbeat sockets.
     pub(super) links: Links,
@@ -75,17 +75,20 @@ pub(super) async fn bring_up(
     let interfaces = Network::interfaces().await?;
     let own = site::own_node(&farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(&farm, &interfaces)?;
+    let mac = site::known_as(&farm, &placed)?;
     // First, because a second agent of this node is found out by it.
     let links = Links::open(&farm, own, &interfaces)?;
     site::refuse_present(&farm, &interfaces)?;
     let used = distinct(&placed);
+    if !options.generic {
+        site::refuse_merging(&used)?;
+    }
     refuse_others(&options.place.run_dir, &farm.name, &used)?;
     let used: Vec<Interface> = used.into_iter().cloned().collect();
     let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
     let digest = config::digest(&farm, keys);
     let config = Configuration::new(digest, farm.clone(), places, &used)?;
 
-    let mac = used.first().map_or(Mac([0; 6]), |interface| interface.mac);
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&config.ports) {
@@ -95,7 +98,7 @@ pub(super) async fn bring_up(
         undo.note(&farm, &placed, &interfaces)?;
         undo.set_sysctls()?;
         for (block, interface) in farm.vips.iter().zip(&placed) {
-            receive(&network, block, interface).await?;
+            receive(&network, block, interface, &interfaces).await?;
         }
         anyhow::Ok(prober)
     }
@@ -109,7 +112,7 @@ pub(super) async fn bring_up(
             return Err(error);
         }
     };
-    let needs = Needs::of(&farm, placed.iter().copied());
+    let needs = Needs::of(&farm, placed.iter().copied(), &interfaces);
     let configurations = Configurations::new(config);
     Ok(Up {
         own,
@@ -200,7 +203,8 @@ fn refuse_others(run_dir: &Path, farm: &str, used: &[&Interface]) -> anyhow::Res
         let record = Undo::read(&path)?;
         let taken = |interface: &&&Interface| {
             let mut changes = record.interfaces.iter();
-            changes.any(|changes| changes.index == interface.index && !changes.vips.is_empty())
+            let filtered = |it: &InterfaceChanges| it.filtered || !it.vips.is_empty();
+            changes.any(|changes| changes.index == interface.index && filtered(changes))
         };
         if let Some(interface) = used.iter().find(taken) {
             bail!(
@@ -255,10 +259,12 @@ impl Record {
 
     /// Adds the VIPs of the file that an interface holds: should the record be lost, they are taken
     /// back nevertheless. Without its filter a node would answer for them alone.
-    pub fn add_held(&mut self, block: &Vip, interface: &Interface) {
+    pub fn add_held(&mut self, block: &Vip, interface: &Interface, present: &[Interface]) {
+        let Some(holder) = site::holder(interface, block.vlan, present) else { return };
         for vip in vips_of(block) {
-            if interface.addresses.contains(&IpNet::from(vip.addr)) {
-                self.undo.on(interface).note_vip(vip.addr, vip.vmac);
+            if holder.addresses.contains(&IpNet::from(vip.addr)) {
+                self.undo.on(holder).note_vip(vip.addr);
+                self.undo.on(interface).note_filter(vip.vmac);
             }
         }
     }
@@ -286,11 +292,14 @@ impl Record {
         placed: &[&Interface],
         all: &[Interface],
     ) -> Result<(), UndoError> {
+        let mut holders = Vec::new();
         for (block, &interface) in farm.vips.iter().zip(placed) {
-            let changes = self.undo.on(interface);
+            let holder = site::holder(interface, block.vlan, all).unwrap_or(interface);
+            holders.push(holder);
             for vip in vips_of(block) {
-                changes.note_sysctls(undo::for_vip(vip.addr))?;
-                changes.note_vip(vip.addr, vip.vmac);
+                self.undo.on(interface).note_filter(vip.vmac);
+                self.undo.on(holder).note_sysctls(undo::for_vip(vip.addr))?;
+                self.undo.on(holder).note_vip(vip.addr);
             }
         }
         // Each interface answers for its own IPv6 addresses alone, whatever its settings.
@@ -299,7 +308,7 @@ impl Record {
             let mut vips = vips.map(|vip| vip.addr).filter(IpAddr::is_ipv4);
             vips.any(|vip| other.addresses.iter().any(|net| net.contains(&vip)))
         };
-        for other in all.iter().filter(shares_network).filter(|other| !placed.contains(other)) {
+        for other in all.iter().filter(shares_network).filter(|other| !holders.contains(other)) {
             self.undo.on(other).note_sysctls(undo::BESIDE_VIP)?;
         }
         self.undo.write(&self.path)
@@ -319,15 +328,21 @@ fn attach(
         hash_key: keys.bucket_key(),
         bpf_dir: options.place.bpf_dir.clone(),
         generic: options.generic,
+        plain: false,
         clsact: false,
         trace: options.trace,
     })?;
     Ok(loaded.attach(port.plan())?)
 }
 
-async fn receive(network: &Network, block: &Vip, interface: &Interface) -> anyhow::Result<()> {
+async fn receive(
+    network: &Network,
+    block: &Vip,
+    interface: &Interface,
+    present: &[Interface],
+) -> anyhow::Result<()> {
     for vip in vips_of(block) {
-        receive_vip(network, vip, interface).await?;
+        receive_vip(network, vip, interface, present).await?;
     }
     Ok(())
 }
@@ -337,9 +352,12 @@ pub(super) async fn receive_vip(
     network: &Network,
     vip: HeldVip,
     interface: &Interface,
+    present: &[Interface],
 ) -> anyhow::Result<()> {
+    let holder = site::holder(interface, vip.tags, present);
+    let holder = holder.with_context(|| format!("VIP {} has lost its VLAN device", vip.addr))?;
     if let Some(vmac) = vip.vmac {
         network.add_vmac(interface, vmac).await?;
     }
-    Ok(network.add_vip(interface, vip.addr).await?)
+    Ok(network.add_vip(holder, vip.addr).await?)
 }

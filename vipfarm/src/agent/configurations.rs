@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{command::Servable, ports::Port};
 use crate::{
-    model::{Farm, Group, Mode, Vip},
+    model::{Farm, Group, Vip},
     net::Interface,
     plan::{HeldVip, OwnAddresses, PlanError},
 };
@@ -80,7 +80,7 @@ impl Configuration {
 
 /// The VIPs of a block.
 pub(super) fn vips_of(block: &Vip) -> impl Iterator<Item = HeldVip> {
-    let vmac = (block.mode != Mode::VmacDirected).then_some(block.vmac);
+    let vmac = block.virtual_mac();
     block.addresses.iter().map(move |vip| HeldVip { addr: vip.addr, tags: block.vlan, vmac })
 }
 

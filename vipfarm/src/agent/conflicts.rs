@@ -25,7 +25,11 @@ use anyhow::Context;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use vipfarm_common::layout::Claim;
 
-use crate::{model::Mac, net::Interface, plan::HeldVip};
+use crate::{
+    model::{Mac, VlanTags},
+    net::Interface,
+    plan::HeldVip,
+};
 
 /// How often a farm asks for each of its VIPs.
 pub const PROBE_ROUND: Duration = Duration::from_secs(3);
@@ -73,7 +77,7 @@ impl Prober {
                 IpAddr::V6(addr) if interface.mac == self.known_as => probe_v6(interface.mac, addr),
                 IpAddr::V6(_) => continue,
             };
-            let _unsent = send(&self.socket, interface.index, &frame);
+            let _unsent = send(&self.socket, interface.index, &tagged(&frame, vip.tags));
         }
     }
 }
@@ -124,7 +128,7 @@ fn probe_v6(source: Mac, vip: Ipv6Addr) -> Vec<u8> {
 }
 
 /// The Internet checksum of an even number of bytes (RFC 1071).
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub(super) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
     let sum: u32 = words.sum();
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -132,7 +136,22 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
     [a, b]
 }
 
-fn send(socket: &OwnedFd, interface: u32, frame: &[u8]) -> io::Result<()> {
+/// The frame with the tags of a VLAN (IEEE 802.1ad and 802.1Q).
+fn tagged(frame: &[u8], tags: VlanTags) -> Vec<u8> {
+    let (macs, rest) = frame.split_at(12);
+    let mut tagged = macs.to_vec();
+    for (kind, id) in [([0x88, 0xa8], tags.outer), ([0x81, 0x00], tags.inner)] {
+        if id != 0 {
+            tagged.extend(kind);
+            tagged.extend(id.to_be_bytes());
+        }
+    }
+    tagged.extend(rest);
+    tagged
+}
+
+/// Sends a frame as it is.
+pub(super) fn send(socket: &OwnedFd, interface: u32, frame: &[u8]) -> io::Result<()> {
     // SAFETY: zero bytes are a valid address.
     let mut to = unsafe { std::mem::zeroed::<libc::sockaddr_ll>() };
     to.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
@@ -225,6 +244,16 @@ mod tests {
         assert_eq!((frame[54], &frame[62..]), (135, &vip.octets()[..]), "and no option");
         let summed = [&frame[22..54], &[0, 0, 0, 24, 0, 0, 0, 58], &frame[54..]].concat();
         assert_eq!(checksum(&summed), [0; 2], "with its checksum, nothing is left");
+    }
+
+    #[test]
+    fn a_probe_for_a_vip_in_a_vlan_has_its_tags() {
+        let frame = probe_v4(Mac([2; 6]), Mac([4; 6]), Mac([0x5a; 6]), Ipv4Addr::LOCALHOST);
+        assert_eq!(tagged(&frame, VlanTags::default()), frame);
+        let one = tagged(&frame, VlanTags { outer: 0, inner: 258 });
+        assert_eq!(one, [&frame[..12], &[0x81, 0, 1, 2], &frame[12..]].concat());
+        let two = tagged(&frame, VlanTags { outer: 20, inner: 10 });
+        assert_eq!(two[12..22], [0x88, 0xa8, 0, 20, 0x81, 0, 0, 10, 8, 6]);
     }
 
     #[test]

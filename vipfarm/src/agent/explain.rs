@@ -1,17 +1,26 @@
 //! What becomes of one client's packet, and why: the kernel's own decision on a packet made up from
 //! the question.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod frame;
+mod text;
 
-use super::ports::{Port, RESOLVE_GROUP};
+use std::net::IpAddr;
+
+use vipfarm_common::Reason;
+
+use self::{
+    frame::Part,
+    text::{FragmentBy, Told},
+};
+use super::{
+    judge::{self, Judge, Judged},
+    ports::Port,
+};
 use crate::{
-    config::keys::Keys,
     host::HostTables,
-    model::{Bitmap, Farm, Filter, Mac, NodeId, NodeSet, Proto, Rule, View, Vip},
-    plan::OwnAddresses,
+    model::{Bitmap, Farm, Filter, Mac, Mode, NodeId, NodeSet, Proto, Rule, View, Vip},
     status::{ExplainProto, ExplainQuery, Explanation},
 };
-use vipfarm_common::Reason;
 
 /// A node's point of view.
 pub struct Viewpoint<'a> {
@@ -34,22 +43,20 @@ pub struct Viewpoint<'a> {
 /// The explanation from the file alone: with `alive` up and agreed, at `node`.
 pub fn offline(
     farm: &Farm,
-    keys: &Keys,
+    hash_key: [u8; 16],
     alive: NodeSet,
     node: NodeId,
     query: &ExplainQuery,
 ) -> Result<Explanation, String> {
-    let mut port =
-        Port::new(farm, |_| true, OwnAddresses::default()).map_err(|error| error.to_string())?;
-    let view = View::of(alive);
-    port.acquire(node, &view);
+    let (port, accept) =
+        judge::imagined_port(farm, alive, Some(node)).map_err(|error| error.to_string())?;
     let viewpoint = Viewpoint {
         farm,
         node,
-        view: &view,
-        hash_key: keys.bucket_key(),
+        view: &View::of(alive),
+        hash_key,
         port: &port,
-        accept: port.accept(),
+        accept: &accept,
         fenced: false,
     };
     viewpoint.explain(query)
@@ -58,49 +65,51 @@ pub fn offline(
 impl Viewpoint<'_> {
     /// The verdict on such a packet, and how it comes about.
     pub fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
-        let (IpAddr::V4(client), IpAddr::V4(vip)) = (query.client, query.vip) else {
-            return Err("this version serves IPv4 only".into());
-        };
         let block = self.block_of(query.vip)?;
         let rule = rule(block, query);
-        check_fields(rule.map(|(_, rule)| rule), query)?;
+        check_fields(block, rule, query)?;
         let mut plan = self.port.plan();
         plan.bitmaps = self.accept.to_vec();
-        let tables = HostTables::new(&plan, self.hash_key, Mac([2, 0, 0, 0, 0, 1]));
-        // Bucket and owner do not depend on the lease.
-        let served = tables.decide(&mut frame(block.vmac, client, vip, query));
-        let observed = tables.observed();
-        let reason = if self.fenced {
-            tables.fenced().decide(&mut frame(block.vmac, client, vip, query))
-        } else {
-            served
+        let tables = HostTables::new(&plan, self.hash_key, OWN);
+        let judge = Judge::new(self.farm, self.view, self.port, tables);
+        let (first, mut asked) = frames(block, query);
+        let alone = judge.judge(&mut asked.clone());
+        let fragment_by = match alone.reason {
+            Reason::EarlyFragment => Some(FragmentBy::First),
+            Reason::CopiedFragment => Some(FragmentBy::FirstCopied),
+            _ if !query.fragment || alone.bucket.is_none() => None,
+            _ if has_filter(block, rule, query, Filter::OnIpid) => Some(FragmentBy::Identification),
+            _ => Some(FragmentBy::Address),
         };
-        let owner = observed
-            .and_then(|(group, bucket)| self.port.table(group as usize, self.view).owner(bucket));
-        let group = observed.map(|(group, _)| match group {
-            0 => RESOLVE_GROUP.to_owned(),
-            _ => rule.map_or_else(String::new, |(group, _)| block.groups[group].name.clone()),
-        });
-        let owner = owner.map(|owner| self.name(owner));
+        if let Some(mut first) = first {
+            judge.judge(&mut first);
+        }
+        let served = judge.judge(&mut asked.clone());
+        // Bucket and owner do not depend on the lease.
+        let reason = if self.fenced {
+            judge.with(HostTables::fenced).judge(&mut asked).reason
+        } else {
+            served.reason
+        };
+        let judged = Judged { reason, ..served };
+        let node = self.farm.node(self.node).map_or("", |node| &node.name);
+        let told = Told { node, judged, has_agreed: !self.view.alive.is_empty() };
+        let sentences = [Some(told.sentence()), fragment_by.map(|by| by.sentence().to_owned())];
         Ok(Explanation {
-            client: client.to_string(),
+            client: query.client.to_string(),
             client_port: query.client_port,
-            vip: vip.to_string(),
+            vip: query.vip.to_string(),
             vip_port: query.vip_port,
-            proto: query.proto.as_str().into(),
-            text: self.text(
-                reason,
-                observed.map(|(_, bucket)| bucket),
-                group.as_deref(),
-                owner.as_deref(),
-            ),
-            group,
-            rule: rule.map(|(_, rule)| describe(rule)),
-            bucket: observed.map(|(_, bucket)| bucket),
-            owner,
-            node: self.name(self.node),
+            proto: query.proto.to_string(),
+            fragment: query.fragment,
+            group: judged.group.map(str::to_owned),
+            rule: rule.map(describe),
+            bucket: judged.bucket,
+            owner: judged.owner.map(str::to_owned),
+            node: node.to_owned(),
             verdict: reason.verdict().as_str().into(),
             reason: reason.as_str().into(),
+            text: sentences.into_iter().flatten().collect::<Vec<_>>().join(" "),
         })
     }
 
@@ -116,105 +125,62 @@ impl Viewpoint<'_> {
             )
         })
     }
+}
 
-    fn name(&self, node: NodeId) -> String {
-        self.farm.node(node).map_or_else(String::new, |node| node.name.clone())
-    }
+/// The MAC of the node that is asked, in the frames made up here.
+const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
-    fn text(
-        &self,
-        reason: Reason,
-        bucket: Option<u8>,
-        group: Option<&str>,
-        owner: Option<&str>,
-    ) -> String {
-        let node = self.name(self.node);
-        let (Some(bucket), Some(group)) = (bucket, group) else {
-            return format!("{node} drops it: {}", lower_first(reason.text()));
-        };
-        match (reason, owner) {
-            (Reason::NotMine | Reason::Fenced, _) if self.view.alive.is_empty() => format!(
-                "{node} drops it: it serves nothing, because it has not agreed with the farm yet; bucket {bucket} of group {group}."
-            ),
-            (Reason::Fenced, Some(owner)) => format!(
-                "{node} drops it, because its lease has ended and it serves nothing; bucket {bucket} of group {group} belongs to {owner}."
-            ),
-            (Reason::Mine, Some(owner)) if *owner == node => {
-                format!("{node} accepts it: bucket {bucket} of group {group} is its own.")
-            }
-            (Reason::NotMine, Some(owner)) if *owner == node => format!(
-                "{node} drops it for the moment: bucket {bucket} of group {group} is its own, but the farm has not yet agreed that it may serve it."
-            ),
-            (Reason::NotMine, Some(owner)) => format!(
-                "{node} drops it: bucket {bucket} of group {group} belongs to {owner}, which serves this client."
-            ),
-            (Reason::NotMine, None) => format!(
-                "{node} drops it, and so does every node: no node with power in group {group} is alive."
-            ),
-            _ => format!("{node}: {}", lower_first(reason.text())),
-        }
+/// The frame of the question, and the first fragment that comes before it if it is another one.
+/// Where nodes answer with their own MACs, it comes to this node.
+pub(crate) fn frames(block: &Vip, query: &ExplainQuery) -> (Option<Vec<u8>>, Vec<u8>) {
+    let target = if block.mode == Mode::VmacDirected { OWN } else { block.vmac };
+    let part = |part| frame::frame(query, part, target, block.vlan);
+    if query.fragment {
+        (Some(part(Part::First)), part(Part::Later))
+    } else {
+        (None, part(Part::Whole))
     }
 }
 
-/// The rule that the kernel will find, with its group's index. None for ARP and echo, which go by
-/// the built-in group.
-fn rule<'b>(block: &'b Vip, query: &ExplainQuery) -> Option<(usize, &'b Rule)> {
-    let proto = match query.proto {
-        ExplainProto::Tcp => Proto::Tcp,
-        ExplainProto::Udp => Proto::Udp,
-        ExplainProto::Icmp | ExplainProto::Arp => return None,
-    };
-    block.rule_for(query.vip, proto, query.vip_port)
+/// The rule that the kernel will find. None for what goes by the built-in group.
+fn rule<'b>(block: &'b Vip, query: &ExplainQuery) -> Option<&'b Rule> {
+    let (_, rule) = block.rule_for(query.vip, proto(query)?, query.vip_port)?;
+    Some(rule)
+}
+
+fn proto(query: &ExplainQuery) -> Option<Proto> {
+    match query.proto {
+        ExplainProto::Tcp => Some(Proto::Tcp),
+        ExplainProto::Udp => Some(Proto::Udp),
+        ExplainProto::Arp => Some(Proto::Arp),
+        ExplainProto::Icmp | ExplainProto::Other(_) => None,
+    }
+}
+
+/// Whether the packet is judged by a rule with that filter. A fragment may be without having a rule
+/// of its own, if all that it could have say the same.
+fn has_filter(block: &Vip, rule: Option<&Rule>, query: &ExplainQuery, filter: Filter) -> bool {
+    let mut rules = block.groups.iter().flat_map(|group| &group.rules);
+    match rule {
+        Some(rule) => rule.filter == filter,
+        None if query.fragment => {
+            rules.any(|rule| Some(rule.proto) == proto(query) && rule.filter == filter)
+        }
+        None => false,
+    }
 }
 
 /// Whether the question has what the rule hashes: a made-up port would explain a made-up client.
-fn check_fields(rule: Option<&Rule>, query: &ExplainQuery) -> Result<(), String> {
-    match rule.map(|rule| rule.filter) {
-        Some(Filter::OnPort) if query.client_port.is_none() => {
-            Err(format!("the rule hashes the client's source port: ask for {}:PORT", query.client))
-        }
-        Some(Filter::OnIpid) if query.ip_id.is_none() => {
-            Err("the rule hashes the IP identification: add --ip-id N".into())
-        }
-        _ => Ok(()),
+fn check_fields(block: &Vip, rule: Option<&Rule>, query: &ExplainQuery) -> Result<(), String> {
+    if rule.is_some_and(|rule| rule.filter == Filter::OnPort) && query.client_port.is_none() {
+        let port = if query.client.is_ipv6() { "[ADDRESS]:PORT" } else { "ADDRESS:PORT" };
+        let ask = port.replace("ADDRESS", &query.client.to_string());
+        return Err(format!("the rule hashes the client's source port: ask for {ask}"));
     }
-}
-
-/// A frame as the client's would arrive.
-fn frame(vmac: Mac, client: Ipv4Addr, vip: Ipv4Addr, query: &ExplainQuery) -> Vec<u8> {
-    const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-    let mut frame = Vec::with_capacity(64);
-    frame.extend(vmac.0);
-    frame.extend(CLIENT_MAC);
-    if query.proto == ExplainProto::Arp {
-        // Ethernet type ARP; Ethernet and IPv4, a request (RFC 826).
-        frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
-        frame.extend(CLIENT_MAC);
-        frame.extend(client.octets());
-        frame.extend([0; 6]);
-        frame.extend(vip.octets());
-        return frame;
+    if has_filter(block, rule, query, Filter::OnIpid) && query.ip_id.is_none() {
+        return Err("the rule hashes the IP identification: add --ip-id N".into());
     }
-    let proto = match query.proto {
-        ExplainProto::Tcp => 6,
-        ExplainProto::Udp => 17,
-        ExplainProto::Icmp | ExplainProto::Arp => 1,
-    };
-    frame.extend([0x08, 0x00, 0x45, 0, 0, 40]);
-    frame.extend(query.ip_id.unwrap_or(0).to_be_bytes());
-    frame.extend([0x40, 0, 64, proto, 0, 0]);
-    frame.extend(client.octets());
-    frame.extend(vip.octets());
-    match (query.client_port, query.vip_port) {
-        // An echo request.
-        _ if proto == 1 => frame.extend([8, 0, 0, 0]),
-        (source, destination) => {
-            frame.extend(source.unwrap_or(0).to_be_bytes());
-            frame.extend(destination.unwrap_or(0).to_be_bytes());
-        }
-    }
-    frame.resize(14 + 40, 0);
-    frame
+    Ok(())
 }
 
 /// The rule as in the file.
@@ -232,15 +198,14 @@ pub(super) fn describe(rule: &Rule) -> String {
     )
 }
 
-fn lower_first(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::fixture;
+    use crate::{
+        agent::{fixture, ports::RESOLVE_GROUP},
+        config,
+        plan::OwnAddresses,
+    };
 
     const GROUPS: &str = "[{ name: http, rules: [{ port: 80, proto: tcp, filter: on_port }, { port: 53, proto: udp, filter: on_ipid }] }, { name: idle, powers: { node2: 1 }, rules: [{ port: 22, proto: tcp, filter: on_addr }] }]";
 
@@ -252,6 +217,7 @@ mod tests {
             vip_port,
             proto,
             ip_id: None,
+            fragment: false,
         }
     }
 
@@ -342,6 +308,102 @@ mod tests {
             assert_eq!(told.group.as_deref(), Some(RESOLVE_GROUP));
             assert_eq!((told.verdict.as_str(), told.rule), ("accept", None));
         }
+    }
+
+    /// Asks node1 while node1 and node2 are alive, from a file with these further keys of the block.
+    fn ask_file(block: &str, query: &ExplainQuery) -> Explanation {
+        let text = format!(
+            "farm: web\nkey_file: k\nnodes:\n\
+             - {{ name: node1, addresses: [10.0.0.11] }}\n\
+             - {{ name: node2, addresses: [10.0.0.12] }}\nvips:\n\
+             - addresses: [10.0.0.100/24, \"fd00::100/64\"]\n{block}"
+        );
+        let farm = config::parse("farm.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
+        let alive = farm.node_ids().collect();
+        offline(&farm, [7; 16], alive, NodeId::new(0).expect("in range"), query).expect("a VIP")
+    }
+
+    const OF_NODE2: &str = "  groups: [{ name: g, powers: { node2: 1 }, rules: [{ port: 80, proto: tcp, filter: on_port }, \
+         { port: 514, proto: udp, filter: on_addr }] }]\n";
+
+    #[test]
+    fn a_node_that_hands_over_says_to_whom() {
+        let query = ask(ExplainProto::Tcp, Some(1), Some(80));
+        let told = ask_file(&format!("  mode: vmac_directed\n{OF_NODE2}"), &query);
+        assert_eq!((&*told.verdict, &*told.reason), ("forward", "forwarded"));
+        assert!(told.text.starts_with("node1 hands it to node2: bucket "), "{}", told.text);
+    }
+
+    #[test]
+    fn an_ipv6_client_is_explained_like_an_ipv4_one() {
+        let v6 = |query: ExplainQuery| ExplainQuery {
+            client: "fd00::1".parse().expect("an address"),
+            vip: "fd00::100".parse().expect("an address"),
+            ..query
+        };
+        let told = ask_file(OF_NODE2, &v6(ask(ExplainProto::Tcp, Some(1), Some(80))));
+        assert_eq!(told.owner.as_deref(), Some("node2"));
+        for proto in [ExplainProto::Arp, ExplainProto::Icmp] {
+            let told = ask_file(OF_NODE2, &v6(ask(proto, None, None)));
+            assert_eq!(told.group.as_deref(), Some(RESOLVE_GROUP), "{told:?}");
+        }
+        let farm = fixture::farm(GROUPS).vips.remove(0);
+        let rule = rule(&farm, &ask(ExplainProto::Tcp, None, Some(80)));
+        let error = check_fields(&farm, rule, &v6(ask(ExplainProto::Tcp, None, Some(80))));
+        assert!(error.expect_err("no port").ends_with("ask for [fd00::1]:PORT"));
+    }
+
+    #[test]
+    fn the_tags_of_the_file_are_on_the_frame() {
+        for vlan in ["10", "[7, 10]"] {
+            let block = format!("  vlan: {vlan}\n{OF_NODE2}");
+            let told = ask_file(&block, &ask(ExplainProto::Tcp, Some(1), Some(80)));
+            assert_eq!(told.owner.as_deref(), Some("node2"), "{vlan}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn another_protocol_goes_by_the_address_where_the_file_says_so() {
+        let gre = ask(ExplainProto::Other(47), None, None);
+        assert_eq!(ask_file(OF_NODE2, &gre).reason, "other_proto");
+        let told = ask_file(&format!("  other: on_addr\n{OF_NODE2}"), &gre);
+        assert_eq!((told.group.as_deref(), told.proto.as_str()), (Some(RESOLVE_GROUP), "47"));
+    }
+
+    #[test]
+    fn a_fragment_is_told_with_what_it_goes_by() {
+        let by = |block: &str, query: ExplainQuery| {
+            let whole = ask_file(block, &query);
+            let told = ask_file(block, &ExplainQuery { fragment: true, ..query });
+            assert_eq!((told.bucket, &told.reason), (whole.bucket, &whole.reason));
+            told.text.strip_prefix(&whole.text).expect("more is told").trim().to_owned()
+        };
+        let tcp = ask(ExplainProto::Tcp, Some(1), Some(80));
+        assert_eq!(by(OF_NODE2, tcp), FragmentBy::First.sentence());
+        let directed = format!("  mode: vmac_directed\n{OF_NODE2}");
+        assert_eq!(by(&directed, tcp), FragmentBy::FirstCopied.sentence());
+        let udp = ask(ExplainProto::Udp, Some(1), Some(514));
+        assert_eq!(by(OF_NODE2, udp), FragmentBy::Address.sentence());
+        let dns = "  groups: [{ name: g, rules: [{ virtual_addr: 10.0.0.100, port: 53, proto: udp, filter: on_ipid }] }]\n";
+        let by_id = ExplainQuery { ip_id: Some(9), ..ask(ExplainProto::Udp, Some(1), Some(53)) };
+        assert_eq!(by(dns, by_id), FragmentBy::Identification.sentence());
+        assert_eq!(
+            by(OF_NODE2, ask(ExplainProto::Icmp, None, None)),
+            FragmentBy::Address.sentence()
+        );
+        let refused = ExplainQuery { fragment: true, ..ask(ExplainProto::Other(47), None, None) };
+        assert!(!ask_file(OF_NODE2, &refused).text.contains("fragment"));
+    }
+
+    #[test]
+    fn a_fragment_whose_port_has_no_rule_needs_what_the_other_rules_hash() {
+        let farm =
+            fixture::farm("[{ name: g, rules: [{ port: 53, proto: udp, filter: on_ipid }] }]");
+        let query = ExplainQuery { fragment: true, ..ask(ExplainProto::Udp, Some(1), Some(99)) };
+        let alive = farm.node_ids().collect();
+        let node = NodeId::new(0).expect("in range");
+        let error = offline(&farm, [7; 16], alive, node, &query).expect_err("no id");
+        assert!(error.contains("--ip-id"), "{error}");
     }
 
     #[test]

@@ -100,6 +100,11 @@ impl Page<'_> {
         for (action, count) in &status.guard {
             self.sample(name, &[("action", action)], count);
         }
+        let name = "vipfarm_announcements_total";
+        self.family(name, COUNTER, "Announcements to clients of directed VIPs, by occasion.");
+        for (occasion, count) in &status.announcements {
+            self.sample(name, &[("occasion", occasion)], count);
+        }
         let name = "vipfarm_heartbeats_total";
         self.family(name, COUNTER, "Heartbeat datagrams by outcome.");
         for (outcome, count) in &status.heartbeats {

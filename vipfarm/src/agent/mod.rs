@@ -10,13 +10,16 @@
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
+//! - [`announce`]: tells clients of directed VIPs whose MAC to send to.
 //! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
 //! line, and leaves its state where others may look at it.
 
+mod announce;
 mod barrier;
 mod batch;
 mod bring_up;
@@ -30,6 +33,7 @@ pub mod explain;
 mod fixture;
 pub mod handover;
 pub mod history;
+pub mod judge;
 mod keep;
 mod linger;
 pub mod links;
@@ -69,13 +73,14 @@ use tokio::{
 };
 
 use self::{
+    announce::Announcer,
     bring_up::Up,
     command::{Command, Commander},
     conflicts::{PROBE_ROUND, Prober},
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     history::{History, Level},
-    keep::Keeper,
+    keep::{Keeper, Keeping},
     linger::Linger,
     notify::Notifier,
     options::{AgentOptions, DownOptions},
@@ -121,7 +126,7 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
         for block in &farm.vips {
             let Ok(interface) = site::interface_of(block, &present) else { continue };
             interfaces.insert((interface.name.clone(), interface.index));
-            undo.add_held(block, interface);
+            undo.add_held(block, interface, &present);
         }
         let interfaces = interfaces.iter().map(|(name, index)| (name.as_str(), *index));
         let left_over = LeftOver::hold(&place.bpf_dir, interfaces)?;
@@ -176,18 +181,16 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     );
     let file = options.place.config;
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
-    let reporter = follow_traces(&mut up).and_then(|()| {
-        let (latest, history) = (latest.clone(), Arc::clone(&history));
-        Ok(Reporter::new(&keys, &mut up, latest, history, reloader, keeping)?)
-    });
-    let reporter = match reporter {
-        Ok(reporter) => Arc::new(reporter),
+    let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
+    let (reporter, announcer) = match read {
+        Ok(readers) => readers,
         Err(error) => {
             bring_up::take_down(&network, &undo, up.datapaths).await?;
             return Err(error);
         }
     };
     let (changes, changed) = mpsc::channel(1);
+    let announcing = tokio::spawn(announcer.follow());
     let writing = tokio::spawn(keeper.follow(latest.clone(), configurations, history));
     let watching = Needs::watch(needed, changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
@@ -228,6 +231,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     };
     let (joined, why) = running.supervise(finished, answering, watching, notifying).await?;
     writing.abort();
+    announcing.abort();
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
@@ -394,6 +398,22 @@ fn membership_config(
     }
 }
 
+/// What reads the kernel's side: its counters, who has asked, and its log.
+fn readers(
+    keys: &Keys,
+    up: &mut Up,
+    latest: &Latest,
+    history: Arc<History>,
+    reloader: Reloader,
+    keeping: Arc<Keeping>,
+) -> anyhow::Result<(Arc<Reporter>, Announcer)> {
+    follow_traces(up)?;
+    let announcer = Announcer::new(keys, up, latest.clone(), Arc::clone(&history))?;
+    let announcing = Arc::clone(&announcer.announcing);
+    let reporter = Reporter::new(keys, up, latest.clone(), history, reloader, keeping, announcing)?;
+    Ok((Arc::new(reporter), announcer))
+}
+
 /// Starts a reader for each interface whose slow path logs.
 fn follow_traces(up: &mut Up) -> anyhow::Result<()> {
     for datapath in &mut up.datapaths {
@@ -424,9 +444,12 @@ fn announce(up: &Up, digest: [u8; 16], history: &History) {
     for (block, &interface) in farm.vips.iter().zip(&config.interface_of) {
         let addresses: Vec<String> =
             block.addresses.iter().map(|address| address.addr.to_string()).collect();
-        let (datapath, vmac) = (&up.datapaths[interface], block.vmac);
+        let datapath = &up.datapaths[interface];
+        let mac = block
+            .virtual_mac()
+            .map_or_else(|| "each node's own MAC".to_owned(), |vmac| format!("virtual MAC {vmac}"));
         let message = format!(
-            "{name} holds {} on {} (virtual MAC {vmac}, {} XDP)",
+            "{name} holds {} on {} ({mac}, {} XDP)",
             addresses.join(" "),
             datapath.interface(),
             datapath.xdp_mode().as_str(),

@@ -107,6 +107,11 @@ impl Port {
         Arc::ptr_eq(&self.groups, &other.groups)
     }
 
+    /// A kernel group's name.
+    pub fn group_name(&self, group: usize) -> &str {
+        &self.groups[group].name
+    }
+
     /// The owners of a kernel group's buckets in that view.
     pub fn table(&self, group: usize, view: &View) -> Table {
         let members = &self.groups[group];
@@ -211,14 +216,14 @@ impl Port {
         self.peers.learn(node.index(), mac);
     }
 
-    /// What it serves.
-    pub fn services(&self) -> &Services {
-        &self.served
-    }
-
     /// The bitmaps accepted, by kernel group.
     pub fn accept(&self) -> &[Bitmap] {
         &self.accept
+    }
+
+    /// What it serves, and what the kernel tables close.
+    pub fn services(&self) -> &Services {
+        &self.services
     }
 
     /// What the kernel tables are to say.

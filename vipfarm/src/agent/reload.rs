@@ -14,11 +14,12 @@ use super::{
     bring_up::{self, Record, Up},
     command::{Command, Commander},
     configurations::{Configuration, Configurations, place_of},
+    site,
     watch::Needs,
 };
 use crate::{
     config::{self, keys::Keys},
-    model::{Farm, Node, NodeId},
+    model::{Farm, Mac, Node, NodeId},
     net::{Interface, Network},
     plan::HeldVip,
 };
@@ -36,6 +37,8 @@ pub(super) struct Read {
 pub(super) struct Reloader {
     file: PathBuf,
     own: NodeId,
+    /// The MAC by which the other nodes know this one.
+    known_as: Mac,
     /// The farm's hash key, which is compiled into the filters.
     hash_key: [u8; 16],
     /// The interfaces with a filter.
@@ -62,6 +65,7 @@ impl Reloader {
         let reloader = Self {
             file,
             own: up.own,
+            known_as: up.mac,
             hash_key: keys.bucket_key(),
             interfaces: up.interfaces.clone(),
             configurations: up.configurations.clone(),
@@ -106,22 +110,26 @@ impl Reloader {
         if gone.is_empty() {
             return Ok(());
         }
+        let present = Network::interfaces().await?;
         // Before anything is removed: it must not be taken for a loss.
         let current = self.configurations.get(servable[0]);
-        self.needs.send_replace(self.needs_of(&current));
+        self.needs.send_replace(self.needs_of(&current, &present));
         let still: Vec<_> = kept.iter().flat_map(|kept| kept.vips()).collect();
         for (place, vip) in gone.iter().flat_map(|gone| gone.vips()) {
             let interface = &self.interfaces[place];
             let here = || still.iter().filter(|it| it.0 == place).map(|it| it.1);
-            let addr = Some(vip.addr).filter(|addr| !here().any(|it| it.addr == *addr));
+            let kept = || here().any(|it| (it.addr, it.tags) == (vip.addr, vip.tags));
             let vmac = vip.vmac.filter(|vmac| !here().any(|it| it.vmac == Some(*vmac)));
-            if let Some(addr) = addr {
-                self.network.remove_vip(interface, addr).await?;
+            // A VLAN device that is gone took its addresses along.
+            let holder = site::holder(interface, vip.tags, &present).filter(|_| !kept());
+            if let Some(holder) = holder {
+                self.network.remove_vip(holder, vip.addr).await?;
+                self.undo.forget(holder, Some(vip.addr), None)?;
             }
             if let Some(vmac) = vmac {
                 self.network.remove_vmac(interface, vmac).await?;
+                self.undo.forget(interface, None, Some(vmac))?;
             }
-            self.undo.forget(interface, addr, vmac)?;
         }
         self.know(kept, &still).await
     }
@@ -134,6 +142,12 @@ impl Reloader {
         present: &[Interface],
     ) -> anyhow::Result<Configuration> {
         let placed = bring_up::place(&farm, present)?;
+        if site::known_as(&farm, &placed)? != self.known_as {
+            bail!(
+                "{}: the other nodes would have to know this one by the MAC of another interface: restart this agent",
+                self.file.display()
+            );
+        }
         let places: Option<Vec<usize>> =
             placed.iter().map(|interface| place_of(&self.interfaces, interface)).collect();
         let Some(places) = places else {
@@ -177,7 +191,7 @@ impl Reloader {
         self.undo.note(&next.farm, &placed, present)?;
         self.undo.set_sysctls()?;
         for (place, vip) in added {
-            bring_up::receive_vip(&self.network, vip, &self.interfaces[place]).await?;
+            bring_up::receive_vip(&self.network, vip, &self.interfaces[place], present).await?;
         }
         Ok(())
     }
@@ -210,9 +224,9 @@ impl Reloader {
         answer.await.map_err(|_ended| anyhow!("the agent is stopping"))
     }
 
-    fn needs_of(&self, config: &Configuration) -> Needs {
+    fn needs_of(&self, config: &Configuration, present: &[Interface]) -> Needs {
         let placed = config.interface_of.iter().map(|&place| &self.interfaces[place]);
-        Needs::of(&config.farm, placed)
+        Needs::of(&config.farm, placed, present)
     }
 
     fn refuse_what_needs_a_restart(

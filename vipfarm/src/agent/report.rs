@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use vipfarm_common::Reason;
 
 use super::{
+    announce::Announcing,
     bring_up::{Record, Up},
     command::{Command, Commander},
     configurations::{Configuration, Configurations},
@@ -42,6 +43,7 @@ use crate::{
 struct Watched {
     interface: String,
     mode: XdpMode,
+    jumbo: bool,
     counters: Counters,
     conflicts: Conflicts,
 }
@@ -60,6 +62,7 @@ pub struct Reporter {
     reloader: Mutex<Reloader>,
     prover: Prover,
     keeping: Arc<Keeping>,
+    announcing: Arc<Announcing>,
     started: Instant,
 }
 
@@ -72,11 +75,13 @@ impl Reporter {
         history: Arc<History>,
         reloader: Reloader,
         keeping: Arc<Keeping>,
+        announcing: Arc<Announcing>,
     ) -> Result<Self, datapath::Error> {
         let watch = |datapath: &mut Datapath| {
             Ok::<_, datapath::Error>(Watched {
                 interface: datapath.interface().to_owned(),
                 mode: datapath.xdp_mode(),
+                jumbo: datapath.has_frags(),
                 counters: datapath.take_counters()?,
                 conflicts: Conflicts::default(),
             })
@@ -93,6 +98,7 @@ impl Reporter {
             reloader: Mutex::new(reloader),
             prover: Prover::new(up.own),
             keeping,
+            announcing,
             started: Instant::now(),
         })
     }
@@ -112,7 +118,10 @@ impl Reporter {
                     self.history.push(Level::Info, "farm_load", message);
                 }
             }
-            Report::Installed => self.keeping.installed.notify_one(),
+            Report::Installed => {
+                self.keeping.installed.notify_one();
+                self.announcing.installed.notify_one();
+            }
             Report::Kernel(error) => self.history.push(Level::Warn, "kernel_refused", error),
             Report::NotRealTime(error) => self.history.push(
                 Level::Warn,
@@ -265,6 +274,7 @@ impl Source for Reporter {
                 .flatten()
                 .map(|(reason, count)| (reason.as_str(), count))),
             guard: sum(self.watched.iter().filter_map(|w| w.counters.guard().ok()).flatten()),
+            announcements: self.announcing.by_word(),
             heartbeats: snapshot.heartbeats.iter().cloned().collect(),
             lateness: snapshot.lateness,
             proof: self.prove(&snapshot),
@@ -397,14 +407,16 @@ impl Reporter {
     fn vips(&self, config: &Configuration) -> Vec<VipStatus> {
         let status = |(block, &interface): (&crate::model::Vip, &usize)| VipStatus {
             interface: self.watched[interface].interface.clone(),
+            vlan: [block.vlan.outer, block.vlan.inner].into_iter().filter(|&id| id != 0).collect(),
             mode: block.mode,
-            vmac: block.vmac.to_string(),
+            vmac: block.virtual_mac().map(|vmac| vmac.to_string()),
             addresses: block
                 .addresses
                 .iter()
                 .map(|address| format!("{}/{}", address.addr, address.prefix))
                 .collect(),
             xdp: self.watched[interface].mode.as_str().into(),
+            jumbo: self.watched[interface].jumbo,
             open: block.open == Open::Auto,
         };
         config.farm.vips.iter().zip(&config.interface_of).map(status).collect()

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::{
-    model::{Farm, Mac, NodeId, Vip, VipAddr},
-    net::Interface,
+    model::{Farm, Mac, NodeId, Vip, VipAddr, VlanTags},
+    net::{Interface, Vlan},
 };
 
 /// Why the file and the machine do not fit together.
@@ -83,6 +83,16 @@ pub enum SiteError {
         /// The interface's subnets.
         subnets: String,
     },
+    /// VIPs whose frames are handed over live on several interfaces.
+    #[error(
+        "VIPs with `mode: vmac_directed` are on {first} and on {second}, but heartbeats tell the other nodes one MAC to hand frames to: put those VIPs on one interface, or choose `mode: vmac_invisible` for some"
+    )]
+    SeveralDirected {
+        /// Interface of the first such VIP.
+        first: String,
+        /// Another one.
+        second: String,
+    },
     /// The VIP is an address of this machine already.
     #[error(
         "{vip} is an address of {interface} already: remove it (`ip addr del {vip}/{prefix} dev {interface}`) and keep others from adding it; the agent does both"
@@ -110,6 +120,36 @@ pub enum SiteError {
     Down {
         /// Interface name.
         interface: String,
+    },
+    /// The VIP's VLAN has no device.
+    #[error(
+        "there is no VLAN device on {interface} for VIP {vip}: {commands}, and give it an address of the VIP's subnet"
+    )]
+    NoVlanDevice {
+        /// Interface name.
+        interface: String,
+        /// The block's first address.
+        vip: IpAddr,
+        /// What makes it.
+        commands: String,
+    },
+    /// The hardware merges segments.
+    #[error(
+        "{interface} merges TCP segments before the filter sees them (LRO), and native XDP does not go with that: `ethtool -K {interface} lro off`, or run with --generic"
+    )]
+    Merges {
+        /// Interface name.
+        interface: String,
+    },
+    /// The hardware takes VLAN tags off.
+    #[error(
+        "{interface} takes VLAN tags off before the filter sees them, which could not tell VIP {vip} in its VLAN from the same address elsewhere: `ethtool -K {interface} rxvlan off`"
+    )]
+    TakesTagsOff {
+        /// Interface name.
+        interface: String,
+        /// The block's first address.
+        vip: IpAddr,
     },
     /// The interface has no Ethernet address.
     #[error("{interface} is not an Ethernet interface: VIP {vip} needs one")]
@@ -157,8 +197,9 @@ pub fn own_node(
     }
 }
 
-/// The interface of a VIP block: the one it names, else the one in whose subnet its first address
-/// lies; all its addresses must lie in a subnet of it.
+/// The interface of a VIP block, which gets the filter: the one it names, or whose VLAN device it
+/// names, else the one in whose subnet its first address lies. All its addresses must lie in a subnet
+/// of the [`holder`].
 pub fn interface_of<'i>(
     block: &Vip,
     interfaces: &'i [Interface],
@@ -172,36 +213,66 @@ pub fn interface_of<'i>(
         let mut own = interface.addresses.iter().filter(is_own);
         own.any(|net| net.contains(&vip.addr) || is_leased_beside(net, vip))
     };
+    let of = |interface: &'i Interface| holder(interface, block.vlan, interfaces);
     let interface = if let Some(name) = &block.interface {
-        interfaces.iter().find(|interface| interface.name == *name).ok_or_else(|| {
-            SiteError::NoSuchInterface {
-                name: name.clone(),
-                vip: first.addr,
-                present: join(interfaces.iter().map(|interface| &interface.name)),
-            }
-        })?
+        let named = interfaces.iter().find(|interface| interface.name == *name);
+        let named = named.ok_or_else(|| SiteError::NoSuchInterface {
+            name: name.clone(),
+            vip: first.addr,
+            present: join(interfaces.iter().map(|interface| &interface.name)),
+        })?;
+        interfaces.iter().find(|&interface| of(interface) == Some(named)).unwrap_or(named)
     } else {
-        let candidates = || interfaces.iter().filter(|interface| covers(interface, first));
+        let candidates = || {
+            let holds = |it: &&'i Interface| of(it).is_some_and(|it| covers(it, first));
+            interfaces.iter().filter(holds)
+        };
         candidates()
             .find(|interface| interface.up)
             .or_else(|| candidates().next())
             .ok_or(SiteError::NoInterface { vip: first.addr, prefix: first.prefix })?
     };
-    if let Some(outside) = block.addresses.iter().find(|vip| !covers(interface, vip)) {
+    if block.vlan != VlanTags::default() && interface.offloads.rx_vlan {
+        // Generic XDP comes too late as well: the tag is in the socket buffer by then.
+        return Err(SiteError::TakesTagsOff { interface: interface.name.clone(), vip: first.addr });
+    }
+    let holder = of(interface).ok_or_else(|| SiteError::NoVlanDevice {
+        interface: interface.name.clone(),
+        vip: first.addr,
+        commands: vlan_commands(interface, block.vlan, interfaces),
+    })?;
+    if let Some(outside) = block.addresses.iter().find(|vip| !covers(holder, vip)) {
         return Err(SiteError::OutsideSubnet {
             vip: outside.addr,
             prefix: outside.prefix,
-            interface: interface.name.clone(),
-            subnets: join(interface.addresses.iter().map(IpNet::trunc)),
+            interface: holder.name.clone(),
+            subnets: join(holder.addresses.iter().map(IpNet::trunc)),
         });
     }
-    if !interface.up {
-        return Err(SiteError::Down { interface: interface.name.clone() });
+    if let Some(down) = [interface, holder].into_iter().find(|interface| !interface.up) {
+        return Err(SiteError::Down { interface: down.name.clone() });
     }
     if interface.mac == Mac([0; 6]) {
         return Err(SiteError::NotEthernet { interface: interface.name.clone(), vip: first.addr });
     }
     Ok(interface)
+}
+
+/// The MAC that heartbeats tell: that of the interface to which frames are handed over, or of the
+/// first VIP's. `placed` are the interfaces of the VIP blocks, in the order of the file.
+pub fn known_as(farm: &Farm, placed: &[&Interface]) -> Result<Mac, SiteError> {
+    let blocks = farm.vips.iter().zip(placed);
+    let mut directed = blocks.filter(|(block, _)| block.virtual_mac().is_none()).map(|it| it.1);
+    let Some(first) = directed.next() else {
+        return Ok(placed.first().map_or(Mac([0; 6]), |interface| interface.mac));
+    };
+    match directed.find(|interface| interface.mac != first.mac) {
+        None => Ok(first.mac),
+        Some(second) => Err(SiteError::SeveralDirected {
+            first: first.name.clone(),
+            second: second.name.clone(),
+        }),
+    }
 }
 
 /// Whether an address lies in the VIP's subnet without saying so: one that DHCP leases has no prefix,
@@ -211,6 +282,63 @@ fn is_leased_beside(own: &IpNet, vip: &VipAddr) -> bool {
     vip.addr.is_ipv6()
         && own.prefix_len() == own.max_prefix_len()
         && subnet.is_ok_and(|subnet| subnet.contains(&own.addr()))
+}
+
+/// The interface that has a block's addresses: the VLAN device on `interface` for its tags, or
+/// `interface` itself if it has none.
+pub fn holder<'i>(
+    interface: &'i Interface,
+    tags: VlanTags,
+    interfaces: &'i [Interface],
+) -> Option<&'i Interface> {
+    let outer = device(interface, tags.outer, true, interfaces)?;
+    device(outer, tags.inner, false, interfaces)
+}
+
+/// The VLAN device for a tag; of two, the one for this kind of tag. The filter takes both.
+fn device<'i>(
+    below: &'i Interface,
+    id: u16,
+    service: bool,
+    interfaces: &'i [Interface],
+) -> Option<&'i Interface> {
+    if id == 0 {
+        return Some(below);
+    }
+    let fits = |vlan: Vlan| vlan.parent == below.index && vlan.id == id;
+    let devices = interfaces.iter().filter(|device| device.vlan.is_some_and(fits));
+    devices.max_by_key(|device| device.vlan.is_some_and(|vlan| vlan.service == service))
+}
+
+/// The commands that make what [`holder`] looks for.
+fn vlan_commands(interface: &Interface, tags: VlanTags, interfaces: &[Interface]) -> String {
+    let (mut below, mut commands) = (interface.name.clone(), Vec::new());
+    let outer = device(interface, tags.outer, true, interfaces);
+    for (id, proto) in [(tags.outer, " proto 802.1ad"), (tags.inner, "")] {
+        if id == tags.outer
+            && let Some(outer) = outer
+        {
+            below.clone_from(&outer.name);
+            continue;
+        }
+        let mut name = format!("{below}.{id}");
+        if name.len() >= libc::IFNAMSIZ {
+            name = format!("vlan{id}");
+        }
+        commands.push(format!("`ip link add link {below} name {name} type vlan{proto} id {id}`"));
+        below = name;
+    }
+    commands.join(", ")
+}
+
+/// Whether the hardware of one of the interfaces does what native XDP does not bear. Many drivers
+/// refuse without saying why.
+pub fn refuse_merging(interfaces: &[&Interface]) -> Result<(), SiteError> {
+    let merges = |interface: &&&Interface| interface.offloads.lro;
+    interfaces
+        .iter()
+        .find(merges)
+        .map_or(Ok(()), |interface| Err(SiteError::Merges { interface: interface.name.clone() }))
 }
 
 /// Whether a VIP is on this machine already: then somebody else added it, and it would stay when the
@@ -242,7 +370,7 @@ fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::fixture;
+    use crate::{agent::fixture, model::Mode, net::Offloads};
 
     const GROUPS: &str = "[{ name: g, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
 
@@ -258,6 +386,8 @@ mod tests {
             up: true,
             carrier: true,
             xdp_program: None,
+            offloads: Offloads::default(),
+            vlan: None,
             addresses: addresses.iter().map(|net| net.parse().expect("a net")).collect(),
         }
     }
@@ -324,6 +454,22 @@ mod tests {
     }
 
     #[test]
+    fn frames_are_handed_to_the_mac_of_the_interface_with_the_directed_vips() {
+        let [first, mut second] =
+            [interface("eth0", &["10.0.0.12/24"]), interface("eth1", &["10.0.0.13/24"])];
+        second.mac = Mac([2, 0, 0, 0, 0, 2]);
+        let mut farm = farm();
+        farm.vips.push(farm.vips[0].clone());
+        assert_eq!(known_as(&farm, &[&first, &second]), Ok(first.mac));
+        farm.vips[1].mode = Mode::VmacDirected;
+        assert_eq!(known_as(&farm, &[&first, &second]), Ok(second.mac));
+        farm.vips[0].mode = Mode::VmacDirected;
+        assert_eq!(known_as(&farm, &[&second, &second]), Ok(second.mac));
+        let message = known_as(&farm, &[&first, &second]).expect_err("two MACs").to_string();
+        assert!(message.contains("on eth0 and on eth1"), "{message}");
+    }
+
+    #[test]
     fn a_vip_that_somebody_else_added_is_refused() {
         let here = [interface("lo", &["127.0.0.1/8", "10.0.0.100/32"])];
         let message = refuse_present(&farm(), &here).expect_err("it is there").to_string();
@@ -332,6 +478,68 @@ mod tests {
         let message = refuse_present(&farm(), &[served]).expect_err("it is served").to_string();
         assert!(message.contains("pgrep") && !message.contains("ip addr del"), "{message}");
         assert_eq!(refuse_present(&farm(), &[interface("lo", &["127.0.0.1/8"])]), Ok(()));
+    }
+
+    #[test]
+    fn a_vip_in_a_vlan_lives_on_the_device_for_its_tags_behind_the_filter_of_the_one_below() {
+        let on = |index, name: &str, (parent, id, service), addresses: &[&str]| {
+            let vlan = Some(Vlan { parent, id, service });
+            Interface { index, vlan, ..interface(name, addresses) }
+        };
+        let here = [
+            Interface { index: 1, ..interface("eth9", &["10.0.0.9/24"]) },
+            interface("eth0", &["192.168.0.1/24"]),
+            on(3, "eth0.10", (2, 10, false), &["10.0.0.12/24"]),
+            on(4, "outer", (2, 20, true), &[]),
+            on(5, "inner", (4, 10, false), &["10.0.0.13/24"]),
+            on(6, "wrong", (2, 20, false), &[]),
+        ];
+        let mut block = farm().vips.remove(0);
+        for named in [Some("eth0"), Some("eth0.10"), None] {
+            block.interface = named.map(str::to_owned);
+            block.vlan = VlanTags { outer: 0, inner: 10 };
+            let found = interface_of(&block, &here).expect("it is there");
+            let holder = holder(found, block.vlan, &here).expect("it is there");
+            assert_eq!((&*found.name, &*holder.name), ("eth0", "eth0.10"), "{named:?}");
+        }
+        block.interface = Some("eth0".into());
+        block.vlan.outer = 20;
+        assert_eq!(interface_of(&block, &here).map(|found| &*found.name), Ok("eth0"));
+        assert_eq!(holder(&here[1], block.vlan, &here).map(|it| &*it.name), Some("inner"));
+
+        let command = |tags| {
+            let block = Vip { vlan: tags, ..block.clone() };
+            interface_of(&block, &here).expect_err("there is none").to_string()
+        };
+        let one = command(VlanTags { outer: 0, inner: 11 });
+        assert!(one.contains("`ip link add link eth0 name eth0.11 type vlan id 11`"), "{one}");
+        let inner = command(VlanTags { outer: 20, inner: 11 });
+        assert!(
+            inner.contains(": `ip link add link outer name outer.11 type vlan id 11`"),
+            "{inner}"
+        );
+        let both = command(VlanTags { outer: 30, inner: 10 });
+        assert!(both.contains("eth0 name eth0.30 type vlan proto 802.1ad id 30`, `"), "{both}");
+        assert!(both.contains("link eth0.30 name eth0.30.10 type vlan id 10`"), "{both}");
+        block.vlan = VlanTags { outer: 0, inner: 20 };
+        let outside = interface_of(&block, &here).expect_err("it has no address").to_string();
+        assert!(outside.contains("outside the subnets of wrong (none)"), "{outside}");
+    }
+
+    #[test]
+    fn hardware_that_hides_what_the_filter_needs_is_refused_with_the_command_that_stops_it() {
+        let mut eth0 = interface("eth0", &["10.0.0.12/24"]);
+        assert_eq!(refuse_merging(&[&eth0]), Ok(()));
+        eth0.offloads = Offloads { lro: true, rx_vlan: true };
+        let message = refuse_merging(&[&eth0]).expect_err("LRO").to_string();
+        assert!(message.contains("`ethtool -K eth0 lro off`"), "{message}");
+        let mut block = farm().vips.remove(0);
+        let here = [eth0];
+        assert!(interface_of(&block, &here).is_ok(), "without a VLAN, tags do not matter");
+        block.interface = Some("eth0".into());
+        block.vlan.inner = 10;
+        let message = interface_of(&block, &here).expect_err("tags").to_string();
+        assert!(message.contains("`ethtool -K eth0 rxvlan off`"), "{message}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::{
     time,
 };
 
+use super::site;
 use crate::{
     model::{Farm, Vip},
     net::{self, Interface, Network},
@@ -19,7 +20,17 @@ const ROUND: Duration = Duration::from_secs(5);
 
 /// What must stay as it is.
 #[derive(Debug, Clone)]
-pub(super) struct Needs(Vec<(Interface, Vec<IpAddr>)>);
+pub(super) struct Needs(Vec<Need>);
+
+/// What one VIP block needs.
+#[derive(Debug, Clone)]
+struct Need {
+    /// The interface with the filter.
+    interface: Interface,
+    /// The one with the addresses: the same, or its VLAN device.
+    holder: Interface,
+    vips: Vec<IpAddr>,
+}
 
 /// What has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +44,19 @@ pub(super) enum Change {
 
 impl Needs {
     /// The blocks with `check: true`, each on its interface, in the order of the file.
-    pub(super) fn of<'i>(farm: &Farm, placed: impl Iterator<Item = &'i Interface>) -> Self {
+    pub(super) fn of<'i>(
+        farm: &Farm,
+        placed: impl Iterator<Item = &'i Interface>,
+        present: &[Interface],
+    ) -> Self {
         let need = |(block, interface): (&Vip, &'i Interface)| {
             let watched = block.addresses.iter().filter(|address| address.check);
-            (interface.clone(), watched.map(|address| address.addr).collect())
+            let holder = site::holder(interface, block.vlan, present).unwrap_or(interface);
+            Need {
+                interface: interface.clone(),
+                holder: holder.clone(),
+                vips: watched.map(|address| address.addr).collect(),
+            }
         };
         let checked = farm.vips.iter().zip(placed).filter(|(block, _)| block.check);
         Self(checked.map(need).collect())
@@ -56,8 +76,7 @@ impl Needs {
             if needs.has_changed().unwrap_or(false) {
                 continue;
             }
-            if let Some(lost) = wanted.0.iter().find_map(|(need, vips)| loss(need, vips, &present))
-            {
+            if let Some(lost) = wanted.0.iter().find_map(|need| loss(need, &present)) {
                 let _ = changes.send(Change::Lost(lost)).await;
                 return Ok(());
             }
@@ -76,29 +95,30 @@ impl Needs {
         let carrier = |need: &Interface| {
             present.iter().any(|found| found.index == need.index && found.carrier)
         };
-        self.0.iter().all(|(need, _)| carrier(need))
+        self.0.iter().all(|need| carrier(&need.interface) && carrier(&need.holder))
     }
 }
 
-fn loss(need: &Interface, vips: &[IpAddr], present: &[Interface]) -> Option<String> {
+fn loss(Need { interface: need, holder, vips }: &Need, present: &[Interface]) -> Option<String> {
     let name = &need.name;
-    let Some(found) = present.iter().find(|found| found.index == need.index) else {
-        return Some(format!("interface {name} is gone"));
-    };
+    let find = |index| present.iter().find(|found| found.index == index);
+    let gone = |name: &str| Some(format!("interface {name} is gone"));
+    let Some(found) = find(need.index) else { return gone(name) };
     if found.mac != need.mac {
         return Some(format!("the MAC of {name} is {} now, and was {}", found.mac, need.mac));
     }
     if found.xdp_program.is_none() {
         return Some(format!("the filter was taken off {name}"));
     }
-    let has = |vip: &&IpAddr| !found.addresses.iter().any(|net| net.addr() == **vip);
-    vips.iter().find(has).map(|vip| format!("VIP {vip} was removed from {name}"))
+    let Some(found) = find(holder.index) else { return gone(&holder.name) };
+    let lacks = |vip: &&IpAddr| !found.addresses.iter().any(|net| net.addr() == **vip);
+    vips.iter().find(lacks).map(|vip| format!("VIP {vip} was removed from {}", holder.name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Mac;
+    use crate::{model::Mac, net::Offloads};
 
     fn eth0() -> Interface {
         Interface {
@@ -108,6 +128,8 @@ mod tests {
             up: true,
             carrier: true,
             xdp_program: Some(7),
+            offloads: Offloads::default(),
+            vlan: None,
             addresses: vec![
                 "10.0.0.11/24".parse().expect("a net"),
                 "10.0.0.100/32".parse().expect("a net"),
@@ -118,7 +140,11 @@ mod tests {
     fn told(change: impl Fn(&mut Interface)) -> Option<String> {
         let mut present = eth0();
         change(&mut present);
-        loss(&eth0(), &[[10, 0, 0, 100].into()], &[present])
+        loss(&need(eth0()), &[present])
+    }
+
+    fn need(holder: Interface) -> Need {
+        Need { interface: eth0(), holder, vips: vec![[10, 0, 0, 100].into()] }
     }
 
     #[test]
@@ -131,15 +157,29 @@ mod tests {
 
     #[test]
     fn a_cable_that_is_pulled_makes_the_vips_unreachable() {
-        let needs = Needs(vec![(eth0(), vec![])]);
+        let needs = Needs(vec![need(eth0())]);
         assert!(needs.reachable(&[eth0()]));
         assert!(!needs.reachable(&[Interface { carrier: false, ..eth0() }]));
         assert!(Needs(vec![]).reachable(&[]), "nothing is watched");
     }
 
     #[test]
+    fn a_vip_in_a_vlan_is_looked_for_on_its_vlan_device() {
+        let device = || Interface { index: 3, name: "eth0.10".into(), ..eth0() };
+        let below = || Interface { addresses: vec![], ..eth0() };
+        let need = need(device());
+        assert_eq!(loss(&need, &[below(), device()]), None);
+        assert_eq!(loss(&need, &[below()]).as_deref(), Some("interface eth0.10 is gone"));
+        let bare = Interface { addresses: vec![], ..device() };
+        let lost = loss(&need, &[eth0(), bare]);
+        assert_eq!(lost.as_deref(), Some("VIP 10.0.0.100 was removed from eth0.10"));
+        let down = Interface { carrier: false, ..device() };
+        assert!(!Needs(vec![need]).reachable(&[below(), down]));
+    }
+
+    #[test]
     fn each_loss_is_named() {
-        assert_eq!(loss(&eth0(), &[], &[]).as_deref(), Some("interface eth0 is gone"));
+        assert_eq!(loss(&need(eth0()), &[]).as_deref(), Some("interface eth0 is gone"));
         assert_eq!(told(|eth0| eth0.index = 3).as_deref(), Some("interface eth0 is gone"));
         let lost = told(|eth0| eth0.mac = Mac([2, 0, 0, 0, 0, 2])).expect("the MAC changed");
         assert!(lost.contains("02:00:00:00:00:02"), "{lost}");

@@ -88,7 +88,8 @@ struct VipSummary {
     /// `None`: the interface whose subnet holds the addresses.
     interface: Option<String>,
     mode: Mode,
-    vmac: String,
+    /// `None`: each node's own.
+    vmac: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -159,7 +160,7 @@ impl Summary {
                         .collect(),
                     interface: vip.interface.clone(),
                     mode: vip.mode,
-                    vmac: vip.vmac.to_string(),
+                    vmac: vip.virtual_mac().map(|vmac| vmac.to_string()),
                 })
                 .collect(),
             groups: groups.collect(),
@@ -253,7 +254,8 @@ fn vip_table(vips: &[VipSummary], ink: Ink) -> String {
         .map(|vip| {
             let interface = vip.interface.clone().unwrap_or_else(|| "(by subnet)".into());
             let mode = screen::word(&vip.mode);
-            Row::new(Style::new(), [vip.addresses.join("\n"), interface, mode, vip.vmac.clone()])
+            let vmac = vip.vmac.clone().unwrap_or_else(|| "(each node's own)".into());
+            Row::new(Style::new(), [vip.addresses.join("\n"), interface, mode, vmac])
         })
         .collect();
     screen::table(ink, &["VIP", "INTERFACE", "MODE", "VMAC"], &[], &rows)
@@ -323,6 +325,7 @@ pub(super) mod tests {
                 open: Open::Auto,
                 icmp_echo: IcmpEcho::OnAddr,
                 other: OtherProtocols::Drop,
+                arp_refresh: None,
                 vlan: VlanTags::default(),
                 groups: vec![
                     Group {

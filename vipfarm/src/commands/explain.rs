@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use owo_colors::Style;
 
 use super::{
@@ -33,40 +34,41 @@ pub(super) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
 
 fn offline(file: &Path, args: &ExplainArgs, query: &ExplainQuery) -> anyhow::Result<Explanation> {
     let (farm, keys) = config::load_with_keys(file)?;
-    let (alive, node) = imagined(&farm, &args.down, args.node.as_deref())?;
-    let explanation =
-        agent::explain::offline(&farm, &keys, alive, node, query).map_err(Failure::Refused)?;
+    let alive = imagined(&farm, &args.down)?;
+    let node = match &args.node {
+        Some(name) => Some(judging(&farm, alive, name)?),
+        None => alive.iter().next(),
+    };
+    let node = node.context("no node is alive")?;
+    let explanation = agent::explain::offline(&farm, keys.bucket_key(), alive, node, query)
+        .map_err(Failure::Refused)?;
     Ok(explanation)
 }
 
-/// The nodes to imagine alive, and the one whose verdict to give.
-fn imagined(
-    farm: &Farm,
-    down: &[String],
-    node: Option<&str>,
-) -> Result<(NodeSet, NodeId), Failure> {
+/// The nodes to imagine alive.
+pub(super) fn imagined(farm: &Farm, down: &[String]) -> Result<NodeSet, Failure> {
     let down: NodeSet = down.iter().map(|name| named(farm, name)).collect::<Result<_, _>>()?;
     let alive: NodeSet = farm.node_ids().filter(|&node| !down.contains(node)).collect();
-    match node {
-        None => match alive.iter().next() {
-            Some(first) => Ok((alive, first)),
-            None => Err(Failure::Usage(
-                "with all nodes down nobody serves: leave one out of --down".into(),
-            )),
-        },
-        Some(name) => {
-            let node = named(farm, name)?;
-            if down.contains(node) {
-                return Err(Failure::Usage(format!(
-                    "{name} cannot give a verdict: --down says it is down"
-                )));
-            }
-            Ok((alive, node))
-        }
+    if alive.is_empty() {
+        return Err(Failure::Usage(
+            "with all nodes down nobody serves: leave one out of --down".into(),
+        ));
     }
+    Ok(alive)
 }
 
-fn named(farm: &Farm, name: &str) -> Result<NodeId, Failure> {
+/// The node of that name, if it is alive.
+pub(super) fn judging(farm: &Farm, alive: NodeSet, name: &str) -> Result<NodeId, Failure> {
+    let node = named(farm, name)?;
+    if !alive.contains(node) {
+        return Err(Failure::Usage(format!(
+            "{name} cannot give a verdict: --down says it is down"
+        )));
+    }
+    Ok(node)
+}
+
+pub(super) fn named(farm: &Farm, name: &str) -> Result<NodeId, Failure> {
     farm.node_named(name).ok_or_else(|| {
         let names: Vec<&str> = farm.nodes.iter().map(|node| &*node.name).collect();
         let (farm, names) = (&farm.name, names.join(", "));
@@ -77,11 +79,7 @@ fn named(farm: &Farm, name: &str) -> Result<NodeId, Failure> {
 /// The sentence, then the fields it comes from.
 pub(super) fn render(explanation: &Explanation, ink: Ink) -> String {
     let Explanation { group, rule, bucket, owner, node, verdict, reason, text, .. } = explanation;
-    let style = match verdict.as_str() {
-        "accept" => Style::new().green(),
-        "drop" => Style::new().red(),
-        _ => Style::new(),
-    };
+    let style = colour_of(verdict);
     let none = || "-".to_owned();
     let fields = [
         ("packet", packet(explanation)),
@@ -96,11 +94,24 @@ pub(super) fn render(explanation: &Explanation, ink: Ink) -> String {
     format!("{text}\n\n{}", screen::lines(fields))
 }
 
+/// How a verdict is painted.
+pub(super) fn colour_of(verdict: &str) -> Style {
+    match verdict {
+        "accept" => Style::new().green(),
+        "drop" => Style::new().red(),
+        "forward" => Style::new().cyan(),
+        _ => Style::new(),
+    }
+}
+
 fn packet(explanation: &Explanation) -> String {
-    let Explanation { client, client_port, vip, vip_port, proto, .. } = explanation;
+    let Explanation { client, client_port, vip, vip_port, proto, fragment, .. } = explanation;
     let from = end(client, *client_port);
     let to = end(vip, *vip_port);
-    format!("{proto} from {from} to {to}")
+    let part = if *fragment { " (a fragment without ports)" } else { "" };
+    let proto =
+        if proto.parse::<u8>().is_ok() { format!("protocol {proto}") } else { proto.clone() };
+    format!("{proto} from {from} to {to}{part}")
 }
 
 fn end(addr: &str, port: Option<u16>) -> String {
@@ -152,14 +163,14 @@ mod tests {
         let farm = crate::commands::check::tests::farm();
         let ids: Vec<NodeId> = farm.node_ids().collect();
         let down = ["node1".to_owned()];
-        let (alive, node) = imagined(&farm, &down, None).expect("two nodes are left");
-        assert_eq!((alive.iter().collect::<Vec<_>>(), node), (ids[1..].to_vec(), ids[1]));
+        let alive = imagined(&farm, &down).expect("two nodes are left");
+        assert_eq!(alive.iter().collect::<Vec<_>>(), ids[1..]);
         for (node, reason) in [("node1", "--down says"), ("node9", "has no node `node9`")] {
-            let error = imagined(&farm, &down, Some(node)).expect_err(reason).to_string();
+            let error = judging(&farm, alive, node).expect_err(reason).to_string();
             assert!(error.contains(reason), "{error}");
         }
         let everybody: Vec<String> = farm.nodes.iter().map(|node| node.name.clone()).collect();
-        let error = imagined(&farm, &everybody, None).expect_err("nobody left").to_string();
+        let error = imagined(&farm, &everybody).expect_err("nobody left").to_string();
         assert!(error.contains("nobody serves"), "{error}");
     }
 }

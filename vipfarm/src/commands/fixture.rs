@@ -39,9 +39,11 @@ pub(crate) fn healthy() -> Status {
         vips: vec![VipStatus {
             interface: "eth0".into(),
             mode: Mode::VmacInvisible,
-            vmac: "5a:fe:c0:a8:01:de".into(),
+            vmac: Some("5a:fe:c0:a8:01:de".into()),
             addresses: vec!["192.168.1.222/24".into(), "fd00:1::222/64".into()],
             xdp: "native".into(),
+            jumbo: true,
+            vlan: vec![],
             open: true,
         }],
         groups: vec![group("FarmProto", owners)],
@@ -52,6 +54,7 @@ pub(crate) fn healthy() -> Status {
             ("not_mine".into(), 1_198_002),
         ]),
         guard: BTreeMap::from([("corrected".into(), 3), ("passed".into(), 0)]),
+        announcements: ["broadcast", "moved", "refreshed"].map(|word| (word.into(), 0)).into(),
         heartbeats: BTreeMap::from([("received".into(), 460_800), ("sent".into(), 460_804)]),
         lateness: Lateness {
             real_time: true,
@@ -156,6 +159,7 @@ pub(super) fn explanation() -> Explanation {
         vip: "192.168.1.222".into(),
         vip_port: Some(80),
         proto: "tcp".into(),
+        fragment: false,
         group: Some("FarmProto".into()),
         rule: Some("port 80, tcp, on_port".into()),
         bucket: Some(0x89),

@@ -19,6 +19,7 @@ mod metrics;
 mod nodes;
 mod power;
 mod reload;
+pub mod replay;
 mod screen;
 mod settle;
 mod status;
@@ -30,6 +31,7 @@ use anyhow::Context;
 pub use self::{
     client::{Client, PATIENCE},
     failure::{Failure, exit_code},
+    screen::Ink,
 };
 use crate::cli::Verb;
 
@@ -56,6 +58,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Nodes(args) => wait_for(nodes::run(args)),
         Verb::Bitmap(args) => wait_for(bitmap::run(args)),
         Verb::Explain(args) => wait_for(explain::run(args)),
+        Verb::Replay(args) => replay::run(&args),
         Verb::Events(args) => wait_for(events::run(args)),
         Verb::Power(args) => wait_for(power::run(args)),
         Verb::Drain(args) => wait_for(drain::drain(args)),

@@ -17,7 +17,7 @@ pub(super) const WIDTH: usize = 80;
 
 /// Whether to paint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ink {
+pub enum Ink {
     /// With ANSI colours.
     Colour,
     /// Text alone, for logs and pipes.

@@ -42,6 +42,7 @@ pub(super) fn render(status: &Status, ink: Ink) -> String {
     page.extend(status.vips.iter().map(vip));
     page += &counters("packets", &status.packets, ink);
     page += &counters("egress guard", &status.guard, ink);
+    page += &counters("announcements", &status.announcements, ink);
     page += &counters("heartbeats", &status.heartbeats, ink);
     page += &lateness(status.lateness);
     page
@@ -167,12 +168,16 @@ fn changed_powers(status: &Status, ink: Ink) -> String {
 }
 
 fn vip(vip: &VipStatus) -> String {
-    let VipStatus { interface, mode, vmac, addresses, xdp, open } = vip;
+    let VipStatus { interface, vlan, mode, vmac, addresses, xdp, jumbo, open } = vip;
     let open = if *open { "open" } else { "closed" };
+    let jumbo = if *jumbo { "" } else { " without jumbo frames" };
+    let vlan: Vec<_> = vlan.iter().map(|id| format!(" VLAN {id}")).collect();
+    let vlan = vlan.concat();
     let mode = screen::word(mode);
+    let vmac = vmac.as_deref().unwrap_or("each node's own MAC");
     let addresses = addresses.iter().map(String::as_str);
     screen::wrapped("vip:", addresses)
-        + &format!("     {mode} on {interface}, {vmac}, XDP {xdp}, {open}\n")
+        + &format!("     {mode} on {interface}{vlan}, {vmac}, XDP {xdp}{jumbo}, {open}\n")
 }
 
 /// The counters that are not zero; nothing when all are.

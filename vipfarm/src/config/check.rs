@@ -31,9 +31,11 @@ pub(super) fn check(nodes: &Nodes, vips: &[VipDraft], report: &mut Report) {
 
 fn check_addresses(nodes: &[NodeDraft], vips: &[VipDraft], report: &mut Report) {
     let mut seen = HashMap::new();
-    for (index, address) in vips.iter().flat_map(|vip| &vip.addresses).enumerate() {
+    let in_vlan =
+        |vip: &'_ VipDraft| vip.addresses.iter().map(|it| (vip.vlan, *it)).collect::<Vec<_>>();
+    for (index, (vlan, address)) in vips.iter().flat_map(in_vlan).enumerate() {
         let addr = address.value.addr;
-        if let Some(line) = seen.insert(addr, address.at.line) {
+        if let Some(line) = seen.insert((vlan, addr), address.at.line) {
             report.error(
                 address.at,
                 format!("the VIP {addr} is there already, on line {line}"),

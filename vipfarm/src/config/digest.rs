@@ -6,8 +6,8 @@ use vipfarm_common::hash::HASH_VERSION;
 
 use crate::assign::TABLE_VERSION;
 use crate::model::{
-    Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, OtherProtocols, Proto, Rule, Vip,
-    VlanTags,
+    ArpRefresh, Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, OtherProtocols, Proto,
+    Rule, Vip, VlanTags,
 };
 
 use super::keys::Keys;
@@ -134,6 +134,7 @@ impl Encoder {
             open,
             icmp_echo,
             other,
+            arp_refresh,
             groups: _,
         } = vip;
         let mode = match mode {
@@ -157,6 +158,10 @@ impl Encoder {
         self.bytes(&[mode, u8::from(*check), u8::from(*tcp_reset), open, icmp_echo, other]);
         self.number(*outer);
         self.number(*inner);
+        self.option(*arp_refresh, |encoder, ArpRefresh { interval, duration }| {
+            encoder.duration(interval);
+            encoder.duration(duration);
+        });
         self.list(addresses, |encoder, address| {
             encoder.address(address.addr);
             encoder.bytes(&[
@@ -224,7 +229,7 @@ vips:
     #[test]
     fn the_digest_of_a_known_farm_never_changes() {
         let digest = digest(&farm(), &keys(1));
-        assert_eq!(u128::from_be_bytes(digest), 66_217_600_193_607_808_469_261_330_477_979_560_866);
+        assert_eq!(u128::from_be_bytes(digest), 66_217_600_193_607_808_477_354_665_420_614_298_530);
     }
 
     #[test]
@@ -291,6 +296,15 @@ vips:
         ("open", |farm| farm.vips[0].open = Open::Manual),
         ("icmp_echo", |farm| farm.vips[0].icmp_echo = IcmpEcho::Drop),
         ("other", |farm| farm.vips[0].other = OtherProtocols::OnAddr),
+        ("arp_refresh", |farm| farm.vips[0].arp_refresh = Some(ArpRefresh::DEFAULT)),
+        ("arp_refresh interval", |farm| {
+            let interval = Duration::from_secs(10);
+            farm.vips[0].arp_refresh = Some(ArpRefresh { interval, ..ArpRefresh::DEFAULT });
+        }),
+        ("arp_refresh duration", |farm| {
+            let duration = Duration::from_mins(10);
+            farm.vips[0].arp_refresh = Some(ArpRefresh { duration, ..ArpRefresh::DEFAULT });
+        }),
         ("vlan", |farm| farm.vips[0].vlan.inner = 10),
         ("service vlan", |farm| farm.vips[0].vlan.outer = 10),
         ("group name", |farm| farm.vips[0].groups[0].name.push('x')),

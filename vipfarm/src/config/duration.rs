@@ -1,12 +1,20 @@
 //! Durations as people write them: `50ms`, `1s`.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// The longest duration a file may name: beyond it a dead node's clients wait for nothing.
 const LONGEST: Duration = Duration::from_mins(1);
 
 /// Reads a whole number of milliseconds or seconds, `1ms..=60s`; the error says what is wrong.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
+    parse_within(text, Duration::from_millis(1)..=LONGEST)
+}
+
+/// The same for another range, also of minutes and hours.
+pub(super) fn parse_within(
+    text: &str,
+    range: RangeInclusive<Duration>,
+) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
@@ -15,15 +23,25 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
     let from_number = match unit.trim_start() {
         "ms" => Duration::from_millis,
         "s" => Duration::from_secs,
+        "m" => |minutes: u64| Duration::from_secs(minutes.saturating_mul(60)),
+        "h" => |hours: u64| Duration::from_secs(hours.saturating_mul(3600)),
         "" => return Err(format!("`{text}` has no unit")),
         unit => return Err(format!("`{unit}` is not a unit of time known here")),
     };
-    number
-        .parse()
-        .ok()
-        .map(from_number)
-        .filter(|duration| (Duration::from_millis(1)..=LONGEST).contains(duration))
-        .ok_or_else(|| format!("`{text}` is out of range, 1ms to 60s"))
+    number.parse().ok().map(from_number).filter(|duration| range.contains(duration)).ok_or_else(
+        || {
+            let (least, most) = (words(*range.start()), words(*range.end()));
+            format!("`{text}` is out of range, {least} to {most}")
+        },
+    )
+}
+
+fn words(duration: Duration) -> String {
+    if duration.subsec_millis() == 0 {
+        format!("{}s", duration.as_secs())
+    } else {
+        format!("{}ms", duration.as_millis())
+    }
 }
 
 #[cfg(test)]
@@ -36,6 +54,18 @@ mod tests {
         assert_eq!(parse("1s"), Ok(Duration::from_secs(1)));
         assert_eq!(parse("1 s"), Ok(Duration::from_secs(1)));
         assert_eq!(parse("60s"), Ok(LONGEST));
+    }
+
+    #[test]
+    fn minutes_and_hours_are_read_where_they_fit() {
+        let day = Duration::from_secs(1)..=Duration::from_hours(24);
+        assert_eq!(parse_within("20m", day.clone()), Ok(Duration::from_mins(20)));
+        assert_eq!(parse_within("24h", day.clone()), Ok(Duration::from_hours(24)));
+        for text in ["25h", "999ms", "18446744073709551615h"] {
+            let error = format!("`{text}` is out of range, 1s to 86400s");
+            assert_eq!(parse_within(text, day.clone()), Err(error));
+        }
+        assert_eq!(parse("2m"), Err("`2m` is out of range, 1ms to 60s".into()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! (`check`), and only a file without any problem becomes a [`Farm`].
 
 mod address;
+mod arp_refresh;
 mod check;
 mod diagnostic;
 mod digest;

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::model::{IcmpEcho, Mac, Mode, Open, OtherProtocols, Vip, VipAddr, VlanTags};
+use crate::model::{ArpRefresh, IcmpEcho, Mac, Mode, Open, OtherProtocols, Vip, VipAddr, VlanTags};
 
 use super::address::{self, Resolve};
+use super::arp_refresh;
 use super::diagnostic::{Located, Report};
 use super::fields::{self, Fields, INTERFACE};
 use super::group::{self, GroupDraft};
@@ -14,7 +15,7 @@ use super::yaml::{Kind, Value};
 #[derive(Debug)]
 pub(super) struct VipDraft {
     interface: Option<String>,
-    vlan: VlanTags,
+    pub(super) vlan: VlanTags,
     pub(super) mode: Located<Mode>,
     vmac: Option<Mac>,
     pub(super) addresses: Vec<Located<VipAddr>>,
@@ -25,6 +26,7 @@ pub(super) struct VipDraft {
     pub(super) open: Located<Open>,
     icmp_echo: IcmpEcho,
     other: OtherProtocols,
+    arp_refresh: Option<ArpRefresh>,
     pub(super) groups: Vec<GroupDraft>,
 }
 
@@ -43,6 +45,7 @@ impl VipDraft {
             open: self.open.value,
             icmp_echo: self.icmp_echo,
             other: self.other,
+            arp_refresh: self.arp_refresh,
             groups: self.groups.into_iter().map(|group| group.build(names)).collect(),
         })
     }
@@ -67,7 +70,7 @@ pub(super) fn read(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> 
     items.iter().filter_map(|item| read_block(item, resolve, report)).collect()
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "interface",
     "vlan",
     "mode",
@@ -78,6 +81,7 @@ const KEYS: [&str; 11] = [
     "open",
     "icmp_echo",
     "other",
+    "arp_refresh",
     "groups",
 ];
 
@@ -92,13 +96,15 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
         .iter()
         .filter_map(|item| address::read(item, check, resolve, report))
         .collect();
+    let mode = read_mode(&fields, report);
     Some(VipDraft {
         interface: fields
             .get("interface")
             .and_then(|value| fields::name(value, "an interface", &INTERFACE, report))
             .map(|name| name.value),
         vlan: fields.get("vlan").and_then(|value| read_vlan(value, report)).unwrap_or_default(),
-        mode: read_mode(&fields, report),
+        arp_refresh: arp_refresh::read(fields.get("arp_refresh"), mode.value, report),
+        mode,
         vmac: fields.get("vmac").and_then(|value| read_vmac(value, report)),
         addresses_complete: items.is_some_and(|items| items.len() == addresses.len()),
         addresses,

@@ -34,7 +34,12 @@ fn xdp_pin(mode: XdpMode) -> &'static str {
 ///
 /// The links stay pinned when this process dies. A pinned link of a former agent gets the new
 /// program by one atomic update; one whose device is gone is replaced.
-pub(super) fn attach(ebpf: &mut Ebpf, options: &Options, pins: &Pins) -> Result<XdpMode, Error> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    options: &Options,
+    frags: bool,
+    pins: &Pins,
+) -> Result<XdpMode, Error> {
     // The former agent's `filter` still jumps through its own table: pin the new one beside it,
     // and let it take the name when the new `filter` is in place.
     let jump = object::fill_jump(ebpf)?;
@@ -43,7 +48,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, options: &Options, pins: &Pins) -> Result<
         what: "the pin of the jump table",
         reason: error.to_string(),
     })?;
-    let mode = attach_xdp(object::xdp(ebpf, "filter")?, options, pins)?;
+    let mode = attach_xdp(object::xdp(ebpf, "filter")?, options, frags, pins)?;
     fs::rename(pins.path("jump-new"), pins.path("jump"))
         .map_err(|error| Error::Pin { path: pins.path("jump"), error })?;
     for (name, direction) in TC_PROGRAMS {
@@ -75,7 +80,12 @@ fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
-fn attach_xdp(program: &mut Xdp, options: &Options, pins: &Pins) -> Result<XdpMode, Error> {
+fn attach_xdp(
+    program: &mut Xdp,
+    options: &Options,
+    frags: bool,
+    pins: &Pins,
+) -> Result<XdpMode, Error> {
     let wanted = if options.generic { XdpMode::Generic } else { XdpMode::Native };
     for mode in [XdpMode::Native, XdpMode::Generic] {
         let pin = xdp_pin(mode);
@@ -95,7 +105,7 @@ fn attach_xdp(program: &mut Xdp, options: &Options, pins: &Pins) -> Result<XdpMo
         mode = XdpMode::Generic;
         attached = program.attach(&options.interface, aya_mode(mode));
     }
-    let id = attached.map_err(|error| xdp_error(error, options, mode))?;
+    let id = attached.map_err(|error| xdp_error(error, options, frags, mode))?;
     let link =
         program.take_link(id).map_err(|error| object::program_error("the XDP link", &error))?;
     let link: FdLink = link.try_into().map_err(|_netlink: LinkError| Error::Kernel {
@@ -191,20 +201,20 @@ fn os_error<T>(result: &Result<T, ProgramError>) -> Option<i32> {
     }
 }
 
-fn xdp_error(error: ProgramError, options: &Options, mode: XdpMode) -> Error {
+fn xdp_error(error: ProgramError, options: &Options, frags: bool, mode: XdpMode) -> Error {
     let interface = options.interface.clone();
     match error {
         ProgramError::SyscallError(SyscallError { io_error, .. }) => {
             match io_error.raw_os_error() {
                 Some(libc::EBUSY | libc::EEXIST) => Error::Occupied { interface },
                 Some(libc::EPERM) => Error::Permission { call: "bpf(BPF_LINK_CREATE)" },
-                _ if mode == XdpMode::Native => Error::Native { interface, error: io_error },
+                _ if mode == XdpMode::Native => Error::Native { interface, frags, error: io_error },
                 _ => Error::Kernel { what: "the XDP program", reason: io_error.to_string() },
             }
         }
         // After EINVAL aya tries the older netlink interface, whose error has the driver's words.
         ProgramError::XdpError(error) if mode == XdpMode::Native => {
-            Error::Native { interface, error: io::Error::other(error) }
+            Error::Native { interface, frags, error: io::Error::other(error) }
         }
         other => object::program_error("the XDP program", &other),
     }

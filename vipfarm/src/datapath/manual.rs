@@ -1,12 +1,12 @@
 //! The programs run on frames of one's own, unattached: for tests that compare kernel and host, and
 //! for the bench.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use aya::{
     Ebpf,
     maps::{MapData, ProgramArray},
-    programs::{ProgramError, TestRun, TestRunOptions, TestRunResult},
+    programs::{Program, ProgramError, ProgramInfo, TestRun, TestRunOptions, TestRunResult},
 };
 use vipfarm_common::Reason;
 
@@ -44,6 +44,24 @@ impl Entry {
             Self::Slow => "slow",
             Self::SlowV6 => "slow_v6",
             Self::Guard => "vipfarm_guard",
+        }
+    }
+}
+
+/// What the kernel made of a program; 0 where it does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Instructions that the verifier looked at, each as often as it did.
+    pub verified: u32,
+    /// Instructions after the kernel's own changes, of 8 bytes each.
+    pub translated: u32,
+}
+
+impl From<ProgramInfo> for Size {
+    fn from(info: ProgramInfo) -> Self {
+        Self {
+            verified: info.verified_instruction_count().unwrap_or(0),
+            translated: info.size_translated().unwrap_or(0) / 8,
         }
     }
 }
@@ -93,15 +111,15 @@ impl Manual {
         })
     }
 
-    /// The mean time of one of `repeat` runs on the same frame, the kernel's test loop included.
-    pub fn time(
-        &mut self,
-        entry: Entry,
-        frame: &[u8],
-        repeat: u32,
-    ) -> Result<(u32, Duration), Error> {
-        let result = self.test_run(entry, frame, None, repeat)?;
-        Ok((result.return_value, result.duration))
+    /// Runs a program that often on the same frame, each time as the last run left it; the last
+    /// return value.
+    pub fn repeat(&mut self, entry: Entry, frame: &[u8], repeat: u32) -> Result<u32, Error> {
+        Ok(self.test_run(entry, frame, None, repeat)?.return_value)
+    }
+
+    /// Frames by reason, since the programs were loaded.
+    pub fn packets(&self) -> Result<BTreeMap<Reason, u64>, Error> {
+        self.counters.packets()
     }
 
     /// Lets the programs accept for that long from now.
@@ -142,23 +160,18 @@ impl Manual {
     }
 
     /// The kernel's number of the program, for `bpftool`.
-    pub fn program_id(&mut self, entry: Entry) -> Result<u32, Error> {
-        self.info(entry, |info| info.id())
+    pub fn program_id(&self, entry: Entry) -> Result<u32, Error> {
+        let program = self.ebpf.program(entry.name()).ok_or(ProgramError::NotLoaded);
+        let info = program.and_then(Program::info);
+        info.map(|info| info.id()).map_err(|error| object::program_error(entry.name(), &error))
     }
 
-    /// How many instructions the verifier looked at.
-    pub fn verified_instructions(&mut self, entry: Entry) -> Result<u32, Error> {
-        self.info(entry, |info| info.verified_instruction_count().unwrap_or(0))
-    }
-
-    fn info<R>(
-        &mut self,
-        entry: Entry,
-        read: impl Fn(aya::programs::ProgramInfo) -> R,
-    ) -> Result<R, Error> {
-        let program = self.ebpf.program(entry.name());
-        let info = program.ok_or(ProgramError::NotLoaded).and_then(aya::programs::Program::info);
-        info.map(read).map_err(|error| object::program_error(entry.name(), &error))
+    /// What the kernel made of all programs, by name.
+    pub fn sizes(&self) -> Result<BTreeMap<String, Size>, Error> {
+        let size =
+            |(name, program): (&str, &Program)| Ok((name.to_owned(), program.info()?.into()));
+        let sizes = self.ebpf.programs().map(size).collect::<Result<_, _>>();
+        sizes.map_err(|error| object::program_error("to tell about a program", &error))
     }
 
     fn test_run(

@@ -9,6 +9,7 @@ mod clock;
 pub mod manual;
 mod object;
 mod pins;
+mod requesters;
 mod shared;
 
 use std::{
@@ -36,10 +37,11 @@ use crate::{
     plan::{Change, Plan, PlanError},
 };
 
-pub use object::OBJECT;
+pub use requesters::Requesters;
 pub use shared::Mapping;
 
 /// What a [`Datapath`] needs to know of its interface.
+#[expect(clippy::struct_excessive_bools, reason = "independent choices, none a state of another")]
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Interface name.
@@ -54,6 +56,8 @@ pub struct Options {
     pub bpf_dir: PathBuf,
     /// Attach in generic (skb) mode even if the driver has native XDP.
     pub generic: bool,
+    /// Load the programs for frames in one buffer even if the kernel has those for several.
+    pub plain: bool,
     /// Attach the TC programs to the clsact qdisc even if the kernel has TCX. Kernels before 6.6
     /// get no choice.
     pub clsact: bool,
@@ -70,6 +74,7 @@ pub struct Datapath {
     state: SharedState,
     clock: TickClock,
     mode: XdpMode,
+    frags: bool,
     generic_wanted: bool,
     trace: bool,
     pins: Pins,
@@ -115,11 +120,13 @@ pub enum Error {
     },
     /// The driver refuses native XDP.
     #[error(
-        "{interface}: native XDP is refused ({error}): lower the MTU to 3498 or less, switch LRO off (`ethtool -K {interface} lro off`), or run with --generic"
+        "{interface}: native XDP is refused ({error}): lower the MTU {}, switch LRO off (`ethtool -K {interface} lro off`), or run with --generic", suitable_mtu(.interface, *.frags)
     )]
     Native {
         /// Interface name.
         interface: String,
+        /// Whether the programs take frames in several buffers.
+        frags: bool,
         /// What the kernel said.
         error: io::Error,
     },
@@ -171,15 +178,25 @@ impl XdpMode {
     }
 }
 
+/// How large it may be. A page has to hold a frame, its headroom and a description, unless both
+/// kernel and driver can spread it over several.
+fn suitable_mtu(interface: &str, frags: bool) -> String {
+    if frags {
+        format!("(`ip link set {interface} mtu 1500`: not every driver filters jumbo frames)")
+    } else {
+        "to 3498 or less (this kernel filters no jumbo frames: Linux 5.18 does)".into()
+    }
+}
+
 impl Datapath {
     /// Loads the programs and makes them ready to attach: fenced, with no VIP.
     ///
     /// Nothing is visible to packets before [`Datapath::attach`].
     pub fn load(options: &Options) -> Result<Loaded, Error> {
-        let ebpf = object::load(options)?;
+        let (ebpf, frags) = object::load(options)?;
         let state = SharedState::map(object::map(&ebpf, "STATE")?)?;
         let clock = TickClock::new()?;
-        Ok(Loaded { options: options.clone(), ebpf, state, clock })
+        Ok(Loaded { options: options.clone(), ebpf, frags, state, clock })
     }
 
     /// Brings the tables from what they say to what the plan says.
@@ -228,6 +245,11 @@ impl Datapath {
         self.mode
     }
 
+    /// Whether the filter takes frames in several buffers: then the MTU may be that of jumbo frames.
+    pub fn has_frags(&self) -> bool {
+        self.frags
+    }
+
     /// Whether the driver has no native XDP although it was wanted.
     pub fn fell_back(&self) -> bool {
         self.mode == XdpMode::Generic && !self.generic_wanted
@@ -236,6 +258,11 @@ impl Datapath {
     /// The reader of the counters, for another thread; there is one.
     pub fn take_counters(&mut self) -> Result<Counters, Error> {
         Counters::take(&mut self.ebpf)
+    }
+
+    /// The reader of who asked for the VIPs, for another thread; there is one.
+    pub fn take_requesters(&mut self) -> Result<Requesters, Error> {
+        Requesters::of(&mut self.ebpf)
     }
 
     /// What `slow` logs, if tracing was asked for; there is one reader.
@@ -292,6 +319,7 @@ impl LeftOver {
 pub struct Loaded {
     options: Options,
     ebpf: Ebpf,
+    frags: bool,
     state: SharedState,
     clock: TickClock,
 }
@@ -305,7 +333,7 @@ impl Loaded {
         let Options { bpf_dir, interface, index, .. } = &self.options;
         let pins = Pins::prepare(bpf_dir, interface, *index)?;
         let attached = apply(&mut self.state, None, &plan)
-            .and_then(|()| attach::attach(&mut self.ebpf, &self.options, &pins));
+            .and_then(|()| attach::attach(&mut self.ebpf, &self.options, self.frags, &pins));
         let mode = attached.inspect_err(|_| {
             if pins.were_none() {
                 // The error that led here matters more than one on the way back.
@@ -320,10 +348,16 @@ impl Loaded {
             state: self.state,
             clock: self.clock,
             mode,
+            frags: self.frags,
             pins,
             plan: Some(plan),
             ebpf: self.ebpf,
         })
+    }
+
+    /// As [`Datapath::has_frags`].
+    pub fn has_frags(&self) -> bool {
+        self.frags
     }
 
     /// The programs unattached, for tests and benches that run them on frames of their own.
@@ -398,4 +432,22 @@ fn apply(state: &mut SharedState, old: Option<&Plan>, new: &Plan) -> Result<(), 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_what_to_set_for_the_programs_at_hand() {
+        let said = |frags| {
+            let error = io::Error::from_raw_os_error(libc::EINVAL);
+            Error::Native { interface: "eth1".into(), frags, error }.to_string()
+        };
+        for words in [said(true), said(false)] {
+            assert!(words.contains("`ethtool -K eth1 lro off`"), "{words}");
+        }
+        assert!(said(true).contains("`ip link set eth1 mtu 1500`"), "{}", said(true));
+        assert!(said(false).contains("to 3498 or less"), "{}", said(false));
+    }
 }

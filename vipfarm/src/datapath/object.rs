@@ -1,4 +1,4 @@
-//! The embedded object and what is in it.
+//! The embedded objects and what is in them.
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -10,13 +10,29 @@ use super::{Error, Options};
 use vipfarm_common::{hash::key_words, layout::mac_word};
 
 /// The eBPF object that `cargo xtask build` made: a built agent needs no toolchain.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_BPF_OBJECT"));
+static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_BPF_OBJECT"));
 
 /// What `JUMP` holds, by slot.
 const JUMPS: [&str; 2] = ["slow", "slow_v6"];
 
-/// Loads the object's maps and programs with the interface's constants.
-pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
+/// The same for frames in several buffers.
+static FRAGS: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_FRAGS_BPF_OBJECT"));
+
+/// Loads the programs with their maps: for frames in several buffers, unless the kernel refuses or
+/// others are wanted. The second value says whether it did.
+pub(super) fn load(options: &Options) -> Result<(Ebpf, bool), Error> {
+    if !options.plain {
+        match load_object(FRAGS, options) {
+            // Before Linux 5.18 there is no such program.
+            Err(Error::Kernel { .. }) => {}
+            loaded => return loaded.map(|ebpf| (ebpf, true)),
+        }
+    }
+    Ok((load_object(PLAIN, options)?, false))
+}
+
+/// Loads an object's maps and programs with the interface's constants.
+fn load_object(object: &[u8], options: &Options) -> Result<Ebpf, Error> {
     let [key0, key1] = key_words(options.hash_key);
     let own_mac = mac_word(options.mac.0);
     let trace = u8::from(options.trace);
@@ -25,7 +41,7 @@ pub(super) fn load(options: &Options) -> Result<Ebpf, Error> {
         .override_global("KEY1", &key1, true)
         .override_global("OWN_MAC", &own_mac, true)
         .override_global("TRACE", &trace, true)
-        .load(OBJECT)
+        .load(object)
         .map_err(ebpf_error)?;
     for name in ["filter"].into_iter().chain(JUMPS) {
         let program = xdp(&mut ebpf, name)?;

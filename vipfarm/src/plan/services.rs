@@ -231,6 +231,12 @@ impl Services {
         self.vips.get(usize::from(identity).checked_sub(1)?).map(|vip| vip.addr)
     }
 
+    /// The kernel group whose buckets say who answers for a VIP.
+    pub fn resolve_group(&self, vip: IpAddr) -> Option<usize> {
+        let entry = self.vips.iter().find(|entry| entry.addr == vip)?;
+        usize::try_from(entry.resolve).ok()
+    }
+
     /// Kernel groups, the built-in one included: how many bitmaps a [`Plan`] has.
     pub fn groups(&self) -> usize {
         self.groups
@@ -264,7 +270,7 @@ impl Services {
         self.vips.push(VipEntry {
             addr,
             tags: block.vlan,
-            vmac: (block.mode != Mode::VmacDirected).then_some(block.vmac),
+            vmac: block.virtual_mac(),
             flags: flags(block),
             resolve: resolve.map_or(RESOLVE_GROUP, |(index, _)| number(self.groups + index)),
             later,

@@ -34,6 +34,7 @@ fn block(addresses: &[Ipv4Addr], groups: &[&[Rule]]) -> Vip {
         tcp_reset: true,
         open: Open::Auto,
         icmp_echo: IcmpEcho::OnAddr,
+        arp_refresh: None,
         other: OtherProtocols::Drop,
         vlan: VlanTags::default(),
         groups: groups

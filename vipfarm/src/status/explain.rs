@@ -1,4 +1,4 @@
-//! What becomes of one client's packet: the question and its answer.
+//! The question and the answer of `explain`.
 
 use std::{
     fmt::{self, Write as _},
@@ -24,16 +24,22 @@ pub struct ExplainQuery {
     pub proto: ExplainProto,
     /// IPv4 identification; UDP only, needed where the rule's filter is `on_ipid`.
     pub ip_id: Option<u16>,
+    /// Whether it is about a fragment without the transport header.
+    #[serde(default)]
+    pub fragment: bool,
 }
 
 impl ExplainQuery {
     /// Whether such a packet can exist; the error says what is wrong or missing.
     pub fn check(&self) -> Result<(), String> {
-        let Self { client, client_port, vip, vip_port, proto, ip_id } = *self;
+        let Self { client, client_port, vip, vip_port, proto, ip_id, fragment } = *self;
         if client.is_ipv4() != vip.is_ipv4() {
             return Err(format!(
                 "client {client} and VIP {vip} are of different families: no packet can go from one to the other"
             ));
+        }
+        if client.is_unspecified() {
+            return Err(format!("{client} is no client's address"));
         }
         if proto.has_ports() && vip_port.is_none() {
             return Err(format!(
@@ -47,12 +53,21 @@ impl ExplainQuery {
         if ip_id.is_some() && !(proto == ExplainProto::Udp && vip.is_ipv4()) {
             return Err("the IP identification matters for UDP over IPv4 only: leave it out".into());
         }
+        if fragment && proto == ExplainProto::Arp {
+            return Err("arp is never in fragments".into());
+        }
+        if let ExplainProto::Other(number) = proto
+            && vip.is_ipv6()
+            && EXTENSIONS.contains(&number)
+        {
+            return Err(format!("{number} is an extension header of IPv6, not a protocol"));
+        }
         Ok(())
     }
 
     /// The query as the part of a URL after `?`; every character in it may stand there unescaped.
     pub fn to_url_query(&self) -> String {
-        let Self { client, client_port, vip, vip_port, proto, ip_id } = self;
+        let Self { client, client_port, vip, vip_port, proto, ip_id, fragment } = self;
         let mut query = format!("client={client}&vip={vip}&proto={proto}");
         for (key, value) in [("client_port", client_port), ("vip_port", vip_port), ("ip_id", ip_id)]
         {
@@ -60,13 +75,19 @@ impl ExplainQuery {
                 write!(query, "&{key}={value}").expect("a String takes every write");
             }
         }
+        if *fragment {
+            query.push_str("&fragment=true");
+        }
         query
     }
 }
 
+/// The extension headers that may come before the transport header (RFC 8200 section 4).
+const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
+
 /// The protocols whose packets can be explained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum ExplainProto {
     /// TCP.
     Tcp,
@@ -76,28 +97,63 @@ pub enum ExplainProto {
     Icmp,
     /// ARP request, or the neighbour solicitation of IPv6.
     Arp,
+    /// Another one by its number (IANA protocol numbers); never one of the above.
+    Other(u8),
 }
 
 impl ExplainProto {
-    /// The word of the command line and of [`Explanation::proto`].
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Icmp => "icmp",
-            Self::Arp => "arp",
-        }
-    }
-
     /// Whether its packets carry ports.
     pub fn has_ports(self) -> bool {
         matches!(self, Self::Tcp | Self::Udp)
     }
 }
 
+impl FromStr for ExplainProto {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = |name: &str| Err(format!("protocol {text} has a name here: write {name}"));
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            "icmp" => Ok(Self::Icmp),
+            "arp" => Ok(Self::Arp),
+            _ => match text.parse() {
+                Ok(6) => named("tcp"),
+                Ok(17) => named("udp"),
+                Ok(1 | 58) => named("icmp"),
+                Ok(number) => Ok(Self::Other(number)),
+                Err(_) => Err(format!(
+                    "`{text}` is not tcp, udp, icmp, arp or a protocol's number from 0 to 255"
+                )),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for ExplainProto {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ExplainProto> for String {
+    fn from(proto: ExplainProto) -> Self {
+        proto.to_string()
+    }
+}
+
 impl fmt::Display for ExplainProto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Udp => f.write_str("udp"),
+            Self::Icmp => f.write_str("icmp"),
+            Self::Arp => f.write_str("arp"),
+            Self::Other(number) => number.fmt(f),
+        }
     }
 }
 
@@ -146,8 +202,11 @@ pub struct Explanation {
     pub vip: String,
     /// Destination port; absent for protocols without.
     pub vip_port: Option<u16>,
-    /// `tcp`, `udp`, `icmp` or `arp`.
+    /// `tcp`, `udp`, `icmp`, `arp` or a protocol's number.
     pub proto: String,
+    /// Whether it is a fragment without the transport header.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fragment: bool,
     /// The group whose rule matched.
     pub group: Option<String>,
     /// The rule that matched, as in the file.
@@ -158,7 +217,7 @@ pub struct Explanation {
     pub owner: Option<String>,
     /// The node whose point of view this is.
     pub node: String,
-    /// `pass`, `accept` or `drop`, at `node`.
+    /// `pass`, `accept`, `drop` or `forward`, at `node`.
     pub verdict: String,
     /// The reason, one of the words of `packets`.
     pub reason: String,
@@ -178,13 +237,16 @@ mod tests {
             vip_port: proto.has_ports().then_some(80),
             proto,
             ip_id: None,
+            fragment: false,
         }
     }
 
     #[test]
     fn a_packet_of_each_protocol_can_exist() {
-        for proto in [ExplainProto::Tcp, ExplainProto::Udp, ExplainProto::Icmp, ExplainProto::Arp] {
+        for text in ["tcp", "udp", "icmp", "arp", "47"] {
+            let proto: ExplainProto = text.parse().expect(text);
             assert_eq!(query(proto).check(), Ok(()), "{proto}");
+            assert_eq!(serde_json::to_value(proto).expect("a word"), text);
         }
     }
 
@@ -199,8 +261,29 @@ mod tests {
             (ExplainQuery { vip_port: None, client: v6, vip: v6, ..tcp }, "[2001:db8::1]:80"),
             (ExplainQuery { client_port: Some(1), ..icmp }, "icmp has no ports"),
             (ExplainQuery { ip_id: Some(1), ..tcp }, "UDP over IPv4 only"),
+            (ExplainQuery { client: [0; 4].into(), ..tcp }, "0.0.0.0 is no client's address"),
+            (ExplainQuery { fragment: true, ..query(ExplainProto::Arp) }, "never in fragments"),
+            (
+                ExplainQuery { client: v6, vip: v6, ..query(ExplainProto::Other(44)) },
+                "44 is an extension header",
+            ),
         ] {
             let error = query.check().expect_err(reason);
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_protocol_has_one_spelling() {
+        for (text, reason) in [
+            ("6", "write tcp"),
+            ("17", "write udp"),
+            ("1", "write icmp"),
+            ("58", "write icmp"),
+            ("256", "from 0 to 255"),
+            ("sctp", "a protocol's number"),
+        ] {
+            let error = text.parse::<ExplainProto>().expect_err(text);
             assert!(error.contains(reason), "{error}");
         }
     }

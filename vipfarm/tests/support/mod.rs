@@ -77,6 +77,7 @@ impl Source for FakeAgent {
             vip: query.vip.to_string(),
             vip_port: query.vip_port,
             proto: query.proto.to_string(),
+            fragment: query.fragment,
             group: Some("FarmProto".into()),
             rule: None,
             bucket: Some(137),
@@ -152,9 +153,11 @@ pub(crate) fn status() -> Status {
         vips: vec![VipStatus {
             interface: "eth0".into(),
             mode: Mode::VmacInvisible,
-            vmac: "5a:fe:c0:a8:01:de".into(),
+            vmac: Some("5a:fe:c0:a8:01:de".into()),
             addresses: vec!["192.168.1.222/24".into()],
             xdp: "native".into(),
+            jumbo: true,
+            vlan: vec![],
             open: true,
         }],
         groups: vec![GroupStatus {
@@ -175,6 +178,7 @@ pub(crate) fn status() -> Status {
         }],
         packets: BTreeMap::from([("accept".into(), u64::MAX)]),
         guard: BTreeMap::new(),
+        announcements: BTreeMap::new(),
         heartbeats: BTreeMap::new(),
         lateness: Lateness::default(),
         proof: ProofStatus::default(),

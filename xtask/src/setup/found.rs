@@ -20,8 +20,12 @@ pub(crate) const LLVM_MAJORS: std::ops::RangeInclusive<u32> = 21..=23;
 pub(crate) const LAB_TOOLS: &[(&str, &str)] =
     &[("ip", "iproute2"), ("bridge", "iproute2"), ("tc", "iproute2"), ("bpftool", "bpftool")];
 
-/// What vipfarm is compared with.
+/// What failover is compared with.
 pub(crate) const KEEPALIVED: &[(&str, &str)] = &[("keepalived", "keepalived")];
+
+/// What the filter is compared with, and the program that makes a veth pair fit for it.
+pub(crate) const FILTERS: &[(&str, &str)] =
+    &[("nft", "nftables"), ("iptables", "iptables"), ("ethtool", "ethtool")];
 
 /// The Debian names of rustc, cargo and the library source. The backports for browsers come
 /// first: on a stable release they alone are new enough.

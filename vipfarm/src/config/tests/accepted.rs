@@ -4,8 +4,8 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use super::*;
 use crate::model::{
-    DEFAULT_PORT, Filter, IcmpEcho, Mac, Membership, Mode, NodeId, Open, OtherProtocols, Proto,
-    Rule, Timers, VipAddr, VlanTags,
+    ArpRefresh, DEFAULT_PORT, Filter, IcmpEcho, Mac, Membership, Mode, NodeId, Open,
+    OtherProtocols, Proto, Rule, Timers, VipAddr, VlanTags,
 };
 
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 222));
@@ -174,4 +174,33 @@ fn a_relative_key_file_lies_beside_the_configuration() {
 
 fn parsed(text: &str) -> Farm {
     parse_text(text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn one_address_may_be_a_vip_in_several_vlans() {
+    let block = |vlan| {
+        format!(
+            "    vlan: {vlan}\n    groups:\n      - {{ name: v{vlan}, rules: [{{ port: 1, proto: tcp, filter: on_addr }}] }}\n  - addresses: [192.168.1.222/24]\n"
+        )
+    };
+    let farm = parsed(&edited("    groups:", &format!("{}{}    groups:", block(10), block(20))));
+    assert_eq!(farm.vips.iter().map(|vip| vip.vlan.inner).collect::<Vec<_>>(), [10, 20, 0]);
+}
+
+#[test]
+fn clients_of_a_directed_vip_are_told_anew_unless_the_file_says_otherwise() {
+    let refresh = |line: &str| {
+        let mode = format!("mode: vmac_directed\n    {line}");
+        parse_text(&edited("mode: vmac_invisible", &mode)).expect("valid").vips[0].arp_refresh
+    };
+    assert_eq!(refresh(""), Some(ArpRefresh::DEFAULT));
+    assert_eq!(refresh("arp_refresh: on"), Some(ArpRefresh::DEFAULT));
+    assert_eq!(refresh("arp_refresh: off"), None);
+    let duration = Duration::from_hours(2);
+    let expected = ArpRefresh { duration, ..ArpRefresh::DEFAULT };
+    assert_eq!(refresh("arp_refresh: { duration: 2h }"), Some(expected));
+    let interval = Duration::from_secs(10);
+    let expected = ArpRefresh { interval, duration: Duration::from_mins(5) };
+    assert_eq!(refresh("arp_refresh: { interval: 10s, duration: 5m }"), Some(expected));
+    assert_eq!(parse_text(BASE).expect("valid").vips[0].arp_refresh, None);
 }

@@ -3,6 +3,42 @@
 use super::*;
 
 #[test]
+fn times_to_tell_clients() {
+    refuses(&[
+        (
+            &[("mode: vmac_invisible", "arp_refresh: off")],
+            "farm.yaml:8:18: error: `arp_refresh` needs `mode: vmac_directed`: a virtual MAC is the same whichever node lives, so clients have nothing to learn anew\n\
+             \x20 = help: remove the key",
+        ),
+        (
+            &[("mode: vmac_invisible", "mode: vmac_directed\n    arp_refresh: 60s")],
+            "farm.yaml:9:18: error: `60s` is not a value of `arp_refresh`\n\
+             \x20 = help: write one of: off, on",
+        ),
+        (
+            &[(
+                "mode: vmac_invisible",
+                "mode: vmac_directed\n    arp_refresh: { interval: 60, duration: 48h, every: 1s }",
+            )],
+            "farm.yaml:9:30: error: `60` has no unit\n\
+             \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
+             farm.yaml:9:44: error: `48h` is out of range, 1s to 86400s\n\
+             \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
+             farm.yaml:9:49: error: `every` is not a key of `arp_refresh`\n\
+             \x20 = help: write one of: interval, duration",
+        ),
+        (
+            &[(
+                "mode: vmac_invisible",
+                "mode: vmac_directed\n    arp_refresh: { interval: 30s, duration: 20s }",
+            )],
+            "farm.yaml:9:18: error: `duration` is shorter than `interval`: every client would be forgotten before it is told\n\
+             \x20 = help: raise `duration`, or write `arp_refresh: off`",
+        ),
+    ]);
+}
+
+#[test]
 fn vip_blocks() {
     refuses(&[
         (

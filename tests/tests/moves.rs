@@ -1,0 +1,106 @@
+//! T12, T26: whose a packet is while its bucket is in a move, by what this node's stack has of its
+//! connection.
+
+use std::net::{IpAddr, SocketAddr};
+
+use vipfarm::host::HostTables;
+use vipfarm_common::Reason;
+use vipfarm_lab::{
+    Frame,
+    frame::{ACK, FIN, RST, SYN},
+    world::{
+        CLIENT, DIRECT, OWN, PEER, VIP, VIP_DIRECTED, VIP6, VIP6_DIRECTED, VMAC, VMAC6, WEB, WEB6,
+        World,
+    },
+};
+
+const TCP: u8 = 6;
+
+struct Case {
+    vip: IpAddr,
+    group: usize,
+    directed: bool,
+    client: SocketAddr,
+    mine: bool,
+}
+
+/// A client whose bucket is in a move, for each kind of VIP, and for buckets of this and another node.
+fn cases(world: &World) -> Vec<Case> {
+    let vips = [
+        (IpAddr::from(VIP), WEB, false),
+        (VIP6.into(), WEB6, false),
+        (VIP_DIRECTED.into(), DIRECT, true),
+        (VIP6_DIRECTED.into(), DIRECT, true),
+    ];
+    let case = |(vip, group, directed): (IpAddr, usize, bool), mine: bool| {
+        let address = |number: u16| -> IpAddr {
+            let [high, low] = number.to_be_bytes();
+            match vip {
+                IpAddr::V4(_) => [10, 1, high, low].into(),
+                IpAddr::V6(_) => [0xfd00, 1, 0, 0, 0, 0, 0, number].into(),
+            }
+        };
+        let owner = |client: IpAddr| {
+            world.owner(group, client, 4000, TCP).map(vipfarm::model::NodeId::index)
+        };
+        let client = (1..=u16::MAX).map(address).find(|&client| {
+            // Node3's MAC is not known.
+            let fits = if mine { owner(client) == Some(0) } else { owner(client) == Some(1) };
+            fits && world.is_moving(group, client, 4000, TCP)
+        });
+        let client = (client.expect("some client fits"), 4000).into();
+        Case { vip, group, directed, client, mine }
+    };
+    vips.into_iter().flat_map(|vip| [case(vip, true), case(vip, false)]).collect()
+}
+
+fn frame(case: &Case, flags: u8) -> Vec<u8> {
+    let frame = Frame::tcp(case.client, SocketAddr::from((case.vip, 80)), flags);
+    let vmac = if case.vip.is_ipv4() { VMAC } else { VMAC6 };
+    frame.macs(CLIENT, if case.directed { OWN } else { vmac }).bytes()
+}
+
+#[test]
+fn t12_new_connections_are_the_owners_and_old_ones_stay_where_they_are() {
+    let world = World::new().in_a_move();
+    for case in cases(&world) {
+        let Case { vip, group, directed, client, mine } = case;
+        let here = format!("{client} to {vip} (group {group}), mine: {mine}");
+        let without = world.host();
+        let with = world.host().with_connection(client, (vip, 80).into());
+        let judge = |tables: &HostTables, flags| tables.decide(&mut frame(&case, flags));
+        let owner = match (mine, directed) {
+            (true, _) => Reason::Mine,
+            (false, false) => Reason::NotMine,
+            (false, true) => Reason::Forwarded,
+        };
+        let of_another = match (mine, directed) {
+            (true, false) => Reason::Inherited,
+            (true, true) => Reason::HandedBack,
+            (false, _) => owner,
+        };
+        for tables in [&without, &with] {
+            assert_eq!(judge(tables, SYN), owner, "a new connection, {here}");
+        }
+        for flags in [ACK, ACK | FIN, RST] {
+            assert_eq!(judge(&without, flags), of_another, "of another node, {here}");
+            let own = if mine { Reason::Mine } else { Reason::Lingering };
+            assert_eq!(judge(&with, flags), own, "of this node, {here}");
+        }
+    }
+}
+
+#[test]
+fn t17_what_was_handed_over_is_handed_back_once_and_no_further() {
+    let world = World::new().in_a_move();
+    for case in cases(&world).iter().filter(|case| case.directed) {
+        let mut from_peer = frame(case, ACK);
+        from_peer[6..12].copy_from_slice(&PEER.0);
+        let expected = if case.mine { Reason::HandedBack } else { Reason::HandedOver };
+        let mut after = from_peer.clone();
+        assert_eq!(world.host().decide(&mut after), expected);
+        if case.mine {
+            assert_eq!((&after[..6], &after[6..12]), (&PEER.0[..], &OWN.0[..]));
+        }
+    }
+}

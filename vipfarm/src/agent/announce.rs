@@ -1,0 +1,351 @@
+//! Tells clients of a directed VIP whose MAC to send to, when that has changed and now and then.
+//!
+//! Clients keep the MAC of the node that answered them, and ask that node alone whether it still
+//! lives. So a node that takes over from one that is gone tells all of them, by broadcast, to send to
+//! itself; when all who took over have done so, each client that has asked lately is told by name
+//! which node is its own, and the shares are as they should be. Planned changes need the second
+//! step only: a node that lives hands on whatever comes to it. Never on the heartbeat thread.
+
+mod frame;
+mod shares;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    io,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use vipfarm_common::hash;
+
+use self::shares::Shares;
+use super::{
+    bring_up::Up,
+    configurations::{Configuration, Configurations},
+    conflicts::send,
+    engine::{Latest, Snapshot},
+    history::{History, Level},
+};
+use crate::{
+    config::keys::Keys,
+    datapath::{self, Datapath, Requesters},
+    model::{ArpRefresh, Mac, NodeId, View},
+    net::Interface,
+    plan::HeldVip,
+    status::NodeState,
+};
+
+/// How often to look for who has asked, and for a view whose report was lost.
+const ROUND: Duration = Duration::from_millis(250);
+
+/// Before each broadcast of a burst: one that is lost must cost no second.
+const BURST: [Duration; 3] =
+    [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(200)];
+
+/// After the burst: the others' are over too, which would undo what clients are told by name.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// Clients told at a time, and the pause after them: 16,384 are told in a second and a half.
+const AT_ONCE: usize = 64;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Clients of one VIP remembered at most: as many as the kernel notes.
+const MOST: usize = 16_384;
+
+/// What the runtime's parts tell each other of announcements.
+#[derive(Debug, Default)]
+pub(super) struct Announcing {
+    /// Another view is in force.
+    pub(super) installed: Notify,
+    broadcast: AtomicU64,
+    moved: AtomicU64,
+    refreshed: AtomicU64,
+}
+
+impl Announcing {
+    /// The announcements sent, by occasion.
+    pub(super) fn by_word(&self) -> BTreeMap<String, u64> {
+        let counts = [
+            ("broadcast", &self.broadcast),
+            ("moved", &self.moved),
+            ("refreshed", &self.refreshed),
+        ];
+        counts.map(|(word, count)| (word.into(), count.load(Ordering::Relaxed))).into()
+    }
+}
+
+/// Sends the announcements.
+pub(super) struct Announcer {
+    own: NodeId,
+    hash_key: [u64; 2],
+    interfaces: Vec<Interface>,
+    /// Of the interfaces, in the same order.
+    requesters: Vec<Requesters>,
+    socket: OwnedFd,
+    configurations: Configurations,
+    latest: Latest,
+    history: Arc<History>,
+    /// Shared with whoever reports.
+    pub(super) announcing: Arc<Announcing>,
+    /// By VIP.
+    clients: BTreeMap<IpAddr, Clients>,
+    /// The view by which clients have been told.
+    told: Option<View>,
+}
+
+/// Who has asked for a VIP.
+struct Clients {
+    seen: HashMap<IpAddr, Seen>,
+    /// When all of them were last told.
+    refreshed: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    mac: Mac,
+    at: Instant,
+}
+
+/// A VIP whose nodes answer with their own MACs.
+struct Directed {
+    place: usize,
+    vip: HeldVip,
+    /// The kernel group whose buckets say who answers.
+    group: usize,
+    refresh: Option<ArpRefresh>,
+}
+
+impl Announcer {
+    /// An announcer for what was brought up.
+    pub(super) fn new(
+        keys: &Keys,
+        up: &mut Up,
+        latest: Latest,
+        history: Arc<History>,
+    ) -> anyhow::Result<Self> {
+        // Protocol 0: it hears nothing.
+        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+            .context("cannot open a packet socket: run as root, or with CAP_NET_RAW")?;
+        let requesters: Result<_, datapath::Error> =
+            up.datapaths.iter_mut().map(Datapath::take_requesters).collect();
+        Ok(Self {
+            own: up.own,
+            hash_key: hash::key_words(keys.bucket_key()),
+            interfaces: up.interfaces.clone(),
+            requesters: requesters?,
+            socket,
+            configurations: up.configurations.clone(),
+            latest,
+            history,
+            announcing: Arc::default(),
+            clients: BTreeMap::new(),
+            told: None,
+        })
+    }
+
+    /// Does so for as long as it is awaited.
+    pub(super) async fn follow(mut self) -> Infallible {
+        let announcing = Arc::clone(&self.announcing);
+        let mut round = interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = announcing.installed.notified() => {}
+                _ = round.tick() => {}
+            }
+            let snapshot = self.latest.get();
+            let config = self.configurations.get(snapshot.digest);
+            let directed: Vec<_> = directed(&config).collect();
+            self.gather(&config, &directed);
+            if snapshot.state == NodeState::Up {
+                self.follow_view(&config, &directed, &snapshot).await;
+                self.refresh(&config, &directed, &snapshot).await;
+            }
+        }
+    }
+
+    /// Learns who has asked since the last time, and forgets who has not for long.
+    fn gather(&mut self, config: &Configuration, directed: &[Directed]) {
+        let now = Instant::now();
+        self.clients.retain(|vip, _| directed.iter().any(|directed| directed.vip.addr == *vip));
+        for Directed { vip, refresh, .. } in directed {
+            let new = || Clients { seen: HashMap::new(), refreshed: now };
+            let clients = self.clients.entry(vip.addr).or_insert_with(new);
+            let keep = refresh.unwrap_or(ArpRefresh::DEFAULT).duration;
+            clients.seen.retain(|_, seen| now.saturating_duration_since(seen.at) < keep);
+        }
+        for (requesters, port) in self.requesters.iter_mut().zip(&config.ports) {
+            let asked = match requesters.take() {
+                Ok(asked) => asked,
+                Err(error) => {
+                    tracing::debug!("who asked for a VIP: {error}");
+                    continue;
+                }
+            };
+            for (requester, mac) in asked {
+                let [identity, ..] = requester.vip.to_le_bytes();
+                let vip = port.services().vip(identity);
+                let clients = vip.and_then(|vip| Some((vip, self.clients.get_mut(&vip)?)));
+                let Some((vip, clients)) = clients else { continue };
+                let client = address(requester.addr, vip);
+                if clients.seen.len() < MOST || clients.seen.contains_key(&client) {
+                    clients.seen.insert(client, Seen { mac, at: now });
+                }
+            }
+        }
+    }
+
+    /// Tells clients what the installed view has changed for them.
+    async fn follow_view(
+        &mut self,
+        config: &Configuration,
+        directed: &[Directed],
+        snapshot: &Snapshot,
+    ) {
+        let view = &snapshot.view;
+        if self.told.as_ref().is_some_and(|told| told.epoch == view.epoch) {
+            return;
+        }
+        let before = self.told.replace(view.clone());
+        let shares = |directed: &Directed| {
+            let table = |view: &View| config.ports[directed.place].table(directed.group, view);
+            Shares::new(
+                self.own,
+                before.as_ref().map(|view| (view, table(view))),
+                (view, table(view)),
+            )
+        };
+        let shares: Vec<_> = directed.iter().map(shares).collect();
+        if shares.iter().any(Shares::is_from_the_dead) {
+            let taken = directed.iter().zip(&shares).filter(|(_, shares)| shares.take_over());
+            self.broadcast(&taken.map(|(directed, _)| directed).collect::<Vec<_>>()).await;
+        }
+        for (directed, shares) in directed.iter().zip(&shares) {
+            let told = self.tell(directed, snapshot, |bucket| shares.to_tell(bucket)).await;
+            self.announcing.moved.fetch_add(told, Ordering::Relaxed);
+            let vip = directed.vip.addr;
+            if shares.take_over() {
+                self.inform(format!(
+                    "all clients of {vip} were told to send to this node, because another one is gone; {told} of them by name"
+                ));
+            } else if told > 0 {
+                self.inform(format!("{told} clients of {vip} were told to which node to send now"));
+            }
+        }
+    }
+
+    /// Has all clients of those VIPs send to this node, and waits until other nodes have done so too.
+    async fn broadcast(&self, taken: &[&Directed]) {
+        for pause in BURST {
+            sleep(pause).await;
+            if self.latest.get().state != NodeState::Up {
+                return;
+            }
+            for Directed { place, vip, .. } in taken {
+                let interface = &self.interfaces[*place];
+                let frame = frame::to_all(interface, *vip);
+                let sent = frame.is_some_and(|frame| self.send(interface, &frame).is_ok());
+                self.announcing.broadcast.fetch_add(u64::from(sent), Ordering::Relaxed);
+            }
+        }
+        sleep(SETTLED).await;
+    }
+
+    /// Tells this node's own clients that they are, if that is due.
+    async fn refresh(
+        &mut self,
+        config: &Configuration,
+        directed: &[Directed],
+        snapshot: &Snapshot,
+    ) {
+        for directed in directed {
+            let due = |clients: &&mut Clients| {
+                let since = clients.refreshed.elapsed();
+                directed.refresh.is_some_and(|refresh| since >= refresh.interval)
+            };
+            let clients = self.clients.get_mut(&directed.vip.addr);
+            let Some(clients) = clients.filter(due) else { continue };
+            clients.refreshed = Instant::now();
+            let table = config.ports[directed.place].table(directed.group, &snapshot.view);
+            let own = |bucket| table.owner(bucket).filter(|&owner| owner == self.own);
+            let told = self.tell(directed, snapshot, own).await;
+            self.announcing.refreshed.fetch_add(told, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells each known client of the VIP to which node to send, if `node` says one for its bucket.
+    /// How many were told.
+    async fn tell(
+        &self,
+        directed: &Directed,
+        snapshot: &Snapshot,
+        node: impl Fn(u8) -> Option<NodeId>,
+    ) -> u64 {
+        let interface = &self.interfaces[directed.place];
+        let mac_of = |node: NodeId| {
+            let peer = || snapshot.peers.iter().find(|peer| peer.node == node);
+            if node == self.own { Some(interface.mac) } else { peer().and_then(|peer| peer.mac) }
+        };
+        let Some(clients) = self.clients.get(&directed.vip.addr) else { return 0 };
+        let (mut told, mut tried) = (0, 0);
+        for (&client, seen) in &clients.seen {
+            let node = node(self.bucket(client, directed.group));
+            let Some(mac) = node.and_then(mac_of) else { continue };
+            let to = (seen.mac, client);
+            let frame = frame::to_one(interface, directed.vip, mac, to);
+            told += u64::from(frame.is_some_and(|frame| self.send(interface, &frame).is_ok()));
+            tried += 1;
+            if tried % AT_ONCE == 0 {
+                sleep(PAUSE).await;
+            }
+        }
+        told
+    }
+
+    /// As the filter chooses who answers that client.
+    fn bucket(&self, client: IpAddr, group: usize) -> u8 {
+        let hash = match client {
+            IpAddr::V4(addr) => hash::hash_v4(self.hash_key, addr.octets(), [0; 2], hash::ARP),
+            IpAddr::V6(addr) => hash::hash_v6(self.hash_key, addr.octets(), [0; 2], hash::ARP),
+        };
+        hash::bucket(hash, u32::try_from(group).unwrap_or_default())
+    }
+
+    /// What cannot be sent now, for want of a carrier say, the next refresh makes up for.
+    fn send(&self, interface: &Interface, frame: &[u8]) -> io::Result<()> {
+        send(&self.socket, interface.index, frame)
+    }
+
+    fn inform(&self, message: String) {
+        self.history.push(Level::Info, "clients_told", message);
+    }
+}
+
+/// The directed VIPs of a configuration.
+fn directed(config: &Configuration) -> impl Iterator<Item = Directed> {
+    let of_block = |(place, vip): (usize, HeldVip)| {
+        let mut blocks = config.farm.vips.iter();
+        let block = blocks.find(|block| block.addresses.iter().any(|it| it.addr == vip.addr))?;
+        let group = config.ports[place].services().resolve_group(vip.addr)?;
+        vip.vmac.is_none().then_some(Directed { place, vip, group, refresh: block.arp_refresh })
+    };
+    config.vips().filter_map(of_block)
+}
+
+/// The address of who asked for that VIP.
+fn address(bytes: [u8; 16], vip: IpAddr) -> IpAddr {
+    let [a, b, c, d, ..] = bytes;
+    if vip.is_ipv4() { [a, b, c, d].into() } else { bytes.into() }
+}

@@ -1,0 +1,154 @@
+//! The frames that tell clients a MAC: ARP replies nobody asked for, and neighbour advertisements.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{
+    agent::conflicts::checksum,
+    model::{Mac, VlanTags},
+    net::Interface,
+    plan::HeldVip,
+};
+
+/// All nodes of the link (RFC 4291 section 2.7.1), and their group's MAC (RFC 2464 section 7).
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
+const BROADCAST: Mac = Mac([0xff; 6]);
+
+/// That all clients are to send to the interface's own MAC.
+pub(super) fn to_all(interface: &Interface, vip: HeldVip) -> Option<Vec<u8>> {
+    match vip.addr {
+        IpAddr::V4(_) => to_one(interface, vip, interface.mac, (BROADCAST, vip.addr)),
+        IpAddr::V6(_) => to_one(interface, vip, interface.mac, (ALL_NODES_MAC, ALL_NODES.into())),
+    }
+}
+
+/// That the client is to send to that MAC. `None` if this interface has no address to say it from.
+pub(super) fn to_one(
+    interface: &Interface,
+    vip: HeldVip,
+    mac: Mac,
+    (client_mac, client): (Mac, IpAddr),
+) -> Option<Vec<u8>> {
+    let ethernet = ethernet(client_mac, interface.mac, vip.tags);
+    let body = match (vip.addr, client) {
+        (IpAddr::V4(vip), _) => arp_reply(vip, mac),
+        (IpAddr::V6(vip), IpAddr::V6(client)) => {
+            advertisement(vip, mac, link_local(interface)?, client)
+        }
+        (IpAddr::V6(_), IpAddr::V4(_)) => return None,
+    };
+    Some([ethernet, body].concat())
+}
+
+fn ethernet(to: Mac, from: Mac, VlanTags { outer, inner }: VlanTags) -> Vec<u8> {
+    let mut header = [to.0, from.0].concat();
+    // IEEE 802.1ad around IEEE 802.1Q.
+    for (kind, id) in [([0x88, 0xa8], outer), ([0x81, 0x00], inner)] {
+        if id != 0 {
+            header.extend(kind);
+            header.extend(id.to_be_bytes());
+        }
+    }
+    header
+}
+
+/// Sender and target are both the VIP at that MAC: what Linux takes for gratuitous, so that it
+/// believes it whenever it last learnt another one.
+fn arp_reply(vip: Ipv4Addr, mac: Mac) -> Vec<u8> {
+    let station = [&mac.0[..], &vip.octets()].concat();
+    // Ethernet type ARP; Ethernet, IPv4, their lengths, a reply (RFC 826).
+    [&[0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2][..], &station, &station].concat()
+}
+
+/// Unsolicited, with the override flag and the target's link-layer address (RFC 4861 sections 4.4 and
+/// 7.2.6).
+fn advertisement(vip: Ipv6Addr, mac: Mac, from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
+    const OVERRIDE: u8 = 0x20;
+    let mut message = vec![136, 0, 0, 0, OVERRIDE, 0, 0, 0];
+    message.extend(vip.octets());
+    message.extend([2, 1]);
+    message.extend(mac.0);
+    let length = u16::try_from(message.len()).expect("32 bytes").to_be_bytes();
+    // Length and next header stand in the pseudo-header too (RFC 8200 section 8.1).
+    let pseudo = [&from.octets()[..], &to.octets(), &[0, 0], &length, &[0, 0, 0, 58]].concat();
+    let checksum = checksum(&[pseudo, message.clone()].concat());
+    message[2..4].copy_from_slice(&checksum);
+    // Ethernet type IPv6; version, length, ICMPv6, hop limit 255.
+    let header = [&[0x86, 0xdd, 0x60, 0, 0, 0][..], &length, &[58, 255]].concat();
+    [&header[..], &from.octets(), &to.octets(), &message].concat()
+}
+
+fn link_local(interface: &Interface) -> Option<Ipv6Addr> {
+    interface.addresses.iter().find_map(|net| match net.addr() {
+        IpAddr::V6(addr) => addr.is_unicast_link_local().then_some(addr),
+        IpAddr::V4(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: Mac = Mac([2, 0, 0, 0, 1, 1]);
+    const OTHER: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
+
+    fn interface() -> Interface {
+        Interface {
+            index: 2,
+            name: "eth0".into(),
+            mac: Mac([2, 0, 0, 0, 0, 0x11]),
+            up: true,
+            carrier: true,
+            xdp_program: None,
+            vlan: None,
+            offloads: crate::net::Offloads::default(),
+            addresses: ["10.0.0.11/24", "fe80::11/64"]
+                .map(|net| net.parse().expect("a net"))
+                .into(),
+        }
+    }
+
+    fn vip(addr: &str, tags: VlanTags) -> HeldVip {
+        HeldVip { addr: addr.parse().expect("an address"), tags, vmac: None }
+    }
+
+    #[test]
+    fn all_are_told_the_own_mac_by_a_gratuitous_reply() {
+        let frame = to_all(&interface(), vip("10.0.0.100", VlanTags::default())).expect("a frame");
+        let own = interface().mac.0;
+        let expected: [&[u8]; 7] = [
+            &[0xff; 6],
+            &own,
+            &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2],
+            &own,
+            &[10, 0, 0, 100],
+            &own,
+            &[10, 0, 0, 100],
+        ];
+        assert_eq!(frame, expected.concat());
+    }
+
+    #[test]
+    fn one_is_told_anothers_mac_by_name_in_its_vlan() {
+        let tags = VlanTags { outer: 100, inner: 10 };
+        let to = (CLIENT, [10, 0, 0, 7].into());
+        let frame = to_one(&interface(), vip("10.0.0.100", tags), OTHER, to).expect("a frame");
+        assert_eq!(frame[..12], [CLIENT.0, interface().mac.0].concat());
+        assert_eq!(frame[12..22], [0x88, 0xa8, 0, 100, 0x81, 0, 0, 10, 8, 6]);
+        assert_eq!((&frame[30..36], &frame[40..46]), (&OTHER.0[..], &OTHER.0[..]));
+    }
+
+    #[test]
+    fn an_advertisement_overrides_and_its_checksum_is_right() {
+        let frame = to_all(&interface(), vip("fd00::100", VlanTags::default())).expect("a frame");
+        assert_eq!(frame[..6], ALL_NODES_MAC.0);
+        let (header, message) = frame[14..].split_at(40);
+        assert_eq!(header[..8], [0x60, 0, 0, 0, 0, 32, 58, 255]);
+        assert_eq!((message[0], message[4]), (136, 0x20));
+        assert_eq!(message[24..], [&[2, 1][..], &interface().mac.0].concat());
+        let pseudo = [&header[8..], &[0, 0, 0, 32, 0, 0, 0, 58]].concat();
+        assert_eq!(checksum(&[&pseudo[..], message].concat()), [0, 0]);
+        let without = Interface { addresses: vec![], ..interface() };
+        assert_eq!(to_all(&without, vip("fd00::100", VlanTags::default())), None);
+    }
+}
