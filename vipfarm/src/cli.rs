@@ -506,7 +506,7 @@ impl FromStr for NodeMac {
 }
 
 /// A span of time with its unit: ms, s or m.
-fn humantime(text: &str) -> Result<Duration, String> {
+pub(crate) fn humantime(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let is_not = || format!("`{text}` is not a time such as 10s");

@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use vipfarm_lab::{
-    Farm, Lab, require, skip,
-    traffic::{Fate, StreamEcho, Streams},
+    Farm, Lab,
+    farm::PATIENCE,
+    process::Signal,
+    require, skip,
+    traffic::{Fate, HttpLoad, HttpServer, StreamEcho, Streams},
 };
 
-use crate::{HTTP, ONE_VIP, lab, running};
+use crate::{HTTP, ONE_VIP, eventually, lab, operated::load, running};
 
 /// With three nodes, every one has some of them.
 const CONNECTIONS: usize = 120;
@@ -67,6 +70,69 @@ async fn t12_connections_outlive_a_node_that_joins() {
     })
     .await;
     nobody_noticed(&fates);
+    farm.stop().unwrap();
+}
+
+/// New connections all the while, whose handshakes leave no trace but a cookie: only the node that made
+/// it can tell whose they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn t26_handshakes_by_cookie_outlive_moves_of_their_buckets() {
+    let program = require!(skip::farm());
+    let lab = lab("cookies", 3, 40);
+    for node in lab.nodes() {
+        node.set_sysctl("net/ipv4/tcp_syncookies", "2").unwrap();
+    }
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let _servers: Vec<_> =
+        lab.nodes().iter().map(|node| HttpServer::start(node, HTTP.port()).unwrap()).collect();
+    let load = HttpLoad::start(lab.clients(), HTTP, 400, Duration::from_secs(5)).unwrap();
+    for power in [1, 9, 2, 0, 5, 1, 7, 0, 3] {
+        farm.ask(1, &["power", "all", &format!("node1={power}")]).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let requests = load.stop().await.unwrap();
+    let failed: Vec<_> = requests.iter().filter(|request| request.outcome.is_err()).collect();
+    assert!(failed.is_empty() && requests.len() > 200, "{} {failed:?}", requests.len());
+    farm.stop().unwrap();
+}
+
+/// A node that stops waits for its connections, whose clients lose nothing; new ones go elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_a_node_that_stops_lets_its_connections_end() {
+    let program = require!(skip::farm());
+    let lab = lab("stopping", 3, 40);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let fates = through(&lab, &mut farm, |farm| {
+        farm.agent(3).unwrap().signal(Signal::SIGTERM).unwrap();
+        eventually("node3 serves nothing new", || load(farm, 1, "node3") == 0);
+        std::thread::sleep(Duration::from_secs(2));
+    })
+    .await;
+    // All of them have ended, which is what it waited for.
+    nobody_noticed(&fates);
+    let status = farm.agent(3).unwrap().wait_timeout(PATIENCE).unwrap();
+    assert!(status.success(), "{status}");
+    farm.stop_node(1).unwrap();
+    farm.stop_node(2).unwrap();
+}
+
+/// What has not ended in time is reset, so that its clients know.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_a_node_that_stops_resets_what_did_not_end_in_time() {
+    let program = require!(skip::farm());
+    let lab = lab("impatient", 3, 40);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    for node in 1..=3 {
+        farm.start_node(node, &["--stop-timeout", "500ms"]).unwrap();
+    }
+    farm.wait_converged(&[1, 2, 3]).unwrap();
+    let fates = through(&lab, &mut farm, |farm| {
+        farm.stop_node(3).unwrap();
+    })
+    .await;
+    let broken: Vec<_> = fates.iter().filter_map(|fate| fate.broken.as_deref()).collect();
+    assert!((10..80).contains(&broken.len()), "a third of them: {}", broken.len());
+    assert!(broken.iter().all(|why| why.contains("reset")), "{broken:?}");
     farm.stop().unwrap();
 }
 

@@ -13,7 +13,7 @@ use vipfarm_common::Reason;
 use vipfarm_lab::{
     Frame,
     frame::{ACK, SYN},
-    require, skip,
+    pcap, require, skip,
     world::{
         CLIENT, DNS, OWN, PEER, RESOLVE, TAGGED, TAGGED_TWICE, VIP, VIP_BY_ADDR, VIP_CLOSED,
         VIP_OF_NODE2, VIP_TAGGED, VIP_TAGGED_TWICE, VMAC, VMAC_CLOSED, VMAC_OF_NODE2, VMAC_TAGGED,

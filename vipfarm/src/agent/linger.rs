@@ -66,6 +66,29 @@ impl Linger {
         Ok(())
     }
 
+    /// The open connections of VIPs; `to_reset`: of those only that want theirs reset.
+    pub(super) async fn open(&self, to_reset: bool) -> anyhow::Result<Vec<Connection>> {
+        let config = self.configurations.get(self.latest.get().digest);
+        let blocks = config.farm.vips.iter().filter(|block| block.tcp_reset || !to_reset);
+        let vips: HashSet<IpAddr> =
+            blocks.flat_map(|block| &block.addresses).map(|vip| vip.addr).collect();
+        let found =
+            tokio::task::spawn_blocking(move || sockets::connections(|addr| vips.contains(&addr)));
+        let mut found = found.await??;
+        found.retain(|connection| connection.is_open);
+        Ok(found)
+    }
+
+    /// Ends the connections that are left, so that their clients learn of it at once and connect anew
+    /// elsewhere: to be called before the VIPs go, for what comes later reaches nobody. How many.
+    pub(super) async fn reset(&self) -> anyhow::Result<usize> {
+        let open = self.open(true).await?;
+        let reset = tokio::task::spawn_blocking(move || {
+            open.iter().try_for_each(sockets::reset).map(|()| open.len())
+        });
+        Ok(reset.await??)
+    }
+
     fn overdue(&self, now: Instant, lingering: &[Bitmap]) -> Vec<bool> {
         let mut since = self.since.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         since.resize(lingering.len(), None);

@@ -47,6 +47,7 @@ mod realtime;
 mod reload;
 pub mod report;
 pub mod site;
+mod stop;
 mod tally;
 mod watch;
 
@@ -86,6 +87,7 @@ use self::{
     options::{AgentOptions, DownOptions},
     reload::Reloader,
     report::Reporter,
+    stop::Stop,
     watch::{Change, Needs},
 };
 use crate::{
@@ -173,12 +175,12 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
-    let lingering = Linger::new(
+    let lingering = Arc::new(Linger::new(
         latest.clone(),
         up.configurations.clone(),
         commander.clone(),
         keys.bucket_key(),
-    );
+    ));
     let file = options.place.config;
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
     let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
@@ -220,7 +222,8 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     };
     let running = Running {
         reporter,
-        lingering,
+        lingering: Arc::clone(&lingering),
+        stop: Stop::new(options.stop_timeout),
         prober: up.prober,
         commander,
         notifier,
@@ -237,6 +240,11 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
         );
     };
+    match lingering.reset().await {
+        Ok(0) => {}
+        Ok(reset) => tracing::info!("{reset} TCP connections were reset"),
+        Err(error) => tracing::warn!("open connections were not reset: {error:#}"),
+    }
     let undo = reloading.record().await;
     bring_up::take_down(&network, &undo, datapaths).await?;
     outcome?;
@@ -273,7 +281,8 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
-    lingering: Linger,
+    lingering: Arc<Linger>,
+    stop: Stop,
     prober: Prober,
     commander: Commander,
     notifier: Arc<Notifier>,
@@ -301,6 +310,8 @@ impl Running {
         // Twice what the heartbeat thread needs to show something new.
         let mut proofs = time::interval(self.reporter.period() / 2);
         proofs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stops = time::interval(stop::ROUND);
+        stops.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probes = time::interval(PROBE_ROUND);
         // A thawed agent does not make up for those it missed.
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -336,8 +347,9 @@ impl Running {
                     self.reporter.probe(&self.prober).await;
                 }
                 _ = proofs.tick() => self.reporter.note_proof(),
-                _ = self.signals.terminate.recv() => self.leave()?,
-                _ = self.signals.interrupt.recv() => self.leave()?,
+                _ = stops.tick(), if self.stop.is_waiting() => self.go_on_stopping().await?,
+                _ = self.signals.terminate.recv() => self.stop().await?,
+                _ = self.signals.interrupt.recv() => self.stop().await?,
                 _ = self.signals.hang_up.recv() => {
                     // What came of it is in the history.
                     let _ = self.reporter.read_anew(false).await;

@@ -1,6 +1,6 @@
 //! What the operator asks of the two verbs that act on this node's network.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -24,6 +24,11 @@ pub struct AgentOptions {
     /// alone
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
+
+    /// How long open TCP connections are waited for when the agent is to stop, while new ones go to the
+    /// other nodes; what is left then is reset (`tcp_reset`)
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::cli::humantime)]
+    pub stop_timeout: Duration,
 
     /// Log as text for people or as one JSON object a line
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]

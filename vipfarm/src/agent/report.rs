@@ -331,6 +331,14 @@ impl Source for Reporter {
 }
 
 impl Reporter {
+    /// Gives all buckets of this node to the others, until another agent starts here.
+    pub(super) fn give_away(&self) -> std::io::Result<()> {
+        // Whether the farm agrees shows in time.
+        let (reply, _) = oneshot::channel();
+        let (node, power) = (self.own, Some(0));
+        self.commander.send(Command::SetPower { group: None, node, power, persist: false, reply })
+    }
+
     /// The command for a change of powers that the farm can take.
     fn power_command(
         &self,
