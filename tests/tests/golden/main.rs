@@ -53,12 +53,18 @@ fn the_kernel_decides_every_golden_frame_as_written() {
             if lease == "near its end" {
                 kernel.force_slow();
             }
-            for Golden { name, frame, reason } in golden(&world) {
-                let name = format!("{name}, {flavour}, lease {lease}");
-                let run = kernel.run(Entry::Filter, &frame).expect("it runs");
-                assert_eq!(run.reasons, [reason], "{name}");
-                assert_eq!(run.action, reason.action(), "{name}");
-                assert_eq!(run.frame, expected_bytes(&frame, reason), "{name}: bytes");
+            let table = golden(&world);
+            for (number, Golden { name, frame, reason }) in (1..).zip(&table) {
+                let run = kernel.run(Entry::Filter, frame).expect("it runs");
+                let alike = run.reasons == [*reason]
+                    && run.action == reason.action()
+                    && run.frame == expected_bytes(frame, *reason);
+                let frames = || table.iter().map(|row| &row.frame[..]);
+                assert!(
+                    alike,
+                    "{name}, {flavour}, lease {lease}: {run:?} and not {reason:?}; frame {number} of those {}",
+                    pcap::of_failure(env!("CARGO_TARGET_TMPDIR"), "golden", frames())
+                );
             }
         }
     }
