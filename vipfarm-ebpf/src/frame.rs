@@ -27,7 +27,7 @@ impl Frame {
         // SAFETY: `skb` is the valid context of this run.
         let skb = unsafe { &*ctx.skb.skb };
         // Before Linux 6.1 an old tag stays in the field.
-        let tag = if skb.vlan_present == 0 { 0 } else { skb.vlan_tci as u16 };
+        let tag = if skb.vlan_present == 0 { 0 } else { (skb.vlan_tci & 0xffff) as u16 };
         Self { data: ctx.data() as *mut u8, end: ctx.data_end() as *mut u8, tag }
     }
 }

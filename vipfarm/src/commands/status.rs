@@ -170,7 +170,7 @@ fn vip(vip: &VipStatus) -> String {
     let VipStatus { interface, vlan, mode, vmac, addresses, xdp, jumbo, open } = vip;
     let open = if *open { "open" } else { "closed" };
     let jumbo = if *jumbo { "" } else { " without jumbo frames" };
-    let vlan = vlan.iter().map(|id| format!(" VLAN {id}")).collect::<String>();
+    let vlan = vlan.iter().flat_map(|id| [" VLAN ".to_owned(), id.to_string()]).collect::<String>();
     let mode = screen::word(mode);
     let addresses = addresses.iter().map(String::as_str);
     screen::wrapped("vip:", addresses)
