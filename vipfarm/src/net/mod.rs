@@ -333,12 +333,15 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn several_can_list_the_interfaces_at_once_and_one_may_give_up() {
+        let mut given_up = 0;
         for _ in 0..50 {
-            assert!(Network::interfaces().now_or_never().is_none(), "given up under way");
+            // On a busy machine the answer may be there at once.
+            given_up += usize::from(Network::interfaces().now_or_never().is_none());
             let listings = [(); 4].map(|()| Network::interfaces());
             for listing in futures::future::join_all(listings).await {
                 listing.expect("listed");
             }
         }
+        assert!(given_up > 0, "none was given up under way");
     }
 }
