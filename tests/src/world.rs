@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vipfarm::{
     agent::ports::Port,
     config,
-    datapath::{Datapath, Error, Options, manual::Manual},
+    datapath::{Buffers, Datapath, Error, Options, manual::Manual},
     host::HostTables,
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Open, View},
     plan::{OwnAddresses, Owners, Plan},
@@ -224,7 +224,7 @@ impl World {
     /// # Panics
     /// If the kernel refuses them, or has but one flavour.
     pub fn kernels(&self) -> [(&'static str, Manual); 2] {
-        let plain = Options { plain: true, ..self.options() };
+        let plain = Options { buffers: Buffers::One, ..self.options() };
         [("frags", self.kernel()), ("plain", self.load(&plain))]
     }
 
@@ -245,7 +245,7 @@ impl World {
             hash_key: HASH_KEY,
             bpf_dir: "/nonexistent".into(),
             generic: false,
-            plain: false,
+            buffers: Buffers::Several,
             clsact: false,
             trace: false,
         }
@@ -263,7 +263,7 @@ impl World {
 
     fn load(&self, options: &Options) -> Manual {
         let loaded = Datapath::load(options).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(loaded.has_frags(), !options.plain, "the flavour");
+        assert_eq!(loaded.has_frags(), options.buffers == Buffers::Several, "the flavour");
         loaded.by_hand(self.plan()).unwrap_or_else(|error| panic!("{error}"))
     }
 

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use vipfarm::{
     agent::ports::Port,
     config,
-    datapath::{Datapath, Options},
+    datapath::{Buffers, Datapath, Options},
     model::{Mac, Mode, NodeId, View},
     plan::OwnAddresses,
     status::Verdict,
@@ -241,7 +241,7 @@ fn filter(lab: &Lab, farm: &Farm<'_>, node: usize, owner: usize) -> Datapath {
             generic: false,
             clsact: false,
             trace: false,
-            plain: false,
+            buffers: Buffers::Several,
         };
         Datapath::load(&options).unwrap().attach(port.plan()).unwrap()
     };

@@ -15,7 +15,7 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
     time::timeout,
 };
-use vipfarm::datapath::{Error, Options};
+use vipfarm::datapath::{Buffers, Error, Options};
 use vipfarm_lab::{
     Direction, Farm, Host, Lab, farm::PATIENCE, host::INTERFACE, require, skip, world::World,
 };
@@ -57,7 +57,7 @@ fn t24_the_filter_for_single_buffers_names_the_mtu_that_it_bears() {
     let options = Options {
         interface: INTERFACE.into(),
         bpf_dir: lab.bpf_directory(),
-        plain: true,
+        buffers: Buffers::One,
         ..world.options()
     };
     let attach = || node.in_ns(|| world.attach(&options));

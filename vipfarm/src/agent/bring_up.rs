@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::{self, keys::Keys},
-    datapath::{Datapath, LeftOver, Options},
+    datapath::{Buffers, Datapath, LeftOver, Options},
     model::{Farm, Mac, NodeId, Vip},
     net::{
         Interface, Network,
@@ -328,7 +328,7 @@ fn attach(
         hash_key: keys.bucket_key(),
         bpf_dir: options.place.bpf_dir.clone(),
         generic: options.generic,
-        plain: false,
+        buffers: Buffers::Several,
         clsact: false,
         trace: options.trace,
     })?;

@@ -41,7 +41,6 @@ pub use requesters::Requesters;
 pub use shared::Mapping;
 
 /// What a [`Datapath`] needs to know of its interface.
-#[expect(clippy::struct_excessive_bools, reason = "independent choices, none a state of another")]
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Interface name.
@@ -56,13 +55,22 @@ pub struct Options {
     pub bpf_dir: PathBuf,
     /// Attach in generic (skb) mode even if the driver has native XDP.
     pub generic: bool,
-    /// Load the programs for frames in one buffer even if the kernel has those for several.
-    pub plain: bool,
+    /// Which programs to load.
+    pub buffers: Buffers,
     /// Attach the TC programs to the clsact qdisc even if the kernel has TCX. Kernels before 6.6
     /// get no choice.
     pub clsact: bool,
     /// Log every frame that takes the slow path.
     pub trace: bool,
+}
+
+/// In how many buffers a frame may come: a page holds about 3500 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Buffers {
+    /// Several, if the kernel has such programs (Linux 5.18); else one.
+    Several,
+    /// One.
+    One,
 }
 
 /// The programs and tables of one interface.

@@ -6,7 +6,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 
-use super::{Error, Options};
+use super::{Buffers, Error, Options};
 use vipfarm_common::{hash::key_words, layout::mac_word};
 
 /// The eBPF object that `cargo xtask build` made: a built agent needs no toolchain.
@@ -21,7 +21,7 @@ static FRAGS: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_FRAGS_BPF_OBJECT
 /// Loads the programs with their maps: for frames in several buffers, unless the kernel refuses or
 /// others are wanted. The second value says whether it did.
 pub(super) fn load(options: &Options) -> Result<(Ebpf, bool), Error> {
-    if !options.plain {
+    if options.buffers == Buffers::Several {
         match load_object(FRAGS, options) {
             // Before Linux 5.18 there is no such program.
             Err(Error::Kernel { .. }) => {}

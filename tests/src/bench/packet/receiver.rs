@@ -10,7 +10,7 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 use vipfarm::{
-    datapath::{Counters, Datapath, Options, XdpMode},
+    datapath::{Buffers, Counters, Datapath, Options, XdpMode},
     model::{Mac, NodeId},
 };
 use vipfarm_common::Reason;
@@ -143,7 +143,7 @@ fn vipfarm(lab: &Lab, host: &Host) -> Result<Filter> {
             generic: false,
             clsact: false,
             trace: false,
-            plain: false,
+            buffers: Buffers::Several,
         };
         let mut datapath = Datapath::load(&options)?.attach(plan)?;
         datapath.extend_lease(boot_ns()? + LEASE)?;
