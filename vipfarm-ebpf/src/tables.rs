@@ -217,12 +217,12 @@ impl<R: Run> Tables for Kernel<R> {
 
 /// `BPF_F_CURRENT_NETNS`.
 const OWN_NETNS: u64 = u64::MAX;
-/// `TCP_LISTEN` (linux/tcp_states.h).
+/// `TCP_LISTEN` (`net/tcp_states.h`).
 const LISTEN: u32 = 10;
 /// What the cookie's check reads of either family's header, and of TCP's. A frame with 40 bytes from
 /// its IPv4 header on has that of TCP, too.
-const IP: usize = 40;
-const TCP: usize = 20;
+const IP: u32 = 40;
+const TCP: u32 = 20;
 
 /// Whether the stack has the connection in [`TUPLE`]. A function of its own, for the sake of the
 /// stack, of which the kernel gives 512 bytes.
@@ -240,10 +240,13 @@ fn has_connection(ctx: *mut xdp_md, size: u32, network: usize, transport: usize)
         let own = !listens
             || transport > 0 && {
                 let frame = Frame::of_xdp(&XdpContext::new(ctx));
-                match (frame.part::<IP>(network), frame.part::<TCP>(transport)) {
+                match (
+                    frame.part::<{ IP as usize }>(network),
+                    frame.part::<{ TCP as usize }>(transport),
+                ) {
                     (Some(ip), Some(tcp)) => {
                         let (ip, tcp) = (ip.cast(), tcp.cast());
-                        bpf_tcp_check_syncookie(socket.cast(), ip, IP as u32, tcp, TCP as u32) == 0
+                        bpf_tcp_check_syncookie(socket.cast(), ip, IP, tcp, TCP) == 0
                     }
                     _ => false,
                 }

@@ -15,6 +15,9 @@ use vipfarm_common::{
 
 use crate::{model::Mac, plan::Plan};
 
+/// A connection's client and VIP, then their ports, as packets have them.
+type Ends = ([u8; 16], [u8; 16], [u8; 2], [u8; 2]);
+
 /// Tables as the kernel of one node would see them.
 #[derive(Debug, Clone)]
 pub struct HostTables {
@@ -25,7 +28,7 @@ pub struct HostTables {
     boot_ns: u64,
     observed: Cell<Option<(u32, u8)>>,
     fragments: RefCell<BTreeMap<FragmentKey, u32>>,
-    connections: BTreeSet<([u8; 16], [u8; 16], [u8; 2], [u8; 2])>,
+    connections: BTreeSet<Ends>,
 }
 
 impl HostTables {

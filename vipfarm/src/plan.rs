@@ -70,7 +70,6 @@ impl fmt::Debug for Owners {
 }
 
 /// A step from one plan to another.
-#[expect(clippy::large_enum_variant, reason = "made and taken at once, on the stack")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// Addresses or rules differ: write the idle generation and switch.

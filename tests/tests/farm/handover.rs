@@ -1,16 +1,20 @@
 //! T12, T13: old connections stay where they are when their buckets move.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use vipfarm_lab::{
     Farm, Lab,
     farm::PATIENCE,
+    lab::VIP_V6,
     process::Signal,
     require, skip,
     traffic::{Fate, HttpLoad, HttpServer, StreamEcho, Streams},
 };
 
-use crate::{HTTP, ONE_VIP, eventually, lab, operated::load, running};
+use crate::{HTTP, ONE_VIP, directed, eventually, lab, operated::load, running};
 
 /// With three nodes, every one has some of them.
 const CONNECTIONS: usize = 120;
@@ -18,15 +22,28 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Connections through all of what is done, which none of them notices.
 async fn through(lab: &Lab, farm: &mut Farm<'_>, doing: impl FnOnce(&mut Farm<'_>)) -> Vec<Fate> {
+    through_to(lab, farm, &[HTTP.into()], doing).await
+}
+
+/// The same of connections to each of those.
+async fn through_to(
+    lab: &Lab,
+    farm: &mut Farm<'_>,
+    targets: &[SocketAddr],
+    doing: impl FnOnce(&mut Farm<'_>),
+) -> Vec<Fate> {
     let echoes: Vec<_> =
         lab.nodes().iter().map(|node| StreamEcho::start(node, HTTP.port()).unwrap()).collect();
-    let streams = Streams::start(lab.clients(), HTTP, CONNECTIONS, PAUSE).await.unwrap();
+    let mut streams = Vec::new();
+    for &target in targets {
+        streams.push(Streams::start(lab.clients(), target, CONNECTIONS, PAUSE).await.unwrap());
+    }
     let begin = Instant::now();
     doing(farm);
     std::thread::sleep(Duration::from_millis(500));
-    let fates = streams.stop();
+    let fates: Vec<_> = streams.into_iter().flat_map(Streams::stop).collect();
     let longest = fates.iter().map(|fate| fate.longest).max().unwrap_or_default();
-    println!("{CONNECTIONS} connections for {:?}; the longest wait {longest:?}", begin.elapsed());
+    println!("{} connections for {:?}; the longest wait {longest:?}", fates.len(), begin.elapsed());
     drop(echoes);
     fates
 }
@@ -67,6 +84,24 @@ async fn t12_connections_outlive_a_node_that_joins() {
     let fates = through(&lab, &mut farm, |farm| {
         farm.start_node(3, &[]).unwrap();
         farm.wait_converged(&[1, 2, 3]).unwrap();
+    })
+    .await;
+    nobody_noticed(&fates);
+    farm.stop().unwrap();
+}
+
+/// Where nodes hand over, a packet of an old connection takes one hop more; in both families.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_connections_outlive_moves_where_nodes_hand_over() {
+    const NAME: &str = "t12_connections_outlive_moves_where_nodes_hand_over";
+    let (program, object) = require!(NAME, directed::needs());
+    let lab = directed::lab("handedback", 2, 40, &object);
+    let mut farm = running(&lab, &program, &directed::directed());
+    let targets = [HTTP.into(), SocketAddr::from((VIP_V6, HTTP.port()))];
+    let fates = through_to(&lab, &mut farm, &targets, |farm| {
+        farm.ask(2, &["drain", "node3"]).unwrap();
+        farm.ask(1, &["power", "all", "node2=6", "node1=2"]).unwrap();
+        farm.ask(3, &["undrain", "node3"]).unwrap();
     })
     .await;
     nobody_noticed(&fates);

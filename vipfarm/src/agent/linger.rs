@@ -33,11 +33,13 @@ pub(super) struct Linger {
 
 impl Linger {
     pub(super) fn new(
-        latest: Latest,
-        configurations: Configurations,
-        commander: Commander,
+        latest: &Latest,
+        configurations: &Configurations,
+        commander: &Commander,
         hash_key: [u8; 16],
     ) -> Self {
+        let (latest, configurations) = (latest.clone(), configurations.clone());
+        let commander = commander.clone();
         Self { latest, configurations, commander, hash_key, since: Mutex::default() }
     }
 
@@ -80,8 +82,16 @@ impl Linger {
     }
 
     /// Ends the connections that are left, so that their clients learn of it at once and connect anew
-    /// elsewhere: to be called before the VIPs go, for what comes later reaches nobody. How many.
-    pub(super) async fn reset(&self) -> anyhow::Result<usize> {
+    /// elsewhere: to be called before the VIPs go, for what comes later reaches nobody.
+    pub(super) async fn reset_all(&self) {
+        match self.reset().await {
+            Ok(0) => {}
+            Ok(reset) => tracing::info!("{reset} TCP connections were reset"),
+            Err(error) => tracing::warn!("open connections were not reset: {error:#}"),
+        }
+    }
+
+    async fn reset(&self) -> anyhow::Result<usize> {
         let open = self.open(true).await?;
         let reset = tokio::task::spawn_blocking(move || {
             open.iter().try_for_each(sockets::reset).map(|()| open.len())

@@ -61,7 +61,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -175,12 +175,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
-    let lingering = Arc::new(Linger::new(
-        latest.clone(),
-        up.configurations.clone(),
-        commander.clone(),
-        keys.bucket_key(),
-    ));
+    let lingering = Arc::new(Linger::new(&latest, &configurations, &commander, keys.bucket_key()));
     let file = options.place.config;
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
     let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
@@ -240,25 +235,15 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
         );
     };
-    match lingering.reset().await {
-        Ok(0) => {}
-        Ok(reset) => tracing::info!("{reset} TCP connections were reset"),
-        Err(error) => tracing::warn!("open connections were not reset: {error:#}"),
-    }
+    lingering.reset_all().await;
     let undo = reloading.record().await;
     bring_up::take_down(&network, &undo, datapaths).await?;
     outcome?;
-    why.map_or_else(
-        || {
-            tracing::info!("stopped");
-            Ok(())
-        },
-        |why| {
-            Err(anyhow!(
-                "{why}: this node has left the farm; start the agent again when that is mended"
-            ))
-        },
-    )
+    if let Some(why) = why {
+        bail!("{why}: this node has left the farm; start the agent again when that is mended");
+    }
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// The signals that an agent knows.

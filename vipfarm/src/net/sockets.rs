@@ -1,4 +1,4 @@
-//! The TCP connections of this network namespace, by sock_diag(7): counted while buckets move, and
+//! The TCP connections of this network namespace, by `sock_diag(7)`: counted while buckets move, and
 //! reset when a node stops serving them.
 
 use std::{
@@ -16,7 +16,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr as KernelAddr, protocols::NETLINK_SOCK_DIAG};
 
-/// `SOCK_DESTROY` (linux/sock_diag.h), a message type that the crate does not know.
+/// `SOCK_DESTROY` (`linux/sock_diag.h`), a message type that the crate does not know.
 const SOCK_DESTROY: u16 = 21;
 /// Where a netlink header has its type.
 const TYPE: std::ops::Range<usize> = 4..6;
@@ -30,7 +30,7 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The client's.
     pub remote: SocketAddr,
-    /// Whether it is more than the memory of one that was closed (TIME_WAIT).
+    /// Whether it is more than the memory of one that was closed (`TIME_WAIT`).
     pub is_open: bool,
     family: u8,
     id: SocketId,
