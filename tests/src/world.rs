@@ -178,9 +178,7 @@ impl World {
             Port::new(&farm, |_| true, OwnAddresses { v4: Some(OWN_V4), v6: Some(OWN_V6) })
                 .expect("it fits the tables");
         let view = View::of(farm.node_ids().collect());
-        port.acquire(own, &view);
-        // All others have said that they have no old connections.
-        port.handover().hear(&[]);
+        port.settle(own, &view);
         Self { port, own, mac, view, moves: false }
     }
 
@@ -188,8 +186,7 @@ impl World {
     #[must_use]
     pub fn with_alive(mut self, alive: NodeSet) -> Self {
         self.view = View::of(alive);
-        self.port.acquire(self.own, &self.view);
-        self.port.handover().hear(&[]);
+        self.port.settle(self.own, &self.view);
         self
     }
 

@@ -226,7 +226,7 @@ fn filter(lab: &Lab, farm: &Farm<'_>, node: usize, owner: usize) -> Datapath {
     let farm = config::parse("farm.yaml", &farm.text().unwrap()).unwrap();
     let id = |number: usize| NodeId::new(number - 1).unwrap();
     let mut port = Port::new(&farm, |_| true, OwnAddresses::default()).unwrap();
-    port.acquire(id(node), &View::of([id(owner)].into_iter().collect()));
+    port.settle(id(node), &View::of([id(owner)].into_iter().collect()));
     for (number, peer) in (1..).zip(lab.nodes()).filter(|&(number, _)| number != node) {
         port.learn(id(number), peer.mac());
     }

@@ -226,7 +226,7 @@ mod tests {
         let mut port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
         let node = NodeId::new(node).expect("in range");
         let view = View::of(NodeSet::from_bits(alive));
-        port.acquire(node, &view);
+        port.settle(node, &view);
         Viewpoint {
             farm: &farm,
             node,

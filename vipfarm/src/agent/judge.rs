@@ -95,7 +95,7 @@ pub fn imagined_port(
         let accept = (0..port.accept().len()).map(owned).collect();
         return Ok((port, accept));
     };
-    port.acquire(node, &view);
+    port.settle(node, &view);
     let accept = port.accept().to_vec();
     Ok((port, accept))
 }

@@ -164,6 +164,12 @@ impl Port {
         self.hand_over(view);
     }
 
+    /// The same, and no other node has connections left of what it has given away.
+    pub fn settle(&mut self, own: NodeId, view: &View) {
+        self.acquire(own, view);
+        self.handover.hear(&[]);
+    }
+
     /// Takes over from the port of another configuration: accepts what that accepted of groups with
     /// the same names, and knows the same peers.
     pub fn follow(&mut self, former: &Self) {

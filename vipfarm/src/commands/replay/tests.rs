@@ -138,7 +138,7 @@ fn queries() -> Vec<ExplainQuery> {
 fn live(farm: &Farm, alive: NodeSet, node: NodeId, query: &ExplainQuery) -> Explanation {
     let mut port = Port::new(farm, |_| true, OwnAddresses::default()).expect("it fits");
     let view = View::of(alive);
-    port.acquire(node, &view);
+    port.settle(node, &view);
     for (index, peer) in (1..).zip(farm.node_ids()).filter(|&(_, peer)| peer != node) {
         port.learn(peer, Mac([2, 0, 0, 0, 0, index]));
     }

@@ -172,10 +172,11 @@ fn sizes_are_as_documented() {
     };
     let mut longest = simple(64);
     longest.overrides = Some(powers);
+    longest.lingering = [7; MAX_LINGERING].into();
     longest.proposal = Some(Arc::new(Agreement { stamp: longest.state.promised, content }));
     let bytes = seal(&longest, 0, FARM, &KEY);
     assert_eq!(bytes.len(), MAX_LEN);
-    assert_eq!(MAX_LEN, 5639, "what a UDP datagram can carry is 65,507");
+    assert_eq!(MAX_LEN, 6741, "what a UDP datagram can carry is 65,507");
     assert_eq!(decode(&bytes), Ok(longest));
 }
 
@@ -255,6 +256,7 @@ fn whole() -> Heartbeat {
         powers: Arc::default(),
     };
     heartbeat.proposal = Some(Arc::new(Agreement { stamp: heartbeat.state.promised, content }));
+    heartbeat.lingering = [0x99; 5].into();
     heartbeat
 }
 
@@ -272,7 +274,7 @@ fn the_layout_is_frozen() {
     let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
     let lines: Vec<_> = bytes.chunks(32).map(|bytes| line(bytes).concat()).collect();
     insta::assert_snapshot!(lines.join("\n"), @"
-    56495066030000010102030400e6000011121314151617182122232425262728
+    56495066040000010102030402e6000011121314151617182122232425262728
     33333333333333333333333333333333e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1
     4444444444444444054444444444444444444444444444444444444444444444
     4455555555555555550555555555555555555555555555555555555555555555
@@ -280,7 +282,7 @@ fn the_layout_is_frozen() {
     9798a1a2a3a4a5a6a7a8a9b1b2b3b4b5b6b8b8b8b8b8b8b8b8b9b9b9b9b9b9b9
     b9c1c2c3c4d1d2d3d400000000000000050000000000000004e2e2e2e2e2e2e2
     e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7f8000000000000000000000000000000
-    00000002020002010107000900000000030200000001020304f59dc18a5bfa9c
-    b92c7dda181aba3228
+    0000000202000201010700090000000003020000000102030400059999999999
+    060af0fd3efcca250d9631c1d40a23bd
     ");
 }
