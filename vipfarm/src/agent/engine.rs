@@ -180,6 +180,8 @@ pub struct Snapshot {
     pub accept: Vec<Vec<Bitmap>>,
     /// The buckets given away whose old connections this node still serves, by kernel group.
     pub lingering: Vec<Bitmap>,
+    /// Number of the view for which the kernel has let go of what others are to have.
+    pub let_go: u64,
     /// Heartbeats by outcome.
     pub heartbeats: Vec<(String, u64)>,
     /// How late the thread was.
@@ -207,6 +209,7 @@ impl Snapshot {
             peers: Vec::new(),
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             lingering: Vec::new(),
+            let_go: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
             view_change: None,
@@ -272,9 +275,11 @@ impl Engine {
                 self.membership.stage(now, digest, force);
                 let _ = reply.send(());
             }
-            Command::KeepLingering { buckets } => {
-                self.change(|port| port.handover().keep(&buckets));
-                self.tell_of_handovers();
+            Command::KeepLingering { epoch, buckets } => {
+                if epoch == self.let_go {
+                    self.change(|port| port.handover().keep(&buckets));
+                    self.tell_of_handovers();
+                }
             }
             Command::Leave => self.membership.leave(now),
         }
@@ -477,6 +482,7 @@ impl Engine {
                 .wired
                 .first_mut()
                 .map_or_else(Vec::new, |wired| wired.port.handover().lingering().to_vec()),
+            let_go: self.let_go,
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),
             view_change: self.barrier.last(),
