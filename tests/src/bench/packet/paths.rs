@@ -337,3 +337,32 @@ impl Reference {
         Ok(program.with_context(|| format!("the lab object has no program {name}"))?.try_into()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::require;
+
+    #[test]
+    fn every_path_is_decided_as_it_claims() {
+        require!(skip::bpf());
+        require!(skip::lab_object());
+        let (_, _, figures) = measure(&mut World::new().kernel(), 1).unwrap();
+        let names = figures.iter().map(|path| (path.name, path.family)).collect::<BTreeMap<_, _>>();
+        assert_eq!((names.len(), figures.len()), (6, 11), "{names:?}");
+    }
+
+    #[test]
+    fn a_path_that_claims_another_reason_is_found_out() {
+        require!(skip::bpf());
+        require!(skip::lab_object());
+        let mut kernel = World::new().kernel();
+        kernel.lease(Duration::from_hours(1)).unwrap();
+        let mut lab = Reference::load().unwrap();
+        lab.follow_with(&mut kernel).unwrap();
+        for path in paths(&World::new()) {
+            let wrong = Path { reasons: &[Reason::Broken], ..path };
+            assert!(time(&mut kernel, &mut lab, &wrong).is_err(), "{}", wrong.name);
+        }
+    }
+}
