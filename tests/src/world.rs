@@ -69,6 +69,10 @@ vips:
     vlan: 10
     vmac: 5a:fe:00:00:00:05
     groups: [{ name: tagged, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+  - addresses: [10.9.0.105/24]
+    vlan: 30
+    vmac: 5a:fe:00:00:00:05
+    groups: [{ name: elsewhere, powers: { node2: 1 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
   - addresses: [10.9.0.106/24]
     vlan: [20, 10]
     vmac: 5a:fe:00:00:00:07
@@ -91,7 +95,7 @@ pub const VIP6_BY_ADDR: Ipv6Addr = v6(0x101);
 pub const VIP_DIRECTED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 104);
 /// See [`VIP_DIRECTED`].
 pub const VIP6_DIRECTED: Ipv6Addr = v6(0x104);
-/// In VLAN 10.
+/// In VLAN 10; in VLAN 30 node2 has it alone.
 pub const VIP_TAGGED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 105);
 /// In VLAN 10.
 pub const VIP6_TAGGED: Ipv6Addr = v6(0x105);
@@ -137,7 +141,7 @@ pub const ANSWER: usize = 7;
 /// See [`RESOLVE`].
 pub const TAGGED: usize = 8;
 /// See [`RESOLVE`].
-pub const TAGGED_TWICE: usize = 9;
+pub const TAGGED_TWICE: usize = 10;
 
 const HASH_KEY: [u8; 16] = *b"0123456789abcdef";
 

@@ -199,6 +199,11 @@ fn tagged_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason
     row("T23: TCP in the VIP's VLAN, own", tagged(mine).vlan(10).bytes(), Reason::Mine);
     row("T23: TCP in the VIP's VLAN, a peer's", tagged(theirs).vlan(10).bytes(), Reason::NotMine);
     row("T23: TCP in another VLAN", tagged(mine).vlan(11).bytes(), Reason::NotVip);
+    row(
+        "T23: TCP to the same address in a VLAN where it is another node's",
+        tagged(mine).vlan(30).bytes(),
+        Reason::NotMine,
+    );
     row("T23: TCP without the tag", tagged(mine).bytes(), Reason::NotVip);
     row(
         "T23: TCP in the VLAN within a priority tag",

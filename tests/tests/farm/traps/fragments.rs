@@ -9,10 +9,11 @@ use std::{
 
 use etherparse::{SlicedPacket, TransportSlice};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use vipfarm::model::Mac;
 use vipfarm_lab::{Captured, Frame, Lab, lab::VIP, lab::VIP_V6, require, skip};
 
 use super::{Wires, filler, lab};
-use crate::{all, packets, packets_of_all, running, vmac, wire::SILENCE};
+use crate::{all, directed, packets, packets_of_all, running, vmac, wire::SILENCE};
 
 /// One filter for each VIP: all three for IPv4, and those that IPv6 has.
 const FILTERS: &str = "vips:
@@ -45,8 +46,7 @@ const ADDRESSES: u8 = 8;
 const REASSEMBLY: u64 = 1;
 
 /// A lab whose nodes give incomplete datagrams up soon.
-fn impatient(name: &str) -> Lab {
-    let lab = lab(name, 3, ADDRESSES);
+fn impatient(lab: Lab) -> Lab {
     for node in lab.nodes() {
         for sysctl in ["net/ipv4/ipfrag_time", "net/ipv6/ip6frag_time"] {
             node.set_sysctl(sysctl, &REASSEMBLY.to_string()).unwrap();
@@ -139,7 +139,7 @@ fn is_error(frame: &Captured) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn t8_long_datagrams_arrive_whole_at_one_node_whatever_the_filter() {
     let program = require!(skip::farm());
-    let lab = impatient("long");
+    let lab = impatient(lab("long", 3, ADDRESSES));
     let farm = running(&lab, &program, FILTERS);
     answer(&lab);
     let wires = Wires::of(&lab, "t8-long");
@@ -170,17 +170,11 @@ fn orders(parts: &[Vec<u8>]) -> [Vec<Vec<u8>>; 4] {
     [reversed, shuffled(3), shuffled(count - 2), doubled]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn t8_parts_in_any_order_and_twice_make_one_datagram_at_one_node() {
+/// Sends datagrams in parts, in all orders, to the MAC that the client's host has for each VIP.
+fn send_in_parts(lab: &Lab, client: &mut Client, mac_of: impl Fn(IpAddr) -> Mac) {
     const LENGTH: usize = 12_000;
     // A multiple of 8 for both families.
     const PART: usize = 1400;
-    let program = require!(skip::farm());
-    let lab = impatient("order");
-    let farm = running(&lab, &program, FILTERS);
-    answer(&lab);
-    let wires = Wires::of(&lab, "t8-order");
-    let mut client = Client::new(&lab);
     let host = lab.client(1);
     for socket in 0..client.sockets.len() {
         let from = client.sockets[socket].0;
@@ -189,14 +183,55 @@ async fn t8_parts_in_any_order_and_twice_make_one_datagram_at_one_node() {
                 let (number, datagram) = client.next(LENGTH);
                 let whole = Frame::udp(from, SocketAddr::new(vip, PORT), &datagram);
                 let whole = whole.identification(u16::try_from(number).unwrap());
-                let parts = whole.macs(host.mac(), vmac()).fragments(PART);
+                let parts = whole.macs(host.mac(), mac_of(vip)).fragments(PART);
                 host.inject_all(&orders(&parts)[order]).unwrap();
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t8_parts_in_any_order_and_twice_make_one_datagram_at_one_node() {
+    let program = require!(skip::farm());
+    let lab = impatient(lab("order", 3, ADDRESSES));
+    let farm = running(&lab, &program, FILTERS);
+    answer(&lab);
+    let wires = Wires::of(&lab, "t8-order");
+    let mut client = Client::new(&lab);
+    send_in_parts(&lab, &mut client, |_| vmac());
     client.assert_answered(&wires);
     for node in all(&lab) {
         assert!(packets(&farm, node, "early_fragment") > 0, "node{node} kept none");
+    }
+    assert_eq!(packets_of_all(&farm, "fragment_flood"), 0);
+}
+
+/// Where one node gets all of a client's frames and hands them on, it copies to the others those that
+/// come before their ports.
+#[tokio::test(flavor = "multi_thread")]
+async fn t8_parts_in_any_order_are_handed_to_their_owner() {
+    const NAME: &str = "t8_parts_in_any_order_are_handed_to_their_owner";
+    let (program, object) = require!(NAME, directed::needs());
+    let lab = impatient(directed::lab("handed", 1, ADDRESSES, &object));
+    let vips =
+        FILTERS.replace("  - interface: eth0\n", "  - interface: eth0\n    mode: vmac_directed\n");
+    let farm = running(&lab, &program, &vips);
+    answer(&lab);
+    let wires = Wires::of(&lab, "t8-handed");
+    let mut client = Client::new(&lab);
+    // Whole ones first: the host learns whom to send to.
+    for vip in VIPS {
+        let (_, datagram) = client.next(60_000);
+        let mut sockets = client.sockets.iter();
+        let socket = sockets.find(|(from, _)| from.is_ipv4() == vip.is_ipv4()).unwrap();
+        socket.1.send_to(&datagram, (vip, PORT)).unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
+    let host = lab.client(1);
+    send_in_parts(&lab, &mut client, |vip| host.neighbour(vip).unwrap().unwrap());
+    client.assert_answered(&wires);
+    for reason in ["copied_fragment", "early_fragment", "forwarded"] {
+        assert!(packets_of_all(&farm, reason) > 0, "no frame was {reason}");
     }
     assert_eq!(packets_of_all(&farm, "fragment_flood"), 0);
 }
