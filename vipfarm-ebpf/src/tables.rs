@@ -65,10 +65,10 @@ static EARLY_MOST: Global<u64> = Global::new(1024);
 #[unsafe(no_mangle)]
 static TRACE: Global<u8> = Global::new(0);
 
-/// The kernel's side of [`Tables`].
-pub(crate) struct Kernel;
+/// The kernel's side of [`Tables`]. `ANEW` asks about a frame that XDP has judged already.
+pub(crate) struct Kernel<const ANEW: bool = false>;
 
-impl Tables for Kernel {
+impl<const ANEW: bool> Tables for Kernel<ANEW> {
     #[inline(always)]
     fn state(&self) -> Option<&State> {
         STATE.get(0)
@@ -117,6 +117,9 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn may_keep_fragment(&self) -> bool {
+        if ANEW {
+            return true;
+        }
         let slot = self.boot_ns() >> SLOT_SHIFT;
         let Some(kept) = EARLY.get_ptr_mut(0) else { return false };
         // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.

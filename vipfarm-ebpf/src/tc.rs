@@ -48,7 +48,7 @@ fn vipfarm_guard(ctx: TcContext) -> i32 {
     } else if protocol == ETH_P_IPV6 && ctx.data_end() - ctx.data() < ND_BYTES as usize {
         let _ = ctx.pull_data(ctx.len().min(ND_BYTES));
     }
-    let guarded = vipfarm_common::guard(&Frame::of_tc(&ctx), &Kernel);
+    let guarded = vipfarm_common::guard(&Frame::of_tc(&ctx), &Kernel::<false>);
     if guarded != Guarded::Clean {
         count_guard(guarded);
     }
@@ -64,7 +64,7 @@ fn vipfarm_fixup(ctx: TcContext) -> i32 {
     let kind = unsafe { (*ctx.skb.skb).pkt_type };
     if kind == PACKET_OTHERHOST
         && let Some(ethernet) = Frame::of_tc(&ctx).head::<14>(0)
-        && ethernet.get::<0, 6>() == Kernel.own_mac()
+        && ethernet.get::<0, 6>() == Kernel::<false>.own_mac()
     {
         // Fails only for a type that does not exist.
         let _ = ctx.change_type(PACKET_HOST);
@@ -93,14 +93,14 @@ fn is_in_parts(ctx: &TcContext) -> bool {
 }
 
 /// Copies a fragment to the farm's other nodes, if it came to this one alone and before the one that
-/// says whose it is (T8). The decision is asked once more, since XDP cannot tell.
+/// says whose it is (T8). The decision is asked anew, since XDP cannot tell.
 #[inline(always)]
 fn copy_to_nodes(ctx: &TcContext) {
-    let outcome = vipfarm_common::slow(&Frame::of_tc(ctx), &Kernel);
+    let outcome = vipfarm_common::slow(&Frame::of_tc(ctx), &Kernel::<true>);
     if outcome != Reason::CopiedFragment.into() {
         return;
     }
-    let own = Kernel.own_mac();
+    let own = Kernel::<false>.own_mac();
     let Some(ethernet) = Frame::of_tc(ctx).head::<14>(0) else { return };
     let source = ethernet.get::<6, 6>();
     // To all stations, so that no node's filter refuses it; from this node, so that nobody hands it on.
@@ -124,7 +124,7 @@ fn copy_to_nodes(ctx: &TcContext) {
 fn vipfarm_clock(ctx: TcContext) -> i32 {
     let frame = Frame::of_tc(&ctx);
     let Some(out) = frame.head::<16>(0) else { return 1 };
-    out.set::<0, 8>(Kernel.ticks().to_ne_bytes());
-    out.set::<8, 8>(Kernel.boot_ns().to_ne_bytes());
+    out.set::<0, 8>(Kernel::<false>.ticks().to_ne_bytes());
+    out.set::<8, 8>(Kernel::<false>.boot_ns().to_ne_bytes());
     0
 }

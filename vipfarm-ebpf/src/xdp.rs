@@ -27,7 +27,7 @@ static JUMP: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[cfg_attr(not(feature = "frags"), xdp)]
 #[inline(always)]
 fn filter(ctx: XdpContext) -> u32 {
-    match vipfarm_common::filter(&Frame::of_xdp(&ctx), &Kernel) {
+    match vipfarm_common::filter(&Frame::of_xdp(&ctx), &Kernel::<false>) {
         Step::Done(outcome) => finish(outcome),
         Step::Slow => {
             // SAFETY: `slow` is an XDP program like this one and takes the same context.
@@ -43,7 +43,7 @@ fn filter(ctx: XdpContext) -> u32 {
 #[cfg_attr(not(feature = "frags"), xdp)]
 #[inline(always)]
 fn slow(ctx: XdpContext) -> u32 {
-    let outcome = vipfarm_common::slow(&Frame::of_xdp(&ctx), &Kernel);
+    let outcome = vipfarm_common::slow(&Frame::of_xdp(&ctx), &Kernel::<false>);
     if tracing() {
         info!(&ctx, "slow path: {}", outcome.reason().as_str());
     }

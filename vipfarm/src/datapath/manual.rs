@@ -31,6 +31,8 @@ pub enum Entry {
     Filter,
     /// XDP: the slow path directly.
     Slow,
+    /// TC ingress.
+    Fixup,
     /// TC egress.
     Guard,
 }
@@ -40,6 +42,7 @@ impl Entry {
         match self {
             Self::Filter => "filter",
             Self::Slow => "slow",
+            Self::Fixup => "vipfarm_fixup",
             Self::Guard => "vipfarm_guard",
         }
     }
@@ -188,7 +191,9 @@ impl Manual {
             Entry::Filter | Entry::Slow => {
                 object::xdp(&mut self.ebpf, entry.name())?.test_run(options)
             }
-            Entry::Guard => object::classifier(&mut self.ebpf, entry.name())?.test_run(options),
+            Entry::Fixup | Entry::Guard => {
+                object::classifier(&mut self.ebpf, entry.name())?.test_run(options)
+            }
         };
         result.map_err(|error| object::program_error("a test run", &error))
     }
