@@ -79,9 +79,9 @@ static TRACE: Global<u8> = Global::new(0);
 /// The kernel's side of [`Tables`].
 pub(crate) struct Kernel<Run>(Run);
 
-/// Where the program runs: in XDP, where it may be asked for connections.
+/// Where the program runs: in XDP, which judges a frame.
 pub(crate) struct InXdp(*mut xdp_md);
-/// In TC, where none is.
+/// In TC, which asks anew what XDP has said of a frame.
 pub(crate) struct InTc;
 
 impl Kernel<InXdp> {
@@ -94,9 +94,13 @@ impl Kernel<InXdp> {
 /// The tables for TC programs.
 pub(crate) const TC: Kernel<InTc> = Kernel(InTc);
 
-/// Asks the stack for the connection in [`TUPLE`].
+/// What differs between the two.
 pub(crate) trait Run {
+    /// Whether the stack has the connection in [`TUPLE`].
     fn has_connection(&self, size: u32, headers: Option<(usize, usize)>) -> bool;
+
+    /// As [`Tables::may_keep_fragment`].
+    fn may_keep_fragment(&self, boot_ns: u64) -> bool;
 }
 
 impl Run for InXdp {
@@ -105,12 +109,30 @@ impl Run for InXdp {
         let (network, transport) = headers.unwrap_or((0, 0));
         has_connection(self.0, size, network, transport)
     }
+
+    #[inline(always)]
+    fn may_keep_fragment(&self, boot_ns: u64) -> bool {
+        let slot = boot_ns >> SLOT_SHIFT;
+        let Some(kept) = EARLY.get_ptr_mut(0) else { return false };
+        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
+        let kept = unsafe { &mut *kept };
+        if kept[0] != slot {
+            *kept = [slot, 0];
+        }
+        kept[1] += 1;
+        kept[1] <= EARLY_MOST.load()
+    }
 }
 
 impl Run for InTc {
     #[inline(always)]
     fn has_connection(&self, _size: u32, _headers: Option<(usize, usize)>) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn may_keep_fragment(&self, _boot_ns: u64) -> bool {
+        true
     }
 }
 
@@ -189,15 +211,7 @@ impl<R: Run> Tables for Kernel<R> {
 
     #[inline(always)]
     fn may_keep_fragment(&self) -> bool {
-        let slot = self.boot_ns() >> SLOT_SHIFT;
-        let Some(kept) = EARLY.get_ptr_mut(0) else { return false };
-        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
-        let kept = unsafe { &mut *kept };
-        if kept[0] != slot {
-            *kept = [slot, 0];
-        }
-        kept[1] += 1;
-        kept[1] <= EARLY_MOST.load()
+        self.0.may_keep_fragment(self.boot_ns())
     }
 
     #[inline(always)]

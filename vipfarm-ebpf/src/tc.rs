@@ -95,7 +95,7 @@ fn is_in_parts(ctx: &TcContext) -> bool {
 }
 
 /// Copies a fragment to the farm's other nodes, if it came to this one alone and before the one that
-/// says whose it is (T8). The decision is asked once more, since XDP cannot tell.
+/// says whose it is (T8). The decision is asked anew, since XDP cannot tell.
 #[inline(always)]
 fn copy_to_nodes(ctx: &TcContext) {
     let frame = Frame::of_tc(ctx);
