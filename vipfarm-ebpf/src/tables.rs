@@ -28,17 +28,17 @@ const MMAPABLE: u32 = 1 << 10;
 #[map]
 static STATE: Array<State> = Array::with_max_entries(1, MMAPABLE);
 
-/// Packets by [`Outcome::code`].
+/// Packets by [`Outcome::code`]. The second entry is the agent's: what former programs have counted.
 #[map]
-static PACKETS: PerCpuArray<[u64; COUNTERS]> = PerCpuArray::with_max_entries(1, 0);
+static PACKETS: PerCpuArray<[u64; COUNTERS]> = PerCpuArray::with_max_entries(2, 0);
 
 /// The last [`Claim`], as a word.
 #[map]
 static CLAIM: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Corrected frames by [`Guarded`].
+/// Corrected frames by [`Guarded`]; the second entry likewise.
 #[map]
-static GUARD: PerCpuArray<[u64; GUARD_COUNTERS]> = PerCpuArray::with_max_entries(1, 0);
+static GUARD: PerCpuArray<[u64; GUARD_COUNTERS]> = PerCpuArray::with_max_entries(2, 0);
 
 /// Packets that came in parts: what became of the first.
 #[map]

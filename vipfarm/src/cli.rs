@@ -200,6 +200,23 @@ Examples:
   vipfarm reload --force               # leave out the nodes that have not read the file")]
     Reload(ReloadArgs),
 
+    /// Replace this node's agent by the program that is in its place now
+    ///
+    /// The agent has the new program check the farm's file first; if that fails, nothing happens. Then
+    /// it leaves the farm, whose other nodes take its buckets over, but its kernel goes on serving the
+    /// open connections, and the others are told. The process executes the new program, with the same
+    /// arguments; the new agent takes everything over, joins, and has its buckets back. No connection
+    /// is lost. Returns when it serves its share. A changed file is taken over by the way, also one
+    /// that `reload` refuses.
+    ///
+    /// With --exit the process ends instead: whoever starts the next agent must do so within --hold.
+    /// Connections that nobody has taken over by then are reset by the nodes that own their buckets. A
+    /// node that is alone in the farm serves no new connection meanwhile.
+    #[command(after_help = "Examples:
+  install vipfarm /usr/sbin/vipfarm && vipfarm upgrade
+  vipfarm upgrade --exit && systemctl restart vipfarm")]
+    Upgrade(UpgradeArgs),
+
     /// Remove what an agent that crashed left on this node
     ///
     /// Takes the farm's VIPs, filters, pinned maps and changed settings off this node. Harmless
@@ -444,6 +461,22 @@ pub struct ReloadArgs {
     /// have
     #[arg(long)]
     pub force: bool,
+
+    /// How long to wait, which agent, in what form.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Arguments of `upgrade`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct UpgradeArgs {
+    /// How long the kernel may serve open connections without an agent, at most 1m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime)]
+    pub hold: Duration,
+
+    /// End the process, instead of executing the new program
+    #[arg(long)]
+    pub exit: bool,
 
     /// How long to wait, which agent, in what form.
     #[command(flatten)]

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     explain::{ExplainProto, ExplainQuery, Explanation, HostPort},
     proof::{Fault, FaultKind, GroupProof, ProofStatus, Verdict},
-    requests::{PowerReply, PowerRequest, ReloadReply, ReloadRequest},
+    requests::{
+        PowerReply, PowerRequest, ReloadReply, ReloadRequest, UpgradeReply, UpgradeRequest,
+    },
 };
 use crate::model::{Bitmap, Filter, Mode, Proto};
 

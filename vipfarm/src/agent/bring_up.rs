@@ -5,6 +5,7 @@
 //! kernel could answer for the VIP by itself. Down: the other way round.
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -15,10 +16,12 @@ use ipnet::IpNet;
 use super::{
     configurations::{Configuration, Configurations, place_of, vips_of},
     conflicts::Prober,
+    handover::LONGEST_HOLD,
+    linger,
     links::Links,
     options::AgentOptions,
     ports::Port,
-    site,
+    realtime, site,
     watch::Needs,
 };
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
     datapath::{Buffers, Datapath, LeftOver, Options},
     model::{Farm, Mac, NodeId, Vip},
     net::{
-        Interface, Network,
+        Interface, Network, sockets,
         undo::{self, InterfaceChanges, Undo, UndoError},
     },
     plan::HeldVip,
@@ -44,6 +47,8 @@ pub(super) struct Up {
     pub(super) interfaces: Vec<Interface>,
     /// Their kernel sides, in the same order.
     pub(super) datapaths: Vec<Datapath>,
+    /// What their tables say: this node's old connections go on.
+    pub(super) ports: Vec<Port>,
     /// The file, as the only configuration so far.
     pub(super) configurations: Configurations,
     /// What to take back.
@@ -71,14 +76,14 @@ pub(super) async fn bring_up(
 ) -> anyhow::Result<Up> {
     let network = Network::connect()?;
     let mut undo = Record::read(&options.place.run_dir, &farm.name)?;
-    clear_up_after_a_crash(&network, &mut undo, &options.place.bpf_dir, &farm).await?;
+    clear_up_after_another(&network, &mut undo, &options.place.bpf_dir, &farm).await?;
     let interfaces = Network::interfaces().await?;
     let own = site::own_node(&farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(&farm, &interfaces)?;
     let mac = site::known_as(&farm, &placed)?;
     // First, because a second agent of this node is found out by it.
     let links = Links::open(&farm, own, &interfaces)?;
-    site::refuse_present(&farm, &interfaces)?;
+    site::refuse_present(&farm, &interfaces, |interface, vip| undo.has(interface, vip))?;
     let used = distinct(&placed);
     if !options.generic {
         site::refuse_merging(&used)?;
@@ -88,10 +93,11 @@ pub(super) async fn bring_up(
     let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
     let digest = config::digest(&farm, keys);
     let config = Configuration::new(digest, farm.clone(), places, &used)?;
+    let ports = ports_with_old_connections(&config, keys)?;
 
     let mut datapaths = Vec::new();
     let done = async {
-        for (interface, port) in used.iter().zip(&config.ports) {
+        for (interface, port) in used.iter().zip(&ports) {
             datapaths.push(attach(options, keys, interface, port)?);
         }
         let prober = Prober::open(mac)?;
@@ -120,6 +126,7 @@ pub(super) async fn bring_up(
         links,
         interfaces: used,
         datapaths,
+        ports,
         configurations,
         undo,
         network,
@@ -154,10 +161,10 @@ pub(super) async fn take_down(
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
 }
 
-/// Takes back what a former agent of this farm could not, while its filter still stands and
-/// refuses: the file may have changed, and what it names no longer would be kept for ever. A filter
-/// on an interface that the file still uses stays, to be taken over.
-async fn clear_up_after_a_crash(
+/// Takes back what a former agent of this farm has left and the file no longer names, while that
+/// agent's filter still stands: the file may have changed. The rest stays, and with it the connections
+/// of the VIPs: this agent's filter will take the place of the other.
+async fn clear_up_after_another(
     network: &Network,
     undo: &mut Record,
     bpf_dir: &Path,
@@ -166,18 +173,34 @@ async fn clear_up_after_a_crash(
     if undo.undo.interfaces.is_empty() {
         return Ok(());
     }
-    undo.roll_back(network).await?;
     let interfaces = Network::interfaces().await?;
-    let used: Vec<u32> = farm
-        .vips
-        .iter()
-        .filter_map(|block| site::interface_of(block, &interfaces).ok())
-        .map(|interface| interface.index)
-        .collect();
-    LeftOver::hold(bpf_dir, undo.interfaces().filter(|(_, index)| !used.contains(index)))?
-        .remove()?;
-    undo.undo.interfaces.clear();
-    Ok(())
+    let placed = place(farm, &interfaces)?;
+    let mut wanted = Undo::default();
+    note(&mut wanted, farm, &placed, &interfaces)?;
+    let (kept, surplus) = std::mem::take(&mut undo.undo).parted(&wanted);
+    let surplus = Record { undo: surplus, path: undo.path.clone() };
+    surplus.take_back(network).await?;
+    let filtered = surplus.undo.interfaces.iter().filter(|changes| changes.filtered);
+    let filtered = filtered.map(|changes| (changes.name.as_str(), changes.index));
+    LeftOver::hold(bpf_dir, filtered)?.remove()?;
+    undo.undo = kept;
+    Ok(undo.undo.write(&undo.path)?)
+}
+
+/// What the tables are to say at first: that buckets with connections to this node's sockets linger,
+/// which a former agent's clients have.
+fn ports_with_old_connections(config: &Configuration, keys: &Keys) -> anyhow::Result<Vec<Port>> {
+    let vips: HashSet<IpAddr> = config.vips().map(|(_, vip)| vip.addr).collect();
+    let connections = sockets::connections(|addr| vips.contains(&addr))?;
+    let mut ports = config.ports.clone();
+    let groups = ports.first().map_or(0, |port| port.accept().len());
+    let used = linger::used(config, &connections, keys.bucket_key(), groups);
+    for port in &mut ports {
+        for (group, buckets) in used.iter().enumerate() {
+            port.handover().give_away(group, *buckets);
+        }
+    }
+    Ok(ports)
 }
 
 fn distinct<'i>(placed: &[&'i Interface]) -> Vec<&'i Interface> {
@@ -245,7 +268,12 @@ impl Record {
 
     /// Takes the changes back and forgets them.
     pub async fn roll_back(&self, network: &Network) -> anyhow::Result<()> {
-        let failures = self.undo.roll_back(network, &self.path).await;
+        self.take_back(network).await?;
+        Ok(Undo::remove(&self.path)?)
+    }
+
+    async fn take_back(&self, network: &Network) -> anyhow::Result<()> {
+        let failures = self.undo.roll_back(network).await;
         if failures.is_empty() {
             return Ok(());
         }
@@ -255,6 +283,12 @@ impl Record {
             self.path.display(),
             failures.join("; ")
         )
+    }
+
+    /// Whether that is a VIP which a former agent has added there.
+    fn has(&self, interface: &Interface, vip: IpAddr) -> bool {
+        let mut all = self.undo.interfaces.iter();
+        all.any(|changes| changes.index == interface.index && changes.vips.contains(&vip))
     }
 
     /// Adds the VIPs of the file that an interface holds: should the record be lost, they are taken
@@ -292,27 +326,38 @@ impl Record {
         placed: &[&Interface],
         all: &[Interface],
     ) -> Result<(), UndoError> {
-        let mut holders = Vec::new();
-        for (block, &interface) in farm.vips.iter().zip(placed) {
-            let holder = site::holder(interface, block.vlan, all).unwrap_or(interface);
-            holders.push(holder);
-            for vip in vips_of(block) {
-                self.undo.on(interface).note_filter(vip.vmac);
-                self.undo.on(holder).note_sysctls(undo::for_vip(vip.addr))?;
-                self.undo.on(holder).note_vip(vip.addr);
-            }
-        }
-        // Each interface answers for its own IPv6 addresses alone, whatever its settings.
-        let shares_network = |other: &&Interface| {
-            let vips = farm.vips.iter().flat_map(|block| &block.addresses);
-            let mut vips = vips.map(|vip| vip.addr).filter(IpAddr::is_ipv4);
-            vips.any(|vip| other.addresses.iter().any(|net| net.contains(&vip)))
-        };
-        for other in all.iter().filter(shares_network).filter(|other| !holders.contains(other)) {
-            self.undo.on(other).note_sysctls(undo::BESIDE_VIP)?;
-        }
+        note(&mut self.undo, farm, placed, all)?;
         self.undo.write(&self.path)
     }
+}
+
+/// Notes what is to be changed for that file.
+fn note(
+    undo: &mut Undo,
+    farm: &Farm,
+    placed: &[&Interface],
+    all: &[Interface],
+) -> Result<(), UndoError> {
+    let mut holders = Vec::new();
+    for (block, &interface) in farm.vips.iter().zip(placed) {
+        let holder = site::holder(interface, block.vlan, all).unwrap_or(interface);
+        holders.push(holder);
+        for vip in vips_of(block) {
+            undo.on(interface).note_filter(vip.vmac);
+            undo.on(holder).note_sysctls(undo::for_vip(vip.addr))?;
+            undo.on(holder).note_vip(vip.addr);
+        }
+    }
+    // Each interface answers for its own IPv6 addresses alone, whatever its settings.
+    let shares_network = |other: &&Interface| {
+        let vips = farm.vips.iter().flat_map(|block| &block.addresses);
+        let mut vips = vips.map(|vip| vip.addr).filter(IpAddr::is_ipv4);
+        vips.any(|vip| other.addresses.iter().any(|net| net.contains(&vip)))
+    };
+    for other in all.iter().filter(shares_network).filter(|other| !holders.contains(other)) {
+        undo.on(other).note_sysctls(undo::BESIDE_VIP)?;
+    }
+    Ok(())
 }
 
 fn attach(
@@ -321,7 +366,7 @@ fn attach(
     interface: &Interface,
     port: &Port,
 ) -> anyhow::Result<Datapath> {
-    let loaded = Datapath::load(&Options {
+    let mut loaded = Datapath::load(&Options {
         interface: interface.name.clone(),
         index: interface.index,
         mac: interface.mac,
@@ -332,7 +377,12 @@ fn attach(
         clsact: false,
         trace: options.trace,
     })?;
-    Ok(loaded.attach(port.plan())?)
+    let plan = port.plan();
+    if plan.moving.iter().any(|moving| !moving.is_empty()) {
+        // Until this agent has a lease of its own; nobody's bucket is accepted meanwhile.
+        loaded.extend_lease((realtime::now() + LONGEST_HOLD).as_nanos())?;
+    }
+    Ok(loaded.attach(plan)?)
 }
 
 async fn receive(

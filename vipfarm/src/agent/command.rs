@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -78,6 +79,9 @@ pub enum Command {
     },
     /// Hand over to the peers and end the thread.
     Leave,
+    /// The same, but for so long after that the kernel goes on serving old connections: the agent is
+    /// about to be replaced.
+    Hold(Duration),
 }
 
 /// A configuration that can be served.

@@ -173,10 +173,15 @@ pub(super) fn send(socket: &OwnedFd, interface: u32, frame: &[u8]) -> io::Result
 }
 
 /// The conflicts on one interface: how many have been told of, and when more may be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Conflicts(Mutex<(u64, Option<Instant>)>);
 
 impl Conflicts {
+    /// So many were told of by a former agent.
+    pub fn since(count: u64) -> Self {
+        Self(Mutex::new((count, None)))
+    }
+
     /// How many of `count` conflicts are to be told of now. None, also later, if it was no
     /// `stranger`.
     pub fn untold(&self, now: Instant, count: u64, stranger: bool) -> Option<u64> {
@@ -258,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_conflict_that_lasts_is_told_of_once_a_minute_with_all_that_came() {
-        let (conflicts, start) = (Conflicts::default(), Instant::now());
+        let (conflicts, start) = (Conflicts::since(0), Instant::now());
         assert_eq!(conflicts.untold(start, 0, true), None);
         assert_eq!(conflicts.untold(start, 2, true), Some(2));
         assert_eq!(conflicts.untold(start + PAUSE / 2, 20, true), None);
@@ -268,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_member_that_was_not_known_yet_is_no_conflict() {
-        let (conflicts, start) = (Conflicts::default(), Instant::now());
+        let (conflicts, start) = (Conflicts::since(0), Instant::now());
         assert_eq!(conflicts.untold(start, 3, false), None);
         assert_eq!(conflicts.untold(start, 3, true), None, "forgotten");
         assert_eq!(conflicts.untold(start, 4, true), Some(1));

@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use nix::{
@@ -35,6 +36,9 @@ use crate::{
     model::{Bitmap, NodeId, View},
     status::{Lateness, NodeState, ViewChange},
 };
+
+/// How long peers that do not acknowledge it are told that this node holds.
+const UNHEARD: Duration = Duration::from_millis(500);
 
 /// One interface: what it is to accept, and the kernel side that does.
 struct Wired {
@@ -112,7 +116,11 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         lateness: Tally::default(),
         barrier: Barrier::default(),
         let_go: 0,
+        unowned: false,
+        hold: None,
+        left_at: None,
     };
+    engine.unowned = engine.wired.iter().any(|wired| wired.datapath.lease() > 0);
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
 }
@@ -138,6 +146,13 @@ struct Engine {
     barrier: Barrier,
     /// Number of the view for which the kernel has let go of what others are to have.
     let_go: u64,
+    /// The kernel's lease is not the machine's: it lets in what belongs to old connections of this node,
+    /// whoever owns their buckets, and nothing else.
+    unowned: bool,
+    /// For how long old connections are to be served when the thread has ended.
+    hold: Option<Duration>,
+    /// When the machine was out of the farm.
+    left_at: Option<BootTime>,
 }
 
 /// Something for the history.
@@ -228,7 +243,7 @@ impl Engine {
         loop {
             self.act();
             self.turns.fetch_add(1, Ordering::Relaxed);
-            if self.membership.has_left() {
+            if self.has_ended() {
                 return Ok(());
             }
             let due = self.membership.next_deadline();
@@ -247,6 +262,19 @@ impl Engine {
                 self.membership.handle_timeout(now);
             }
         }
+    }
+
+    /// Whether there is nothing left to do here. Who holds goes on until all peers know of it.
+    fn has_ended(&mut self) -> bool {
+        if !self.membership.has_left() {
+            return false;
+        }
+        let now = realtime::now();
+        let left_at = *self.left_at.get_or_insert(now);
+        let knows = |peer: PeerStatus| peer.acked >= Some(left_at) || peer.leaving;
+        self.hold.is_none()
+            || now >= left_at + UNHEARD
+            || self.membership.peers(now).filter(|peer| peer.hears_us).all(knows)
     }
 
     /// Passes a command on. Whoever does not wait for the answer any more needs none.
@@ -282,6 +310,14 @@ impl Engine {
                 }
             }
             Command::Leave => self.membership.leave(now),
+            Command::Hold(hold) => {
+                self.hold = Some(hold);
+                for wired in &mut self.wired {
+                    wired.port.handover().hold(hold);
+                }
+                self.tell_of_handovers();
+                self.membership.leave(now);
+            }
         }
     }
 
@@ -359,19 +395,13 @@ impl Engine {
                     }
                 }
                 Output::Lease(until) => {
-                    let extend =
-                        |wired: &mut Wired| wired.datapath.extend_lease(until.as_nanos()).err();
-                    let errors = self.wired.iter_mut().filter_map(extend).collect();
-                    self.report_kernel(errors);
-                }
-                Output::Fence => {
-                    for wired in &mut self.wired {
-                        wired.datapath.fence();
+                    self.extend_lease(until);
+                    // Only now: the other lease was longer.
+                    if std::mem::take(&mut self.unowned) {
+                        self.change(|_| ());
                     }
-                    self.change(Port::clear);
-                    self.tell_of_handovers();
-                    self.barrier.fence();
                 }
+                Output::Fence => self.fence(),
                 Output::Peer(node, mac) => self.change(|port| port.learn(node, mac)),
                 Output::Event(event) => self.report(Report::Membership(event)),
             }
@@ -385,22 +415,49 @@ impl Engine {
         }
     }
 
+    fn extend_lease(&mut self, until: BootTime) {
+        let extend = |wired: &mut Wired| wired.datapath.extend_lease(until.as_nanos()).err();
+        let errors = self.wired.iter_mut().filter_map(extend).collect();
+        self.report_kernel(errors);
+    }
+
+    /// Accepts nothing from now on; but old connections go on if this agent takes over from one that
+    /// held, or holds itself.
+    fn fence(&mut self) {
+        self.barrier.fence();
+        if let Some(hold) = self.hold {
+            self.unowned = true;
+            self.change(Port::keep_old_connections);
+            self.tell_of_handovers();
+            self.extend_lease(realtime::now() + hold);
+        } else if !self.unowned || self.is_serving() {
+            self.unowned = false;
+            for wired in &mut self.wired {
+                wired.datapath.fence();
+            }
+            self.change(Port::clear);
+            self.tell_of_handovers();
+        }
+    }
+
     /// Follows what the other nodes say of old connections, as long as there are any.
     fn hear_of_handovers(&mut self) {
         if self.wired.iter_mut().all(|wired| wired.port.handover().is_over()) {
             return;
         }
         let Some(view) = self.membership.view() else { return };
-        let peers: Vec<_> = self.membership.peers(realtime::now()).collect();
-        let others = peers.iter().filter(|peer| view.alive.contains(peer.node));
-        let said = |peer: &'_ PeerStatus| (peer.node, peer.agrees, Arc::clone(&peer.lingering));
-        let others: Vec<_> = others.map(said).collect();
-        self.change(|port| {
-            let said = others
-                .iter()
-                .map(|(node, agrees, bytes)| Said::of(*node, *agrees, bytes, view.epoch));
-            port.handover().hear(&said.collect::<Vec<_>>());
+        let now = realtime::now();
+        let peers: Vec<_> = self.membership.peers(now).collect();
+        let said = peers.iter().filter_map(|peer| {
+            let (is_member, bytes) = (view.alive.contains(peer.node), &peer.lingering);
+            let said = Said::of(peer.node, peer.agrees, bytes, view.epoch);
+            match peer.heard {
+                Some(heard) if peer.leaving => said.by_who_leaves(is_member, bytes, heard),
+                _ => is_member.then_some(said),
+            }
         });
+        let said: Vec<_> = said.collect();
+        self.change(|port| port.handover().hear(&said, now));
     }
 
     /// Has the next heartbeat say what lingers here.
@@ -413,9 +470,12 @@ impl Engine {
 
     /// Changes what the ports accept, and brings the kernel there.
     fn change(&mut self, change: impl Fn(&mut Port)) {
+        let unowned = self.unowned;
         let apply = |wired: &mut Wired| {
-            change(&mut wired.port);
-            wired.datapath.apply(wired.port.plan()).err()
+            let port = &mut wired.port;
+            change(port);
+            let plan = if unowned { port.plan_of_old_connections() } else { port.plan() };
+            wired.datapath.apply(plan).err()
         };
         let errors = self.wired.iter_mut().filter_map(apply).collect();
         self.report_kernel(errors);

@@ -5,8 +5,15 @@
 //! says so in its heartbeats. One that takes a bucket over takes it for inherited until all other nodes
 //! of the view have said, in that view, what lingers with them, and as long as one of them names it.
 //! A node that dies leaves the view, and what it named is inherited no more.
+//!
+//! A node whose agent is about to be replaced leaves the view as well, but first says for how long its
+//! kernel will go on serving what lingers (its *hold*). What it named is inherited until then, or until
+//! its next agent is in the view and says what lingers.
+
+use std::time::Duration;
 
 use crate::{
+    membership::BootTime,
     model::{Bitmap, NodeId},
     plan::Owners,
 };
@@ -16,6 +23,13 @@ use crate::{
 const EPOCH: usize = 8;
 /// Then comes a group after the other: its number, and its bitmap.
 const ENTRY: usize = 1 + 32;
+/// In place of a group's number: the first word is how long the node holds, in milliseconds. Agents
+/// that do not know of it take it for a group that they do not have.
+const HOLD: u8 = 0xff;
+
+/// How long a node may hold at most, whatever it says: its peers answer some of its clients by silence
+/// until then.
+pub const LONGEST_HOLD: Duration = Duration::from_mins(1);
 
 /// What becomes of old connections.
 #[derive(Debug, Clone)]
@@ -24,17 +38,30 @@ pub struct Handover {
     lingering: Vec<Bitmap>,
     /// Taken over, and not all others have said yet what lingers with them.
     unsaid: Vec<Bitmap>,
-    /// What lingers with others, by node.
-    said: Vec<(NodeId, Vec<Bitmap>)>,
+    /// What lingers with others.
+    said: Vec<Named>,
+    /// How long this node will hold.
+    hold: Option<Duration>,
 }
 
-/// What another node of the view says.
+/// What lingers with another node, by kernel group.
+#[derive(Debug, Clone)]
+struct Named {
+    node: NodeId,
+    lingering: Vec<Bitmap>,
+    /// Until when that is so although the node is not in the view.
+    held_until: Option<BootTime>,
+}
+
+/// What another node says: one of the view, or one that has left it and holds.
 #[derive(Debug, Clone)]
 pub struct Said<'a> {
     /// Who.
     pub node: NodeId,
     /// What lingers there, as heartbeats say it; `None` while it has not installed this view.
     pub lingering: Option<&'a [u8]>,
+    /// Until when it holds, if it does.
+    pub held_until: Option<BootTime>,
 }
 
 impl<'a> Said<'a> {
@@ -42,7 +69,22 @@ impl<'a> Said<'a> {
     pub fn of(node: NodeId, installed: bool, bytes: &'a [u8], epoch: u64) -> Self {
         let said = bytes.split_first_chunk::<EPOCH>();
         let said = said.filter(|(of, _)| installed && u64::from_be_bytes(**of) == epoch);
-        Self { node, lingering: said.map(|(_, entries)| entries) }
+        Self { node, lingering: said.map(|(_, entries)| entries), held_until: None }
+    }
+
+    /// What a node says that leaves: as above while it is in the view, else as long as it holds. `None`
+    /// if it does not. It was heard at `heard`.
+    pub fn by_who_leaves(self, in_view: bool, bytes: &'a [u8], heard: BootTime) -> Option<Self> {
+        let entries = bytes.get(EPOCH..).unwrap_or_default();
+        let hold = entries.chunks_exact(ENTRY).find(|entry| entry[0] == HOLD);
+        let hold = hold.and_then(|entry| entry[1..].first_chunk());
+        let hold = hold.map(|word| Duration::from_millis(u64::from_be_bytes(*word)));
+        let held_until = hold.map(|hold| heard + hold.min(LONGEST_HOLD));
+        match held_until {
+            _ if in_view => Some(Self { held_until, ..self }),
+            Some(_) => Some(Self { lingering: Some(entries), held_until, ..self }),
+            None => None,
+        }
     }
 }
 
@@ -50,7 +92,7 @@ impl Handover {
     /// Nothing in a move, of so many kernel groups.
     pub fn of(groups: usize) -> Self {
         let none = vec![Bitmap::default(); groups];
-        Self { lingering: none.clone(), unsaid: none, said: Vec::new() }
+        Self { lingering: none.clone(), unsaid: none, said: Vec::new(), hold: None }
     }
 
     /// Those buckets of the group are not this node's any more.
@@ -88,20 +130,37 @@ impl Handover {
         }
     }
 
-    /// Takes what the other nodes of the view say.
-    pub fn hear(&mut self, others: &[Said<'_>]) {
+    /// Has the next heartbeats say that this node holds, for so long from then on.
+    pub fn hold(&mut self, hold: Duration) {
+        self.hold = Some(hold);
+    }
+
+    /// Takes what the other nodes say.
+    pub fn hear(&mut self, others: &[Said<'_>], now: BootTime) {
         let groups = self.lingering.len();
-        let before = std::mem::take(&mut self.said);
-        // Who is not in this view yet, or in a later one, has what it had.
-        let has = |said: &Said<'_>| match said.lingering {
-            Some(bytes) => Some((said.node, decode(bytes, groups))),
-            None => before.iter().find(|(node, _)| *node == said.node).cloned(),
+        let mut before = std::mem::take(&mut self.said);
+        let mut of = |node| {
+            let at = before.iter().position(|named| named.node == node);
+            at.map(|at| before.swap_remove(at))
         };
-        self.said = others
-            .iter()
-            .filter_map(has)
-            .filter(|(_, bitmaps)| bitmaps.iter().any(|bitmap| !bitmap.is_empty()))
-            .collect();
+        let has = |said: &Said<'_>| {
+            let had = of(said.node);
+            match said.lingering {
+                Some(bytes) => Some(Named {
+                    node: said.node,
+                    lingering: decode(bytes, groups),
+                    held_until: said.held_until,
+                }),
+                // Who is not in this view yet, or in a later one, has what it had.
+                None => had,
+            }
+        };
+        self.said = others.iter().filter_map(has).collect();
+        // Nobody hears of those any more, but they hold.
+        self.said.extend(before.into_iter().filter(|named| named.held_until > Some(now)));
+        let is_over = |named: &Named| named.lingering.iter().all(|bitmap| bitmap.is_empty());
+        let has_ended = |named: &Named| named.held_until.is_some_and(|until| until <= now);
+        self.said.retain(|named| !is_over(named) && !has_ended(named));
         if others.iter().all(|said| said.lingering.is_some()) {
             self.unsaid.fill(Bitmap::default());
         }
@@ -110,7 +169,7 @@ impl Handover {
     /// The buckets in a move, by kernel group, of a node that accepts those.
     pub fn moving(&self, accept: &[Bitmap]) -> Vec<Bitmap> {
         let group = |(group, accept): (usize, &Bitmap)| {
-            let others = self.said.iter().map(|(_, bitmaps)| bitmaps[group]);
+            let others = self.said.iter().map(|named| named.lingering[group]);
             let inherited = others.fold(self.unsaid[group], Bitmap::or).and(*accept);
             self.lingering[group].without(*accept).or(inherited)
         };
@@ -120,9 +179,9 @@ impl Handover {
     /// Who has connections of each bucket, by kernel group; the last one to say so where several do.
     pub fn former(&self) -> Vec<Owners> {
         let mut former = vec![Owners::NONE; self.lingering.len()];
-        for (node, bitmaps) in &self.said {
+        for Named { node, lingering, .. } in &self.said {
             let index = u8::try_from(node.index()).unwrap_or(u8::MAX);
-            for (owners, bitmap) in former.iter_mut().zip(bitmaps) {
+            for (owners, bitmap) in former.iter_mut().zip(lingering) {
                 let has = |bucket: &usize| bitmap.has(*bucket);
                 (0..256).filter(has).for_each(|bucket| owners.0[bucket] = index);
             }
@@ -133,6 +192,12 @@ impl Handover {
     /// What heartbeats are to say of what lingers here since the view of that number.
     pub fn encode(&self, epoch: u64) -> Vec<u8> {
         let mut bytes = epoch.to_be_bytes().to_vec();
+        if let Some(hold) = self.hold {
+            let hold = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+            bytes.push(HOLD);
+            bytes.extend(hold.to_be_bytes());
+            bytes.extend([0; ENTRY - 1 - size_of::<u64>()]);
+        }
         for (group, bitmap) in (0u8..).zip(&self.lingering) {
             if !bitmap.is_empty() {
                 bytes.push(group);
@@ -152,7 +217,12 @@ impl Handover {
         Self {
             lingering: take(&self.lingering),
             unsaid: take(&self.unsaid),
-            said: self.said.iter().map(|(node, bitmaps)| (*node, take(bitmaps))).collect(),
+            said: self
+                .said
+                .iter()
+                .map(|named| Named { lingering: take(&named.lingering), ..named.clone() })
+                .collect(),
+            hold: self.hold,
         }
     }
 }
@@ -177,6 +247,7 @@ mod tests {
     const LOW: Bitmap = Bitmap([0xff, 0, 0, 0]);
     const ALL: Bitmap = Bitmap([u64::MAX; 4]);
     const NONE: Bitmap = Bitmap([0; 4]);
+    const NOW: BootTime = BootTime::from_nanos(1_000_000_000);
 
     fn node(index: usize) -> NodeId {
         NodeId::new(index).expect("in range")
@@ -201,22 +272,65 @@ mod tests {
         let bytes = theirs.encode(7);
         handover.take_over(0, ALL);
         assert_eq!(handover.moving(&[ALL]), [ALL], "nobody has said anything");
-        let silent = Said { node: node(2), lingering: None };
+        let silent = Said { node: node(2), lingering: None, held_until: None };
+        let nothing = Said { lingering: Some(&[]), ..silent.clone() };
+        let ahead = Said { node: node(1), ..silent.clone() };
         let says = Said::of(node(1), true, &bytes, 7);
         assert!(says.lingering.is_some());
         assert!(Said::of(node(1), true, &bytes, 8).lingering.is_none(), "of the view before");
         assert!(Said::of(node(1), false, &bytes, 7).lingering.is_none(), "not installed");
         assert!(Said::of(node(1), true, &[], 7).lingering.is_none(), "nothing said yet");
-        handover.hear(&[says.clone(), silent]);
+        handover.hear(&[says.clone(), silent], NOW);
         assert_eq!(handover.moving(&[ALL]), [ALL], "one has not");
-        handover.hear(&[says, Said { node: node(2), lingering: Some(&[]) }]);
+        handover.hear(&[says, nothing], NOW);
         assert_eq!(handover.moving(&[ALL]), [LOW]);
-        handover.hear(&[Said { node: node(1), lingering: None }]);
+        handover.hear(&[ahead], NOW);
         assert_eq!(handover.moving(&[ALL]), [LOW], "a view ahead");
         assert_eq!((handover.former()[0].0[7], handover.former()[0].0[8]), (1, u8::MAX));
-        handover.hear(&[]);
+        handover.hear(&[], NOW);
         assert_eq!(handover.moving(&[ALL]), [NONE], "node2 is dead: a reset is right");
         assert!(handover.is_over());
+    }
+
+    /// What a node that leaves says.
+    fn leaving(bytes: &[u8], in_view: bool, epoch: u64) -> Option<Said<'_>> {
+        Said::of(node(1), in_view, bytes, epoch).by_who_leaves(in_view, bytes, NOW)
+    }
+
+    #[test]
+    fn what_a_node_holds_is_inherited_until_the_hold_ends_or_its_next_agent_says_more() {
+        let second = Duration::from_secs(1);
+        let mut theirs = Handover::of(1);
+        theirs.give_away(0, LOW);
+        assert!(leaving(&theirs.encode(7), false, 8).is_none(), "it stops, and holds nothing");
+        theirs.hold(second);
+        let bytes = theirs.encode(7);
+        let mut handover = Handover::of(1);
+        handover.take_over(0, ALL);
+        handover.hear(&[leaving(&bytes, true, 7).expect("in the view")], NOW);
+        assert_eq!(handover.moving(&[ALL]), [LOW]);
+        handover.hear(&[], NOW);
+        assert_eq!(handover.moving(&[ALL]), [LOW], "it has left, and is silent");
+        handover.hear(&[leaving(&bytes, false, 8).expect("it holds")], NOW);
+        assert_eq!(handover.moving(&[ALL]), [LOW], "it has left, and still talks");
+        let mut over = handover.clone();
+        over.hear(&[leaving(&bytes, false, 8).expect("it was heard")], NOW + second);
+        assert_eq!(over.moving(&[ALL]), [NONE], "the hold has ended");
+        assert!(over.is_over());
+        let back = Said { node: node(1), lingering: None, held_until: None };
+        handover.hear(&[back.clone()], NOW);
+        assert_eq!(handover.moving(&[ALL]), [LOW], "back, and nothing said");
+        handover.hear(&[Said { lingering: Some(&[]), ..back }], NOW);
+        assert!(handover.is_over(), "it has none left");
+    }
+
+    #[test]
+    fn nobody_holds_for_longer_than_all_allow() {
+        let mut theirs = Handover::of(1);
+        theirs.hold(Duration::from_hours(1));
+        let bytes = theirs.encode(7);
+        let said = leaving(&bytes, false, 7).expect("it holds");
+        assert_eq!(said.held_until, Some(NOW + LONGEST_HOLD));
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Linger {
 }
 
 /// The buckets that have connections, by kernel group.
-fn used(
+pub(super) fn used(
     config: &Configuration,
     connections: &[Connection],
     hash_key: [u8; 16],

@@ -6,6 +6,7 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
+//! - [`upgrade`]: has the agent replaced by another program.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
@@ -49,6 +50,7 @@ pub mod report;
 pub mod site;
 mod stop;
 mod tally;
+pub mod upgrade;
 mod watch;
 
 use std::{
@@ -88,6 +90,7 @@ use self::{
     reload::Reloader,
     report::Reporter,
     stop::Stop,
+    upgrade::{Program, Upgrade, Upgrader},
     watch::{Change, Needs},
 };
 use crate::{
@@ -108,8 +111,21 @@ const REPORTS: usize = 1024;
 ///
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
 pub fn run(options: AgentOptions) -> anyhow::Result<()> {
-    let (farm, keys) = config::load_with_keys(&options.place.config)?;
-    runtime()?.block_on(serve(options, farm, keys))
+    let program = Program::of_this_process()?;
+    let history = Arc::new(History::new());
+    loop {
+        let (farm, keys) = config::load_with_keys(&options.place.config)?;
+        let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
+        let serving = serve(&options, farm, keys, Arc::clone(&history), (upgrader, asked));
+        match runtime()?.block_on(serving)? {
+            Some(Upgrade { exit: false, .. }) => {
+                let error = program.execute();
+                let message = format!("{error:#}: the former agent goes on");
+                history.push(Level::Warn, "upgrade_failed", message);
+            }
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Removes what an agent that could not do so itself left on this node, and says what that was.
@@ -148,7 +164,15 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<()> {
+/// Serves until told to stop, with nothing left behind; or to be replaced: then everything stays in its
+/// place, and what is to be done next is returned.
+async fn serve(
+    options: &AgentOptions,
+    farm: Farm,
+    keys: Keys,
+    history: Arc<History>,
+    (upgrader, asked): (Upgrader, mpsc::Receiver<Upgrade>),
+) -> anyhow::Result<Option<Upgrade>> {
     // Before anything is changed: what follows from a refusal may be that the agent must not start.
     let refused = realtime::probe().err();
     let warning = refused.as_ref().map(|refused| refused.bear(&farm.membership.timers));
@@ -158,16 +182,11 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let signals = Signals::catch()?;
     let (commander, commands) = command::channel()?;
     let incarnation = realtime::random()?;
-    let history = Arc::new(History::new());
     let keeper = Keeper::open(&options.state_dir, &farm.name)?;
-    let (overrides, forgotten) = keeper.overrides(&farm);
-    for message in forgotten {
-        history.push(Level::Warn, "power_forgotten", message);
-    }
-    let membership = |own, mac| membership_config(&farm, &keys, own, mac, overrides);
-    let mut up = bring_up::bring_up(&options, farm.clone(), &keys).await?;
-    let config = membership(up.own, up.mac);
-    let ports = up.configurations.get(config.digest).ports.clone();
+    let overrides = persistent_powers(&keeper, &farm, &history);
+    let mut up = bring_up::bring_up(options, farm.clone(), &keys).await?;
+    let config = membership_config(&farm, &keys, up.own, up.mac, overrides);
+    let ports = std::mem::take(&mut up.ports);
     announce(&up, config.digest, &history);
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
@@ -176,8 +195,8 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
     let lingering = Arc::new(Linger::new(&latest, &configurations, &commander, keys.bucket_key()));
-    let file = options.place.config;
-    let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
+    let file = options.place.config.clone();
+    let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone(), upgrader);
     let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
     let (reporter, announcer) = match read {
         Ok(readers) => readers,
@@ -204,8 +223,8 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         real_time: refused.is_none(),
         turns: Arc::clone(&turns),
     };
-    let thread =
-        thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
+    let thread = thread::Builder::new().name("heartbeat".into());
+    let thread = thread.spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
     let reloading = Arc::clone(&reporter);
@@ -225,9 +244,11 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         incoming,
         changed,
         signals,
+        asked,
         why: None,
+        upgrade: None,
     };
-    let (joined, why) = running.supervise(finished, answering, watching, notifying).await?;
+    let (joined, why, upgrade) = running.supervise(finished, answering, watching, notifying).await?;
     writing.abort();
     announcing.abort();
     let Ok((datapaths, outcome)) = joined else {
@@ -235,6 +256,9 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
         );
     };
+    if upgrade.is_some() && outcome.is_ok() {
+        return Ok(upgrade);
+    }
     lingering.reset_all().await;
     let undo = reloading.record().await;
     bring_up::take_down(&network, &undo, datapaths).await?;
@@ -243,7 +267,16 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         bail!("{why}: this node has left the farm; start the agent again when that is mended");
     }
     tracing::info!("stopped");
-    Ok(())
+    Ok(None)
+}
+
+/// The powers of this node's disk; what the file has no place for is told.
+fn persistent_powers(keeper: &Keeper, farm: &Farm, history: &History) -> Overrides {
+    let (overrides, forgotten) = keeper.overrides(farm);
+    for message in forgotten {
+        history.push(Level::Warn, "power_forgotten", message);
+    }
+    overrides
 }
 
 /// The signals that an agent knows.
@@ -275,20 +308,24 @@ struct Running {
     /// Of the machine.
     changed: mpsc::Receiver<Change>,
     signals: Signals,
+    /// To have the agent replaced.
+    asked: mpsc::Receiver<Upgrade>,
     /// What was lost, if that is why the agent leaves.
     why: Option<String>,
+    /// What comes next, if the agent leaves to be replaced.
+    upgrade: Option<Upgrade>,
 }
 
 impl Running {
-    /// Does what the runtime has to do until the heartbeat thread has ended; gives its result, and
-    /// the reason if the machine lost something.
+    /// Does what the runtime has to do until the heartbeat thread has ended; gives its result, the
+    /// reason if the machine lost something, and what comes next if the agent is to be replaced.
     async fn supervise<R>(
         mut self,
         mut finished: JoinHandle<R>,
         answering: impl Future<Output = std::io::Result<Infallible>>,
         watching: impl Future<Output = Result<(), net::Error>>,
         notifying: impl Future<Output = Infallible>,
-    ) -> anyhow::Result<(R, Option<String>)> {
+    ) -> anyhow::Result<(R, Option<String>, Option<Upgrade>)> {
         tokio::pin!(answering, watching, notifying);
         let (mut answers, mut watches) = (true, true);
         let mut conflicts = time::interval(CONFLICT_ROUND);
@@ -333,8 +370,9 @@ impl Running {
                 }
                 _ = proofs.tick() => self.reporter.note_proof(),
                 _ = stops.tick(), if self.stop.is_waiting() => self.go_on_stopping().await?,
-                _ = self.signals.terminate.recv() => self.stop().await?,
-                _ = self.signals.interrupt.recv() => self.stop().await?,
+                Some(upgrade) = self.asked.recv() => self.begin_upgrade(upgrade)?,
+                _ = self.signals.terminate.recv() => self.stop_for_good().await?,
+                _ = self.signals.interrupt.recv() => self.stop_for_good().await?,
                 _ = self.signals.hang_up.recv() => {
                     // What came of it is in the history.
                     let _ = self.reporter.read_anew(false).await;
@@ -344,7 +382,27 @@ impl Running {
         while let Ok(report) = self.incoming.try_recv() {
             self.reporter.note(report);
         }
-        Ok((joined, self.why))
+        Ok((joined, self.why, self.upgrade))
+    }
+
+    /// Leaves the farm and leaves everything in its place, unless the agent stops already.
+    fn begin_upgrade(&mut self, upgrade: Upgrade) -> std::io::Result<()> {
+        if self.stop.is_waiting() || self.why.is_some() {
+            return Ok(());
+        }
+        let hold = upgrade.hold;
+        self.reporter.info(
+            "upgrading",
+            format!("this agent is being replaced; old connections are served for {hold:?}"),
+        );
+        self.upgrade = Some(upgrade);
+        self.notifier.reloading();
+        self.commander.send(Command::Hold(hold))
+    }
+
+    async fn stop_for_good(&mut self) -> anyhow::Result<()> {
+        self.upgrade = None;
+        self.stop().await
     }
 
     fn leave(&self) -> std::io::Result<()> {

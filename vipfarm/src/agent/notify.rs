@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::time;
 
 /// How often to look for the thread's first turn.
@@ -82,6 +83,14 @@ impl Notifier {
                 self.tell(&news);
             }
         }
+    }
+
+    /// Tells that the agent is being replaced in its process, whose next [`Notifier::follow`] tells that
+    /// it is there again.
+    pub(super) fn reloading(&self) {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+        let micros = now.unwrap_or_default().as_micros();
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nWATCHDOG=1"));
     }
 
     /// Tells that the agent will end.
@@ -185,6 +194,8 @@ mod tests {
             std::thread::sleep(Duration::from_millis(60));
             systemd.recv(&mut [0; 8]).expect_err("the thread stands still");
             systemd.set_nonblocking(false).expect("a valid mode");
+            notifier.reloading();
+            assert!(heard(&systemd).starts_with("RELOADING=1\nMONOTONIC_USEC="));
             notifier.stopping();
             assert_eq!(heard(&systemd), "STOPPING=1");
         });

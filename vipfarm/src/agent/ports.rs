@@ -6,6 +6,7 @@ use std::{borrow::Cow, sync::Arc};
 use super::handover::Handover;
 use crate::{
     assign::Assigner,
+    membership::BootTime,
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Overrides, Table, View},
     plan::{HeldVip, OwnAddresses, Owners, Peers, Plan, PlanError, Services},
 };
@@ -167,7 +168,7 @@ impl Port {
     /// The same, and no other node has connections left of what it has given away.
     pub fn settle(&mut self, own: NodeId, view: &View) {
         self.acquire(own, view);
-        self.handover.hear(&[]);
+        self.handover.hear(&[], BootTime::ZERO);
     }
 
     /// Takes over from the port of another configuration: accepts what that accepted of groups with
@@ -210,6 +211,22 @@ impl Port {
     pub fn clear(&mut self) {
         self.accept.fill(Bitmap::default());
         self.handover.forget();
+    }
+
+    /// Accepts nothing new, and goes on with old connections.
+    pub fn keep_old_connections(&mut self) {
+        for (group, accept) in self.accept.iter_mut().enumerate() {
+            self.handover.give_away(group, std::mem::take(accept));
+        }
+    }
+
+    /// What the kernel tables are to say while no lease allows anything new: this node's own
+    /// connections, of whatever bucket, and nothing else.
+    pub fn plan_of_old_connections(&self) -> Plan {
+        let plan = self.plan();
+        let moving = plan.moving.iter().zip(&plan.bitmaps).map(|(moving, mine)| moving.or(*mine));
+        let none = vec![Bitmap::default(); plan.bitmaps.len()];
+        Plan { moving: moving.collect(), bitmaps: none, ..plan }
     }
 
     /// Old connections in the buckets that were given away or taken over.

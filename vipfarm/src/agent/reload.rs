@@ -15,6 +15,7 @@ use super::{
     command::{Command, Commander},
     configurations::{Configuration, Configurations, place_of},
     site,
+    upgrade::Upgrader,
     watch::Needs,
 };
 use crate::{
@@ -46,6 +47,8 @@ pub(super) struct Reloader {
     configurations: Configurations,
     /// To the heartbeat thread.
     pub(super) commander: Commander,
+    /// For a changed program.
+    pub(super) upgrader: Upgrader,
     pub(super) network: Network,
     /// What to take back in the end.
     pub(super) undo: Record,
@@ -60,6 +63,7 @@ impl Reloader {
         keys: &Keys,
         up: &Up,
         commander: Commander,
+        upgrader: Upgrader,
     ) -> (Self, watch::Receiver<Needs>) {
         let (needs, needed) = watch::channel(up.needs.clone());
         let reloader = Self {
@@ -70,6 +74,7 @@ impl Reloader {
             interfaces: up.interfaces.clone(),
             configurations: up.configurations.clone(),
             commander,
+            upgrader,
             network: up.network.clone(),
             undo: up.undo.clone(),
             needs,

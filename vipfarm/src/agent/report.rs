@@ -26,6 +26,7 @@ use super::{
     proof::{News, Prover},
     realtime,
     reload::Reloader,
+    upgrade::Upgrader,
 };
 use crate::{
     config::keys::Keys,
@@ -35,7 +36,7 @@ use crate::{
     status::{
         ChangedPower, ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus,
         NodeState, NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
-        RuleStatus, Status, VipStatus,
+        RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
     },
 };
 
@@ -60,6 +61,7 @@ pub struct Reporter {
     /// Asks the heartbeat thread.
     commander: Commander,
     reloader: Mutex<Reloader>,
+    upgrader: Upgrader,
     prover: Prover,
     keeping: Arc<Keeping>,
     announcing: Arc<Announcing>,
@@ -78,12 +80,13 @@ impl Reporter {
         announcing: Arc<Announcing>,
     ) -> Result<Self, datapath::Error> {
         let watch = |datapath: &mut Datapath| {
+            let counters = datapath.take_counters()?;
             Ok::<_, datapath::Error>(Watched {
                 interface: datapath.interface().to_owned(),
                 mode: datapath.xdp_mode(),
                 jumbo: datapath.has_frags(),
-                counters: datapath.take_counters()?,
-                conflicts: Conflicts::default(),
+                conflicts: Conflicts::since(conflicts_in(&counters.packets()?)),
+                counters,
             })
         };
         Ok(Self {
@@ -95,6 +98,7 @@ impl Reporter {
             latest,
             history,
             commander: reloader.commander.clone(),
+            upgrader: reloader.upgrader.clone(),
             reloader: Mutex::new(reloader),
             prover: Prover::new(up.own),
             keeping,
@@ -205,7 +209,7 @@ impl Reporter {
             let (Ok(packets), Ok(Some(claim))) = (counters.packets(), counters.claim()) else {
                 continue;
             };
-            let count = packets[&Reason::ArpConflict] + packets[&Reason::NdConflict];
+            let count = conflicts_in(&packets);
             let stranger = !is_member(Mac(claim.mac));
             if let Some(count) = conflicts.untold(Instant::now(), count, stranger) {
                 let message = conflicts::words(claim, port.plan().services.vip(claim.vip), count);
@@ -328,6 +332,10 @@ impl Source for Reporter {
     fn reload(&self, request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>> {
         Box::pin(self.read_anew(request.force))
     }
+
+    fn upgrade(&self, request: UpgradeRequest) -> BoxFuture<'_, Result<UpgradeReply, String>> {
+        Box::pin(self.upgrader.begin(request))
+    }
 }
 
 impl Reporter {
@@ -429,6 +437,11 @@ impl Reporter {
         };
         config.farm.vips.iter().zip(&config.interface_of).map(status).collect()
     }
+}
+
+/// How many packets were another's claims.
+fn conflicts_in(packets: &BTreeMap<Reason, u64>) -> u64 {
+    packets[&Reason::ArpConflict] + packets[&Reason::NdConflict]
 }
 
 /// The group's index in file order over all blocks.

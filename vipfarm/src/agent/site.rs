@@ -343,10 +343,16 @@ pub fn refuse_merging(interfaces: &[&Interface]) -> Result<(), SiteError> {
 
 /// Whether a VIP is on this machine already: then somebody else added it, and it would stay when the
 /// filter goes.
-pub fn refuse_present(farm: &Farm, interfaces: &[Interface]) -> Result<(), SiteError> {
+pub fn refuse_present(
+    farm: &Farm,
+    interfaces: &[Interface],
+    ours: impl Fn(&Interface, IpAddr) -> bool,
+) -> Result<(), SiteError> {
     let vips = || farm.vips.iter().flat_map(|block| &block.addresses).map(|address| address.addr);
     for interface in interfaces {
-        if let Some(net) = interface.addresses.iter().find(|net| vips().any(|v| v == net.addr())) {
+        let is_vip = |net: &&IpNet| vips().any(|vip| vip == net.addr());
+        let mut present = interface.addresses.iter().filter(is_vip);
+        if let Some(net) = present.find(|net| !ours(interface, net.addr())) {
             let (vip, interface_name) = (net.addr(), interface.name.clone());
             return Err(if interface.xdp_program.is_some() {
                 SiteError::VipServed { vip, interface: interface_name }
@@ -371,6 +377,10 @@ fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
 mod tests {
     use super::*;
     use crate::{agent::fixture, model::Mode, net::Offloads};
+
+    fn nobody(_: &Interface, _: IpAddr) -> bool {
+        false
+    }
 
     const GROUPS: &str = "[{ name: g, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
 
@@ -472,12 +482,12 @@ mod tests {
     #[test]
     fn a_vip_that_somebody_else_added_is_refused() {
         let here = [interface("lo", &["127.0.0.1/8", "10.0.0.100/32"])];
-        let message = refuse_present(&farm(), &here).expect_err("it is there").to_string();
+        let message = refuse_present(&farm(), &here, nobody).expect_err("it is there").to_string();
         assert!(message.contains("ip addr del 10.0.0.100/32 dev lo"), "{message}");
         let served = Interface { xdp_program: Some(7), ..interface("eth0", &["10.0.0.100/32"]) };
-        let message = refuse_present(&farm(), &[served]).expect_err("it is served").to_string();
+        let message = refuse_present(&farm(), &[served], nobody).expect_err("it is served").to_string();
         assert!(message.contains("pgrep") && !message.contains("ip addr del"), "{message}");
-        assert_eq!(refuse_present(&farm(), &[interface("lo", &["127.0.0.1/8"])]), Ok(()));
+        assert_eq!(refuse_present(&farm(), &[interface("lo", &["127.0.0.1/8"])], nobody), Ok(()));
     }
 
     #[test]

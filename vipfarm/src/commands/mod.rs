@@ -23,6 +23,7 @@ pub mod replay;
 mod screen;
 mod settle;
 mod status;
+mod upgrade;
 
 use std::{future::Future, process::ExitCode};
 
@@ -66,6 +67,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Close(args) => wait_for(drain::close(args)),
         Verb::Open(args) => wait_for(drain::open(args)),
         Verb::Reload(args) => wait_for(reload::run(args)),
+        Verb::Upgrade(args) => wait_for(upgrade::run(args)),
         Verb::Down(options) => down::run(options),
         Verb::Keygen(args) => keygen::run(&args),
     }

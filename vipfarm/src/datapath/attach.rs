@@ -1,13 +1,13 @@
 //! Attaches the programs to the interface, or puts them in the place of a dead agent's.
 
-use std::{fs, io, mem};
+use std::{io, mem};
 
 use aya::{
     Ebpf,
     programs::{
         ProgramError, SchedClassifier, TcAttachType, Xdp,
         links::{FdLink, LinkError, LinkOrder, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
         xdp::{XdpLink, XdpMode as AyaMode},
     },
     sys::SyscallError,
@@ -20,6 +20,11 @@ use super::{Error, Options, XdpMode, object, pins::Pins};
 /// prefix.
 const TC_PROGRAMS: [(&str, TcAttachType); 2] =
     [("vipfarm_fixup", TcAttachType::Ingress), ("vipfarm_guard", TcAttachType::Egress)];
+
+/// Where the TC programs are on a clsact qdisc: by fixed numbers, hardly anybody else's, a filter is
+/// found again and its program replaced.
+const CLSACT: NlOptions =
+    NlOptions { priority: 0x5afe, handle: TcHandle::new(0, 0x5afe), classid: None };
 
 /// Where the XDP link is pinned; the name says how it is attached.
 fn xdp_pin(mode: XdpMode) -> &'static str {
@@ -49,8 +54,7 @@ pub(super) fn attach(
         reason: error.to_string(),
     })?;
     let mode = attach_xdp(object::xdp(ebpf, "filter")?, options, frags, pins)?;
-    fs::rename(pins.path("jump-new"), pins.path("jump"))
-        .map_err(|error| Error::Pin { path: pins.path("jump"), error })?;
+    pins.rename("jump-new", "jump")?;
     for (name, direction) in TC_PROGRAMS {
         let program = object::classifier(ebpf, name)?;
         if options.clsact || !has_tcx() {
@@ -142,7 +146,8 @@ fn attach_tcx(
     pin_link(link, pins, name)
 }
 
-/// A filter on the clsact qdisc survives this process by itself; a former agent's is replaced.
+/// A filter on the clsact qdisc survives this process by itself; a former agent's gets the new program
+/// in place.
 fn attach_clsact(
     program: &mut SchedClassifier,
     name: &'static str,
@@ -154,16 +159,17 @@ fn attach_clsact(
         Err(TcError::NetlinkError(error)) if error.to_string().contains("exists") => {}
         Err(error) => return Err(tc_error(&error)),
     }
-    let former = tc::qdisc_detach_program(interface, direction, name);
-    if let Err(TcError::IoError(error)) = &former
-        && !is_absent(error)
-    {
-        return former.map_err(|error| tc_error(&error));
-    }
-    let link = program
-        .attach_with_options(interface, direction, TcAttachOptions::Netlink(NlOptions::default()))
+    let NlOptions { priority, handle, classid, .. } = CLSACT;
+    let former = SchedClassifierLink::attached(interface, direction, priority, handle, classid)
+        .map_err(|error| tc_error(&TcError::IoError(error)))?;
+    // Refused if there is none.
+    let replaced = program.attach_to_link(former);
+    let link = replaced
+        .or_else(|_none| {
+            program.attach_with_options(interface, direction, TcAttachOptions::Netlink(CLSACT))
+        })
         .and_then(|id| program.take_link(id))
-        .map_err(|error| object::program_error("a TC filter", &error))?;
+        .map_err(|error| object::program_error(name, &error))?;
     // Dropping it would detach the filter.
     mem::forget(link);
     Ok(())

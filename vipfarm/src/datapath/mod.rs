@@ -6,6 +6,7 @@
 
 mod attach;
 mod clock;
+mod counters;
 pub mod manual;
 mod object;
 mod pins;
@@ -13,23 +14,14 @@ mod requesters;
 mod shared;
 
 use std::{
-    collections::BTreeMap,
     io,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
-use aya::{
-    Ebpf,
-    maps::{Array, MapData, PerCpuArray},
-};
+use aya::Ebpf;
 use aya_log::EbpfLogger;
 use thiserror::Error;
-use vipfarm_common::{
-    Guarded, Reason,
-    layout::{Claim, GUARD_COUNTERS},
-    reason::COUNTERS,
-};
 
 use self::{clock::TickClock, manual::Manual, pins::Pins, shared::SharedState};
 use crate::{
@@ -37,6 +29,7 @@ use crate::{
     plan::{Change, Plan, PlanError},
 };
 
+pub use counters::Counters;
 pub use requesters::Requesters;
 pub use shared::Mapping;
 
@@ -219,11 +212,7 @@ impl Datapath {
     /// Lets the kernel accept until `deadline_ns` of the boot clock; also when that fails, if more
     /// slowly.
     pub fn extend_lease(&mut self, deadline_ns: u64) -> Result<(), Error> {
-        let clock = object::classifier(&mut self.ebpf, "vipfarm_clock")?;
-        let ticks = self.clock.ticks_at(clock, deadline_ns);
-        // Without a tick count the slow path alone decides, exactly: slower, but not wrong.
-        self.state.extend_lease(*ticks.as_ref().unwrap_or(&0), deadline_ns);
-        ticks.map(drop)
+        extend_lease(&mut self.state, &self.clock, &mut self.ebpf, deadline_ns)
     }
 
     /// Ends the lease: every frame for a VIP is refused from now on.
@@ -342,6 +331,7 @@ impl Loaded {
         let pins = Pins::prepare(bpf_dir, interface, *index)?;
         let attached = apply(&mut self.state, None, &plan)
             .and_then(|()| attach::attach(&mut self.ebpf, &self.options, self.frags, &pins));
+        let attached = attached.and_then(|mode| counters::carry(&mut self.ebpf, &pins).map(|()| mode));
         let mode = attached.inspect_err(|_| {
             if pins.were_none() {
                 // The error that led here matters more than one on the way back.
@@ -361,6 +351,11 @@ impl Loaded {
             plan: Some(plan),
             ebpf: self.ebpf,
         })
+    }
+
+    /// As [`Datapath::extend_lease`], from the attachment on.
+    pub fn extend_lease(&mut self, deadline_ns: u64) -> Result<(), Error> {
+        extend_lease(&mut self.state, &self.clock, &mut self.ebpf, deadline_ns)
     }
 
     /// As [`Datapath::has_frags`].
@@ -390,41 +385,16 @@ impl AsFd for Trace {
     }
 }
 
-/// Reads the counters of one interface.
-pub struct Counters {
-    packets: PerCpuArray<MapData, [u64; COUNTERS]>,
-    guard: PerCpuArray<MapData, [u64; GUARD_COUNTERS]>,
-    claim: Array<MapData, u64>,
-}
-
-impl Counters {
-    fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        Ok(Self {
-            packets: object::take(ebpf, "PACKETS")?,
-            guard: object::take(ebpf, "GUARD")?,
-            claim: object::take(ebpf, "CLAIM")?,
-        })
-    }
-
-    /// Packets by reason, since the programs were loaded.
-    pub fn packets(&self) -> Result<BTreeMap<Reason, u64>, Error> {
-        let per_cpu = self.packets.get(&0, 0).map_err(|error| object::map_error(&error))?;
-        let sum = |reason: &Reason| per_cpu.iter().map(|counts| counts[reason.code()]).sum();
-        Ok(Reason::ALL.iter().map(|reason| (*reason, sum(reason))).collect())
-    }
-
-    /// The last one who claimed what is this farm's ([`Reason::ArpConflict`], [`Reason::NdConflict`]).
-    pub fn claim(&self) -> Result<Option<Claim>, Error> {
-        let word = self.claim.get(&0, 0).map_err(|error| object::map_error(&error))?;
-        Ok(Claim::of_word(word))
-    }
-
-    /// Frames that the egress guard corrected, by word.
-    pub fn guard(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
-        let per_cpu = self.guard.get(&0, 0).map_err(|error| object::map_error(&error))?;
-        let sum = |kind: Guarded| per_cpu.iter().map(|counts| counts[kind as usize]).sum();
-        Ok(Guarded::COUNTED.iter().map(|&kind| (kind.as_str(), sum(kind))).collect())
-    }
+fn extend_lease(
+    state: &mut SharedState,
+    clock: &TickClock,
+    ebpf: &mut Ebpf,
+    deadline_ns: u64,
+) -> Result<(), Error> {
+    let ticks = clock.ticks_at(object::classifier(ebpf, "vipfarm_clock")?, deadline_ns);
+    // Without a tick count the slow path alone decides, exactly: slower, but not wrong.
+    state.extend_lease(*ticks.as_ref().unwrap_or(&0), deadline_ns);
+    ticks.map(drop)
 }
 
 fn apply(state: &mut SharedState, old: Option<&Plan>, new: &Plan) -> Result<(), Error> {

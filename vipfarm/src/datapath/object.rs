@@ -94,7 +94,7 @@ pub(super) fn take<M: TryFrom<Map, Error = MapError>>(
     ebpf.take_map(name).ok_or_else(|| missing(name))?.try_into().map_err(|error| map_error(&error))
 }
 
-fn missing(name: &'static str) -> Error {
+pub(super) fn missing(name: &'static str) -> Error {
     Error::Kernel { what: name, reason: "the embedded object has no such part".into() }
 }
 

@@ -1,7 +1,9 @@
-//! Where the links and the jump table are pinned, so that they outlive the agent.
+//! Where the links, the jump table and the counters are pinned, so that they outlive the agent.
 //!
-//! `<bpf_dir>/<device>/{filter-native,filter-generic,vipfarm_fixup,vipfarm_guard,jump}`. The device
-//! is named by its network namespace and index: names are given again, and change.
+//! `<bpf_dir>/<device>/{filter-native,filter-generic,vipfarm_fixup,vipfarm_guard,jump,packets,guard}`.
+//! The device is named by its network namespace and index: names are given again, and change. No
+//! layout is part of a name, for no map is ever taken over: an agent fills its own before it puts its
+//! programs in the place of others.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -10,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::pin::PinError;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Error;
@@ -58,6 +61,25 @@ impl Pins {
     /// Removes a pin; that it does not exist is fine.
     pub(super) fn unpin(&self, name: &str) -> Result<(), Error> {
         remove_file(&self.path(name))
+    }
+
+    /// Has `pin` pin something at a path, and gives it that name in place of what has it.
+    pub(super) fn replace(
+        &self,
+        name: &str,
+        pin: impl FnOnce(&Path) -> Result<(), PinError>,
+    ) -> Result<(), Error> {
+        let new = format!("{name}-new");
+        self.unpin(&new)?;
+        pin(&self.path(&new))
+            .map_err(|error| Error::Kernel { what: "a pin", reason: error.to_string() })?;
+        self.rename(&new, name)
+    }
+
+    /// Gives a pin another name, in place of what has it.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        fs::rename(self.path(from), self.path(to))
+            .map_err(|error| Error::Pin { path: self.path(to), error })
     }
 
     /// Removes all pins, and with them the programs; the links first, so that the jump table is

@@ -64,7 +64,7 @@ impl Idle {
 }
 
 /// Refused on `nohz_full` machines, which therefore get one configuration a start.
-fn wait_for_packets() -> io::Result<()> {
+pub(super) fn wait_for_packets() -> io::Result<()> {
     // SAFETY: no pointers are passed.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -48,6 +48,8 @@ pub struct PeerStatus {
     pub unfit: bool,
     /// Whether it leaves the farm.
     pub leaving: bool,
+    /// When this node sent the newest heartbeat that it has acknowledged.
+    pub acked: Option<BootTime>,
     /// Number of the view it has installed.
     pub epoch: u64,
     /// Whether that is the view installed here.
@@ -344,6 +346,7 @@ impl Peer {
             hears_us: newest.is_some_and(|state| state.hears.contains(own)),
             unfit: self.has(Flags::UNFIT),
             leaving: self.has(Flags::LEAVING),
+            acked: self.acked,
             epoch: newest.map_or(0, |state| state.installed.id.epoch),
             agrees: installed.is_some() && newest.map(|state| state.installed) == installed,
             proof: self.newest.as_ref().map_or_else(Proof::default, |newest| newest.proof),

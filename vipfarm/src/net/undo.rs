@@ -132,9 +132,26 @@ impl Undo {
         &mut self.interfaces[index]
     }
 
-    /// Takes everything back and removes the record. Goes on after a failure, so that one thing
-    /// that cannot be undone does not keep the rest; returns the failures.
-    pub async fn roll_back(&self, network: &Network, path: &Path) -> Vec<UndoError> {
+    /// Parts the changes that are in `other` too from those that are not: the second value.
+    pub fn parted(self, other: &Self) -> (Self, Self) {
+        let parts = |changes: InterfaceChanges| {
+            let same = |it: &&InterfaceChanges| {
+                (it.index, it.name.as_str()) == (changes.index, changes.name.as_str())
+            };
+            let fallback = InterfaceChanges::default();
+            changes.clone().parted(other.interfaces.iter().find(same).unwrap_or(&fallback))
+        };
+        let (both, rest): (Vec<_>, Vec<_>) = self.interfaces.into_iter().map(parts).unzip();
+        let some = |mut interfaces: Vec<InterfaceChanges>| {
+            interfaces.retain(|changes| !changes.is_empty());
+            Self { interfaces }
+        };
+        (some(both), some(rest))
+    }
+
+    /// Takes everything back. Goes on after a failure, so that one thing that cannot be undone does
+    /// not keep the rest; returns the failures.
+    pub async fn roll_back(&self, network: &Network) -> Vec<UndoError> {
         let mut failures = Vec::new();
         let present = match Network::interfaces().await {
             Ok(present) => present,
@@ -154,17 +171,45 @@ impl Undo {
             }
             failures.extend(changes.sysctls.iter().filter_map(|sysctl| sysctl.restore().err()));
         }
-        if failures.is_empty()
-            && let Err(error) = fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            failures.push(UndoError::File { path: path.into(), error });
-        }
         failures
+    }
+
+    /// Removes the record.
+    pub fn remove(path: &Path) -> Result<(), UndoError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(UndoError::File { path: path.into(), error })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
 impl InterfaceChanges {
+    fn is_empty(&self) -> bool {
+        let has_none = self.vips.is_empty() && self.vmacs.is_empty() && self.sysctls.is_empty();
+        has_none && !self.filtered
+    }
+
+    /// As [`Undo::parted`].
+    fn parted(self, other: &Self) -> (Self, Self) {
+        let (vips, other_vips) = self.vips.into_iter().partition(|vip| other.vips.contains(vip));
+        let (vmacs, other_vmacs) =
+            self.vmacs.into_iter().partition(|vmac| other.vmacs.contains(vmac));
+        let has = |sysctl: &Sysctl| other.sysctls.iter().any(|it| it.key == sysctl.key);
+        let (sysctls, other_sysctls) = self.sysctls.into_iter().partition(has);
+        let filtered = self.filtered && other.filtered;
+        let rest = Self {
+            name: self.name.clone(),
+            index: self.index,
+            filtered: self.filtered && !other.filtered,
+            vips: other_vips,
+            vmacs: other_vmacs,
+            sysctls: other_sysctls,
+        };
+        (Self { name: self.name, index: self.index, filtered, vips, vmacs, sysctls }, rest)
+    }
+
     /// Notes a virtual address.
     pub fn note_vip(&mut self, vip: IpAddr) {
         if !self.vips.contains(&vip) {
@@ -273,6 +318,24 @@ mod tests {
             Undo::read(Path::new("/nonexistent/undo.json")).expect("empty"),
             Undo::default()
         );
+    }
+
+    #[test]
+    fn what_another_record_has_too_is_parted_from_what_it_has_not() {
+        let mut other = Undo::default();
+        other.on(&interface(2)).note_filter(None);
+        other.on(&interface(2)).note_vip([192, 168, 1, 222].into());
+        let mut undo = record();
+        undo.on(&interface(2)).note_vip([192, 168, 1, 223].into());
+        undo.on(&interface(3)).note_filter(None);
+        let (both, mut rest) = undo.parted(&other);
+        assert_eq!(both, other);
+        assert!(rest.on(&interface(3)).filtered && !rest.on(&interface(2)).filtered);
+        let changes = rest.on(&interface(2));
+        assert_eq!(changes.vips, [IpAddr::from([192, 168, 1, 223])]);
+        assert_eq!(changes.vmacs.len(), 1);
+        assert_eq!(rest.clone().parted(&record()).1.interfaces.len(), 2);
+        assert_eq!(record().parted(&record()), (record(), Undo::default()));
     }
 
     #[test]

@@ -34,6 +34,25 @@ pub struct ReloadRequest {
     pub force: bool,
 }
 
+/// The body of `POST /v1/upgrade`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeRequest {
+    /// For how long the kernel may serve old connections without an agent, in milliseconds: 1 to
+    /// 60,000.
+    pub hold_ms: u64,
+    /// End the process, instead of executing the new program.
+    #[serde(default)]
+    pub exit: bool,
+}
+
+/// The answer of `POST /v1/upgrade`: the new program can serve the file, and the agent leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeReply {
+    /// What the new program says of itself.
+    pub version: String,
+}
+
 /// The answer of `POST /v1/reload`: the file has been read, and is in force or waits for the other
 /// nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ use vipfarm::{
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, Lateness, NodeState, NodeStatus,
         PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, RuleStatus, Status,
-        VipStatus,
+        UpgradeReply, UpgradeRequest, VipStatus,
     },
 };
 
@@ -99,6 +99,10 @@ impl Source for FakeAgent {
             Err(format!("farm web has no node `{}`", request.node))
         };
         Box::pin(std::future::ready(answer))
+    }
+
+    fn upgrade(&self, _: UpgradeRequest) -> BoxFuture<'_, Result<UpgradeReply, String>> {
+        Box::pin(async { Err("not this one".to_owned()) })
     }
 
     fn reload(&self, request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>> {

@@ -41,6 +41,7 @@ impl Lab {
             hears_us: true,
             unfit: false,
             leaving: false,
+            acked: None,
             epoch: 0,
             agrees: true,
             proof: Proof::default(),

@@ -1,0 +1,155 @@
+//! The agent is replaced by another one, of the same version or of the next, and its clients notice
+//! nothing.
+//!
+//! The agent first leaves the farm as one does that stops: its peers take over its buckets without a
+//! gap, and old connections linger. But it also says that it holds, and leaves everything in its place:
+//! VIPs, filter, tables. The kernel goes on serving what lingers for as long as it said, by a lease that
+//! can be that long because it allows nothing else (see `handover`). Then the process executes the new
+//! program; or it ends, and somebody else starts the next one in time. That one finds the connections
+//! among the kernel's sockets, puts its filter in the place of the other, and joins.
+
+use std::{
+    env, io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use tokio::sync::mpsc;
+
+use super::handover::LONGEST_HOLD;
+use crate::status::{UpgradeReply, UpgradeRequest};
+
+/// How long the new program may take to look at the file.
+pub const PREFLIGHT: Duration = Duration::from_secs(10);
+
+/// How often to look whether it has.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What this agent is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Upgrade {
+    /// For how long old connections are to be served by the kernel alone.
+    pub(super) hold: Duration,
+    /// Whether to end, instead of executing the new program.
+    pub(super) exit: bool,
+}
+
+/// The program that this process was started from, as it was called.
+#[derive(Debug, Clone)]
+pub(super) struct Program(PathBuf);
+
+impl Program {
+    /// By the path that was given, so that a link to another version is followed anew.
+    pub(super) fn of_this_process() -> io::Result<Self> {
+        let called = env::args_os().next().map(PathBuf::from);
+        let path = called.filter(|path| path.parent().is_some_and(|dir| dir != Path::new("")));
+        path.map_or_else(env::current_exe, std::path::absolute).map(Self)
+    }
+
+    /// Executes it in place of this process, with the same arguments. Returns only if that fails.
+    pub(super) fn execute(&self) -> anyhow::Error {
+        let error = Command::new(&self.0).args(env::args_os().skip(1)).exec();
+        anyhow::Error::new(error).context(format!("cannot execute {}", self.0.display()))
+    }
+
+    /// What it says of itself, if it can serve that file.
+    fn check(&self, file: &Path) -> anyhow::Result<String> {
+        self.run(Command::new(&self.0).arg("check").arg(file))?;
+        let version = self.run(Command::new(&self.0).arg("--version"))?;
+        Ok(version.trim().to_owned())
+    }
+
+    /// What a command of it prints; its complaint is the error.
+    fn run(&self, command: &mut Command) -> anyhow::Result<String> {
+        let refused = || format!("{}: nothing was changed", self.0.display());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(refused)?;
+        let ended = wait(&mut child).with_context(refused)?;
+        if !ended {
+            child.kill()?;
+        }
+        let output = child.wait_with_output()?;
+        if !ended || !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let how = if ended { output.status.to_string() } else { "too slow".to_owned() };
+            bail!("{} ({how}): {}", refused(), said.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Whether it ends in time. It says less than a pipe holds.
+fn wait(child: &mut Child) -> io::Result<bool> {
+    let deadline = Instant::now() + PREFLIGHT;
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(true)
+}
+
+/// Takes requests.
+#[derive(Debug, Clone)]
+pub(super) struct Upgrader {
+    program: Program,
+    file: PathBuf,
+    asked: mpsc::Sender<Upgrade>,
+}
+
+impl Upgrader {
+    /// For that program and file; what is asked for comes out of the channel.
+    pub(super) fn new(program: Program, file: PathBuf) -> (Self, mpsc::Receiver<Upgrade>) {
+        let (asked, asks) = mpsc::channel(1);
+        (Self { program, file, asked }, asks)
+    }
+
+    /// Has the agent replaced, if the new one can be.
+    pub(super) async fn begin(&self, request: UpgradeRequest) -> Result<UpgradeReply, String> {
+        let hold = Duration::from_millis(request.hold_ms);
+        if hold.is_zero() || hold > LONGEST_HOLD {
+            return Err(format!("a hold is at most {LONGEST_HOLD:?}, not {hold:?}"));
+        }
+        let (program, file) = (self.program.clone(), self.file.clone());
+        let checked = tokio::task::spawn_blocking(move || program.check(&file)).await;
+        let version = checked.map_err(|error| error.to_string())?;
+        let version = version.map_err(|error| format!("{error:#}"))?;
+        let upgrade = Upgrade { hold, exit: request.exit };
+        self.asked.try_send(upgrade).map_err(|_full| "an upgrade is under way".to_owned())?;
+        Ok(UpgradeReply { version })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell() -> Program {
+        Program("/bin/sh".into())
+    }
+
+    #[test]
+    fn a_program_that_complains_is_refused_in_its_words() {
+        let run = |script: &str| shell().run(Command::new("/bin/sh").args(["-c", script]));
+        assert_eq!(run("echo fine").expect("it ends well"), "fine\n");
+        let words = run("echo bad >&2; exit 2").expect_err("it failed").to_string();
+        assert!(words.contains("exit status: 2") && words.ends_with(": bad"), "{words}");
+        let none = Program("/nowhere/vipfarm".into());
+        let words = format!("{:#}", none.check(Path::new("farm.yaml")).expect_err("no program"));
+        assert!(words.contains("/nowhere/vipfarm") && words.contains("No such file"), "{words}");
+    }
+
+    #[tokio::test]
+    async fn a_hold_has_bounds() {
+        let (upgrader, _asks) = Upgrader::new(shell(), "farm.yaml".into());
+        for hold_ms in [0, 60_001] {
+            let refused = upgrader.begin(UpgradeRequest { hold_ms, exit: false }).await;
+            assert!(refused.expect_err("out of bounds").contains("at most 60s"), "{hold_ms}");
+        }
+    }
+}
