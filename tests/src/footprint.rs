@@ -128,10 +128,15 @@ fn tc() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Pins that are no links. A map's description begins as one of a link may.
+const MAPS: [&str; 3] = ["guard", "jump", "packets"];
+
 fn link(path: &Path) -> Option<(String, u32)> {
+    if path.file_name().is_some_and(|name| MAPS.iter().any(|map| name == *map)) {
+        return None;
+    }
     let link: FdLink = PinnedLink::from_pin(path).ok()?.into();
     let info = link.info().ok()?;
-    // What is pinned may also be a map.
     let attached = matches!(info.link_type(), Ok(LinkType::Xdp | LinkType::Tcx));
     attached.then(|| (path.file_name().unwrap_or_default().display().to_string(), info.id()))
 }

@@ -87,6 +87,8 @@ pub struct Fate {
     pub blocks: u64,
     /// What ended it before its time, in words: a reset, silence, corruption.
     pub broken: Option<String>,
+    /// When that was.
+    pub broken_at: Option<Instant>,
     /// The longest wait for a block.
     pub longest: Duration,
 }
@@ -133,7 +135,7 @@ impl Streams {
 
 fn talk(mut stream: TcpStream, seed: u64, pause: Duration, stop: &AtomicBool) -> Fate {
     let client = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
-    let mut fate = Fate { client, blocks: 0, broken: None, longest: Duration::ZERO };
+    let mut fate = Fate { client, blocks: 0, broken: None, broken_at: None, longest: Duration::ZERO };
     while !stop.load(Ordering::Relaxed) {
         let begin = Instant::now();
         match exchange(&mut stream, seed, fate.blocks) {
@@ -143,6 +145,7 @@ fn talk(mut stream: TcpStream, seed: u64, pause: Duration, stop: &AtomicBool) ->
         }
         fate.longest = fate.longest.max(begin.elapsed());
         if fate.broken.is_some() {
+            fate.broken_at = Some(Instant::now());
             break;
         }
         thread::sleep(pause);

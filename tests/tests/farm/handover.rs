@@ -21,12 +21,12 @@ const CONNECTIONS: usize = 120;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Connections through all of what is done, which none of them notices.
-async fn through(lab: &Lab, farm: &mut Farm<'_>, doing: impl FnOnce(&mut Farm<'_>)) -> Vec<Fate> {
+pub(crate) async fn through(lab: &Lab, farm: &mut Farm<'_>, doing: impl FnOnce(&mut Farm<'_>)) -> Vec<Fate> {
     through_to(lab, farm, &[HTTP.into()], doing).await
 }
 
 /// The same of connections to each of those.
-async fn through_to(
+pub(crate) async fn through_to(
     lab: &Lab,
     farm: &mut Farm<'_>,
     targets: &[SocketAddr],
@@ -48,7 +48,7 @@ async fn through_to(
     fates
 }
 
-fn nobody_noticed(fates: &[Fate]) {
+pub(crate) fn nobody_noticed(fates: &[Fate]) {
     let broken: Vec<_> = fates.iter().filter(|fate| fate.broken.is_some()).collect();
     assert!(broken.is_empty(), "{} of {}: {broken:#?}", broken.len(), fates.len());
     assert!(fates.iter().all(|fate| fate.blocks > 10), "some hardly talked");

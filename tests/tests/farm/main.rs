@@ -30,6 +30,7 @@ mod system;
 mod tagged;
 mod told;
 mod traps;
+mod upgraded;
 mod wire;
 
 use std::{
