@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use vipfarm::host::HostTables;
-use vipfarm_common::Reason;
+use vipfarm_common::{Reason, packet::Connection};
 use vipfarm_lab::{
     Frame,
     frame::{ACK, FIN, RST, SYN},
@@ -67,7 +67,8 @@ fn t12_new_connections_are_the_owners_and_old_ones_stay_where_they_are() {
         let Case { vip, group, directed, client, mine } = case;
         let here = format!("{client} to {vip} (group {group}), mine: {mine}");
         let without = world.host();
-        let with = world.host().with_connection(client, (vip, 80).into());
+        let has = |what| world.host().with_connection(client, (vip, 80).into(), what);
+        let (with, after) = (has(Connection::Own), has(Connection::Ended));
         let judge = |tables: &HostTables, flags| tables.decide(&mut frame(&case, flags));
         let owner = match (mine, directed) {
             (true, _) => Reason::Mine,
@@ -79,13 +80,15 @@ fn t12_new_connections_are_the_owners_and_old_ones_stay_where_they_are() {
             (true, true) => Reason::HandedBack,
             (false, _) => owner,
         };
-        for tables in [&without, &with] {
+        for tables in [&without, &with, &after] {
             assert_eq!(judge(tables, SYN), owner, "a new connection, {here}");
         }
         for flags in [ACK, ACK | FIN, RST] {
             assert_eq!(judge(&without, flags), of_another, "of another node, {here}");
             let own = if mine { Reason::Mine } else { Reason::Lingering };
             assert_eq!(judge(&with, flags), own, "of this node, {here}");
+            let last = if flags & FIN != 0 { own } else { of_another };
+            assert_eq!(judge(&after, flags), last, "after one of this node, {here}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Buckets in a move: new connections are the new owner's, old ones stay where their sockets are
 //! (T12, T13, T26).
 //!
-//! The former owner goes on accepting what matches a socket of its own, but no SYN. The new one takes
+//! The former owner goes on accepting what matches a socket of its own, but no SYN, and of what has
+//! ended only the client's last word. The new one takes
 //! SYNs and what matches a socket of its own; the rest it drops without a word, or hands back where
 //! nodes hand over: its stack would answer by a reset. When the former owner dies, the bucket is in a
 //! move no more, and the reset is right.
@@ -14,8 +15,9 @@ use crate::{
     vip::{self, TCP},
 };
 
-/// Offset of the flags in a TCP header, and its SYN (RFC 9293 section 3.1).
+/// Offset of the flags in a TCP header, and those that matter (RFC 9293 section 3.1).
 const FLAGS: usize = 13;
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 
 impl<P: Packet, T: Tables> Frame<'_, P, T> {
@@ -34,7 +36,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
         let quoted = ip.proto != TCP;
         let flags = if quoted { None } else { self.packet.at::<1>(ip.transport + FLAGS) };
-        if flags.is_some_and(|[flags]| flags & SYN != 0) {
+        let has = |flag| flags.is_some_and(|[flags]| flags & flag != 0);
+        if has(SYN) {
             return Ok(self.owner(vip, group, bucket));
         }
         let tuple = Tuple {
@@ -45,7 +48,12 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             is_v6: A::IS_V6,
             headers: (!quoted).then_some((self.ethernet.network, ip.transport)),
         };
-        let own = self.tables.connection(&tuple) == Connection::Own;
+        let own = match self.tables.connection(&tuple) {
+            Connection::None => false,
+            // A port is soon used again (RFC 6191), and then it is another's.
+            Connection::Ended => has(FIN),
+            Connection::Own => true,
+        };
         let mine = vip::is_mine(self.tables, self.now, group, bucket);
         match (mine, own) {
             (true, true) | (false, false) => Ok(self.owner(vip, group, bucket)),
