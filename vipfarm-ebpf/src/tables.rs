@@ -77,66 +77,19 @@ static EARLY_MOST: Global<u64> = Global::new(1024);
 static TRACE: Global<u8> = Global::new(0);
 
 /// The kernel's side of [`Tables`].
-pub(crate) struct Kernel<Run>(Run);
+pub(crate) struct Kernel(*mut xdp_md);
 
-/// Where the program runs: in XDP, which judges a frame.
-pub(crate) struct InXdp(*mut xdp_md);
-/// In TC, which asks anew what XDP has said of a frame.
-pub(crate) struct InTc;
-
-impl Kernel<InXdp> {
+impl Kernel {
     #[inline(always)]
     pub(crate) fn of(ctx: &XdpContext) -> Self {
-        Self(InXdp(ctx.ctx))
+        Self(ctx.ctx)
     }
 }
 
-/// The tables for TC programs.
-pub(crate) const TC: Kernel<InTc> = Kernel(InTc);
+/// The tables for TC programs, which ask for no connections.
+pub(crate) const TC: Kernel = Kernel(ptr::null_mut());
 
-/// What differs between the two.
-pub(crate) trait Run {
-    /// What the stack has of the connection in [`TUPLE`].
-    fn connection(&self, size: u32, headers: Option<(usize, usize)>) -> Connection;
-
-    /// As [`Tables::may_keep_fragment`].
-    fn may_keep_fragment(&self, boot_ns: u64) -> bool;
-}
-
-impl Run for InXdp {
-    #[inline(always)]
-    fn connection(&self, size: u32, headers: Option<(usize, usize)>) -> Connection {
-        let (network, transport) = headers.unwrap_or((0, 0));
-        connection(self.0, size, network, transport)
-    }
-
-    #[inline(always)]
-    fn may_keep_fragment(&self, boot_ns: u64) -> bool {
-        let slot = boot_ns >> SLOT_SHIFT;
-        let Some(kept) = EARLY.get_ptr_mut(0) else { return false };
-        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
-        let kept = unsafe { &mut *kept };
-        if kept[0] != slot {
-            *kept = [slot, 0];
-        }
-        kept[1] += 1;
-        kept[1] <= EARLY_MOST.load()
-    }
-}
-
-impl Run for InTc {
-    #[inline(always)]
-    fn connection(&self, _size: u32, _headers: Option<(usize, usize)>) -> Connection {
-        Connection::None
-    }
-
-    #[inline(always)]
-    fn may_keep_fragment(&self, _boot_ns: u64) -> bool {
-        true
-    }
-}
-
-impl<R: Run> Tables for Kernel<R> {
+impl Tables for Kernel {
     #[inline(always)]
     fn state(&self) -> Option<&State> {
         STATE.get(0)
@@ -193,7 +146,8 @@ impl<R: Run> Tables for Kernel<R> {
                 12
             }
         };
-        self.0.connection(size, tuple.headers)
+        let (network, transport) = tuple.headers.unwrap_or((0, 0));
+        connection(self.0, size, network, transport)
     }
 
     #[inline(always)]
@@ -210,7 +164,15 @@ impl<R: Run> Tables for Kernel<R> {
 
     #[inline(always)]
     fn may_keep_fragment(&self) -> bool {
-        self.0.may_keep_fragment(self.boot_ns())
+        let slot = self.boot_ns() >> SLOT_SHIFT;
+        let Some(kept) = EARLY.get_ptr_mut(0) else { return false };
+        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
+        let kept = unsafe { &mut *kept };
+        if kept[0] != slot {
+            *kept = [slot, 0];
+        }
+        kept[1] += 1;
+        kept[1] <= EARLY_MOST.load()
     }
 
     #[inline(always)]

@@ -16,7 +16,9 @@ use vipfarm_lab::{
     traffic::{Fate, HttpLoad, HttpServer, StreamEcho, Streams},
 };
 
-use crate::{HTTP, ONE_VIP, directed, eventually, lab, operated::load, packets, running};
+use crate::{
+    HTTP, ONE_VIP, directed, eventually, lab, operated::load, packets, packets_of_all, running,
+};
 
 /// With three nodes, every one has some of them.
 const CONNECTIONS: usize = 120;
@@ -108,6 +110,37 @@ async fn t12_connections_outlive_moves_where_nodes_hand_over() {
     .await;
     nobody_noticed(&fates);
     farm.stop().unwrap();
+}
+
+/// One bucket has connections at three nodes, of which its owner can name none.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_connections_stay_where_they_are_when_their_bucket_moves_again_and_comes_back() {
+    const NAME: &str =
+        "t12_connections_stay_where_they_are_when_their_bucket_moves_again_and_comes_back";
+    let (program, object) = require!(NAME, directed::needs());
+    for directed in [false, true] {
+        let (lab, text) = if directed {
+            (directed::lab("twice", 2, 40, &object), directed::directed())
+        } else {
+            (lab("twice", 3, 40), ONE_VIP.to_owned())
+        };
+        let mut farm = running(&lab, &program, &text);
+        let _echoes: Vec<_> =
+            lab.nodes().iter().map(|node| StreamEcho::start(node, HTTP.port()).unwrap()).collect();
+        let mut streams = Vec::new();
+        for serving in [1, 2, 3, 1] {
+            let power = |node| format!("node{node}={}", u8::from(node == serving));
+            farm.ask(1, &["power", "all", &power(1), &power(2), &power(3)]).unwrap();
+            let new = Streams::start(lab.clients(), HTTP, CONNECTIONS, PAUSE).await.unwrap();
+            streams.push(new);
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        let fates: Vec<_> = streams.into_iter().flat_map(Streams::stop).collect();
+        nobody_noticed(&fates);
+        let copied = packets_of_all(&farm, "copied_back");
+        assert_eq!(copied > 0, directed, "{copied}");
+        farm.stop().unwrap();
+    }
 }
 
 /// New connections all the while, whose handshakes leave no trace but a cookie: only the node that made

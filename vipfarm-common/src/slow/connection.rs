@@ -9,7 +9,7 @@
 
 use super::{Address, Flow, Frame, Ip};
 use crate::{
-    layout::{MAX_GROUPS, VIP_DIRECTED},
+    layout::{MAX_GROUPS, SEVERAL, VIP_DIRECTED},
     packet::{Connection, Head, Packet, Tables, Tuple},
     reason::{Outcome, Reason},
     vip::{self, TCP},
@@ -59,6 +59,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             (true, true) | (false, false) => Ok(self.owner(vip, group, bucket)),
             (false, true) => {
                 self.tables.observe(group, bucket);
+                // It may have come as a copy to all stations.
+                self.ethernet.head.set::<0, 6>(self.tables.own_mac());
                 Err(Reason::Lingering)
             }
             (true, false) if vip & VIP_DIRECTED != 0 => Err(self.hand_back(group, bucket)),
@@ -69,7 +71,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
     }
 
-    /// Hands a frame to who served its bucket before. Only the owner does, so that it is the last hop.
+    /// Hands a frame to who served its bucket before. Only the owner does, so that it is the last hop;
+    /// where it cannot tell who it was, all nodes get the frame, which none of them hands on.
     #[inline(always)]
     pub(super) fn hand_back(&self, group: u32, bucket: u8) -> Reason {
         let ethernet = &self.ethernet.head;
@@ -77,10 +80,23 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let group = &self.now.groups[group as usize & (MAX_GROUPS - 1)];
         let former = self.tables.volatile(&group.former[usize::from(bucket)]);
         let came_here = ethernet.get::<0, 6>() == self.tables.own_mac();
-        if came_here && vip::address_to(ethernet, self.tables, self.now, former) {
+        if came_here && former == SEVERAL {
+            ethernet.set::<0, 6>([0xff; 6]);
+            self.mark_for_copies();
+            Reason::CopiedBack
+        } else if came_here && vip::address_to(ethernet, self.tables, self.now, former) {
             Reason::HandedBack
         } else {
             Reason::Inherited
         }
+    }
+
+    /// Has TC ingress copy the frame to all stations: XDP cannot make two frames of one. It knows
+    /// it by a source that no frame on a wire has, this node's with the bit of groups.
+    #[inline(always)]
+    pub(super) fn mark_for_copies(&self) {
+        let mut own = self.tables.own_mac();
+        own[0] |= 1;
+        self.ethernet.head.set::<6, 6>(own);
     }
 }
