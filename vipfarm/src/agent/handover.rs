@@ -12,6 +12,8 @@
 
 use std::time::Duration;
 
+use vipfarm_common::layout::{NOBODY, SEVERAL};
+
 use crate::{
     membership::BootTime,
     model::{Bitmap, NodeId},
@@ -176,14 +178,17 @@ impl Handover {
         accept.iter().enumerate().map(group).collect()
     }
 
-    /// Who has connections of each bucket, by kernel group; the last one to say so where several do.
+    /// Who has connections of each bucket, by kernel group.
     pub fn former(&self) -> Vec<Owners> {
         let mut former = vec![Owners::NONE; self.lingering.len()];
         for Named { node, lingering, .. } in &self.said {
             let index = u8::try_from(node.index()).unwrap_or(u8::MAX);
             for (owners, bitmap) in former.iter_mut().zip(lingering) {
                 let has = |bucket: &usize| bitmap.has(*bucket);
-                (0..256).filter(has).for_each(|bucket| owners.0[bucket] = index);
+                for bucket in (0..256).filter(has) {
+                    let before = owners.0[bucket];
+                    owners.0[bucket] = if before == NOBODY { index } else { SEVERAL };
+                }
             }
         }
         former
