@@ -135,7 +135,8 @@ impl Streams {
 
 fn talk(mut stream: TcpStream, seed: u64, pause: Duration, stop: &AtomicBool) -> Fate {
     let client = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
-    let mut fate = Fate { client, blocks: 0, broken: None, broken_at: None, longest: Duration::ZERO };
+    let mut fate =
+        Fate { client, blocks: 0, broken: None, broken_at: None, longest: Duration::ZERO };
     while !stop.load(Ordering::Relaxed) {
         let begin = Instant::now();
         match exchange(&mut stream, seed, fate.blocks) {

@@ -216,7 +216,12 @@ async fn vips_of_both_modes_are_served_on_one_interface() {
 }
 
 /// A node's filter whose tables give every bucket to `owner`, whoever that is.
-fn filter(lab: &Lab, farm: &Farm<'_>, node: usize, owner: usize) -> Datapath {
+pub(crate) fn filter(
+    lab: &Lab,
+    farm: &Farm<'_>,
+    (node, owner): (usize, usize),
+    clsact: bool,
+) -> Datapath {
     let farm = config::parse("farm.yaml", &farm.text().unwrap()).unwrap();
     let id = |number: usize| NodeId::new(number - 1).unwrap();
     let mut port = Port::new(&farm, |_| true, OwnAddresses::default()).unwrap();
@@ -233,7 +238,7 @@ fn filter(lab: &Lab, farm: &Farm<'_>, node: usize, owner: usize) -> Datapath {
             hash_key: [7; 16],
             bpf_dir: lab.bpf_directory().join(host.name()),
             generic: false,
-            clsact: false,
+            clsact,
             trace: false,
             buffers: Buffers::Several,
         };
@@ -252,7 +257,7 @@ fn t17_two_nodes_that_name_each_other_hand_a_frame_over_once() {
     let (program, object) = require!(NAME, needs());
     let lab = lab("opposite", 1, 1, &object);
     let farm = Farm::new(&lab, &program, "test", &directed()).unwrap();
-    let mut filters = [filter(&lab, &farm, 1, 2), filter(&lab, &farm, 2, 1)];
+    let mut filters = [(1, 2), (2, 1)].map(|nodes| filter(&lab, &farm, nodes, false));
     let counters = filters.each_mut().map(|filter| filter.take_counters().unwrap());
     let (client, first) = (lab.client(1), lab.node(1));
     let sent = |frame: &Captured| {

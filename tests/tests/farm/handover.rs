@@ -25,7 +25,11 @@ const CONNECTIONS: usize = 120;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Connections through all of what is done, which none of them notices.
-pub(crate) async fn through(lab: &Lab, farm: &mut Farm<'_>, doing: impl FnOnce(&mut Farm<'_>)) -> Vec<Fate> {
+pub(crate) async fn through(
+    lab: &Lab,
+    farm: &mut Farm<'_>,
+    doing: impl FnOnce(&mut Farm<'_>),
+) -> Vec<Fate> {
     through_to(lab, farm, &[HTTP.into()], doing).await
 }
 

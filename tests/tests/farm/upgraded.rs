@@ -315,3 +315,30 @@ fn an_upgrade_to_what_cannot_serve_is_refused_and_changes_nothing() {
     assert_eq!(links, before.links);
     farm.stop().unwrap();
 }
+
+/// What the kernel shows of the filters on a node's clsact qdisc.
+fn on_clsact(lab: &Lab) -> [String; 2] {
+    let show = |direction| lab.node(1).run(&format!("tc filter show dev eth0 {direction}"));
+    ["ingress", "egress"].map(|direction| show(direction).unwrap())
+}
+
+#[test]
+fn programs_on_clsact_are_replaced_in_place() {
+    let program = require!(skip::farm());
+    let lab = lab("clsact", 1, 1);
+    let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let filter = || directed::filter(&lab, &farm, (1, 1), true);
+    drop(filter());
+    let before = on_clsact(&lab);
+    let second = filter();
+    let after = on_clsact(&lab);
+    for (before, after) in before.iter().zip(&after) {
+        assert_ne!(before, after, "another program");
+        for shown in [before, after] {
+            assert_eq!(shown.matches("handle 0x5afe").count(), 1, "{shown}");
+            assert!(shown.contains("pref 23294"), "{shown}");
+        }
+    }
+    lab.node(1).in_ns(|| second.remove()).unwrap();
+    assert!(on_clsact(&lab).iter().all(|shown| !shown.contains("vipfarm")));
+}

@@ -5,6 +5,8 @@
 //! (a thawed agent must read what waited before it calls anybody dead); then do what the machine
 //! says, in its order: a release is in the kernel before the heartbeat that announces it leaves.
 
+mod old;
+
 use std::{
     io,
     os::fd::AsFd,
@@ -24,7 +26,6 @@ use tokio::sync::mpsc;
 use super::{
     barrier::Barrier,
     command::{Command, Commands, Servable},
-    handover::Said,
     links::Links,
     ports::Port,
     proof, realtime,
@@ -36,9 +37,6 @@ use crate::{
     model::{Bitmap, NodeId, View},
     status::{Lateness, NodeState, ViewChange},
 };
-
-/// How long peers that do not acknowledge it are told that this node holds.
-const UNHEARD: Duration = Duration::from_millis(500);
 
 /// One interface: what it is to accept, and the kernel side that does.
 struct Wired {
@@ -264,19 +262,6 @@ impl Engine {
         }
     }
 
-    /// Whether there is nothing left to do here. Who holds goes on until all peers know of it.
-    fn has_ended(&mut self) -> bool {
-        if !self.membership.has_left() {
-            return false;
-        }
-        let now = realtime::now();
-        let left_at = *self.left_at.get_or_insert(now);
-        let knows = |peer: PeerStatus| peer.acked >= Some(left_at) || peer.leaving;
-        self.hold.is_none()
-            || now >= left_at + UNHEARD
-            || self.membership.peers(now).filter(|peer| peer.hears_us).all(knows)
-    }
-
     /// Passes a command on. Whoever does not wait for the answer any more needs none.
     fn obey(&mut self, command: Command) {
         let now = realtime::now();
@@ -310,14 +295,7 @@ impl Engine {
                 }
             }
             Command::Leave => self.membership.leave(now),
-            Command::Hold(hold) => {
-                self.hold = Some(hold);
-                for wired in &mut self.wired {
-                    wired.port.handover().hold(hold);
-                }
-                self.tell_of_handovers();
-                self.membership.leave(now);
-            }
+            Command::Hold(hold) => self.begin_hold(hold),
         }
     }
 
@@ -413,59 +391,6 @@ impl Engine {
             self.hear_of_handovers();
             self.report(Report::Installed);
         }
-    }
-
-    fn extend_lease(&mut self, until: BootTime) {
-        let extend = |wired: &mut Wired| wired.datapath.extend_lease(until.as_nanos()).err();
-        let errors = self.wired.iter_mut().filter_map(extend).collect();
-        self.report_kernel(errors);
-    }
-
-    /// Accepts nothing from now on; but old connections go on if this agent takes over from one that
-    /// held, or holds itself.
-    fn fence(&mut self) {
-        self.barrier.fence();
-        if let Some(hold) = self.hold {
-            self.unowned = true;
-            self.change(Port::keep_old_connections);
-            self.tell_of_handovers();
-            self.extend_lease(realtime::now() + hold);
-        } else if !self.unowned || self.is_serving() {
-            self.unowned = false;
-            for wired in &mut self.wired {
-                wired.datapath.fence();
-            }
-            self.change(Port::clear);
-            self.tell_of_handovers();
-        }
-    }
-
-    /// Follows what the other nodes say of old connections, as long as there are any.
-    fn hear_of_handovers(&mut self) {
-        if self.wired.iter_mut().all(|wired| wired.port.handover().is_over()) {
-            return;
-        }
-        let Some(view) = self.membership.view() else { return };
-        let now = realtime::now();
-        let peers: Vec<_> = self.membership.peers(now).collect();
-        let said = peers.iter().filter_map(|peer| {
-            let (is_member, bytes) = (view.alive.contains(peer.node), &peer.lingering);
-            let said = Said::of(peer.node, peer.agrees, bytes, view.epoch);
-            match peer.heard {
-                Some(heard) if peer.leaving => said.by_who_leaves(is_member, bytes, heard),
-                _ => is_member.then_some(said),
-            }
-        });
-        let said: Vec<_> = said.collect();
-        self.change(|port| port.handover().hear(&said, now));
-    }
-
-    /// Has the next heartbeat say what lingers here.
-    fn tell_of_handovers(&mut self) {
-        let epoch = self.let_go;
-        // All ports have the groups of the whole farm.
-        let lingering = self.wired.first_mut().map(|wired| wired.port.handover().encode(epoch));
-        self.membership.publish_lingering(realtime::now(), lingering.unwrap_or_default().into());
     }
 
     /// Changes what the ports accept, and brings the kernel there.

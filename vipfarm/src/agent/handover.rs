@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(over.moving(&[ALL]), [NONE], "the hold has ended");
         assert!(over.is_over());
         let back = Said { node: node(1), lingering: None, held_until: None };
-        handover.hear(&[back.clone()], NOW);
+        handover.hear(std::slice::from_ref(&back), NOW);
         assert_eq!(handover.moving(&[ALL]), [LOW], "back, and nothing said");
         handover.hear(&[Said { lingering: Some(&[]), ..back }], NOW);
         assert!(handover.is_over(), "it has none left");

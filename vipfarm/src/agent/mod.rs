@@ -110,13 +110,13 @@ const REPORTS: usize = 1024;
 /// Runs the agent until SIGTERM or SIGINT; the log has been set up.
 ///
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
-pub fn run(options: AgentOptions) -> anyhow::Result<()> {
+pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let program = Program::of_this_process()?;
     let history = Arc::new(History::new());
     loop {
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
         let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
-        let serving = serve(&options, farm, keys, Arc::clone(&history), (upgrader, asked));
+        let serving = serve(options, farm, keys, Arc::clone(&history), (upgrader, asked));
         match runtime()?.block_on(serving)? {
             Some(Upgrade { exit: false, .. }) => {
                 let error = program.execute();
@@ -248,7 +248,8 @@ async fn serve(
         why: None,
         upgrade: None,
     };
-    let (joined, why, upgrade) = running.supervise(finished, answering, watching, notifying).await?;
+    let (joined, why, upgrade) =
+        running.supervise(finished, answering, watching, notifying).await?;
     writing.abort();
     announcing.abort();
     let Ok((datapaths, outcome)) = joined else {

@@ -485,7 +485,8 @@ mod tests {
         let message = refuse_present(&farm(), &here, nobody).expect_err("it is there").to_string();
         assert!(message.contains("ip addr del 10.0.0.100/32 dev lo"), "{message}");
         let served = Interface { xdp_program: Some(7), ..interface("eth0", &["10.0.0.100/32"]) };
-        let message = refuse_present(&farm(), &[served], nobody).expect_err("it is served").to_string();
+        let message =
+            refuse_present(&farm(), &[served], nobody).expect_err("it is served").to_string();
         assert!(message.contains("pgrep") && !message.contains("ip addr del"), "{message}");
         assert_eq!(refuse_present(&farm(), &[interface("lo", &["127.0.0.1/8"])], nobody), Ok(()));
     }

@@ -117,11 +117,11 @@ fn render(outcome: &Outcome, hold: Duration) -> String {
             lines.push(format!("{answered:6.2} s  the new agent answers"));
             lines.push(format!("{served:6.2} s  it serves its share"));
         }
-        _ => lines.push(format!(
-            "          the agent has ended: start the next one within {hold:?}, or old connections are reset"
-        )),
+        _ => {
+            lines.push(format!("          the agent has ended: start the next one within {hold:?}"))
+        }
     }
-    screen::lines(lines.into_iter())
+    screen::lines(lines)
 }
 
 #[cfg(test)]

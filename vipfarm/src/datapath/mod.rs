@@ -212,7 +212,7 @@ impl Datapath {
     /// Lets the kernel accept until `deadline_ns` of the boot clock; also when that fails, if more
     /// slowly.
     pub fn extend_lease(&mut self, deadline_ns: u64) -> Result<(), Error> {
-        extend_lease(&mut self.state, &self.clock, &mut self.ebpf, deadline_ns)
+        extend_lease(&mut self.state, self.clock, &mut self.ebpf, deadline_ns)
     }
 
     /// Ends the lease: every frame for a VIP is refused from now on.
@@ -331,7 +331,8 @@ impl Loaded {
         let pins = Pins::prepare(bpf_dir, interface, *index)?;
         let attached = apply(&mut self.state, None, &plan)
             .and_then(|()| attach::attach(&mut self.ebpf, &self.options, self.frags, &pins));
-        let attached = attached.and_then(|mode| counters::carry(&mut self.ebpf, &pins).map(|()| mode));
+        let attached =
+            attached.and_then(|mode| counters::carry(&mut self.ebpf, &pins).map(|()| mode));
         let mode = attached.inspect_err(|_| {
             if pins.were_none() {
                 // The error that led here matters more than one on the way back.
@@ -355,7 +356,7 @@ impl Loaded {
 
     /// As [`Datapath::extend_lease`], from the attachment on.
     pub fn extend_lease(&mut self, deadline_ns: u64) -> Result<(), Error> {
-        extend_lease(&mut self.state, &self.clock, &mut self.ebpf, deadline_ns)
+        extend_lease(&mut self.state, self.clock, &mut self.ebpf, deadline_ns)
     }
 
     /// As [`Datapath::has_frags`].
@@ -387,7 +388,7 @@ impl AsFd for Trace {
 
 fn extend_lease(
     state: &mut SharedState,
-    clock: &TickClock,
+    clock: TickClock,
     ebpf: &mut Ebpf,
     deadline_ns: u64,
 ) -> Result<(), Error> {

@@ -1,0 +1,90 @@
+//! Old connections: what other nodes are told of them and say, and the lease that serves nothing else.
+
+use std::time::Duration;
+
+use super::{Engine, Port, Wired, realtime};
+use crate::{
+    agent::handover::Said,
+    membership::{BootTime, PeerStatus},
+};
+
+/// How long peers that do not acknowledge it are told that this node holds.
+const UNHEARD: Duration = Duration::from_millis(500);
+
+impl Engine {
+    /// Leaves the farm, and has the kernel serve old connections for so long from then on.
+    pub(super) fn begin_hold(&mut self, hold: Duration) {
+        self.hold = Some(hold);
+        for wired in &mut self.wired {
+            wired.port.handover().hold(hold);
+        }
+        self.tell_of_handovers();
+        self.membership.leave(realtime::now());
+    }
+
+    /// Whether there is nothing left to do here. Who holds goes on until all peers know of it.
+    pub(super) fn has_ended(&mut self) -> bool {
+        if !self.membership.has_left() {
+            return false;
+        }
+        let now = realtime::now();
+        let left_at = *self.left_at.get_or_insert(now);
+        let knows = |peer: PeerStatus| peer.acked >= Some(left_at) || peer.leaving;
+        self.hold.is_none()
+            || now >= left_at + UNHEARD
+            || self.membership.peers(now).filter(|peer| peer.hears_us).all(knows)
+    }
+
+    pub(super) fn extend_lease(&mut self, until: BootTime) {
+        let extend = |wired: &mut Wired| wired.datapath.extend_lease(until.as_nanos()).err();
+        let errors = self.wired.iter_mut().filter_map(extend).collect();
+        self.report_kernel(errors);
+    }
+
+    /// Accepts nothing from now on; but old connections go on if this agent takes over from one that
+    /// held, or holds itself.
+    pub(super) fn fence(&mut self) {
+        self.barrier.fence();
+        if let Some(hold) = self.hold {
+            self.unowned = true;
+            self.change(Port::keep_old_connections);
+            self.tell_of_handovers();
+            self.extend_lease(realtime::now() + hold);
+        } else if !self.unowned || self.is_serving() {
+            self.unowned = false;
+            for wired in &mut self.wired {
+                wired.datapath.fence();
+            }
+            self.change(Port::clear);
+            self.tell_of_handovers();
+        }
+    }
+
+    /// Follows what the other nodes say of old connections, as long as there are any.
+    pub(super) fn hear_of_handovers(&mut self) {
+        if self.wired.iter_mut().all(|wired| wired.port.handover().is_over()) {
+            return;
+        }
+        let Some(view) = self.membership.view() else { return };
+        let now = realtime::now();
+        let peers: Vec<_> = self.membership.peers(now).collect();
+        let said = peers.iter().filter_map(|peer| {
+            let (is_member, bytes) = (view.alive.contains(peer.node), &peer.lingering);
+            let said = Said::of(peer.node, peer.agrees, bytes, view.epoch);
+            match peer.heard {
+                Some(heard) if peer.leaving => said.by_who_leaves(is_member, bytes, heard),
+                _ => is_member.then_some(said),
+            }
+        });
+        let said: Vec<_> = said.collect();
+        self.change(|port| port.handover().hear(&said, now));
+    }
+
+    /// Has the next heartbeat say what lingers here.
+    pub(super) fn tell_of_handovers(&mut self) {
+        let epoch = self.let_go;
+        // All ports have the groups of the whole farm.
+        let lingering = self.wired.first_mut().map(|wired| wired.port.handover().encode(epoch));
+        self.membership.publish_lingering(realtime::now(), lingering.unwrap_or_default().into());
+    }
+}
