@@ -14,9 +14,9 @@ use crate::agent::{
 /// The environment variable that sets the log level.
 const LOG_VARIABLE: &str = "VIPFARM_LOG";
 
-pub(super) fn run(options: AgentOptions) -> anyhow::Result<()> {
+pub(super) fn run(options: &AgentOptions) -> anyhow::Result<()> {
     start_log(options.log_format)?;
-    agent::run(&options)
+    agent::run(options)
 }
 
 fn start_log(format: LogFormat) -> Result<(), Failure> {

@@ -52,7 +52,7 @@ pub fn main(verb: Verb) -> ExitCode {
 
 fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Agent(options) => agent::run(options),
+        Verb::Agent(options) => agent::run(&options),
         Verb::Check(args) => check::run(&args),
         Verb::Status(args) => wait_for(status::run(args)),
         Verb::Metrics(address) => wait_for(metrics::run(address)),

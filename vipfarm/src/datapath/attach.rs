@@ -155,8 +155,8 @@ fn attach_clsact(
     interface: &str,
 ) -> Result<(), Error> {
     match tc::qdisc_add_clsact(interface) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        Err(TcError::NetlinkError(error)) if error.to_string().contains("exists") => {}
+        // It is there already, which kernels say in several ways; if it is not, attaching fails.
+        Ok(()) | Err(TcError::AlreadyAttached | TcError::NetlinkError(_)) => {}
         Err(error) => return Err(tc_error(&error)),
     }
     let NlOptions { priority, handle, classid, .. } = CLSACT;
