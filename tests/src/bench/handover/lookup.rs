@@ -40,7 +40,7 @@ pub(super) fn measure() -> Result<Lookup> {
         let port = (1024..u16::MAX).find(|&port| {
             let client = client(port).ip();
             !world.is_mine(WEB, client, port, TCP)
-                && world.is_moving(WEB, client, port, TCP) == moving
+                && world.former(WEB, client, port, TCP).is_some() == moving
         });
         let client = client(port.context("no client fits")?);
         anyhow::Ok(Frame::tcp(client, (VIP, 80), ACK).macs(CLIENT, VMAC).payload(&[0; 10]).bytes())
