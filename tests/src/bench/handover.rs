@@ -87,7 +87,9 @@ impl Bench<'_> {
         let what = format!("{setting} {}", event.name());
         match events::measure(self, setting, event) {
             Ok(measured) => {
-                measured.iter().for_each(|event| eprintln!("{event}"));
+                for event in &measured {
+                    eprintln!("{event}");
+                }
                 figures.events.extend(measured);
             }
             Err(error) if self.interrupt.is_told() => return Err(error),
