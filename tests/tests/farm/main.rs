@@ -10,6 +10,7 @@ mod announced;
 mod arp;
 mod conflicts;
 mod directed;
+mod drained;
 mod explained;
 mod handover;
 mod heartbeats;

@@ -180,6 +180,8 @@ pub struct Snapshot {
     pub accept: Vec<Vec<Bitmap>>,
     /// The buckets given away whose old connections this node still serves, by kernel group.
     pub lingering: Vec<Bitmap>,
+    /// The buckets taken over whose old connections other nodes may still serve, by kernel group.
+    pub inherited: Vec<Bitmap>,
     /// Number of the view for which the kernel has let go of what others are to have.
     pub let_go: u64,
     /// Heartbeats by outcome.
@@ -209,6 +211,7 @@ impl Snapshot {
             peers: Vec::new(),
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             lingering: Vec::new(),
+            inherited: Vec::new(),
             let_go: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
@@ -468,6 +471,9 @@ impl Engine {
         let is_proven = converged && deadline > at;
         let proof = if is_proven { proof::of(&view, &accept) } else { Proof::default() };
         self.membership.publish(proof);
+        // All ports have the groups of the whole farm.
+        let moving = self.wired.first().map(|wired| wired.port.in_a_move());
+        let (lingering, inherited) = moving.unwrap_or_default();
         self.latest.set(Snapshot {
             at,
             view,
@@ -478,10 +484,8 @@ impl Engine {
             deadline,
             peers: self.membership.peers(at).collect(),
             accept,
-            lingering: self
-                .wired
-                .first_mut()
-                .map_or_else(Vec::new, |wired| wired.port.handover().lingering().to_vec()),
+            lingering,
+            inherited,
             let_go: self.let_go,
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),

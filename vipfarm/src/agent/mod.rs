@@ -58,7 +58,7 @@ use std::{
     os::fd::AsFd,
     sync::{Arc, atomic::AtomicU64},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -82,7 +82,6 @@ use self::{
     engine::{Latest, Parts, Report},
     history::{History, Level},
     keep::{Keeper, Keeping},
-    linger::Linger,
     notify::Notifier,
     options::{AgentOptions, DownOptions},
     reload::Reloader,
@@ -175,7 +174,6 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
-    let lingering = Arc::new(Linger::new(&latest, &configurations, &commander, keys.bucket_key()));
     let file = options.place.config;
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
     let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
@@ -208,7 +206,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
-    let reloading = Arc::clone(&reporter);
+    let reporting = Arc::clone(&reporter);
     let notifier = Arc::new(Notifier::from_environment());
     let nodes = farm.nodes.len();
     let notifying = {
@@ -217,7 +215,6 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     };
     let running = Running {
         reporter,
-        lingering: Arc::clone(&lingering),
         stop: Stop::new(options.stop_timeout),
         prober: up.prober,
         commander,
@@ -235,8 +232,8 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
         );
     };
-    lingering.reset_all().await;
-    let undo = reloading.record().await;
+    reporting.linger.reset_all().await;
+    let undo = reporting.record().await;
     bring_up::take_down(&network, &undo, datapaths).await?;
     outcome?;
     if let Some(why) = why {
@@ -266,7 +263,6 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
-    lingering: Arc<Linger>,
     stop: Stop,
     prober: Prober,
     commander: Commander,
@@ -302,7 +298,7 @@ impl Running {
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let joined = loop {
             tokio::select! {
-                Some(report) = self.incoming.recv() => self.reporter.note(report),
+                Some(report) = self.incoming.recv() => self.reporter.note(report).await,
                 joined = &mut finished => break joined?,
                 Err(error) = &mut answering, if answers => {
                     answers = false;
@@ -320,11 +316,7 @@ impl Running {
                 never = &mut notifying => match never {},
                 _ = conflicts.tick() => {
                     self.reporter.note_conflicts();
-                    if let Err(error) = self.lingering.look(Instant::now()).await {
-                        self.reporter.warn("not_counted", format!(
-                            "the connections of buckets that were given away: {error:#}"
-                        ));
-                    }
+                    self.reporter.count_connections().await;
                     self.reporter.tidy().await;
                     self.reporter.keep_neighbours().await;
                 }
@@ -342,13 +334,13 @@ impl Running {
             }
         };
         while let Ok(report) = self.incoming.try_recv() {
-            self.reporter.note(report);
+            self.reporter.note(report).await;
         }
         Ok((joined, self.why))
     }
 
     fn leave(&self) -> std::io::Result<()> {
-        self.notifier.stopping();
+        self.notifier.stopping(Duration::ZERO);
         self.commander.send(Command::Leave)
     }
 

@@ -307,10 +307,15 @@ fn differences(now: &Farm, next: &Farm) -> Vec<String> {
             changes.extend((!same).then(|| format!("group {name} has other powers")));
             let other = before.rules != after.rules;
             changes.extend(other.then(|| format!("group {name} has other rules")));
+            let other = before.handover_timeout != after.handover_timeout;
+            changes.extend(other.then(|| format!("group {name} has another handover_timeout")));
         }
     }
     if changes.is_empty() && now.vips != next.vips {
         changes.push("VIPs have other settings".into());
+    }
+    if now.stop_timeout != next.stop_timeout {
+        changes.push("stop_timeout is another".into());
     }
     if !now.key_files().eq(next.key_files()) {
         changes.push("the keys lie in other files".into());

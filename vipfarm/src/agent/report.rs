@@ -22,6 +22,7 @@ use super::{
     explain::Viewpoint,
     history::{History, Level},
     keep::Keeping,
+    linger::{self, Linger},
     neighbours,
     proof::{News, Prover},
     realtime,
@@ -35,7 +36,7 @@ use crate::{
     status::{
         ChangedPower, ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus,
         NodeState, NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
-        RuleStatus, Status, VipStatus,
+        ResetReply, RuleStatus, Status, VipStatus,
     },
 };
 
@@ -63,6 +64,7 @@ pub struct Reporter {
     prover: Prover,
     keeping: Arc<Keeping>,
     announcing: Arc<Announcing>,
+    pub(super) linger: Linger,
     started: Instant,
 }
 
@@ -91,6 +93,12 @@ impl Reporter {
             own_mac: up.mac,
             hash_key: keys.bucket_key(),
             watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
+            linger: Linger::new(
+                &latest,
+                &up.configurations,
+                &reloader.commander,
+                keys.bucket_key(),
+            ),
             configurations: up.configurations.clone(),
             latest,
             history,
@@ -104,7 +112,7 @@ impl Reporter {
     }
 
     /// Writes a report of the heartbeat thread into the history.
-    pub fn note(&self, report: Report) {
+    pub async fn note(&self, report: Report) {
         match report {
             Report::Membership(event) => {
                 self.history.push(event.level(), event.kind(), event.to_string());
@@ -121,6 +129,9 @@ impl Reporter {
             Report::Installed => {
                 self.keeping.installed.notify_one();
                 self.announcing.installed.notify_one();
+                if let Err(error) = self.linger.look_anew().await {
+                    self.not_counted(&error);
+                }
             }
             Report::Kernel(error) => self.history.push(Level::Warn, "kernel_refused", error),
             Report::NotRealTime(error) => self.history.push(
@@ -225,6 +236,26 @@ impl Reporter {
         }
     }
 
+    /// Counts connections if it is time to, and lets go of what has none left.
+    pub(super) async fn count_connections(&self) {
+        match self.linger.look(Instant::now()).await {
+            Ok(0) => {}
+            Ok(reset) => self.info("handover_timeout", format!(
+                "{reset} TCP connections of buckets given away have not ended in time and were reset"
+            )),
+            Err(error) => self.not_counted(&error),
+        }
+    }
+
+    fn not_counted(&self, error: &anyhow::Error) {
+        self.warn("not_counted", format!("the open connections: {error:#}"));
+    }
+
+    /// How long the file would have open connections waited for when the agent is to stop.
+    pub(super) fn stop_timeout(&self) -> Duration {
+        self.configurations.get(self.latest.get().digest).farm.stop_timeout
+    }
+
     /// How often the nodes tell each other what they do; no reload changes it.
     pub fn period(&self) -> Duration {
         self.configurations.get(self.latest.get().digest).farm.membership.timers.period
@@ -249,7 +280,7 @@ impl Source for Reporter {
     fn status(&self) -> Status {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
-        let groups = groups(&config, &snapshot);
+        let groups = groups(&config, &snapshot, &self.linger);
         let lease = snapshot.deadline.saturating_since(realtime::now());
         Status {
             farm: config.farm.name.clone(),
@@ -328,6 +359,22 @@ impl Source for Reporter {
     fn reload(&self, request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>> {
         Box::pin(self.read_anew(request.force))
     }
+
+    fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>> {
+        Box::pin(async move {
+            if !self.is_drained() {
+                return Err("this node is not drained: its connections are not reset".into());
+            }
+            let reset = self.linger.reset_given_away().await;
+            let reset =
+                reset.map_err(|error| format!("the connections were not reset: {error:#}"))?;
+            if reset > 0 {
+                let message = format!("{reset} TCP connections of buckets given away were reset");
+                self.info("connections_reset", message);
+            }
+            Ok(ResetReply { reset })
+        })
+    }
 }
 
 impl Reporter {
@@ -337,6 +384,15 @@ impl Reporter {
         let (reply, _) = oneshot::channel();
         let (node, power) = (self.own, Some(0));
         self.commander.send(Command::SetPower { group: None, node, power, persist: false, reply })
+    }
+
+    /// Whether this node has no power in any group.
+    fn is_drained(&self) -> bool {
+        let snapshot = self.latest.get();
+        let config = self.configurations.get(snapshot.digest);
+        config.kernel_groups().all(|(kernel_group, vip, _)| {
+            config.port_of(vip).power(kernel_group, self.own, &snapshot.view) == 0
+        })
     }
 
     /// The command for a change of powers that the farm can take.
@@ -393,6 +449,11 @@ impl Reporter {
                     .map(|heard| now.saturating_since(heard).as_secs_f64() * 1e3),
                 mac: mac.map(|mac| mac.to_string()),
                 load: groups.iter().filter_map(|group| group.load.get(&node.name)).sum(),
+                lingering: if own {
+                    Some(groups.iter().map(|group| group.handover.lingering).sum())
+                } else {
+                    peer.and_then(|peer| linger::lingering_at(peer, snapshot))
+                },
                 changed_powers: ChangedPowers::of(&node.name, groups),
                 configuration: if own {
                     Some(hex(snapshot.digest))
@@ -423,6 +484,11 @@ impl Reporter {
                 .iter()
                 .map(|address| format!("{}/{}", address.addr, address.prefix))
                 .collect(),
+            connections: block
+                .addresses
+                .iter()
+                .filter_map(|vip| Some((vip.addr.to_string(), self.linger.of_vip(vip)?)))
+                .collect(),
             xdp: self.watched[interface].mode.as_str().into(),
             jumbo: self.watched[interface].jumbo,
             open: block.open == Open::Auto,
@@ -445,7 +511,7 @@ fn group_index(config: &Configuration, name: &str) -> Result<u8, String> {
     })
 }
 
-fn groups(config: &Configuration, snapshot: &Snapshot) -> Vec<GroupStatus> {
+fn groups(config: &Configuration, snapshot: &Snapshot, linger: &Linger) -> Vec<GroupStatus> {
     let named = |id: NodeId| config.farm.nodes[id.index()].name.clone();
     let status = |(kernel_group, vip, group): (usize, usize, &Group)| {
         let interface = config.interface_of[vip];
@@ -475,6 +541,8 @@ fn groups(config: &Configuration, snapshot: &Snapshot) -> Vec<GroupStatus> {
             load: config.farm.node_ids().map(|id| (named(id), table.load(id))).collect(),
             owners: table.owners().iter().map(|owner| owner.map(NodeId::index)).collect(),
             bitmap: snapshot.accept[interface][kernel_group],
+            handover: linger.handover(snapshot, kernel_group),
+            connections: linger.by_bucket(config, kernel_group),
         }
     };
     config.kernel_groups().map(status).collect()

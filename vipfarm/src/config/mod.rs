@@ -28,7 +28,9 @@ mod yaml;
 
 use std::{
     net::{IpAddr, ToSocketAddrs},
+    ops::RangeInclusive,
     path::Path,
+    time::Duration,
 };
 
 use crate::model::{Farm, Node};
@@ -77,6 +79,7 @@ struct Draft {
     name: Option<Located<String>>,
     key_files: KeyFiles,
     membership: crate::model::Membership,
+    stop_timeout: Duration,
     nodes: nodes::Nodes,
     vips: Vec<vip::VipDraft>,
 }
@@ -91,17 +94,30 @@ impl Draft {
             accept_key_file: self.key_files.accepted.map(|file| file.value),
             hash_key_file: self.key_files.hash.map(|file| file.value),
             membership: self.membership,
+            stop_timeout: self.stop_timeout,
             vips: self.vips.into_iter().map(|vip| vip.build(&names)).collect::<Option<_>>()?,
             nodes,
         })
     }
 }
 
+const KEYS: [&str; 8] = [
+    "farm",
+    "key_file",
+    "accept_key_file",
+    "hash_key_file",
+    "membership",
+    "stop_timeout",
+    "nodes",
+    "vips",
+];
+
+/// Whoever waits for longer drains the node first.
+const STOP_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+
 fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> {
     let value = yaml::read(text, report)?;
-    let known =
-        ["farm", "key_file", "accept_key_file", "hash_key_file", "membership", "nodes", "vips"];
-    let fields = Fields::of(&value, "the file", &known, report)?;
+    let fields = Fields::of(&value, "the file", &KEYS, report)?;
     let draft = Draft {
         name: fields
             .require("farm", "farm: web", report)
@@ -110,6 +126,10 @@ fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> 
         membership: fields
             .get("membership")
             .map_or(membership::DEFAULT, |value| membership::read(value, report)),
+        stop_timeout: fields
+            .get("stop_timeout")
+            .and_then(|value| duration::read(value, "`stop_timeout`", STOP_TIMEOUT, report))
+            .unwrap_or(Farm::STOP_TIMEOUT),
         nodes: fields
             .require("nodes", "nodes: [{ name: node1, addresses: [192.168.1.11] }]", report)
             .map_or_else(nodes::Nodes::default, |value| nodes::read(value, report)),

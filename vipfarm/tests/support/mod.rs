@@ -19,9 +19,9 @@ use vipfarm::{
     },
     model::{Bitmap, Filter, Mode, Proto},
     status::{
-        EventRecord, ExplainQuery, Explanation, GroupStatus, Lateness, NodeState, NodeStatus,
-        PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, RuleStatus, Status,
-        VipStatus,
+        EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, NodeState,
+        NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
+        RuleStatus, Status, VipStatus,
     },
 };
 
@@ -109,6 +109,10 @@ impl Source for FakeAgent {
         };
         Box::pin(std::future::ready(answer))
     }
+
+    fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>> {
+        Box::pin(std::future::ready(Err("this node is not drained".into())))
+    }
 }
 
 /// A change that the made-up agent takes; every other is refused.
@@ -145,6 +149,7 @@ pub(crate) fn status() -> Status {
             heard_ms: None,
             mac: None,
             load: 255,
+            lingering: Some(0),
             changed_powers: None,
             configuration: None,
             staged: None,
@@ -155,6 +160,7 @@ pub(crate) fn status() -> Status {
             mode: Mode::VmacInvisible,
             vmac: Some("5a:fe:c0:a8:01:de".into()),
             addresses: vec!["192.168.1.222/24".into()],
+            connections: BTreeMap::new(),
             xdp: "native".into(),
             jumbo: true,
             vlan: vec![],
@@ -171,6 +177,8 @@ pub(crate) fn status() -> Status {
             }],
             powers: BTreeMap::from([("node1".into(), 1)]),
             changed: BTreeMap::new(),
+            handover: HandoverStatus::default(),
+            connections: None,
             load: BTreeMap::from([("node1".into(), 255)]),
             owners: (0..256).map(|bucket| (bucket != 9).then_some(0)).collect(),
             // The highest bits: JSON must not round them.
