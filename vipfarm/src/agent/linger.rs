@@ -123,8 +123,11 @@ impl Linger {
     /// Counts if somebody may ask for the numbers: to be called when buckets have moved.
     pub(super) async fn look_anew(&self) -> anyhow::Result<()> {
         let snapshot = self.latest.get();
+        let config = self.configurations.get(snapshot.digest);
         let lingers = snapshot.lingering.iter().any(|bitmap| !bitmap.is_empty());
-        if lingers || is_to_count(&self.configurations.get(snapshot.digest)) {
+        // From now on their time runs.
+        self.overdue(Instant::now(), &snapshot, &config);
+        if lingers || is_to_count(&config) {
             self.count().await?;
         }
         Ok(())

@@ -286,7 +286,7 @@ mod tests {
         let mut status = fixture::healthy();
         let mut counts = vec![0; 256];
         for (bucket, count) in
-            [(0, 7), (0x2f, 999), (0x30, 99_999), (0x31, 234_567), (255, 1 << 31)]
+            [(0, 7), (0x2f, 999), (0x30, 99_999), (0x31, 234_567), (255, 99_000_000)]
         {
             counts[bucket] = count;
         }

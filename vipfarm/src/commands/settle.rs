@@ -126,6 +126,13 @@ pub(super) fn render(status: &Status, ink: Ink) -> String {
             let line = format!("  {name}  power {power}, farm load: {load}/{BUCKETS}{mark}\n");
             text.push_str(&line);
         }
+        let unowned = group.owners.iter().filter(|owner| owner.is_none()).count();
+        if unowned > 0 {
+            text += &ink.paint(
+                &format!("  nobody  farm load: {unowned}/{BUCKETS}\n"),
+                Style::new().red().bold(),
+            );
+        }
     }
     text
 }
