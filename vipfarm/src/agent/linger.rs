@@ -38,7 +38,7 @@ pub(super) struct Linger {
     since: Mutex<Since>,
 }
 
-/// The connections as they were counted.
+/// The open connections as they were counted.
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     /// When; `None` = not yet.
@@ -49,15 +49,13 @@ pub(super) struct Counted {
     let_go: u64,
     /// By kernel group.
     groups: Vec<InGroup>,
-    /// Open ones, by own address.
+    /// By own address.
     vips: HashMap<IpAddr, u64>,
 }
 
 #[derive(Debug, Clone)]
 struct InGroup {
-    /// Buckets with connections, be it closed ones that the kernel remembers.
-    used: Bitmap,
-    /// Open connections by bucket.
+    /// By bucket.
     open: [u32; BUCKETS],
     /// The same of VIPs whose connections are to be counted.
     counted: [u32; BUCKETS],
@@ -109,7 +107,7 @@ impl Linger {
         };
         let reset = self.reset_those(&config, connections, is_overdue).await;
         let kept = |(group, lingering): (usize, &Bitmap)| {
-            let used = counted.groups.get(group).map_or(ALL, |group| group.used);
+            let used = counted.groups.get(group).map_or(ALL, InGroup::used);
             // What began to linger meanwhile may have connections that were not seen.
             used.without(overdue[group]).or(ALL.without(*lingering))
         };
@@ -156,11 +154,11 @@ impl Linger {
         Arc::clone(&self.counted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The open connections of VIPs.
+    /// How many open connections the VIPs have.
     pub(super) async fn open(&self) -> anyhow::Result<usize> {
         let config = self.configurations.get(self.latest.get().digest);
         let found = self.find(&config).await?;
-        Ok(found.iter().filter(|connection| connection.is_open).count())
+        Ok(found.len())
     }
 
     /// Ends the connections that are left, so that their clients learn of it at once and connect anew
@@ -204,9 +202,7 @@ impl Linger {
         let blocks = config.farm.vips.iter().filter(|block| block.tcp_reset);
         let vips: HashSet<_> =
             blocks.flat_map(|block| &block.addresses).map(|it| it.addr).collect();
-        connections.retain(|one| {
-            one.is_open && vips.contains(&one.local.ip()) && which(self.place(config, one))
-        });
+        connections.retain(|one| vips.contains(&one.local.ip()) && which(self.place(config, one)));
         tokio::task::spawn_blocking(move || {
             // One that cannot be reset keeps no other from it.
             let outcomes = connections.iter().map(sockets::reset);
@@ -223,13 +219,15 @@ impl Linger {
         .await?
     }
 
-    /// The connections of all VIPs.
+    /// The open connections of all VIPs. What is only remembered counts for nothing.
     async fn find(&self, config: &Configuration) -> anyhow::Result<Vec<Connection>> {
         let addresses = config.farm.vips.iter().flat_map(|block| &block.addresses);
         let vips: HashSet<_> = addresses.map(|vip| vip.addr).collect();
         let found =
             tokio::task::spawn_blocking(move || sockets::connections(|addr| vips.contains(&addr)));
-        Ok(found.await??)
+        let mut found = found.await??;
+        found.retain(|connection| connection.is_open);
+        Ok(found)
     }
 
     /// The kernel group and the bucket of a connection; `None` if no rule has it.
@@ -293,6 +291,16 @@ impl Linger {
     }
 }
 
+impl InGroup {
+    /// The buckets that have connections.
+    fn used(&self) -> Bitmap {
+        let mut used = Bitmap::default();
+        let buckets = (0u8..=u8::MAX).zip(&self.open).filter(|(_, count)| **count > 0);
+        buckets.for_each(|(bucket, _)| used.add(bucket));
+        used
+    }
+}
+
 impl Counted {
     /// What these connections come to.
     fn of(
@@ -300,21 +308,19 @@ impl Counted {
         connections: &[Connection],
         place: impl Fn(&Connection) -> Option<(usize, u8)>,
     ) -> Self {
-        let none = InGroup { used: Bitmap::default(), open: [0; BUCKETS], counted: [0; BUCKETS] };
+        let none = InGroup { open: [0; BUCKETS], counted: [0; BUCKETS] };
         let mut groups = vec![none; config.kernel_groups().count() + 1];
         let addresses = config.farm.vips.iter().flat_map(|block| &block.addresses);
         let wanted: HashSet<_> =
             addresses.filter(|vip| vip.connections).map(|vip| vip.addr).collect();
         let mut vips = HashMap::new();
         for one in connections {
-            let open = u32::from(one.is_open);
-            *vips.entry(one.local.ip()).or_default() += u64::from(open);
+            *vips.entry(one.local.ip()).or_default() += 1;
             let Some((group, bucket)) = place(one) else { continue };
             let Some(group) = groups.get_mut(group) else { continue };
-            group.used.add(bucket);
-            group.open[usize::from(bucket)] += open;
+            group.open[usize::from(bucket)] += 1;
             if wanted.contains(&one.local.ip()) {
-                group.counted[usize::from(bucket)] += open;
+                group.counted[usize::from(bucket)] += 1;
             }
         }
         Self { groups, vips, ..Self::default() }

@@ -191,7 +191,7 @@ impl Left {
     }
 
     fn is_nothing(self) -> bool {
-        // Buckets may linger on for connections that are closed and still remembered.
+        // Buckets without connections linger on for a second or so.
         self.connections == Some(0) || self.buckets == Some(0)
     }
 
@@ -273,7 +273,11 @@ mod tests {
         status.groups[0].handover.connections = Some(1);
         assert_eq!(words(&status, "node1"), "1 connection is left (FarmProto 1)");
         status.groups[0].handover.connections = Some(0);
-        assert_eq!(words(&status, "node1"), "no connection is left", "only closed ones");
+        assert_eq!(
+            words(&status, "node1"),
+            "no connection is left",
+            "the bucket lingers on for a moment"
+        );
         status.nodes[1].lingering = Some(1);
         assert_eq!(words(&status, "node2"), "connections may be left in 1 bucket");
         status.nodes[1].lingering = None;
