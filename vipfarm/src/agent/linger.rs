@@ -136,7 +136,7 @@ impl Linger {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
         let connections = self.find(&config).await?;
-        let mut counted = Counted {
+        let counted = Counted {
             at: Some(Instant::now()),
             digest: snapshot.digest,
             let_go: snapshot.let_go,
@@ -145,7 +145,7 @@ impl Linger {
         let mut latest = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         // Two counts may have run at once.
         if counted.at >= latest.at {
-            *latest = Arc::new(std::mem::take(&mut counted));
+            *latest = Arc::new(counted);
         }
         Ok(connections)
     }
