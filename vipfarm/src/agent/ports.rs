@@ -318,6 +318,23 @@ mod tests {
     }
 
     #[test]
+    fn only_groups_with_connections_linger_and_are_inherited() {
+        const GROUPS: &str = "[{ name: tcp, rules: [{ port: 80, proto: tcp, filter: on_port }] }, { name: udp, rules: [{ port: 80, proto: udp, filter: on_port }] }]";
+        let farm = fixture::farm(GROUPS);
+        let mut port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
+        let moves = |bitmaps: Vec<Bitmap>| bitmaps.iter().map(|it| !it.is_empty()).collect();
+        port.acquire(node(0), &alive(&[0, 1, 2]));
+        let inherited: Vec<bool> = moves(port.in_a_move().1);
+        assert_eq!(inherited, [false, true, false], "neither ARP and echo nor UDP");
+        port.handover().hear(&[]);
+        port.release(node(0), &alive(&[1, 2]));
+        let (lingering, inherited) = port.in_a_move();
+        assert_eq!(lingering[1].len(), 86);
+        let (lingering, inherited): (Vec<_>, Vec<_>) = (moves(lingering), moves(inherited));
+        assert_eq!((lingering, inherited), (vec![false, true, false], vec![false; 3]));
+    }
+
+    #[test]
     fn the_nodes_of_a_view_share_every_bucket_and_none_twice() {
         for members in [&[0, 1, 2][..], &[0, 1], &[1, 2], &[0]] {
             let mut owned = [0; 4];
