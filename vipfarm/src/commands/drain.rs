@@ -70,7 +70,9 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
     if args.timeout.is_some() {
         let left = left.words(&status, &node);
         let why = if node == status.node {
-            format!("these VIPs have `tcp_reset: false`, and {node} serves them until they end")
+            format!(
+                "{node} serves them until they end, for their VIPs have `tcp_reset: false` or its kernel could not reset them"
+            )
         } else {
             format!("`vipfarm drain --timeout 0s` on {node} resets what is left")
         };
