@@ -65,7 +65,11 @@ pub fn parse(file: &str, text: &str) -> Result<Farm, Diagnostics> {
 }
 
 /// The same with a resolver of host names.
-pub(crate) fn parse_with(file: &str, text: &str, resolve: Resolve<'_>) -> Result<Farm, Diagnostics> {
+pub(crate) fn parse_with(
+    file: &str,
+    text: &str,
+    resolve: Resolve<'_>,
+) -> Result<Farm, Diagnostics> {
     let mut report = Report::new(file);
     let draft = read(text, resolve, &mut report);
     report.finish(draft.and_then(Draft::build))

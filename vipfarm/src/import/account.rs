@@ -6,6 +6,17 @@ use serde::Serialize;
 
 use crate::config::{Diagnostic, Diagnostics, Pos, Report};
 
+/// Why checks are not taken over.
+pub(super) const NO_CHECKS: &str =
+    "this version of vipfarm has no checks of its own: a script can run `vipfarm close`";
+
+/// Why an address that one node has is not taken over.
+pub(super) const NO_FAILOVER: &str =
+    "one node has it at a time, and this version of vipfarm does not serve `mode: failover` yet";
+
+/// What becomes of it, for the operator to decide.
+pub(super) const DECIDE: &str = "leave it as it is; or, if all nodes may serve at the same time, take the marks off the proposed block";
+
 /// What became of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -113,11 +124,14 @@ pub(super) struct Notes {
     file: String,
     account: Account,
     problems: Report,
+    /// What is read now is for a proposal: nothing of it counts as taken over.
+    pub(super) proposed: bool,
 }
 
 impl Notes {
     pub(super) fn new(file: &str) -> Self {
-        Self { file: file.into(), account: Account::default(), problems: Report::new(file) }
+        let (account, problems) = (Account::default(), Report::new(file));
+        Self { file: file.into(), account, problems, proposed: false }
     }
 
     pub(super) fn translated(&mut self, at: Pos, element: &str, into: impl Into<String>) {
@@ -167,10 +181,13 @@ impl Notes {
         &mut self,
         at: Pos,
         element: &str,
-        outcome: Outcome,
+        mut outcome: Outcome,
         into: Option<String>,
-        why: Option<String>,
+        mut why: Option<String>,
     ) {
+        if self.proposed && matches!(outcome, Outcome::Translated | Outcome::Approximated) {
+            (outcome, why) = (Outcome::NotYet, Some("in the proposed block only".into()));
+        }
         let Pos { line, column } = at;
         let (file, element) = (self.file.clone(), shown(element));
         self.account.elements.push(Entry { file, line, column, element, outcome, into, why });
@@ -179,14 +196,6 @@ impl Notes {
 
 /// Text of a source as it may stand in a comment and on a terminal.
 pub(super) fn shown(text: &str) -> String {
-    const LONGEST: usize = 120;
-    let mut shown: String = text
-        .chars()
-        .take(LONGEST)
-        .map(|c| if c.is_control() || "\u{2028}\u{2029}\u{feff}".contains(c) { '?' } else { c })
-        .collect();
-    if text.chars().nth(LONGEST).is_some() {
-        shown.push_str("...");
-    }
-    shown
+    let unseen = |c: char| c.is_control() || "\u{2028}\u{2029}\u{feff}".contains(c);
+    text.chars().map(|c| if unseen(c) { '?' } else { c }).collect()
 }

@@ -40,7 +40,7 @@ fn write(
     if !others.is_empty() {
         writeln!(out, "#\n# What is not here as it was there:")?;
         for entry in others {
-            writeln!(out, "#   {}", shown(&entry.to_string()))?;
+            write_comment(out, &shown(&entry.to_string()))?;
         }
     }
     writeln!(out, "\n# The name of sockets and files; the source has none. a-z, 0-9, -")?;
@@ -49,6 +49,21 @@ fn write(
     writeln!(out, "key_file: /etc/vipfarm/farm.key\n")?;
     write_nodes(out, &draft.nodes)?;
     write_vips(out, &draft.vips)
+}
+
+/// An item of a list in comments, in lines of readable length where its words allow that.
+fn write_comment(out: &mut String, text: &str) -> fmt::Result {
+    const WIDTH: usize = 100;
+    let mut line = String::from("# -");
+    for word in text.split(' ') {
+        if line.chars().count() + 1 + word.chars().count() > WIDTH && line.len() > 3 {
+            writeln!(out, "{line}")?;
+            line = String::from("#  ");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    writeln!(out, "{line}")
 }
 
 fn write_nodes(out: &mut String, nodes: &[Node]) -> fmt::Result {
@@ -61,8 +76,7 @@ fn write_nodes(out: &mut String, nodes: &[Node]) -> fmt::Result {
     }
     for Node { name, addresses } in nodes {
         let addresses: Vec<_> = addresses.iter().map(|address| scalar(address)).collect();
-        let addresses =
-            if addresses.is_empty() { GAP.to_owned() } else { addresses.join(", ") };
+        let addresses = if addresses.is_empty() { GAP.to_owned() } else { addresses.join(", ") };
         writeln!(out, "  - {{ name: {}, addresses: [{addresses}] }}", scalar(name))?;
     }
     Ok(())
@@ -84,9 +98,18 @@ fn write_vips(out: &mut String, vips: &[Vip]) -> fmt::Result {
         return Ok(());
     }
     let mark = PROPOSED.trim_end();
-    writeln!(out, "# One node at a time had the following addresses. This version cannot do that yet.")?;
-    writeln!(out, "# If all nodes may serve at the same time, remove the marks `{mark} ` and name the ports of the")?;
-    writeln!(out, "# service: then each node serves its share of the clients, which is NOT what was before.")?;
+    writeln!(
+        out,
+        "# One node at a time had the following addresses. This version cannot do that yet."
+    )?;
+    writeln!(
+        out,
+        "# If all nodes may serve at the same time, remove the marks `{mark} ` and name the ports of the"
+    )?;
+    writeln!(
+        out,
+        "# service: then each node serves its share of the clients, which is NOT what was before."
+    )?;
     if served.is_empty() {
         writeln!(out, "{PROPOSED}vips:")?;
     }

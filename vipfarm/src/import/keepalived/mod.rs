@@ -7,10 +7,12 @@ mod tree;
 mod vrrp;
 
 use self::tree::Statement;
-use super::{Supplement, account::Notes, draft::Draft};
+use super::{
+    Supplement,
+    account::{NO_CHECKS, Notes},
+    draft::Draft,
+};
 use crate::config::Pos;
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Reads a file.
 pub(super) fn read(text: &str, supplement: &Supplement, notes: &mut Notes) -> Draft {
@@ -37,18 +39,14 @@ fn other(statement: &Statement, notes: &mut Notes) {
         "virtual_server" | "virtual_server_group" => {
             "it is a load balancer in front of its real servers; a farm has none: there the real servers are the nodes, and hold the VIP themselves"
         }
-        "vrrp_sync_group" => {
-            "a node of a farm that loses one of its VIPs leaves with all of them"
-        }
+        "vrrp_sync_group" => "a node of a farm that loses one of its VIPs leaves with all of them",
         "global_defs" => "it is about the keepalived daemon itself",
         "static_ipaddress" | "static_routes" | "static_rules" => {
             "vipfarm sets no addresses, routes or rules but the VIPs: leave that to the system"
         }
-        "vrrp_script" | "vrrp_track_process" | "vrrp_track_file" | "track_file" | "bfd_instance" => {
-            let why = format!(
-                "vipfarm {VERSION} has no checks of its own: a script can run `vipfarm close`"
-            );
-            return notes.not_yet(at, &shown, why);
+        "vrrp_script" | "vrrp_track_process" | "vrrp_track_file" | "track_file"
+        | "bfd_instance" => {
+            return notes.not_yet(at, &shown, NO_CHECKS);
         }
         name if name.starts_with("include") => {
             "other files are not read: put what is in it into this one, and import again"
@@ -61,16 +59,15 @@ fn other(statement: &Statement, notes: &mut Notes) {
     notes.dropped(at, &shown, why);
 }
 
-/// The keyword, the names behind it, and how much is in the block. Values may be secrets: only those
-/// that name something are shown.
+/// The statement's words, and how much is in its block. What may be a secret is left out: the values
+/// of parameters and blocks.
 fn shown(statement: &Statement) -> String {
-    let named = ["vrrp_", "virtual_server", "bfd_instance", "include"];
-    // `$NAME=value`.
     let keyword = statement.name().split('=').next().unwrap_or_default();
-    let mut text = if named.iter().any(|prefix| keyword.starts_with(prefix)) {
-        with_value(statement)
-    } else {
+    let mut text = if keyword.starts_with(['@', '~', '$']) || keyword.starts_with("auth") {
         keyword.to_owned()
+    } else {
+        let words: Vec<_> = statement.words.iter().map(|word| word.text.as_str()).collect();
+        words.join(" ")
     };
     match statement.inner().len() {
         0 => {}
@@ -78,10 +75,4 @@ fn shown(statement: &Statement) -> String {
         inner => text = format!("{text} and the {inner} statements in it"),
     }
     text
-}
-
-/// All words of the statement.
-fn with_value(statement: &Statement) -> String {
-    let words: Vec<_> = statement.words.iter().map(|word| word.text.as_str()).collect();
-    words.join(" ")
 }

@@ -3,12 +3,11 @@
 use super::{
     super::{
         Supplement,
-        account::Notes,
+        account::{DECIDE, NO_CHECKS, NO_FAILOVER, Notes},
         draft::{Address, Draft, Node, Vip},
     },
-    VERSION, shown,
+    shown,
     tree::{Statement, Word},
-    with_value,
 };
 
 /// Reads an instance: its addresses become proposed blocks, its peers nodes.
@@ -40,13 +39,12 @@ pub(super) fn read(
     read_nodes(peers, draft, notes);
     let addresses: Vec<_> =
         blocks.iter().flat_map(|block| &block.addresses).map(|it| it.host.as_str()).collect();
-    let why = format!("one node has its addresses at a time, and vipfarm {VERSION} does not serve `mode: failover` yet");
-    notes.not_yet(instance.at(), &format!("vrrp_instance {name}"), why.clone());
+    notes.not_yet(instance.at(), &format!("vrrp_instance {name}"), NO_FAILOVER);
     if !addresses.is_empty() {
         notes.missing(
             instance.at(),
-            format!("{} of {name} is not taken over: {why}", addresses.join(", ")),
-            "leave it to keepalived; or, if all nodes may serve at the same time, take the marks off the proposed block",
+            format!("{} of {name} is not taken over: {NO_FAILOVER}", addresses.join(", ")),
+            DECIDE,
         );
     }
     draft.vips.extend(blocks);
@@ -89,19 +87,16 @@ fn read_address(
     let address_of = Address { host: host.into(), prefix, check: true, connections: false };
     let shown = format!("address {}", address.text);
     notes.not_yet(address.at, &shown, format!("in the proposed block, as {}", address_of.text()));
-    let block = match blocks.iter_mut().find(|block| block.interface == device) {
-        Some(block) => block,
-        None => {
-            let group = match blocks.len() {
-                0 => instance.to_owned(),
-                more => format!("{instance}-{}", more + 1),
-            };
-            blocks.push(Vip::proposed(device, &group));
-            let Some(block) = blocks.last_mut() else { return };
-            block
-        }
-    };
-    block.addresses.push(address_of);
+    let known = blocks.iter().position(|block| block.interface == device);
+    let index = known.unwrap_or_else(|| {
+        let group = match blocks.len() {
+            0 => instance.to_owned(),
+            more => format!("{instance}-{}", more + 1),
+        };
+        blocks.push(Vip::proposed(device, &group));
+        blocks.len() - 1
+    });
+    blocks[index].addresses.push(address_of);
 }
 
 /// The first instance that names its peers names the nodes of the farm.
@@ -109,7 +104,8 @@ fn read_nodes(peers: Vec<(Word, bool)>, draft: &mut Draft, notes: &mut Notes) {
     let named_before = !draft.nodes.is_empty();
     let silent = !peers.is_empty() && !peers.iter().any(|(_, own)| *own);
     for (word, own) in peers {
-        let shown = format!("{} {}", if own { "unicast_src_ip" } else { "unicast_peer" }, word.text);
+        let shown =
+            format!("{} {}", if own { "unicast_src_ip" } else { "unicast_peer" }, word.text);
         let known = draft.nodes.iter().any(|node| node.addresses.contains(&word.text));
         if known {
             notes.translated(word.at, &shown, "the node with this address");
@@ -134,7 +130,7 @@ fn read_nodes(peers: Vec<(Word, bool)>, draft: &mut Draft, notes: &mut Notes) {
 fn parameter(statement: &Statement, notes: &mut Notes) {
     let why = match statement.name() {
         "interface" => {
-            return notes.not_yet(statement.at(), &with_value(statement), "in the proposed block");
+            return notes.not_yet(statement.at(), &shown(statement), "in the proposed block");
         }
         "state" | "priority" | "nopreempt" | "preempt" | "preempt_delay" | "accept" => {
             let why = "which node is first matters to `mode: failover` only";
@@ -154,10 +150,7 @@ fn parameter(statement: &Statement, notes: &mut Notes) {
             "the interface of a VIP is always watched, and no other one"
         }
         "track_script" | "track_process" | "track_file" | "track_bfd" => {
-            let why = format!(
-                "vipfarm {VERSION} has no checks of its own: a script can run `vipfarm close`"
-            );
-            return notes.not_yet(statement.at(), &shown(statement), why);
+            return notes.not_yet(statement.at(), &shown(statement), NO_CHECKS);
         }
         "virtual_routes" | "virtual_rules" => {
             "vipfarm sets no routes or rules: leave that to the system"

@@ -24,23 +24,30 @@ impl Lan {
     }
 }
 
-/// Reads the networks that all nodes are on.
-pub(super) fn read(source: Source<'_>) -> Result<(Vec<Lan>, Account), Diagnostics> {
+/// Reads the networks that all nodes are on; if `used` names any of them, only those.
+pub(super) fn read(
+    source: Source<'_>,
+    used: &[(Pos, String)],
+) -> Result<(Vec<Lan>, Account), Diagnostics> {
     let mut notes = Notes::new(source.file);
     let mut lans = element::parse(source.text, &mut notes)
         .map_or_else(Vec::new, |document| read_lans(document.root_element(), &mut notes));
     let names: Vec<_> =
         lans.iter().flat_map(|lan| &lan.nodes).map(|(name, _)| name.clone()).collect();
+    let is_used = |lan: &Lan| used.iter().any(|(_, name)| *name == lan.name);
+    let any = !lans.iter().any(is_used);
     lans.retain(|lan| {
-        let complete = names.iter().all(|name| lan.address(name).is_some());
         let shown = format!("lan name=\"{}\"", lan.name);
-        if complete {
-            notes.translated(lan.at, &shown, "an address of each node");
+        let why = if !names.iter().all(|name| lan.address(name).is_some()) {
+            "not all nodes are in it, and heartbeats need networks with all of them"
+        } else if !any && !is_used(lan) {
+            "the module's <farm> does not name it"
         } else {
-            let why = "not all nodes are in it, and heartbeats need networks with all of them";
-            notes.dropped(lan.at, &shown, why);
-        }
-        complete
+            notes.translated(lan.at, &shown, "an address of each node");
+            return true;
+        };
+        notes.dropped(lan.at, &shown, why);
+        false
     });
     Ok((lans, notes.finish()?))
 }

@@ -16,7 +16,8 @@ pub(super) type Macros = HashMap<String, String>;
 /// Parses a file; what is wrong with it goes to the notes.
 pub(super) fn parse<'a>(text: &'a str, notes: &mut Notes) -> Option<Document<'a>> {
     // SafeKit's files may name a document type. Entities are limited by the parser.
-    let options = ParsingOptions { allow_dtd: true, nodes_limit: MOST_NODES, entity_resolver: None };
+    let options =
+        ParsingOptions { allow_dtd: true, nodes_limit: MOST_NODES, entity_resolver: None };
     Document::parse_with_options(text, options)
         .map_err(|error| {
             let at = error.pos();
@@ -136,6 +137,16 @@ impl<'a> Element<'a> {
         }
     }
 
+    /// The element with its attributes.
+    pub(super) fn shown(&self) -> String {
+        let mut shown = self.name().to_owned();
+        for attribute in self.node.attributes() {
+            let value = expand(attribute.value(), self.macros);
+            shown = format!("{shown} {}=\"{value}\"", attribute.name());
+        }
+        shown
+    }
+
     fn parent(&self) -> &'a str {
         self.node.parent_element().map_or("the file", |parent| parent.tag_name().name())
     }
@@ -170,9 +181,8 @@ fn expand(text: &str, macros: &Macros) -> String {
     let mut rest = text;
     while let Some((before, behind)) = rest.split_once('%') {
         expanded.push_str(before);
-        let known = behind
-            .split_once('%')
-            .and_then(|(name, behind)| Some((macros.get(name)?, behind)));
+        let known =
+            behind.split_once('%').and_then(|(name, behind)| Some((macros.get(name)?, behind)));
         if let Some((value, behind)) = known {
             expanded.push_str(value);
             rest = behind;

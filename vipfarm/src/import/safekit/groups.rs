@@ -23,7 +23,8 @@ struct Read {
     at: Pos,
     name: String,
     powers: Vec<(String, u16)>,
-    rules: Vec<(Pos, Rule)>,
+    /// With their places and as they are written.
+    rules: Vec<(Pos, String, Rule)>,
 }
 
 /// Reads the groups of a `<vip>` into its blocks; adds the nodes that they name to `hosts`.
@@ -45,17 +46,13 @@ pub(super) fn read(
     }
 }
 
-fn read_group(
-    element: Element<'_>,
-    hosts: &mut Vec<String>,
-    notes: &mut Notes,
-) -> Option<Read> {
+fn read_group(element: Element<'_>, hosts: &mut Vec<String>, notes: &mut Notes) -> Option<Read> {
     element.attributes(&["name"], notes);
     let name = element.require("name", notes);
     let (mut powers, mut rules) = (Vec::new(), Vec::new());
     for child in element.only(&["cluster", "rule"], notes) {
         if child.name() == "rule" {
-            rules.extend(read_rule(child, notes).map(|rule| (child.at(), rule)));
+            rules.extend(read_rule(child, notes).map(|rule| (child.at(), child.shown(), rule)));
             continue;
         }
         child.attributes(&[], notes);
@@ -118,7 +115,7 @@ fn share_out(group: &Read, blocks: &mut [Vip], taken: &mut HashSet<String>, note
     let mut names = Vec::new();
     for block in blocks.iter_mut().filter(|block| !block.proposed) {
         let rules: Vec<_> =
-            group.rules.iter().filter_map(|(_, rule)| rule_of(rule, block)).collect();
+            group.rules.iter().filter_map(|(_, _, rule)| rule_of(rule, block)).collect();
         if rules.is_empty() {
             continue;
         }
@@ -126,8 +123,8 @@ fn share_out(group: &Read, blocks: &mut [Vip], taken: &mut HashSet<String>, note
         names.push(format!("`{name}`"));
         block.groups.push(Group { name, powers: group.powers.clone(), rules });
     }
-    for (at, rule) in &group.rules {
-        account_for(*at, rule, blocks, notes);
+    for (at, shown, rule) in &group.rules {
+        account_for(*at, shown, rule, blocks, notes);
     }
     let shown = format!("group name=\"{}\"", group.name);
     match &names[..] {
@@ -169,21 +166,20 @@ fn rule_of(rule: &Rule, block: &Vip) -> Option<Rule> {
     Some(rule)
 }
 
-fn account_for(at: Pos, rule: &Rule, blocks: &[Vip], notes: &mut Notes) {
+fn account_for(at: Pos, shown: &str, rule: &Rule, blocks: &[Vip], notes: &mut Notes) {
     let served = || blocks.iter().filter(|block| !block.proposed);
-    let shown = format!("rule {}", rule_text(rule));
     if let Some(written) = served().find_map(|block| rule_of(rule, block)) {
-        return notes.translated(at, &shown, rule_text(&written));
+        return notes.translated(at, shown, rule_text(&written));
     }
     if served().next().is_none() {
-        return notes.not_yet(at, &shown, "its VIP is not taken over");
+        return notes.not_yet(at, shown, "its VIP is not taken over");
     }
     let why = if rule.proto == Proto::Arp {
         "no VIP that it is for is `vmac_directed`, and of the others exactly one node answers each ARP request anyway"
     } else {
         "its virtual_addr is none of this file's, so that it matches nothing"
     };
-    notes.dropped(at, &shown, why);
+    notes.dropped(at, shown, why);
 }
 
 /// A name that no other group of the file has.

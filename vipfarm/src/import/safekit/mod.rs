@@ -15,12 +15,10 @@ use ipnet::IpNet;
 use self::{cluster::Lan, element::Element};
 use super::{
     Source, Supplement,
-    account::{Account, Notes},
+    account::{Account, NO_CHECKS, NO_FAILOVER, Notes},
     draft::{Address, Draft, Node, Vip},
 };
 use crate::config::{Diagnostics, Pos};
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Reads a module's file and, if it is there, the cluster's.
 pub(super) fn read(
@@ -36,7 +34,7 @@ pub(super) fn read(
         found = Module::read(root, supplement, &mut notes);
     }
     let (lans, more) = match cluster {
-        Some(source) => cluster::read(source)?,
+        Some(source) => cluster::read(source, &found.lans)?,
         None => (Vec::new(), Account::default()),
     };
     let nodes = found.nodes(lans, &mut notes);
@@ -87,7 +85,11 @@ impl Module {
             vip::read(vip, module.mirror, supplement, &mut module.vips, &mut module.hosts, notes);
         }
         if module.vips.is_empty() {
-            notes.missing(root.at(), "there is no VIP in this file", "import a module with a <vip>");
+            notes.missing(
+                root.at(),
+                "there is no VIP in this file",
+                "import a module with a <vip>",
+            );
         }
         module
     }
@@ -104,10 +106,7 @@ impl Module {
             "farm" => notes.translated(mode.at, &mode.shown, "all nodes serve at the same time"),
             "mirror" => {
                 self.mirror = true;
-                let why = format!(
-                    "one node serves at a time, and vipfarm {VERSION} does not serve `mode: failover` yet"
-                );
-                notes.not_yet(mode.at, &mode.shown, why);
+                notes.not_yet(mode.at, &mode.shown, NO_FAILOVER);
             }
             _ => notes.dropped(mode.at, &mode.shown, "it is not a mode known here"),
         }
@@ -124,17 +123,12 @@ impl Module {
                 notes.dropped(*at, &shown, why);
             }
         }
-        let used = |lan: &Lan| self.lans.iter().any(|(_, name)| *name == lan.name);
-        if lans.iter().any(used) {
-            lans.retain(used);
-        }
-        // The first address is on the VIP's own network.
-        lans.sort_by_key(|lan| !self.is_on(lan));
+        // The first address is on the VIP's own network; else the module's order counts.
+        let order = |lan: &Lan| self.lans.iter().position(|(_, name)| *name == lan.name);
+        lans.sort_by_key(|lan| (!self.is_on(lan), order(lan)));
         let Some(first) = lans.first() else {
             let named = self.hosts.iter();
-            return named
-                .map(|name| Node { name: name.clone(), addresses: Vec::new() })
-                .collect();
+            return named.map(|name| Node { name: name.clone(), addresses: Vec::new() }).collect();
         };
         let address = |name: &str| {
             lans.iter().filter_map(|lan| Some(lan.address(name)?.to_owned())).collect()
@@ -150,7 +144,10 @@ impl Module {
             let node: IpAddr = lan.nodes.first()?.1.parse().ok()?;
             Some(net.contains(&node))
         };
-        self.vips.iter().flat_map(|vip| &vip.addresses).any(|address| contains(address) == Some(true))
+        self.vips
+            .iter()
+            .flat_map(|vip| &vip.addresses)
+            .any(|address| contains(address) == Some(true))
     }
 }
 
@@ -165,10 +162,7 @@ fn outside(element: Element<'_>, notes: &mut Notes) {
         "vhost" => "vipfarm changes no host names",
         "errd" => "vipfarm watches no processes: leave that to systemd (Restart=)",
         "check" | "failover" => {
-            let why = format!(
-                "vipfarm {VERSION} has no checks of its own: a script can run `vipfarm close`"
-            );
-            return notes.not_yet(element.at(), &element.with_content(), why);
+            return notes.not_yet(element.at(), &element.with_content(), NO_CHECKS);
         }
         _ => return element.unknown(notes),
     };

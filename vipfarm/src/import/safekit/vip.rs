@@ -5,10 +5,9 @@ use std::net::Ipv4Addr;
 use super::{
     super::{
         Supplement,
-        account::Notes,
+        account::{DECIDE, NO_FAILOVER, Notes},
         draft::{Address, Vip},
     },
-    VERSION,
     element::{Attribute, Element, one_of},
     groups,
 };
@@ -32,7 +31,9 @@ pub(super) fn read(
 ) {
     vip.attributes(&["tcpreset", "scriptcontrol"], notes);
     let mut reader = Reader { mirror, tcp_reset: true, supplement, blocks: Vec::new(), notes };
+    reader.notes.proposed = mirror;
     reader.vip(vip);
+    reader.notes.proposed = false;
     let mut blocks = reader.blocks;
     groups::read(vip, &mut blocks, hosts, notes);
     vips.extend(blocks);
@@ -56,9 +57,7 @@ impl Reader<'_> {
             Some((attribute, true)) => self.notes.not_yet(
                 attribute.at,
                 &attribute.shown,
-                format!(
-                    "vipfarm {VERSION} opens every VIP by itself: start the agent after the service, and run `vipfarm close` and `vipfarm open` in its scripts"
-                ),
+                "this version of vipfarm opens every VIP by itself: start the agent after the service, and run `vipfarm close` and `vipfarm open` in its scripts",
             ),
             Some((attribute, false)) => {
                 self.notes.translated(attribute.at, &attribute.shown, "open: auto, the default");
@@ -78,20 +77,21 @@ impl Reader<'_> {
     fn interface(&mut self, interface: Element<'_>) {
         let known = ["name", "check", "arpreroute", "arpinterval", "arpelapse"];
         interface.attributes(&known, self.notes);
+        let kinds = interface.only(&["virtual_interface", "real_interface"], self.notes);
+        let proposed = |kind: &Element<'_>| self.mirror || is_on_one_side(*kind);
+        let proposed: Vec<_> = kinds.iter().map(proposed).collect();
+        self.notes.proposed = proposed.iter().all(|proposed| *proposed);
         let name = interface.get("name").and_then(|name| self.interface_name(name));
         let check = self.check(interface).unwrap_or(true);
-        let kinds = ["virtual_interface", "real_interface"];
         let mut directed = false;
-        for kind in interface.only(&kinds, self.notes) {
+        for (kind, proposed) in kinds.into_iter().zip(proposed) {
+            self.notes.proposed = proposed;
             let mut block = Vip::proposed(name.clone(), &format!("vip{}", self.blocks.len() + 1));
-            block.check = check;
-            block.tcp_reset = self.tcp_reset;
-            block.proposed = self.mirror;
+            (block.check, block.tcp_reset, block.proposed) = (check, self.tcp_reset, proposed);
             if kind.name() == "virtual_interface" {
                 self.virtual_interface(kind, &mut block);
             } else {
                 kind.attributes(&[], self.notes);
-                block.proposed = true;
             }
             for address in kind.only(&["virtual_addr"], self.notes) {
                 self.virtual_addr(address, &mut block);
@@ -99,6 +99,7 @@ impl Reader<'_> {
             directed |= block.mode == Mode::VmacDirected;
             self.adopt(kind, block, interface);
         }
+        self.notes.proposed = self.mirror;
         if !directed {
             for name in ["arpreroute", "arpinterval", "arpelapse"] {
                 if let Some(attribute) = interface.get(name) {
@@ -121,14 +122,12 @@ impl Reader<'_> {
             self.notes.not_yet(
                 kind.at(),
                 &format!("{} with {addresses}", kind.name()),
-                format!(
-                    "one node has it at a time, and vipfarm {VERSION} does not serve `mode: failover` yet; the file proposes a farm instead, in comments"
-                ),
+                NO_FAILOVER,
             );
             self.notes.missing(
                 kind.at(),
-                format!("{addresses} is not taken over: one node had it at a time, and vipfarm {VERSION} does not serve `mode: failover` yet"),
-                "leave it to SafeKit; or, if all nodes may serve at the same time, take the marks off the proposed block",
+                format!("{addresses} is not taken over: {NO_FAILOVER}"),
+                DECIDE,
             );
         } else {
             let vmac = block.mode == Mode::VmacInvisible;
@@ -141,6 +140,14 @@ impl Reader<'_> {
         }
         if block.mode == Mode::VmacDirected {
             block.arp_refresh = Some(self.arp_refresh(interface));
+            let elsewhere = |it: &Vip| it.mode == block.mode && it.interface != block.interface;
+            if !block.proposed && self.blocks.iter().any(|it| !it.proposed && elsewhere(it)) {
+                self.notes.missing(
+                    kind.at(),
+                    format!("{addresses} is on a second interface with `vmac_directed`, and this version of vipfarm serves those VIPs of a node on one only"),
+                    "use `mode: vmac_invisible` for one of the two",
+                );
+            }
         }
         self.blocks.push(block);
     }
@@ -183,15 +190,13 @@ impl Reader<'_> {
                 "mode: vmac_invisible",
                 "it is vipfarm's default; SafeKit's manual names none",
             ),
-            Some(kind) => match one_of(&kind, &modes, self.notes) {
-                Some(Some(mode)) => {
+            Some(kind) => {
+                if let Some(Some(mode)) = one_of(&kind, &modes, self.notes) {
                     block.mode = mode;
                     let into = format!("mode: {}", kind.value);
                     self.notes.translated(kind.at, &kind.shown, into);
                 }
-                Some(None) => block.proposed = true,
-                None => {}
-            },
+            }
         }
         let Some(addr) = element.get("addr") else { return };
         if block.mode == Mode::VmacDirected {
@@ -222,7 +227,6 @@ impl Reader<'_> {
                     self.notes.translated(place.at, &place.shown, "all nodes have the address");
                 }
                 Some(true) => {
-                    block.proposed = true;
                     let why = "one node has the address at a time";
                     self.notes.not_yet(place.at, &place.shown, why);
                 }
@@ -233,12 +237,7 @@ impl Reader<'_> {
         let connections = match element.switch("connections", self.notes) {
             Some((attribute, true)) => {
                 let why = "this version reads it, and nothing follows from it yet";
-                self.notes.approximated(
-                    attribute.at,
-                    &attribute.shown,
-                    "connections: true",
-                    why,
-                );
+                self.notes.approximated(attribute.at, &attribute.shown, "connections: true", why);
                 true
             }
             Some((attribute, false)) => {
@@ -292,7 +291,8 @@ impl Reader<'_> {
     fn arp_refresh(&mut self, interface: Element<'_>) -> String {
         let reroute = interface.switch("arpreroute", self.notes);
         let on = reroute.as_ref().is_some_and(|(_, on)| *on);
-        let mut times = [ArpRefresh::DEFAULT.interval, ArpRefresh::DEFAULT.duration].map(|it| it.as_secs());
+        let mut times =
+            [ArpRefresh::DEFAULT.interval, ArpRefresh::DEFAULT.duration].map(|it| it.as_secs());
         for (name, time) in ["arpinterval", "arpelapse"].into_iter().zip(&mut times) {
             let Some(attribute) = interface.get(name) else { continue };
             match seconds(&attribute.value) {
@@ -304,7 +304,10 @@ impl Reader<'_> {
                 ),
             }
             if on {
-                let into = format!("arp_refresh, {}: {time}s", if name == "arpinterval" { "interval" } else { "duration" });
+                let into = format!(
+                    "arp_refresh, {}: {time}s",
+                    if name == "arpinterval" { "interval" } else { "duration" }
+                );
                 self.notes.translated(attribute.at, &attribute.shown, into);
             } else {
                 let why = "arpreroute is off";
@@ -328,6 +331,16 @@ impl Reader<'_> {
         }
         into
     }
+}
+
+/// Whether the addresses are where one node is, or nothing shares their traffic out.
+fn is_on_one_side(kind: Element<'_>) -> bool {
+    let is = |element: Element<'_>, name, value| {
+        element.get(name).is_some_and(|attribute| attribute.value == value)
+    };
+    kind.name() == "real_interface"
+        || is(kind, "type", "alias")
+        || kind.children().any(|address| is(address, "where", "one_side_alias"))
 }
 
 /// A time with its unit, s, m, h or d (section 13.1); without one it is in seconds.

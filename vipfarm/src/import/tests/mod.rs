@@ -47,7 +47,9 @@ fn checked(yaml: &str) -> Farm {
 
 /// The file as an operator makes it who wants the proposed farm.
 fn accepted(yaml: &str) -> String {
-    yaml.lines().map(|line| line.strip_prefix(yaml::PROPOSED).unwrap_or(line).to_owned() + "\n").collect()
+    yaml.lines()
+        .map(|line| line.strip_prefix(yaml::PROPOSED).unwrap_or(line).to_owned() + "\n")
+        .collect()
 }
 
 fn shown(imported: &Imported) -> String {
@@ -100,6 +102,7 @@ fn a_mirror_module_is_proposed_as_a_farm_and_not_made_one() {
 
     let mirror = format!("<safe><service mode=\"mirror\">{FARM}</service></safe>");
     let imported = from_safekit(&mirror, None, Some(24)).expect("well-formed");
+    assert_eq!(imported.account.count(Outcome::Translated), 0, "{}", imported.account);
     assert!(!imported.yaml.contains("\nvips:"), "{}", imported.yaml);
 }
 
@@ -140,7 +143,7 @@ fn names_that_no_resolver_knows_are_missing() {
 fn the_account_is_json_for_scripts() {
     let imported = from_safekit(MIRROR, None, None).expect("well-formed");
     let json = serde_json::to_value(&imported.account).expect("plain data");
-    assert_eq!(json["elements"][0]["outcome"], "translated");
+    assert_eq!(json["elements"][0]["outcome"], "not_yet");
     assert_eq!(json["elements"][0]["line"], 3);
     assert_eq!(json["missing"][0]["file"], "userconfig.xml");
 }

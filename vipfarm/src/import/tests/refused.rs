@@ -5,7 +5,10 @@ use super::*;
 #[test]
 fn xml_that_is_not_well_formed_is_told_with_its_place() {
     for (text, expected) in [
-        ("<vip>\n  <interface_list>\n</vip>", "userconfig.xml:3:1: error: this is not well-formed XML: expected 'interface_list' tag, not 'vip' at 3:1"),
+        (
+            "<vip>\n  <interface_list>\n</vip>",
+            "userconfig.xml:3:1: error: this is not well-formed XML: expected 'interface_list' tag, not 'vip' at 3:1",
+        ),
         ("", "userconfig.xml:1:1: error: this is not well-formed XML"),
         ("<vip>&unknown;</vip>", "userconfig.xml:1:6: error: this is not well-formed XML"),
         ("<a b='1' b='2'/>", "userconfig.xml:1:10: error: this is not well-formed XML"),
@@ -59,15 +62,37 @@ fn a_hostile_document_is_refused_in_time() {
 #[test]
 fn braces_and_quotes_that_do_not_match_are_told_with_their_place() {
     for (text, expected) in [
-        ("a {\n  b {\n  }\n", "keepalived.conf:1:3: error: this block is not closed\n  = help: add the missing `}`"),
-        ("a {\n}\n}", "keepalived.conf:3:1: error: this `}` closes nothing\n  = help: remove it, or add the missing `{`"),
-        ("{\n}", "keepalived.conf:1:1: error: this block has no name\n  = help: write its keyword before the `{`"),
-        ("a \"b\nc", "keepalived.conf:1:3: error: this quotation does not end on its line\n  = help: add the closing quote"),
+        (
+            "a {\n  b {\n  }\n",
+            "keepalived.conf:1:3: error: this block is not closed\n  = help: add the missing `}`",
+        ),
+        (
+            "a {\n}\n}",
+            "keepalived.conf:3:1: error: this `}` closes nothing\n  = help: remove it, or add the missing `{`",
+        ),
+        (
+            "{\n}",
+            "keepalived.conf:1:1: error: this block has no name\n  = help: write its keyword before the `{`",
+        ),
+        (
+            "a \"b\nc",
+            "keepalived.conf:1:3: error: this quotation does not end on its line\n  = help: add the closing quote",
+        ),
     ] {
         assert_eq!(from_keepalived(text, None).expect_err("malformed").to_string(), expected);
     }
     let deep = from_keepalived(&"a {".repeat(100_000), None).expect_err("too deep").to_string();
     assert!(deep.starts_with("keepalived.conf:1:99: error: too many blocks"), "{deep}");
+}
+
+#[test]
+fn vips_with_the_nodes_own_macs_on_two_interfaces_are_told() {
+    let second = "<interface name='eth1'><virtual_interface type='vmac_directed'>\
+                  <virtual_addr addr='192.168.1.223'/></virtual_interface></interface></interface_list>";
+    let text = FARM.replace("</interface_list>", second);
+    let imported = from_safekit(&text, None, Some(24)).expect("well-formed");
+    let missing = &imported.account.missing[0];
+    assert!(missing.message.starts_with("192.168.1.223 is on a second interface"), "{missing}");
 }
 
 #[test]
