@@ -1,9 +1,12 @@
 //! The command line's grammar and its help; [`crate::commands`] gives the verbs their meaning.
 
+mod import;
+
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::import::{ImportArgs, ImportFrom, ImportInto};
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
     model::{MAX_POWER, Mac},
@@ -229,6 +232,18 @@ Examples:
     /// `hash_key_file`; without `accept_key_file`.
     #[command(after_help = "Example:\n  vipfarm keygen /etc/vipfarm/farm.key")]
     Keygen(KeygenArgs),
+
+    /// Make a farm's file of another product's configuration
+    ///
+    /// Writes the file to standard output, or to the file of -o, and on standard error what became of
+    /// each element of the source: translated, approximated, dropped or not supported yet, and why.
+    /// What the source does not say is not guessed: the file says FILL-IN there, and what `vipfarm
+    /// check` would refuse is listed as missing, with exit code 1. A source with errors changes
+    /// nothing.
+    #[command(after_help = "Examples:
+  vipfarm import safekit userconfig.xml --cluster cluster.xml --prefix 24 -o farm.yaml
+  vipfarm import keepalived /etc/keepalived/keepalived.conf > farm.yaml")]
+    Import(ImportArgs),
 }
 
 /// Which agent to talk to.

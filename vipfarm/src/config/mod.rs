@@ -35,24 +35,26 @@ use std::{
 
 use crate::model::{Farm, Node};
 
-use address::Resolve;
+pub(crate) use address::Resolve;
 pub use diagnostic::{Diagnostic, Diagnostics};
-use diagnostic::{Located, Report};
+pub(crate) use diagnostic::{Located, Pos, Report};
 pub use digest::{differing_parts, digest};
 use fields::{FARM_NAME, Fields};
+pub(crate) use fields::{INTERFACE, NAME};
 use keys::{KeyFiles, Keys};
+pub(crate) use source::read as read_text;
 
 /// Reads the farm of a configuration file. Host names are looked up; no key file is opened.
 pub fn load(path: &Path) -> Result<Farm, Diagnostics> {
     let file = path.display().to_string();
-    parse(&file, &source::read(path)?)
+    parse(&file, &read_text(path)?)
 }
 
 /// Reads the farm and the keys in the files that it names; an unusable key file is a problem of the
 /// file among the others.
 pub fn load_with_keys(path: &Path) -> Result<(Farm, Keys), Diagnostics> {
     let mut report = Report::new(&path.display().to_string());
-    let draft = read(&source::read(path)?, &resolve, &mut report);
+    let draft = read(&read_text(path)?, &resolve, &mut report);
     let keys = draft.as_ref().and_then(|draft| draft.key_files.load(&mut report));
     let farm = draft.and_then(Draft::build);
     report.finish(farm.zip(keys))
@@ -64,13 +66,19 @@ pub fn parse(file: &str, text: &str) -> Result<Farm, Diagnostics> {
     parse_with(file, text, &resolve)
 }
 
-fn parse_with(file: &str, text: &str, resolve: Resolve<'_>) -> Result<Farm, Diagnostics> {
+/// The same with a resolver of host names.
+pub(crate) fn parse_with(
+    file: &str,
+    text: &str,
+    resolve: Resolve<'_>,
+) -> Result<Farm, Diagnostics> {
     let mut report = Report::new(file);
     let draft = read(text, resolve, &mut report);
     report.finish(draft.and_then(Draft::build))
 }
 
-fn resolve(host: &str) -> std::io::Result<Vec<IpAddr>> {
+/// Asks the system for the addresses of a host name.
+pub(crate) fn resolve(host: &str) -> std::io::Result<Vec<IpAddr>> {
     Ok((host, 0).to_socket_addrs()?.map(|found| found.ip()).collect())
 }
 

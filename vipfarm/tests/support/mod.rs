@@ -1,14 +1,8 @@
 //! A served control socket with a made-up agent behind, for the tests of both of its ends.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+mod run_dir;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::future::BoxFuture;
 use tokio::{runtime::Runtime, sync::watch};
@@ -25,29 +19,7 @@ use vipfarm::{
     },
 };
 
-/// A directory of one test, removed with the value.
-pub(crate) struct RunDir(pub(crate) PathBuf);
-
-impl RunDir {
-    pub(crate) fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("vipfarm-test-{}-{count}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir_all(&dir).expect("a directory in the temporary one");
-        Self(dir)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for RunDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+pub(crate) use self::run_dir::RunDir;
 
 /// An agent that knows one VIP.
 struct FakeAgent {
