@@ -4,13 +4,14 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     view::{Content, Stamp, ViewId},
-    wire::Ack,
+    wire::{Ack, Flags, Heartbeat},
     *,
 };
 
 mod door;
 mod fuzz;
 mod harness;
+mod networks;
 mod operated;
 mod proof;
 use harness::*;
