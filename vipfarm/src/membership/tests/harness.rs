@@ -26,6 +26,8 @@ pub(super) struct Farm {
     pub(super) cuts: Vec<(usize, usize)>,
     /// The same on the other network.
     pub(super) other_cuts: Vec<(usize, usize)>,
+    /// Each turn is followed by another that nothing has given cause for.
+    pub(super) eager: bool,
 }
 
 impl Farm {
@@ -59,6 +61,7 @@ impl Farm {
             cut: false,
             cuts: Vec::new(),
             other_cuts: Vec::new(),
+            eager: false,
         }
     }
 
@@ -102,7 +105,12 @@ impl Farm {
         if now >= node.next_deadline() {
             node.handle_timeout(now);
         }
-        for output in drain(node) {
+        let mut outputs = drain(node);
+        if self.eager {
+            node.handle_timeout(now);
+            outputs.extend(drain(node));
+        }
+        for output in outputs {
             if let Output::Send { link, datagram } = &output {
                 for to in (0..self.nodes.len()).filter(|&to| to != index && self.running[to]) {
                     let cut_elsewhere = *link == 1 && self.other_cuts.contains(&(index, to));
