@@ -16,8 +16,12 @@ use vipfarm_lab::{
 };
 
 use crate::{
-    ECHO, ONE_VIP, all, conflicts::conflicts, directed::needs, eventually, has_event, packets,
-    packets_of_all, probed::Probed, vmac, wire, with_second_addresses,
+    ECHO, ONE_VIP, all,
+    conflicts::conflicts,
+    directed::needs,
+    eventually, has_event, packets, packets_of_all,
+    probed::{PERIOD, Probed},
+    vmac, wire, with_second_addresses,
 };
 
 /// The directed VIP beside the invisible one.
@@ -65,12 +69,14 @@ fn running<'a>(lab: &'a Lab, second: &[Ipv4Addr], program: &Path) -> Farm<'a> {
 
 /// Clients of all VIPs, that are served.
 async fn traffic(lab: &Lab) -> [Probed; 4] {
-    let elsewhere = lab.clients_elsewhere();
+    // Four times as many as usual, each a quarter as often.
+    let start = |clients, to| Probed::start_from(lab, clients, to, 4 * PERIOD);
+    let (here, elsewhere) = (lab.clients(), lab.clients_elsewhere());
     [
-        Probed::start_to(lab, echo(VIP)).await,
-        Probed::start_to(lab, echo(BESIDE)).await,
-        Probed::start_from(lab, elsewhere, echo(VIP_ELSEWHERE)).await,
-        Probed::start_from(lab, elsewhere, echo(beside(VIP_ELSEWHERE))).await,
+        start(here, echo(VIP)).await,
+        start(here, echo(BESIDE)).await,
+        start(elsewhere, echo(VIP_ELSEWHERE)).await,
+        start(elsewhere, echo(beside(VIP_ELSEWHERE))).await,
     ]
 }
 

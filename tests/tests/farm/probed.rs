@@ -50,12 +50,17 @@ impl Probed {
 
     /// As [`Probed::start`], to that VIP and port.
     pub(crate) async fn start_to(lab: &Lab, to: SocketAddr) -> Self {
-        Self::start_from(lab, lab.clients(), to).await
+        Self::start_from(lab, lab.clients(), to, PERIOD).await
     }
 
-    /// As [`Probed::start_to`], of those clients.
-    pub(crate) async fn start_from(lab: &Lab, clients: &[Host], to: SocketAddr) -> Self {
-        let probed = Self::begin_to(lab, clients, to, PERIOD);
+    /// As [`Probed::start_to`], of those clients, each flow once a period.
+    pub(crate) async fn start_from(
+        lab: &Lab,
+        clients: &[Host],
+        to: SocketAddr,
+        period: Duration,
+    ) -> Self {
+        let probed = Self::begin_to(lab, clients, to, period);
         probed.all_served().await;
         probed
     }

@@ -96,8 +96,12 @@ fn check_subnets(nodes: &[NodeDraft], vips: &[VipDraft], report: &mut Report) {
 fn outside(nodes: &[NodeDraft], net: IpNet, link: usize) -> Vec<String> {
     let outside = |node: &NodeDraft| {
         let name = &node.name.value;
-        let Some(address) = node.links.get(link) else { return Some(format!("{name} (none)")) };
-        let address = (*address)?;
+        let address = match node.links.get(link) {
+            Some(address) => (*address)?,
+            // Its list is wrong anyway.
+            None if node.links.is_empty() => return None,
+            None => return Some(format!("{name} (none)")),
+        };
         // A VIP of one family may live beside heartbeats of the other on the same network.
         let other_family = net.addr().is_ipv6() != address.is_ipv6();
         (!other_family && !net.contains(&address)).then(|| format!("{name} ({address})"))
