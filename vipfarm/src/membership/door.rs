@@ -110,7 +110,9 @@ impl Membership {
         };
         self.max_epoch = self.max_epoch.max(epoch);
         let has_vips = self.has_vips(usize::from(link));
-        let split = link != 0 && !self.peers[node.index()].is_heard(now, timers.suspect);
+        // Its view may be this node's, and each about to take over from the other.
+        let is_silent = !self.peers[node.index()].is_heard(now, timers.suspect);
+        let split = link != 0 && has_vips && is_silent;
         let apart = heartbeat.state.flags.has(Flags::SERVING) && (split || !self.is_rival_of(node));
         let served_apart = &mut self.peers[node.index()].served_apart;
         match (apart, has_vips) {
