@@ -119,7 +119,7 @@ pub struct NodeStatus {
     pub alive: bool,
     /// Milliseconds since it was last heard; absent for the own node and for one never heard.
     pub heard_ms: Option<f64>,
-    /// Its MAC on the VIP's network, once known.
+    /// Its MAC on the first network, once known.
     pub mac: Option<String>,
     /// Buckets it owns, summed over the groups.
     pub load: usize,

@@ -92,8 +92,8 @@ use self::{
 use crate::{
     config::{self, keys::Keys},
     datapath::{LeftOver, Trace},
-    membership,
-    model::{Farm, Mac, NodeId, Overrides},
+    membership::{self, OwnLink},
+    model::{Farm, NodeId, Overrides},
     net::{self, Network},
 };
 
@@ -163,9 +163,9 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     for message in forgotten {
         history.push(Level::Warn, "power_forgotten", message);
     }
-    let membership = |own, mac| membership_config(&farm, &keys, own, mac, overrides);
+    let membership = |own, links| membership_config(&farm, &keys, own, links, overrides);
     let mut up = bring_up::bring_up(&options, farm.clone(), &keys).await?;
-    let config = membership(up.own, up.mac);
+    let config = membership(up.own, up.networks.links.clone());
     let ports = up.configurations.get(config.digest).ports.clone();
     announce(&up, config.digest, &history);
     if let Some(warning) = warning {
@@ -196,6 +196,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         links: up.links,
         ports,
         datapaths: up.datapaths,
+        networks: up.networks.of,
         reports,
         latest: latest.clone(),
         commands,
@@ -372,7 +373,7 @@ fn membership_config(
     farm: &Farm,
     keys: &Keys,
     own: NodeId,
-    mac: Mac,
+    links: Vec<OwnLink>,
     overrides: Overrides,
 ) -> membership::Config {
     membership::Config {
@@ -382,7 +383,7 @@ fn membership_config(
         timers: farm.membership.timers,
         keys: keys.heartbeat_keys(),
         digest: config::digest(farm, keys),
-        mac,
+        links,
         overrides,
     }
 }

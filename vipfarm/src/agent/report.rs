@@ -55,7 +55,8 @@ struct Watched {
 pub struct Reporter {
     configurations: Configurations,
     own: NodeId,
-    own_mac: Mac,
+    /// By link.
+    own_macs: Vec<Mac>,
     hash_key: [u8; 16],
     watched: Vec<Watched>,
     latest: Latest,
@@ -92,7 +93,7 @@ impl Reporter {
         };
         Ok(Self {
             own: up.own,
-            own_mac: up.mac,
+            own_macs: up.networks.links.iter().map(|link| link.mac).collect(),
             hash_key: keys.bucket_key(),
             watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
             linger: Linger::new(
@@ -211,8 +212,8 @@ impl Reporter {
         if snapshot.state == NodeState::Joining {
             return; // The members' MACs may not be known yet.
         }
-        let is_member =
-            |mac| mac == self.own_mac || snapshot.peers.iter().any(|peer| peer.mac == Some(mac));
+        let peers = || snapshot.peers.iter().flat_map(|peer| peer.macs.iter().flatten());
+        let is_member = |mac| self.own_macs.iter().chain(peers()).any(|member| *member == mac);
         let config = self.configurations.get(snapshot.digest);
         for (Watched { counters, conflicts, .. }, port) in self.watched.iter().zip(&config.ports) {
             let (Ok(packets), Ok(Some(claim))) = (counters.packets(), counters.claim()) else {
@@ -435,7 +436,8 @@ impl Reporter {
         let status = |(id, node): (NodeId, &crate::model::Node)| {
             let own = id == self.own;
             let peer = snapshot.peers.iter().find(|peer| peer.node == id);
-            let mac = if own { Some(self.own_mac) } else { peer.and_then(|peer| peer.mac) };
+            let told = || peer?.macs.first().copied().flatten();
+            let mac = if own { self.own_macs.first().copied() } else { told() };
             NodeStatus {
                 name: node.name.clone(),
                 addresses: node.addresses.iter().map(ToString::to_string).collect(),

@@ -34,7 +34,7 @@ impl Lab {
             state: NodeState::Up,
             heard: None,
             links: Vec::new(),
-            mac: None,
+            macs: vec![],
             incarnation: None,
             config_differs: Vec::new(),
             staged: None,

@@ -54,6 +54,15 @@ fn what_a_file_says_is_in_the_model() {
 }
 
 #[test]
+fn vips_may_be_on_any_network_that_all_nodes_have_an_address_in() {
+    let second = "  - { addresses: [10.0.0.222/8, 'fd00::222/64'], mode: vmac_directed, groups: [{ name: second, rules: [{ port: 80, proto: tcp, filter: on_port }] }] }\n";
+    let farm = parsed(&format!("{}\n{second}", BASE.trim_end()));
+    assert_eq!(farm.vips.len(), 2);
+    // Whichever comes first in the file.
+    parsed(&edited("vips:\n", &format!("vips:\n{second}")));
+}
+
+#[test]
 fn powers_follow_the_order_of_the_nodes() {
     let powers = |text: &str| parsed(text).vips[0].groups[0].powers.clone();
     assert_eq!(powers(BASE), [Some(2), Some(1)]);
