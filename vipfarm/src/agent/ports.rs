@@ -40,6 +40,8 @@ struct Members {
     /// In file order over all blocks; `None` for the built-in group.
     index: Option<u8>,
     nodes: Vec<(String, u16)>,
+    /// Whether it has connections that stay where they are when their bucket moves.
+    lingers: bool,
 }
 
 impl Members {
@@ -76,14 +78,19 @@ impl Port {
         let services = Services::new(&farm.vips, here)?.asking_as(addresses);
         let names = || farm.nodes.iter().map(|node| node.name.clone());
         let everybody = names().map(|name| (name, 1)).collect();
-        let mut groups =
-            vec![Members { name: RESOLVE_GROUP.into(), index: None, nodes: everybody }];
+        let mut groups = vec![Members {
+            name: RESOLVE_GROUP.into(),
+            index: None,
+            nodes: everybody,
+            lingers: false,
+        }];
         for (index, group) in farm.vips.iter().flat_map(|block| &block.groups).enumerate() {
             let nodes = names().zip(farm.node_ids()).map(|(name, id)| (name, group.power(id)));
             groups.push(Members {
                 name: group.name.clone(),
                 index: u8::try_from(index).ok(),
                 nodes: nodes.collect(),
+                lingers: group.lingers(),
             });
         }
         let groups_count = groups.len();
@@ -137,7 +144,9 @@ impl Port {
         for group in 0..self.accept.len() {
             let before = self.accept[group];
             self.accept[group] = before.and(self.table(group, view).bitmap(own));
-            self.handover.give_away(group, before.without(self.accept[group]));
+            if self.groups[group].lingers {
+                self.handover.give_away(group, before.without(self.accept[group]));
+            }
         }
         self.hand_over(view);
     }
@@ -157,7 +166,7 @@ impl Port {
         for group in 0..self.accept.len() {
             let before = self.accept[group];
             self.accept[group] = self.table(group, view).bitmap(own);
-            if !alone {
+            if !alone && self.groups[group].lingers {
                 self.handover.take_over(group, self.accept[group].without(before));
             }
         }
@@ -215,6 +224,14 @@ impl Port {
     /// Old connections in the buckets that were given away or taken over.
     pub fn handover(&mut self) -> &mut Handover {
         &mut self.handover
+    }
+
+    /// The buckets given away whose old connections this node still serves, and those taken over
+    /// whose old connections other nodes may, by kernel group.
+    pub fn in_a_move(&self) -> (Vec<Bitmap>, Vec<Bitmap>) {
+        let moving = self.handover.moving(&self.accept).into_iter().zip(&self.accept);
+        let inherited = moving.map(|(moving, accept)| moving.and(*accept)).collect();
+        (self.handover.lingering().to_vec(), inherited)
     }
 
     /// Notes a peer's MAC, be it that of a node which only another configuration has.
@@ -298,6 +315,23 @@ mod tests {
         // node2 comes back: what is its again is given up at once.
         port.release(node(0), &alive(&[0, 1, 2]));
         assert_eq!(port.accept()[1], before[1]);
+    }
+
+    #[test]
+    fn only_groups_with_connections_linger_and_are_inherited() {
+        const GROUPS: &str = "[{ name: tcp, rules: [{ port: 80, proto: tcp, filter: on_port }] }, { name: udp, rules: [{ port: 80, proto: udp, filter: on_port }] }]";
+        let farm = fixture::farm(GROUPS);
+        let mut port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
+        let moves = |bitmaps: Vec<Bitmap>| bitmaps.iter().map(|it| !it.is_empty()).collect();
+        port.acquire(node(0), &alive(&[0, 1, 2]));
+        let inherited: Vec<bool> = moves(port.in_a_move().1);
+        assert_eq!(inherited, [false, true, false], "neither ARP and echo nor UDP");
+        port.handover().hear(&[]);
+        port.release(node(0), &alive(&[1, 2]));
+        let (lingering, inherited) = port.in_a_move();
+        assert!((85..=86).contains(&lingering[1].len()), "one of three");
+        let (lingering, inherited): (Vec<_>, Vec<_>) = (moves(lingering), moves(inherited));
+        assert_eq!((lingering, inherited), (vec![false, true, false], vec![false; 3]));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::*;
 mod farm;
 mod faults;
 mod network;
-mod node;
+pub(super) mod node;
 pub(super) mod rng;
 
 /// What is broken on purpose, to see that the simulator notices.

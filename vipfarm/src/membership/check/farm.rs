@@ -3,7 +3,9 @@
 use std::{hash::Hash, sync::Arc};
 
 use super::{
-    super::{BootTime, Config, Membership, NodeState, Output, Rules, Timers, View, view::life},
+    super::{
+        BootTime, Config, Membership, NodeState, Output, OwnLink, Rules, Timers, View, view::life,
+    },
     model::Faults,
     state::Agent,
 };
@@ -279,7 +281,7 @@ pub(super) fn start(
         timers: TIMERS,
         keys: vec![[1; 32]],
         digest: [0; 16],
-        mac: Mac([2, 0, 0, 0, 0, 1]),
+        links: vec![OwnLink { mac: Mac([2, 0, 0, 0, 0, 1]), has_vips: true }],
         overrides: Overrides::default(),
     };
     let mut agent = Membership::new(config, incarnation << 8 | node as u64 | 1 << 7, now);

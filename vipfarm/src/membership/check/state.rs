@@ -26,6 +26,7 @@ impl Agent {
             agent.leave_by,
             agent.left,
             agent.listening,
+            (agent.sides, agent.cut_off_until),
         );
         (node, heard, views, known, due, turn, agent.mute, agent.unbarred_since)
     }
