@@ -236,8 +236,7 @@ impl Reader<'_> {
         let check = self.check(element).unwrap_or(block.check);
         let connections = match element.switch("connections", self.notes) {
             Some((attribute, true)) => {
-                let why = "this version reads it, and nothing follows from it yet";
-                self.notes.approximated(attribute.at, &attribute.shown, "connections: true", why);
+                self.notes.translated(attribute.at, &attribute.shown, "connections: true");
                 true
             }
             Some((attribute, false)) => {
