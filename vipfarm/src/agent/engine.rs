@@ -27,6 +27,7 @@ use super::{
     links::Links,
     ports::Port,
     proof, realtime,
+    share::Share,
     tally::Tally,
 };
 use crate::{
@@ -111,7 +112,6 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         real_time,
         lateness: Tally::default(),
         barrier: Barrier::default(),
-        let_go: 0,
     };
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
@@ -136,8 +136,6 @@ struct Engine {
     /// Of waking up.
     lateness: Tally,
     barrier: Barrier,
-    /// Number of the view for which the kernel has let go of what others are to have.
-    let_go: u64,
 }
 
 /// Something for the history.
@@ -276,10 +274,8 @@ impl Engine {
                 let _ = reply.send(());
             }
             Command::KeepLingering { epoch, buckets } => {
-                if epoch == self.let_go {
-                    self.change(|port| port.handover().keep(&buckets));
-                    self.tell_of_handovers();
-                }
+                self.change(|port| port.keep(epoch, &buckets));
+                self.tell_of_handovers();
             }
             Command::Leave => self.membership.leave(now),
         }
@@ -342,7 +338,6 @@ impl Engine {
                     let own = self.own;
                     self.go_over(&view);
                     self.change(|port| port.release(own, &view));
-                    self.let_go = view.epoch;
                     self.tell_of_handovers();
                 }
                 Output::Acquire(view) => {
@@ -350,7 +345,6 @@ impl Engine {
                     let before = self.accept();
                     self.go_over(&view);
                     self.change(|port| port.acquire(own, &view));
-                    self.let_go = view.epoch;
                     self.tell_of_handovers();
                     self.barrier.acquire(realtime::now(), view.epoch);
                     installed = true;
@@ -387,28 +381,19 @@ impl Engine {
 
     /// Follows what the other nodes say of old connections, as long as there are any.
     fn hear_of_handovers(&mut self) {
-        if self.wired.iter_mut().all(|wired| wired.port.handover().is_over()) {
+        if self.wired.iter().all(|wired| wired.port.share().is_settled()) {
             return;
         }
-        let Some(view) = self.membership.view() else { return };
-        let peers: Vec<_> = self.membership.peers(realtime::now()).collect();
-        let others = peers.iter().filter(|peer| view.alive.contains(peer.node));
-        let said = |peer: &'_ PeerStatus| (peer.node, peer.agrees, Arc::clone(&peer.lingering));
-        let others: Vec<_> = others.map(said).collect();
-        self.change(|port| {
-            let said = others
-                .iter()
-                .map(|(node, agrees, bytes)| Said::of(*node, *agrees, bytes, view.epoch));
-            port.handover().hear(&said.collect::<Vec<_>>());
-        });
+        if let Some(others) = Said::by_all(&self.membership, realtime::now()) {
+            self.change(|port| port.hear(&others));
+        }
     }
 
     /// Has the next heartbeat say what lingers here.
     fn tell_of_handovers(&mut self) {
-        let epoch = self.let_go;
         // All ports have the groups of the whole farm.
-        let lingering = self.wired.first_mut().map(|wired| wired.port.handover().encode(epoch));
-        self.membership.publish_lingering(realtime::now(), lingering.unwrap_or_default().into());
+        let told = self.wired.first().map(|wired| wired.port.share().told());
+        self.membership.publish_lingering(realtime::now(), told.unwrap_or_default());
     }
 
     /// Changes what the ports accept, and brings the kernel there.
@@ -468,6 +453,7 @@ impl Engine {
         let is_proven = converged && deadline > at;
         let proof = if is_proven { proof::of(&view, &accept) } else { Proof::default() };
         self.membership.publish(proof);
+        let share = self.wired.first().map(|wired| wired.port.share());
         self.latest.set(Snapshot {
             at,
             view,
@@ -478,11 +464,8 @@ impl Engine {
             deadline,
             peers: self.membership.peers(at).collect(),
             accept,
-            lingering: self
-                .wired
-                .first_mut()
-                .map_or_else(Vec::new, |wired| wired.port.handover().lingering().to_vec()),
-            let_go: self.let_go,
+            lingering: share.map_or_else(Vec::new, |share| share.lingering().to_vec()),
+            let_go: share.map_or(0, Share::let_go),
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),
             view_change: self.barrier.last(),

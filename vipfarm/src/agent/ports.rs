@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::handover::Handover;
+use super::{handover::Said, share::Share};
 use crate::{
     assign::Assigner,
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Overrides, Table, View},
@@ -25,9 +25,7 @@ pub struct Port {
     /// Of `groups`, with these powers.
     assigners: Arc<[Assigner]>,
     powers: Arc<Overrides>,
-    accept: Vec<Bitmap>,
-    /// Of old connections in buckets given away or taken over.
-    handover: Handover,
+    share: Share,
     /// By kernel group; empty where nobody hands frames over.
     owners: Vec<Owners>,
     peers: Peers,
@@ -86,17 +84,15 @@ impl Port {
                 nodes: nodes.collect(),
             });
         }
-        let groups_count = groups.len();
         let powers = Arc::<Overrides>::default();
         let services = Arc::new(services);
         Ok(Self {
             served: Arc::clone(&services),
             services,
             assigners: groups.iter().map(|group| group.assigner(&powers)).collect(),
-            accept: vec![Bitmap::default(); groups.len()],
+            share: Share::of(groups.len()),
             groups: groups.into(),
             powers,
-            handover: Handover::of(groups_count),
             owners: Vec::new(),
             peers: Peers::unknown(farm.nodes.len()),
         })
@@ -134,52 +130,42 @@ impl Port {
     /// Stops accepting what is not the node's in that view. Accepts nothing new.
     pub fn release(&mut self, own: NodeId, view: &View) {
         self.take_powers(view);
-        for group in 0..self.accept.len() {
-            let before = self.accept[group];
-            self.accept[group] = before.and(self.table(group, view).bitmap(own));
-            self.handover.give_away(group, before.without(self.accept[group]));
-        }
-        self.hand_over(view);
-    }
-
-    /// Notes to whom frames go that are not the node's.
-    fn hand_over(&mut self, view: &View) {
-        if self.services.is_directed() {
-            let groups = 0..self.accept.len();
-            self.owners = groups.map(|group| Owners::of(&self.table(group, view))).collect();
-        }
+        let tables = self.tables(view);
+        self.share.release(view, |group| tables[group].bitmap(own));
+        self.hand_over(&tables);
     }
 
     /// Accepts exactly what is the node's in that view.
     pub fn acquire(&mut self, own: NodeId, view: &View) {
         self.take_powers(view);
-        let alone = view.alive.without(own).is_empty();
-        for group in 0..self.accept.len() {
-            let before = self.accept[group];
-            self.accept[group] = self.table(group, view).bitmap(own);
-            if !alone {
-                self.handover.take_over(group, self.accept[group].without(before));
-            }
+        let tables = self.tables(view);
+        self.share.acquire(own, view, |group| tables[group].bitmap(own));
+        self.hand_over(&tables);
+    }
+
+    fn tables(&self, view: &View) -> Vec<Table> {
+        (0..self.groups.len()).map(|group| self.table(group, view)).collect()
+    }
+
+    /// Notes to whom frames go that are not the node's.
+    fn hand_over(&mut self, tables: &[Table]) {
+        if self.services.is_directed() {
+            self.owners = tables.iter().map(Owners::of).collect();
         }
-        self.hand_over(view);
     }
 
     /// The same, and no other node has connections left of what it has given away.
     pub fn settle(&mut self, own: NodeId, view: &View) {
         self.acquire(own, view);
-        self.handover.hear(&[]);
+        self.share.hear(&[]);
     }
 
     /// Takes over from the port of another configuration: accepts what that accepted of groups with
     /// the same names, and knows the same peers.
     pub fn follow(&mut self, former: &Self) {
-        for (accept, group) in self.accept.iter_mut().zip(self.groups.iter()) {
-            let same = former.groups.iter().position(|other| other.name == group.name);
-            *accept = same.map_or(Bitmap::default(), |same| former.accept[same]);
-        }
         let names = |port: &Self| port.groups.iter().map(|group| group.name.clone()).collect();
         let (own, theirs): (Vec<String>, Vec<String>) = (names(self), names(former));
-        self.handover = former.handover.renumbered(
+        self.share = former.share.renumbered(
             |group| own.get(group).and_then(|name| theirs.iter().position(|other| other == name)),
             own.len(),
         );
@@ -208,13 +194,22 @@ impl Port {
 
     /// Accepts nothing.
     pub fn clear(&mut self) {
-        self.accept.fill(Bitmap::default());
-        self.handover.forget();
+        self.share.clear();
     }
 
-    /// Old connections in the buckets that were given away or taken over.
-    pub fn handover(&mut self) -> &mut Handover {
-        &mut self.handover
+    /// Takes what the other nodes of the view in force say of old connections.
+    pub fn hear(&mut self, others: &[Said]) {
+        self.share.hear(others);
+    }
+
+    /// Lets go of what has no connection left, as [`Share::keep`] does.
+    pub fn keep(&mut self, let_go: u64, buckets: &[Bitmap]) {
+        self.share.keep(let_go, buckets);
+    }
+
+    /// What it accepts, and old connections in buckets given away or taken over.
+    pub fn share(&self) -> &Share {
+        &self.share
     }
 
     /// Notes a peer's MAC, be it that of a node which only another configuration has.
@@ -224,7 +219,7 @@ impl Port {
 
     /// The bitmaps accepted, by kernel group.
     pub fn accept(&self) -> &[Bitmap] {
-        &self.accept
+        self.share.accept()
     }
 
     /// What it serves, and what the kernel tables close.
@@ -236,9 +231,9 @@ impl Port {
     pub fn plan(&self) -> Plan {
         Plan {
             services: Arc::clone(&self.services),
-            bitmaps: self.accept.clone(),
-            moving: self.handover.moving(&self.accept),
-            former: if self.owners.is_empty() { Vec::new() } else { self.handover.former() },
+            bitmaps: self.share.accept().to_vec(),
+            moving: self.share.moving(),
+            former: if self.owners.is_empty() { Vec::new() } else { self.share.former() },
             owners: self.owners.clone(),
             peers: self.peers.clone(),
         }
