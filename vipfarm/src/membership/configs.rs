@@ -64,12 +64,15 @@ impl Membership {
         (forced, size, served, Reverse(group.iter().next()))
     }
 
-    /// The configuration that the node has in force.
+    /// The configuration that the node has in force, or will have as soon as it hears that this node
+    /// has installed the view which both have promised.
     pub(super) fn in_force(&self, node: NodeId) -> Option<Digest> {
         if node == self.config.own {
             return Some(self.digest);
         }
-        Some(self.peers.get(node.index())?.state()?.digest)
+        let state = self.peers.get(node.index())?.state()?;
+        let same = self.installed.as_ref().filter(|installed| installed.stamp == state.promised);
+        Some(same.map_or(state.digest, |installed| installed.content.digest))
     }
 
     /// The configuration of the view that the node has promised last: until it promises another, it

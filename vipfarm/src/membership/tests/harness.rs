@@ -20,6 +20,8 @@ pub(super) struct Farm {
     pub(super) cut: bool,
     /// From whom nothing arrives at whom on the first network.
     pub(super) cuts: Vec<(usize, usize)>,
+    /// Each turn is followed by another that nothing has given cause for.
+    pub(super) eager: bool,
 }
 
 impl Farm {
@@ -51,6 +53,7 @@ impl Farm {
             logged_at: vec![Vec::new(); count],
             cut: false,
             cuts: Vec::new(),
+            eager: false,
         }
     }
 
@@ -94,7 +97,12 @@ impl Farm {
         if now >= node.next_deadline() {
             node.handle_timeout(now);
         }
-        for output in drain(node) {
+        let mut outputs = drain(node);
+        if self.eager {
+            node.handle_timeout(now);
+            outputs.extend(drain(node));
+        }
+        for output in outputs {
             if let Output::Send { link, datagram } = &output {
                 for to in (0..self.nodes.len()).filter(|&to| to != index && self.running[to]) {
                     if *link == 0 && (self.cut || self.cuts.contains(&(index, to))) {

@@ -290,6 +290,34 @@ fn a_staged_configuration_comes_into_force_everywhere_at_once_when_all_have_it()
     }
 }
 
+/// A node that has gone over hears of the others' going over a moment later, and must not take them for
+/// adherents of the former file meanwhile.
+#[test]
+fn going_over_holds_nobody_back_however_often_a_node_judges() {
+    for dropped in [false, true] {
+        let mut farm = Farm::settled(3);
+        farm.eager = true;
+        farm.clear_log();
+        let now = farm.now();
+        for node in 0..if dropped { 2 } else { 3 } {
+            farm.nodes[node].stage(now, NEXT, false);
+        }
+        farm.run(100);
+        if dropped {
+            let now = farm.now();
+            farm.nodes[2].leave(now);
+            farm.run(30);
+            assert!(farm.nodes[2].has_left());
+            farm.stop(2);
+        }
+        farm.run(600);
+        for node in 0..2 {
+            assert_eq!(farm.nodes[node].view().expect("up").digest, NEXT);
+            assert_eq!(farm.events(node, "held_back"), [""; 0], "{node} {dropped}");
+        }
+    }
+}
+
 #[test]
 fn what_was_set_by_group_is_forgotten_with_the_file_and_drains_are_not() {
     let mut farm = Farm::settled(2);
