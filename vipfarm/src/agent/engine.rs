@@ -23,7 +23,6 @@ use tokio::sync::mpsc;
 use super::{
     barrier::Barrier,
     command::{Command, Commands, Servable},
-    handover::Said,
     links::Links,
     ports::Port,
     proof, realtime,
@@ -178,8 +177,8 @@ pub struct Snapshot {
     pub accept: Vec<Vec<Bitmap>>,
     /// The buckets given away whose old connections this node still serves, by kernel group.
     pub lingering: Vec<Bitmap>,
-    /// Number of the view for which the kernel has let go of what others are to have.
-    pub let_go: u64,
+    /// How often what it accepts was changed: what is counted of it holds until the next time.
+    pub steps: u64,
     /// Heartbeats by outcome.
     pub heartbeats: Vec<(String, u64)>,
     /// How late the thread was.
@@ -207,7 +206,7 @@ impl Snapshot {
             peers: Vec::new(),
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             lingering: Vec::new(),
-            let_go: 0,
+            steps: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
             view_change: None,
@@ -273,8 +272,8 @@ impl Engine {
                 self.membership.stage(now, digest, force);
                 let _ = reply.send(());
             }
-            Command::KeepLingering { epoch, buckets } => {
-                self.change(|port| port.keep(epoch, &buckets));
+            Command::KeepLingering { step, buckets } => {
+                self.change(|port| port.keep(step, &buckets));
                 self.tell_of_handovers();
             }
             Command::Leave => self.membership.leave(now),
@@ -384,9 +383,13 @@ impl Engine {
         if self.wired.iter().all(|wired| wired.port.share().is_settled()) {
             return;
         }
-        if let Some(others) = Said::by_all(&self.membership, realtime::now()) {
-            self.change(|port| port.hear(&others));
-        }
+        let (membership, now) = (&self.membership, realtime::now());
+        let hear = |wired: &mut Wired| {
+            wired.port.hear(membership, now);
+            wired.datapath.apply(wired.port.plan()).err()
+        };
+        let errors = self.wired.iter_mut().filter_map(hear).collect();
+        self.report_kernel(errors);
     }
 
     /// Has the next heartbeat say what lingers here.
@@ -465,7 +468,7 @@ impl Engine {
             peers: self.membership.peers(at).collect(),
             accept,
             lingering: share.map_or_else(Vec::new, |share| share.lingering().to_vec()),
-            let_go: share.map_or(0, Share::let_go),
+            steps: share.map_or(0, Share::steps),
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),
             view_change: self.barrier.last(),

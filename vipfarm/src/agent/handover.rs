@@ -6,17 +6,14 @@
 //! of the view have said, in that view, what lingers with them, and as long as one of them names it.
 //! A node that dies leaves the view, and what it named is inherited no more.
 
-use std::sync::Arc;
-
 use crate::{
-    membership::{BootTime, Membership, PeerStatus},
     model::{Bitmap, NodeId},
     plan::Owners,
 };
 
-/// What heartbeats say begins with the number of the view up to which it holds: a heartbeat that says
-/// that a view is installed may have been written before the kernel had let go.
-const EPOCH: usize = 8;
+/// What heartbeats say begins with this: those that say nothing have been written before the kernel had
+/// let go.
+const HEAD: [u8; 1] = [1];
 /// Then comes a group after the other: its number, and its bitmap.
 const ENTRY: usize = 1 + 32;
 
@@ -33,27 +30,17 @@ pub struct Handover {
 
 /// What another node of the view says.
 #[derive(Debug, Clone)]
-pub struct Said {
+pub struct Said<'a> {
     /// Who.
     pub node: NodeId,
     /// What lingers there, as heartbeats say it; `None` while it has not installed this view.
-    pub lingering: Option<Arc<[u8]>>,
+    pub lingering: Option<&'a [u8]>,
 }
 
-impl Said {
-    /// What a node says in the view of that number, which it has installed or not.
-    pub fn of(node: NodeId, installed: bool, bytes: &Arc<[u8]>, epoch: u64) -> Self {
-        let said = bytes.first_chunk::<EPOCH>();
-        let holds = installed && said.is_some_and(|of| u64::from_be_bytes(*of) == epoch);
-        Self { node, lingering: holds.then(|| Arc::clone(bytes)) }
-    }
-
-    /// What all other nodes of the view in force say; `None` while there is none.
-    pub fn by_all(membership: &Membership, now: BootTime) -> Option<Vec<Self>> {
-        let view = membership.view()?;
-        let others = membership.peers(now).filter(|peer| view.alive.contains(peer.node));
-        let said = |peer: PeerStatus| Self::of(peer.node, peer.agrees, &peer.lingering, view.epoch);
-        Some(others.map(said).collect())
+impl<'a> Said<'a> {
+    /// What a node says in a view, which it has installed or not.
+    pub fn of(node: NodeId, installed: bool, bytes: &'a [u8]) -> Self {
+        Self { node, lingering: bytes.strip_prefix(&HEAD).filter(|_| installed) }
     }
 }
 
@@ -100,11 +87,11 @@ impl Handover {
     }
 
     /// Takes what the other nodes of the view say.
-    pub fn hear(&mut self, others: &[Said]) {
+    pub fn hear(&mut self, others: &[Said<'_>]) {
         let groups = self.lingering.len();
         let before = std::mem::take(&mut self.said);
         // Who is not in this view yet, or in a later one, has what it had.
-        let has = |said: &Said| match &said.lingering {
+        let has = |said: &Said<'_>| match said.lingering {
             Some(bytes) => Some((said.node, decode(bytes, groups))),
             None => before.iter().find(|(node, _)| *node == said.node).cloned(),
         };
@@ -114,8 +101,13 @@ impl Handover {
             .filter(|(_, bitmaps)| bitmaps.iter().any(|bitmap| !bitmap.is_empty()))
             .collect();
         if others.iter().all(|said| said.lingering.is_some()) {
-            self.unsaid.fill(Bitmap::default());
+            self.hear_nothing_new();
         }
+    }
+
+    /// All have said what lingers with them.
+    pub fn hear_nothing_new(&mut self) {
+        self.unsaid.fill(Bitmap::default());
     }
 
     /// The buckets in a move, by kernel group, of a node that accepts those.
@@ -141,9 +133,9 @@ impl Handover {
         former
     }
 
-    /// What heartbeats are to say of what lingers here since the view of that number.
-    pub fn encode(&self, epoch: u64) -> Vec<u8> {
-        let mut bytes = epoch.to_be_bytes().to_vec();
+    /// What heartbeats are to say of what lingers here.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = HEAD.to_vec();
         for (group, bitmap) in (0u8..).zip(&self.lingering) {
             if !bitmap.is_empty() {
                 bytes.push(group);
@@ -171,7 +163,7 @@ impl Handover {
 /// What another node's heartbeat says. It has the same groups; what it should not say is nothing.
 fn decode(bytes: &[u8], groups: usize) -> Vec<Bitmap> {
     let mut bitmaps = vec![Bitmap::default(); groups];
-    for entry in bytes.get(EPOCH..).unwrap_or_default().chunks_exact(ENTRY) {
+    for entry in bytes.chunks_exact(ENTRY) {
         if let (Some(bitmap), (words, [])) =
             (bitmaps.get_mut(usize::from(entry[0])), entry[1..].as_chunks::<8>())
         {
@@ -209,18 +201,17 @@ mod tests {
         let mut handover = Handover::of(1);
         let mut theirs = Handover::of(1);
         theirs.give_away(0, LOW);
-        let bytes = theirs.encode(7).into();
+        let bytes = theirs.encode();
         handover.take_over(0, ALL);
         assert_eq!(handover.moving(&[ALL]), [ALL], "nobody has said anything");
         let silent = Said { node: node(2), lingering: None };
-        let says = Said::of(node(1), true, &bytes, 7);
+        let says = Said::of(node(1), true, &bytes);
         assert!(says.lingering.is_some());
-        assert!(Said::of(node(1), true, &bytes, 8).lingering.is_none(), "of the view before");
-        assert!(Said::of(node(1), false, &bytes, 7).lingering.is_none(), "not installed");
-        assert!(Said::of(node(1), true, &Arc::default(), 7).lingering.is_none(), "nothing said yet");
+        assert!(Said::of(node(1), false, &bytes).lingering.is_none(), "not installed");
+        assert!(Said::of(node(1), true, &[]).lingering.is_none(), "nothing said yet");
         handover.hear(&[says.clone(), silent]);
         assert_eq!(handover.moving(&[ALL]), [ALL], "one has not");
-        handover.hear(&[says, Said { node: node(2), lingering: Some(Arc::default()) }]);
+        handover.hear(&[says, Said { node: node(2), lingering: Some(&[]) }]);
         assert_eq!(handover.moving(&[ALL]), [LOW]);
         handover.hear(&[Said { node: node(1), lingering: None }]);
         assert_eq!(handover.moving(&[ALL]), [LOW], "a view ahead");
@@ -235,8 +226,8 @@ mod tests {
         let mut handover = Handover::of(3);
         handover.give_away(2, LOW);
         handover.give_away(0, ALL);
-        assert_eq!(decode(&handover.encode(0), 3), [ALL, NONE, LOW]);
-        assert_eq!(decode(&handover.encode(0), 1), [ALL]);
+        assert_eq!(decode(&handover.encode()[HEAD.len()..], 3), [ALL, NONE, LOW]);
+        assert_eq!(decode(&handover.encode()[HEAD.len()..], 1), [ALL]);
         assert_eq!(decode(&[7; 50], 3), [NONE; 3]);
     }
 }

@@ -63,7 +63,7 @@ impl Linger {
             buckets[group] = buckets[group].or(Bitmap([u64::MAX; 4]).without(*lingering));
         }
         if buckets.iter().zip(&snapshot.lingering).any(|(kept, it)| it.and(*kept) != *it) {
-            self.commander.send(Command::KeepLingering { epoch: snapshot.let_go, buckets })?;
+            self.commander.send(Command::KeepLingering { step: snapshot.steps, buckets })?;
         }
         Ok(())
     }

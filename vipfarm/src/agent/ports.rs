@@ -3,9 +3,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{handover::Said, share::Share};
+use super::share::Share;
 use crate::{
     assign::Assigner,
+    membership::{BootTime, Membership},
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Overrides, Table, View},
     plan::{HeldVip, OwnAddresses, Owners, Peers, Plan, PlanError, Services},
 };
@@ -131,7 +132,7 @@ impl Port {
     pub fn release(&mut self, own: NodeId, view: &View) {
         self.take_powers(view);
         let tables = self.tables(view);
-        self.share.release(view, |group| tables[group].bitmap(own));
+        self.share.release(|group| tables[group].bitmap(own));
         self.hand_over(&tables);
     }
 
@@ -157,7 +158,7 @@ impl Port {
     /// The same, and no other node has connections left of what it has given away.
     pub fn settle(&mut self, own: NodeId, view: &View) {
         self.acquire(own, view);
-        self.share.hear(&[]);
+        self.share.settle();
     }
 
     /// Takes over from the port of another configuration: accepts what that accepted of groups with
@@ -198,13 +199,13 @@ impl Port {
     }
 
     /// Takes what the other nodes of the view in force say of old connections.
-    pub fn hear(&mut self, others: &[Said]) {
-        self.share.hear(others);
+    pub fn hear(&mut self, membership: &Membership, now: BootTime) {
+        self.share.hear(membership, now);
     }
 
     /// Lets go of what has no connection left, as [`Share::keep`] does.
-    pub fn keep(&mut self, let_go: u64, buckets: &[Bitmap]) {
-        self.share.keep(let_go, buckets);
+    pub fn keep(&mut self, step: u64, buckets: &[Bitmap]) {
+        self.share.keep(step, buckets);
     }
 
     /// What it accepts, and old connections in buckets given away or taken over.

@@ -7,17 +7,35 @@ use std::sync::Arc;
 
 use super::handover::{Handover, Said};
 use crate::{
+    membership::{BootTime, Membership, PeerStatus},
     model::{Bitmap, NodeId, View},
     plan::Owners,
 };
+
+/// Which rules of a handover hold, so that tests can show what each is for. Outside tests all do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// What is taken over is inherited until all others have said what lingers with them.
+    pub(crate) unsaid: bool,
+    /// Who is not in the view has said nothing.
+    pub(crate) dead: bool,
+    /// What is counted counts until the next step.
+    pub(crate) count: bool,
+}
+
+impl Rules {
+    pub(crate) const ALL: Self = Self { unsaid: true, dead: true, count: true };
+}
 
 /// What a node has of the farm's buckets, by kernel group.
 #[derive(Debug, Clone)]
 pub struct Share {
     accept: Vec<Bitmap>,
     handover: Handover,
-    /// Number of the view for which this node has let go of what others are to have.
-    let_go: u64,
+    /// How often this node has changed what it has.
+    steps: u64,
+    #[cfg(test)]
+    pub(crate) rules: Rules,
 }
 
 impl Share {
@@ -26,19 +44,21 @@ impl Share {
         Self {
             accept: vec![Bitmap::default(); groups],
             handover: Handover::of(groups),
-            let_go: 0,
+            steps: 0,
+            #[cfg(test)]
+            rules: Rules::ALL,
         }
     }
 
-    /// Stops accepting what is not the node's in that view, which is `table` of each group. Accepts
+    /// Stops accepting what is not the node's in a view, which is `table` of each group. Accepts
     /// nothing new.
-    pub fn release(&mut self, view: &View, table: impl Fn(usize) -> Bitmap) {
+    pub fn release(&mut self, table: impl Fn(usize) -> Bitmap) {
         for (group, accept) in self.accept.iter_mut().enumerate() {
             let before = *accept;
             *accept = before.and(table(group));
             self.handover.give_away(group, before.without(*accept));
         }
-        self.let_go = view.epoch;
+        self.steps += 1;
     }
 
     /// Accepts exactly what is the node's in that view, which is `table` of each group.
@@ -50,7 +70,10 @@ impl Share {
                 self.handover.take_over(group, accept.without(before));
             }
         }
-        self.let_go = view.epoch;
+        if !self.rules().unsaid {
+            self.handover.hear_nothing_new();
+        }
+        self.steps += 1;
     }
 
     /// Accepts nothing: the node serves nothing any more.
@@ -60,14 +83,23 @@ impl Share {
     }
 
     /// Takes what the other nodes of the view in force say.
-    pub fn hear(&mut self, others: &[Said]) {
-        self.handover.hear(others);
+    pub fn hear(&mut self, membership: &Membership, now: BootTime) {
+        let Some(view) = membership.view().filter(|_| !self.is_settled()) else { return };
+        let peers: Vec<_> = membership.peers(now).collect();
+        let counts = |peer: &&PeerStatus| view.alive.contains(peer.node) || !self.rules().dead;
+        let others = peers.iter().filter(counts);
+        let said = others.map(|peer| Said::of(peer.node, peer.agrees, &peer.lingering));
+        self.handover.hear(&said.collect::<Vec<_>>());
     }
 
-    /// Only those buckets still have connections here, as was counted when this node had let go for
-    /// the view of that number.
-    pub fn keep(&mut self, let_go: u64, buckets: &[Bitmap]) {
-        if let_go == self.let_go {
+    /// No other node has connections left of what it has given away.
+    pub fn settle(&mut self) {
+        self.handover.hear(&[]);
+    }
+
+    /// Only those buckets still have connections here, as was counted after that step.
+    pub fn keep(&mut self, step: u64, buckets: &[Bitmap]) {
+        if step == self.steps || !self.rules().count {
             self.handover.keep(buckets);
         }
     }
@@ -79,13 +111,15 @@ impl Share {
         Self {
             accept: (0..groups).map(accept).collect(),
             handover: self.handover.renumbered(&former, groups),
-            let_go: self.let_go,
+            steps: self.steps,
+            #[cfg(test)]
+            rules: self.rules,
         }
     }
 
     /// What heartbeats are to say from now on.
     pub fn told(&self) -> Arc<[u8]> {
-        self.handover.encode(self.let_go).into()
+        self.handover.encode().into()
     }
 
     /// The bitmaps accepted.
@@ -108,13 +142,24 @@ impl Share {
         self.handover.lingering()
     }
 
-    /// Number of the view for which this node has let go of what others are to have.
-    pub fn let_go(&self) -> u64 {
-        self.let_go
+    /// How often this node has changed what it has: what is counted then holds until the next step.
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Whether nothing is in a move.
     pub fn is_settled(&self) -> bool {
         self.handover.is_over()
+    }
+
+    #[cfg(test)]
+    fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests have rules of their own")]
+    fn rules(&self) -> Rules {
+        Rules::ALL
     }
 }

@@ -57,7 +57,7 @@ impl Lab {
             peers: vec![peer(1), peer(2)],
             accept: Vec::new(),
             lingering: Vec::new(),
-            let_go: 0,
+            steps: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
             view_change: None,
