@@ -151,7 +151,11 @@ fn overlaps(flaw: Flaw) -> bool {
 /// Whether some history ends with a connection that is reset or without an answer.
 fn loses_connections(flaw: Flaw) -> bool {
     let overlap = |found: &Grief| matches!(found, Grief::Overlap(..));
-    (0..8000).any(|seed| farm(seed, Timers::FAST, flaw).survive().is_err_and(|it| !overlap(&it)))
+    let lost = |found: Grief| !overlap(&found);
+    let mut seeds = 0..8000;
+    let found = seeds.find(|&seed| farm(seed, Timers::FAST, flaw).survive().is_err_and(lost));
+    eprintln!("seed {found:?}");
+    found.is_some()
 }
 
 fn number(variable: &str) -> Option<u64> {

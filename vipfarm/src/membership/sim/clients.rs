@@ -51,9 +51,16 @@ impl Farm {
         let mut connections = std::mem::take(&mut self.connections);
         let resets = |it: &Connection| self.fate(node, it) == Fate::Reset;
         let wrong = connections.iter().find(|it| resets(it) && !self.is_lost(it, node)).copied();
-        connections.retain(|it| !resets(it));
+        connections.retain(|it| !resets(it) && !self.is_served_beside(it, node));
         self.connections = connections;
         wrong.map_or(Ok(()), |connection| Err(Grief::Reset(node, connection)))
+    }
+
+    /// Whether that node owns the bucket as well, on another side of a split: it will not ask who else
+    /// has connections of it.
+    fn is_served_beside(&self, connection: &Connection, node: usize) -> bool {
+        let owns = self.nodes[node].accepting(self.now, false) >> connection.bucket & 1 == 1;
+        connection.server != node && owns && self.are_split(connection.server, node)
     }
 
     /// Whether the connection cannot go on, or that node cannot know of it.

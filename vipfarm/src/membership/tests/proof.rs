@@ -50,3 +50,22 @@ fn nothing_is_decided_by_a_proof() {
     };
     assert_eq!(history(true), history(false));
 }
+
+#[test]
+fn what_lingers_is_said_anew_in_each_view() {
+    let mut farm = Farm::settled(3);
+    let said = |farm: &Farm| farm.nodes[0].peers(farm.now()).next().expect("a peer").lingering;
+    let now = farm.now();
+    farm.nodes[1].publish_lingering(now, [7].into());
+    farm.run(60);
+    assert_eq!(*said(&farm), [7]);
+    let now = farm.now();
+    farm.nodes[2].set_power(now, None, id(1), Some(0), true).expect("room");
+    farm.run(60);
+    assert!(farm.nodes[0].is_converged());
+    assert!(said(&farm).is_empty(), "of the view before: node2 has not released since");
+    let now = farm.now();
+    farm.nodes[1].publish_lingering(now, [7].into());
+    farm.run(60);
+    assert_eq!(*said(&farm), [7]);
+}
