@@ -12,7 +12,7 @@ use vipfarm::{
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Open, View},
     plan::{OwnAddresses, Owners, Plan},
 };
-use vipfarm_common::hash;
+use vipfarm_common::{hash, layout::SEVERAL};
 
 /// The file.
 const FARM: &str = "
@@ -202,7 +202,8 @@ impl World {
         let mut plan = self.port.plan();
         if self.moves {
             plan.moving = vec![Bitmap([0x5555_5555_5555_5555; 4]); plan.bitmaps.len()];
-            plan.former = vec![Owners([1; 256]); plan.bitmaps.len()];
+            let former = std::array::from_fn(|bucket| if bucket % 4 == 0 { SEVERAL } else { 1 });
+            plan.former = vec![Owners(former); plan.bitmaps.len()];
         }
         plan
     }
@@ -286,16 +287,19 @@ impl World {
         self.port.table(group, &self.view).owner(bucket(group, hash))
     }
 
-    /// Whether the client's bucket is in a move.
-    pub fn is_moving(
+    /// Who has served the client's bucket before, if it is in a move: a node's index, or
+    /// [`SEVERAL`].
+    pub fn former(
         &self,
         group: usize,
         client: impl Into<IpAddr>,
         field: u16,
         proto: u8,
-    ) -> bool {
+    ) -> Option<u8> {
         let bucket = usize::from(bucket(group, hash_of(client.into(), field, proto)));
-        self.plan().moving.get(group).is_some_and(|bitmap| bitmap.has(bucket))
+        let plan = self.plan();
+        let moves = plan.moving.get(group).is_some_and(|bitmap| bitmap.has(bucket));
+        moves.then(|| plan.former[group].0[bucket])
     }
 
     /// The same for a client known by its MAC only.

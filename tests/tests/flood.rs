@@ -30,17 +30,3 @@ fn t8_a_flood_of_early_fragments_is_kept_up_to_a_limit() {
     assert_eq!(kept + refused, 10_000);
     assert!((MOST..=2 * MOST).contains(&kept), "{kept} kept");
 }
-
-/// TC asks anew about each fragment that XDP has let through, which must cost nothing of that.
-#[test]
-fn t8_what_xdp_has_kept_is_not_counted_again() {
-    require!(skip::bpf());
-    let mut kernel = World::new().kernel();
-    kernel.lease(Duration::from_mins(10)).expect("a lease");
-    for _ in 0..20 {
-        kernel.repeat(Entry::Fixup, &early(), 2_000).expect("it runs");
-        kernel.repeat(Entry::Filter, &early(), 50).expect("it runs");
-    }
-    let packets = kernel.packets().expect("counted");
-    assert_eq!(packets[&Reason::EarlyFragment], 1000, "{packets:?}");
-}

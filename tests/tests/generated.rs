@@ -40,6 +40,7 @@ fn kernel_and_host_agree_on_generated_frames() {
                 | Reason::Lingering
                 | Reason::Inherited
                 | Reason::HandedBack
+                | Reason::CopiedBack
         );
         assert_eq!(fast.contains_key(&reason), possible, "{reason:?} of {fast:?}");
     }
@@ -61,7 +62,8 @@ fn kernel_and_host_agree_while_buckets_are_in_a_move() {
     kernel.lease(Duration::from_mins(10)).expect("a lease");
     // Nobody has a connection: what lingers is nobody's here, what was taken over is another's.
     let met = compare(&mut kernel, &world.host(), Entry::Filter);
-    for reason in [Reason::Inherited, Reason::HandedBack, Reason::Mine, Reason::NotMine] {
+    let moved = [Reason::Inherited, Reason::HandedBack, Reason::CopiedBack];
+    for reason in moved.into_iter().chain([Reason::Mine, Reason::NotMine]) {
         assert!(met.contains_key(&reason), "{reason:?} of {met:?}");
     }
 }

@@ -26,6 +26,8 @@ pub const MAX_PEERS: usize = 64;
 pub const MAC_SLOTS: usize = 256;
 /// In [`Group::owners`]: no node serves the bucket.
 pub const NOBODY: u8 = 0xff;
+/// More nodes than one, in the place of its index.
+pub const SEVERAL: u8 = 0xfe;
 /// In [`Generation::vmacs`]: the VIP has no MAC of its own. No frame can carry it.
 pub const NO_VMAC: u64 = u64::MAX;
 

@@ -138,6 +138,8 @@ pub struct Tuple {
 pub enum Connection {
     /// Nothing, or a listening socket only.
     None,
+    /// The memory of one that has ended (`TIME_WAIT`); the client may have another meanwhile, elsewhere.
+    Ended,
     /// A socket of its own, a request for one, or a valid SYN cookie.
     Own,
 }

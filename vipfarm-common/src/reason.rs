@@ -131,6 +131,8 @@ reasons! {
     Inherited = 22, Drop, DROP, "inherited";
     /// The same where nodes hand over: the frame goes to who served the bucket before.
     HandedBack = 22, Forward, TX, "handed_back";
+    /// The same of a bucket that several nodes have served: the frame goes to all nodes.
+    CopiedBack = 23, Forward, PASS, "copied_back";
     /// The bucket's owner, or its MAC, is not known here.
     NoNextHop = 21, Drop, DROP, "no_next_hop";
 }

@@ -77,66 +77,19 @@ static EARLY_MOST: Global<u64> = Global::new(1024);
 static TRACE: Global<u8> = Global::new(0);
 
 /// The kernel's side of [`Tables`].
-pub(crate) struct Kernel<Run>(Run);
+pub(crate) struct Kernel(*mut xdp_md);
 
-/// Where the program runs: in XDP, which judges a frame.
-pub(crate) struct InXdp(*mut xdp_md);
-/// In TC, which asks anew what XDP has said of a frame.
-pub(crate) struct InTc;
-
-impl Kernel<InXdp> {
+impl Kernel {
     #[inline(always)]
     pub(crate) fn of(ctx: &XdpContext) -> Self {
-        Self(InXdp(ctx.ctx))
+        Self(ctx.ctx)
     }
 }
 
-/// The tables for TC programs.
-pub(crate) const TC: Kernel<InTc> = Kernel(InTc);
+/// The tables for TC programs, which ask for no connections.
+pub(crate) const TC: Kernel = Kernel(ptr::null_mut());
 
-/// What differs between the two.
-pub(crate) trait Run {
-    /// Whether the stack has the connection in [`TUPLE`].
-    fn has_connection(&self, size: u32, headers: Option<(usize, usize)>) -> bool;
-
-    /// As [`Tables::may_keep_fragment`].
-    fn may_keep_fragment(&self, boot_ns: u64) -> bool;
-}
-
-impl Run for InXdp {
-    #[inline(always)]
-    fn has_connection(&self, size: u32, headers: Option<(usize, usize)>) -> bool {
-        let (network, transport) = headers.unwrap_or((0, 0));
-        has_connection(self.0, size, network, transport)
-    }
-
-    #[inline(always)]
-    fn may_keep_fragment(&self, boot_ns: u64) -> bool {
-        let slot = boot_ns >> SLOT_SHIFT;
-        let Some(kept) = EARLY.get_ptr_mut(0) else { return false };
-        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
-        let kept = unsafe { &mut *kept };
-        if kept[0] != slot {
-            *kept = [slot, 0];
-        }
-        kept[1] += 1;
-        kept[1] <= EARLY_MOST.load()
-    }
-}
-
-impl Run for InTc {
-    #[inline(always)]
-    fn has_connection(&self, _size: u32, _headers: Option<(usize, usize)>) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn may_keep_fragment(&self, _boot_ns: u64) -> bool {
-        true
-    }
-}
-
-impl<R: Run> Tables for Kernel<R> {
+impl Tables for Kernel {
     #[inline(always)]
     fn state(&self) -> Option<&State> {
         STATE.get(0)
@@ -193,8 +146,8 @@ impl<R: Run> Tables for Kernel<R> {
                 12
             }
         };
-        let own = self.0.has_connection(size, tuple.headers);
-        if own { Connection::Own } else { Connection::None }
+        let (network, transport) = tuple.headers.unwrap_or((0, 0));
+        connection(self.0, size, network, transport)
     }
 
     #[inline(always)]
@@ -211,7 +164,15 @@ impl<R: Run> Tables for Kernel<R> {
 
     #[inline(always)]
     fn may_keep_fragment(&self) -> bool {
-        self.0.may_keep_fragment(self.boot_ns())
+        let slot = self.boot_ns() >> SLOT_SHIFT;
+        let Some(kept) = EARLY.get_ptr_mut(0) else { return false };
+        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
+        let kept = unsafe { &mut *kept };
+        if kept[0] != slot {
+            *kept = [slot, 0];
+        }
+        kept[1] += 1;
+        kept[1] <= EARLY_MOST.load()
     }
 
     #[inline(always)]
@@ -231,42 +192,46 @@ impl<R: Run> Tables for Kernel<R> {
 
 /// `BPF_F_CURRENT_NETNS`.
 const OWN_NETNS: u64 = u64::MAX;
-/// `TCP_LISTEN` (`net/tcp_states.h`).
+/// `TCP_TIME_WAIT` and `TCP_LISTEN` (`net/tcp_states.h`).
+const TIME_WAIT: u32 = 6;
 const LISTEN: u32 = 10;
 /// What the cookie's check reads of either family's header, and of TCP's. A frame with 40 bytes from
 /// its IPv4 header on has that of TCP, too.
 const IP: u32 = 40;
 const TCP: u32 = 20;
 
-/// Whether the stack has the connection in [`TUPLE`]. A function of its own, for the sake of the
+/// What the stack has of the connection in [`TUPLE`]. A function of its own, for the sake of the
 /// stack, of which the kernel gives 512 bytes.
 #[inline(never)]
-fn has_connection(ctx: *mut xdp_md, size: u32, network: usize, transport: usize) -> bool {
-    let Some(key) = TUPLE.get_ptr_mut(0) else { return false };
+fn connection(ctx: *mut xdp_md, size: u32, network: usize, transport: usize) -> Connection {
+    let Some(key) = TUPLE.get_ptr_mut(0) else { return Connection::None };
     // SAFETY: the context is this run's, the key a map value; the reference is released below, on the
     // only way out.
     unsafe {
         let socket = bpf_skc_lookup_tcp(ctx.cast(), key, size, OWN_NETNS, 0);
         if socket.is_null() {
-            return false;
+            return Connection::None;
         }
-        let listens = ptr::read_volatile(&raw const (*socket).state) == LISTEN;
-        let own = !listens
-            || transport > 0 && {
-                let frame = Frame::of_xdp(&XdpContext::new(ctx));
-                match (
-                    frame.part::<{ IP as usize }>(network),
-                    frame.part::<{ TCP as usize }>(transport),
-                ) {
-                    (Some(ip), Some(tcp)) => {
-                        let (ip, tcp) = (ip.cast(), tcp.cast());
-                        bpf_tcp_check_syncookie(socket.cast(), ip, IP, tcp, TCP) == 0
-                    }
-                    _ => false,
+        let state = ptr::read_volatile(&raw const (*socket).state);
+        let has_cookie = state == LISTEN && transport > 0 && {
+            let frame = Frame::of_xdp(&XdpContext::new(ctx));
+            match (
+                frame.part::<{ IP as usize }>(network),
+                frame.part::<{ TCP as usize }>(transport),
+            ) {
+                (Some(ip), Some(tcp)) => {
+                    let (ip, tcp) = (ip.cast(), tcp.cast());
+                    bpf_tcp_check_syncookie(socket.cast(), ip, IP, tcp, TCP) == 0
                 }
-            };
+                _ => false,
+            }
+        };
         bpf_sk_release(socket.cast());
-        own
+        match state {
+            LISTEN if !has_cookie => Connection::None,
+            TIME_WAIT => Connection::Ended,
+            _ => Connection::Own,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
 };
 
@@ -28,7 +28,7 @@ pub struct HostTables {
     boot_ns: u64,
     observed: Cell<Option<(u32, u8)>>,
     fragments: RefCell<BTreeMap<FragmentKey, u32>>,
-    connections: BTreeSet<Ends>,
+    connections: BTreeMap<Ends, Connection>,
 }
 
 impl HostTables {
@@ -48,7 +48,7 @@ impl HostTables {
             boot_ns: 1,
             observed: Cell::new(None),
             fragments: RefCell::default(),
-            connections: BTreeSet::new(),
+            connections: BTreeMap::new(),
         }
     }
 
@@ -72,9 +72,14 @@ impl HostTables {
         self.own_mac = mac;
     }
 
-    /// The same tables of a node whose stack has that TCP connection.
+    /// The same tables of a node whose stack has that of a TCP connection.
     #[must_use]
-    pub fn with_connection(mut self, client: SocketAddr, vip: SocketAddr) -> Self {
+    pub fn with_connection(
+        mut self,
+        client: SocketAddr,
+        vip: SocketAddr,
+        connection: Connection,
+    ) -> Self {
         let bytes = |addr| match addr {
             IpAddr::V4(addr) => {
                 let mut bytes = [0; 16];
@@ -84,7 +89,8 @@ impl HostTables {
             IpAddr::V6(addr) => addr.octets(),
         };
         let ports = [client.port().to_be_bytes(), vip.port().to_be_bytes()];
-        self.connections.insert((bytes(client.ip()), bytes(vip.ip()), ports[0], ports[1]));
+        let ends = (bytes(client.ip()), bytes(vip.ip()), ports[0], ports[1]);
+        self.connections.insert(ends, connection);
         self
     }
 
@@ -127,8 +133,8 @@ impl Tables for HostTables {
 
     fn connection(&self, tuple: &Tuple) -> Connection {
         let Tuple { client, vip, client_port, vip_port, .. } = *tuple;
-        let known = self.connections.contains(&(client, vip, client_port, vip_port));
-        if known { Connection::Own } else { Connection::None }
+        let known = self.connections.get(&(client, vip, client_port, vip_port));
+        known.copied().unwrap_or(Connection::None)
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<u32> {

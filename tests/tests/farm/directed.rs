@@ -137,13 +137,7 @@ fn t4_t7_requesters_are_shared_out_and_one_node_answers_each_with_its_own_mac() 
         assert_eq!(reply.sender, (reply.mac, VIP), "its own MAC");
         answered.entry(reply.target.1).or_default().push(node_of(&lab, reply.mac));
     }
-    for client in &asking {
-        let by = answered.get(client).map_or(&[][..], Vec::as_slice);
-        assert_eq!(by.len(), 1, "{client} was answered by {by:?}");
-    }
-    let equal = [("node1", 85), ("node2", 85), ("node3", 86)].map(|(n, b)| (n.to_owned(), b));
-    let shares = wire::shares(&lab, replies.iter().map(|reply| reply.mac));
-    wire::assert_plausible(&shares, &BTreeMap::from(equal), asking.len());
+    wire::assert_answered_in_turn(&lab, &asking, &answered, &replies);
 
     // Asked by name, to see whether it lives, a node answers whoever asks.
     for node in lab.nodes() {

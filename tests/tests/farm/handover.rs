@@ -1,12 +1,14 @@
 //! T12, T13: old connections stay where they are when their buckets move.
 
 use std::{
+    io::{self, Read, Write},
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
+use tokio::net::TcpSocket;
 use vipfarm_lab::{
-    Farm, Lab,
+    Farm, Host, Lab,
     farm::PATIENCE,
     lab::VIP_V6,
     process::Signal,
@@ -14,7 +16,9 @@ use vipfarm_lab::{
     traffic::{Fate, HttpLoad, HttpServer, StreamEcho, Streams},
 };
 
-use crate::{HTTP, ONE_VIP, directed, eventually, lab, operated::load, running};
+use crate::{
+    HTTP, ONE_VIP, directed, eventually, lab, operated::load, packets, packets_of_all, running,
+};
 
 /// With three nodes, every one has some of them.
 const CONNECTIONS: usize = 120;
@@ -108,6 +112,37 @@ async fn t12_connections_outlive_moves_where_nodes_hand_over() {
     farm.stop().unwrap();
 }
 
+/// One bucket has connections at three nodes, of which its owner can name none.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_connections_stay_where_they_are_when_their_bucket_moves_again_and_comes_back() {
+    const NAME: &str =
+        "t12_connections_stay_where_they_are_when_their_bucket_moves_again_and_comes_back";
+    let (program, object) = require!(NAME, directed::needs());
+    for directed in [false, true] {
+        let (lab, text) = if directed {
+            (directed::lab("twice", 2, 40, &object), directed::directed())
+        } else {
+            (lab("twice", 3, 40), ONE_VIP.to_owned())
+        };
+        let mut farm = running(&lab, &program, &text);
+        let _echoes: Vec<_> =
+            lab.nodes().iter().map(|node| StreamEcho::start(node, HTTP.port()).unwrap()).collect();
+        let mut streams = Vec::new();
+        for serving in [1, 2, 3, 1] {
+            let power = |node| format!("node{node}={}", u8::from(node == serving));
+            farm.ask(1, &["power", "all", &power(1), &power(2), &power(3)]).unwrap();
+            let new = Streams::start(lab.clients(), HTTP, CONNECTIONS, PAUSE).await.unwrap();
+            streams.push(new);
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        let fates: Vec<_> = streams.into_iter().flat_map(Streams::stop).collect();
+        nobody_noticed(&fates);
+        let copied = packets_of_all(&farm, "copied_back");
+        assert_eq!(copied > 0, directed, "{copied}");
+        farm.stop().unwrap();
+    }
+}
+
 /// New connections all the while, whose handshakes leave no trace but a cookie: only the node that made
 /// it can tell whose they are. Here the nodes share a kernel, which has one secret for all of them: two
 /// may take a handshake that comes in a move, and one of them then has a connection without a client,
@@ -198,4 +233,44 @@ async fn t13_a_dead_nodes_connections_are_reset_and_no_others() {
     assert!(broken.iter().all(|why| why.contains("reset")), "{broken:?}");
     farm.stop_node(1).unwrap();
     farm.stop_node(2).unwrap();
+}
+
+/// The former owner remembers what has ended, but a client that uses its port again is not its client.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_a_port_that_is_used_again_is_a_new_connection() {
+    const PORTS: std::ops::Range<u16> = 20_000..20_050;
+    let program = require!(skip::farm());
+    let lab = lab("reused", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let _servers: Vec<_> =
+        lab.nodes().iter().map(|node| HttpServer::start(node, HTTP.port()).unwrap()).collect();
+    let mut asked = Vec::new();
+    for (serves, rests) in [(1, 2), (2, 1)] {
+        let powers = [format!("node{serves}=1"), format!("node{rests}=0")];
+        farm.ask(1, &["power", "all", &powers[0], &powers[1]]).unwrap();
+        for port in PORTS {
+            asked.push(ask_from(&lab.clients()[0], port).await.unwrap());
+        }
+    }
+    let nodes = [lab.nodes()[0].name(), lab.nodes()[1].name()];
+    let expected = nodes.iter().flat_map(|&name| PORTS.map(move |_| name));
+    assert!(asked.iter().map(String::as_str).eq(expected), "{asked:?}");
+    // Their last words, which may as well be those of the former ones.
+    let most = u64::try_from(PORTS.len()).unwrap();
+    assert!(packets(&farm, 1, "lingering") <= most, "{}", packets(&farm, 1, "lingering"));
+    farm.stop().unwrap();
+}
+
+/// The node that answers a request from that port, and closes the connection.
+async fn ask_from(client: &Host, port: u16) -> io::Result<String> {
+    let socket = client.in_ns(TcpSocket::new_v4)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((client.addresses()[0], port).into())?;
+    let mut stream = socket.connect(HTTP.into()).await?.into_std()?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /?id=1 HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.lines().last().unwrap_or_default().to_owned())
 }

@@ -181,6 +181,22 @@ pub(crate) fn arp_replies(host: &Host, frames: &[Vec<u8>]) -> Vec<Arp> {
     capture.stop().iter().filter_map(arp).collect()
 }
 
+/// One node answered each of those who asked, and each node its third of them.
+pub(crate) fn assert_answered_in_turn(
+    lab: &Lab,
+    asking: &[Ipv4Addr],
+    answered: &BTreeMap<Ipv4Addr, Vec<&str>>,
+    replies: &[Arp],
+) {
+    for client in asking {
+        let by = answered.get(client).map_or(&[][..], Vec::as_slice);
+        assert_eq!(by.len(), 1, "{client} was answered by {by:?}");
+    }
+    let equal = [("node1", 85), ("node2", 85), ("node3", 86)].map(|(n, b)| (n.to_owned(), b));
+    let shares = shares(lab, replies.iter().map(|reply| reply.mac));
+    assert_plausible(&shares, &BTreeMap::from(equal), asking.len());
+}
+
 /// The node with that MAC.
 pub(crate) fn node_of(lab: &Lab, mac: Mac) -> &str {
     let node = lab.nodes().iter().find(|node| node.mac() == mac);

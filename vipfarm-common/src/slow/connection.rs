@@ -1,21 +1,23 @@
 //! Buckets in a move: new connections are the new owner's, old ones stay where their sockets are
 //! (T12, T13, T26).
 //!
-//! The former owner goes on accepting what matches a socket of its own, but no SYN. The new one takes
+//! The former owner goes on accepting what matches a socket of its own, but no SYN, and of what has
+//! ended only the client's last word. The new one takes
 //! SYNs and what matches a socket of its own; the rest it drops without a word, or hands back where
 //! nodes hand over: its stack would answer by a reset. When the former owner dies, the bucket is in a
 //! move no more, and the reset is right.
 
 use super::{Address, Flow, Frame, Ip};
 use crate::{
-    layout::{MAX_GROUPS, VIP_DIRECTED},
+    layout::{MAX_GROUPS, SEVERAL, VIP_DIRECTED},
     packet::{Connection, Head, Packet, Tables, Tuple},
     reason::{Outcome, Reason},
     vip::{self, TCP},
 };
 
-/// Offset of the flags in a TCP header, and its SYN (RFC 9293 section 3.1).
+/// Offset of the flags in a TCP header, and those that matter (RFC 9293 section 3.1).
 const FLAGS: usize = 13;
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 
 impl<P: Packet, T: Tables> Frame<'_, P, T> {
@@ -34,7 +36,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
         let quoted = ip.proto != TCP;
         let flags = if quoted { None } else { self.packet.at::<1>(ip.transport + FLAGS) };
-        if flags.is_some_and(|[flags]| flags & SYN != 0) {
+        let has = |flag| flags.is_some_and(|[flags]| flags & flag != 0);
+        if has(SYN) {
             return Ok(self.owner(vip, group, bucket));
         }
         let tuple = Tuple {
@@ -45,12 +48,19 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             is_v6: A::IS_V6,
             headers: (!quoted).then_some((self.ethernet.network, ip.transport)),
         };
-        let own = self.tables.connection(&tuple) == Connection::Own;
+        let own = match self.tables.connection(&tuple) {
+            Connection::None => false,
+            // A port is soon used again (RFC 6191), and then it is another's.
+            Connection::Ended => has(FIN),
+            Connection::Own => true,
+        };
         let mine = vip::is_mine(self.tables, self.now, group, bucket);
         match (mine, own) {
             (true, true) | (false, false) => Ok(self.owner(vip, group, bucket)),
             (false, true) => {
                 self.tables.observe(group, bucket);
+                // It may have come as a copy to all stations.
+                self.ethernet.head.set::<0, 6>(self.tables.own_mac());
                 Err(Reason::Lingering)
             }
             (true, false) if vip & VIP_DIRECTED != 0 => Err(self.hand_back(group, bucket)),
@@ -61,7 +71,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
     }
 
-    /// Hands a frame to who served its bucket before. Only the owner does, so that it is the last hop.
+    /// Hands a frame to who served its bucket before. Only the owner does, so that it is the last hop;
+    /// where it cannot tell who it was, all nodes get the frame, which none of them hands on.
     #[inline(always)]
     pub(super) fn hand_back(&self, group: u32, bucket: u8) -> Reason {
         let ethernet = &self.ethernet.head;
@@ -69,10 +80,23 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let group = &self.now.groups[group as usize & (MAX_GROUPS - 1)];
         let former = self.tables.volatile(&group.former[usize::from(bucket)]);
         let came_here = ethernet.get::<0, 6>() == self.tables.own_mac();
-        if came_here && vip::address_to(ethernet, self.tables, self.now, former) {
+        if came_here && former == SEVERAL {
+            ethernet.set::<0, 6>([0xff; 6]);
+            self.mark_for_copies();
+            Reason::CopiedBack
+        } else if came_here && vip::address_to(ethernet, self.tables, self.now, former) {
             Reason::HandedBack
         } else {
             Reason::Inherited
         }
+    }
+
+    /// Has TC ingress copy the frame to all stations: XDP cannot make two frames of one. It knows
+    /// it by a source that no frame on a wire has, this node's with the bit of groups.
+    #[inline(always)]
+    pub(super) fn mark_for_copies(&self) {
+        let mut own = self.tables.own_mac();
+        own[0] |= 1;
+        self.ethernet.head.set::<6, 6>(own);
     }
 }

@@ -52,7 +52,9 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             Ok((BY_BUCKET | group << 8 | u32::from(bucket), self.served(ip, &flow, group, bucket)))
         });
         let (fate, outcome) = match judged {
-            Ok((by_bucket, Err(Reason::HandedBack))) => (by_bucket | BACK, Err(Reason::HandedBack)),
+            Ok((by_bucket, Err(back @ (Reason::HandedBack | Reason::CopiedBack)))) => {
+                (by_bucket | BACK, Err(back))
+            }
             Ok((_, Err(reason))) | Err(reason) => (u32::from(reason as u8), Err(reason)),
             Ok((by_bucket, outcome)) => (by_bucket, outcome),
         };
@@ -75,7 +77,10 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             }
             Some(fate) => Err(Reason::from_code(fate as usize).unwrap_or(Reason::Broken)),
             None if !self.tables.may_keep_fragment() => Err(Reason::FragmentFlood),
-            None if vip & VIP_DIRECTED != 0 && !self.is_from_peer() => Err(Reason::CopiedFragment),
+            None if vip & VIP_DIRECTED != 0 && !self.is_from_peer() => {
+                self.mark_for_copies();
+                Err(Reason::CopiedFragment)
+            }
             None => Err(Reason::EarlyFragment),
         }
     }

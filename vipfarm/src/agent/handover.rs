@@ -6,6 +6,8 @@
 //! of the view have said, in that view, what lingers with them, and as long as one of them names it.
 //! A node that dies leaves the view, and what it named is inherited no more.
 
+use vipfarm_common::layout::{NOBODY, SEVERAL};
+
 use crate::{
     model::{Bitmap, NodeId},
     plan::Owners,
@@ -120,14 +122,17 @@ impl Handover {
         accept.iter().enumerate().map(group).collect()
     }
 
-    /// Who has connections of each bucket, by kernel group; the last one to say so where several do.
+    /// Who has connections of each bucket, by kernel group.
     pub fn former(&self) -> Vec<Owners> {
         let mut former = vec![Owners::NONE; self.lingering.len()];
         for (node, bitmaps) in &self.said {
             let index = u8::try_from(node.index()).unwrap_or(u8::MAX);
             for (owners, bitmap) in former.iter_mut().zip(bitmaps) {
                 let has = |bucket: &usize| bitmap.has(*bucket);
-                (0..256).filter(has).for_each(|bucket| owners.0[bucket] = index);
+                for bucket in (0..256).filter(has) {
+                    let before = owners.0[bucket];
+                    owners.0[bucket] = if before == NOBODY { index } else { SEVERAL };
+                }
             }
         }
         former

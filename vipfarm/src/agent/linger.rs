@@ -118,7 +118,7 @@ fn used(
     groups: usize,
 ) -> Vec<Bitmap> {
     let mut buckets = vec![Bitmap::default(); groups];
-    for connection in connections {
+    for connection in connections.iter().filter(|connection| connection.is_open) {
         let bucket = |port: &super::ports::Port| {
             port.services().bucket_of(hash_key, connection.remote, connection.local)
         };

@@ -33,8 +33,6 @@ pub enum Entry {
     Slow,
     /// XDP: what the slow one leaves to it, IPv6.
     SlowV6,
-    /// TC ingress.
-    Fixup,
     /// TC egress.
     Guard,
 }
@@ -45,7 +43,6 @@ impl Entry {
             Self::Filter => "filter",
             Self::Slow => "slow",
             Self::SlowV6 => "slow_v6",
-            Self::Fixup => "vipfarm_fixup",
             Self::Guard => "vipfarm_guard",
         }
     }
@@ -194,9 +191,7 @@ impl Manual {
             Entry::Filter | Entry::Slow | Entry::SlowV6 => {
                 object::xdp(&mut self.ebpf, entry.name())?.test_run(options)
             }
-            Entry::Fixup | Entry::Guard => {
-                object::classifier(&mut self.ebpf, entry.name())?.test_run(options)
-            }
+            Entry::Guard => object::classifier(&mut self.ebpf, entry.name())?.test_run(options),
         };
         result.map_err(|error| object::program_error("a test run", &error))
     }

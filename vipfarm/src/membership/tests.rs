@@ -8,6 +8,7 @@ use super::{
     *,
 };
 
+mod configs;
 mod door;
 mod fuzz;
 mod harness;

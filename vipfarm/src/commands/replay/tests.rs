@@ -3,6 +3,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     agent::{explain, ports::Port},
+    model::Vip,
     plan::OwnAddresses,
     status::{ExplainProto, ExplainQuery, Explanation, HostPort},
 };
@@ -155,6 +156,14 @@ fn live(farm: &Farm, alive: NodeSet, node: NodeId, query: &ExplainQuery) -> Expl
     viewpoint.explain(query).expect("a VIP")
 }
 
+/// What the query is about as frames.
+fn frames(farm: &Farm, query: &ExplainQuery) -> Vec<Vec<u8>> {
+    let has = |block: &&Vip| block.addresses.iter().any(|vip| vip.addr == query.vip);
+    let block = farm.vips.iter().find(has).expect("a VIP");
+    let (first, asked) = explain::frames(block, query);
+    first.into_iter().chain([asked]).collect()
+}
+
 #[test]
 fn a_capture_is_judged_as_explain_says_from_the_file_and_at_an_agent() {
     let farm = farm();
@@ -163,12 +172,7 @@ fn a_capture_is_judged_as_explain_says_from_the_file_and_at_an_agent() {
     let last = farm.node_ids().last().expect("three nodes");
     for alive in [all, all.without(last)] {
         for query in queries() {
-            let block = farm
-                .vips
-                .iter()
-                .find(|block| block.addresses.iter().any(|address| address.addr == query.vip));
-            let (first, asked) = explain::frames(block.expect("a VIP"), &query);
-            let frames: Vec<_> = first.into_iter().chain([asked]).collect();
+            let frames = frames(&farm, &query);
             for node in alive.iter() {
                 let told = explain::offline(&farm, KEY, alive, node, &query).expect("a VIP");
                 assert_eq!(told, live(&farm, alive, node, &query));
@@ -190,12 +194,7 @@ fn a_capture_is_judged_as_explain_says_from_the_file_and_at_an_agent() {
 fn the_farm_as_a_whole_accepts_what_one_node_does_and_names_it() {
     let farm = farm();
     for query in queries() {
-        let block = farm
-            .vips
-            .iter()
-            .find(|block| block.addresses.iter().any(|address| address.addr == query.vip));
-        let (first, asked) = explain::frames(block.expect("a VIP"), &query);
-        let frames: Vec<_> = first.into_iter().chain([asked]).collect();
+        let frames = frames(&farm, &query);
         let whole = judged(replay(&farm), &frames);
         let accepting: Vec<_> = farm
             .node_ids()
