@@ -352,8 +352,10 @@ impl Engine {
                     }
                 }
                 Output::Lease(until) => {
-                    let extend =
-                        |wired: &mut Wired| wired.datapath.extend_lease(until.as_nanos()).err();
+                    let extend = |wired: &mut Wired| {
+                        wired.port.serve();
+                        wired.datapath.extend_lease(until.as_nanos()).err()
+                    };
                     let errors = self.wired.iter_mut().filter_map(extend).collect();
                     self.report_kernel(errors);
                 }

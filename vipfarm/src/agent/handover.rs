@@ -21,6 +21,7 @@ const ENTRY: usize = 1 + 32;
 
 /// What becomes of old connections.
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 pub struct Handover {
     /// By kernel group.
     lingering: Vec<Bitmap>,

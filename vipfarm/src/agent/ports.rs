@@ -203,6 +203,11 @@ impl Port {
         self.share.hear(membership, now);
     }
 
+    /// The kernel has a lease.
+    pub fn serve(&mut self) {
+        self.share.serve();
+    }
+
     /// Lets go of what has no connection left, as [`Share::keep`] does.
     pub fn keep(&mut self, step: u64, buckets: &[Bitmap]) {
         self.share.keep(step, buckets);

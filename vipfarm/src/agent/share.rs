@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Which rules of a handover hold, so that tests can show what each is for. Outside tests all do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Rules {
     /// What is taken over is inherited until all others have said what lingers with them.
     pub(crate) unsaid: bool,
@@ -29,8 +29,11 @@ impl Rules {
 
 /// What a node has of the farm's buckets, by kernel group.
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 pub struct Share {
     accept: Vec<Bitmap>,
+    /// The kernel has had a lease since this node last had nothing.
+    has_served: bool,
     handover: Handover,
     /// How often this node has changed what it has.
     steps: u64,
@@ -43,6 +46,7 @@ impl Share {
     pub fn of(groups: usize) -> Self {
         Self {
             accept: vec![Bitmap::default(); groups],
+            has_served: false,
             handover: Handover::of(groups),
             steps: 0,
             #[cfg(test)]
@@ -56,7 +60,9 @@ impl Share {
         for (group, accept) in self.accept.iter_mut().enumerate() {
             let before = *accept;
             *accept = before.and(table(group));
-            self.handover.give_away(group, before.without(*accept));
+            if self.has_served {
+                self.handover.give_away(group, before.without(*accept));
+            }
         }
         self.steps += 1;
     }
@@ -66,6 +72,8 @@ impl Share {
         let alone = view.alive.without(own).is_empty();
         for (group, accept) in self.accept.iter_mut().enumerate() {
             let before = std::mem::replace(accept, table(group));
+            // Others may have served meanwhile what was accepted without a lease.
+            let before = if self.has_served { before } else { Bitmap::default() };
             if !alone {
                 self.handover.take_over(group, accept.without(before));
             }
@@ -76,9 +84,15 @@ impl Share {
         self.steps += 1;
     }
 
+    /// The kernel has a lease.
+    pub fn serve(&mut self) {
+        self.has_served = true;
+    }
+
     /// Accepts nothing: the node serves nothing any more.
     pub fn clear(&mut self) {
         self.accept.fill(Bitmap::default());
+        self.has_served = false;
         self.handover.forget();
     }
 
@@ -110,6 +124,7 @@ impl Share {
         let accept = |group| former(group).map_or(Bitmap::default(), |group| self.accept[group]);
         Self {
             accept: (0..groups).map(accept).collect(),
+            has_served: self.has_served,
             handover: self.handover.renumbered(&former, groups),
             steps: self.steps,
             #[cfg(test)]
@@ -161,5 +176,65 @@ impl Share {
     #[expect(clippy::unused_self, reason = "tests have rules of their own")]
     fn rules(&self) -> Rules {
         Rules::ALL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NodeSet;
+
+    const LOW: Bitmap = Bitmap([0xff, 0, 0, 0]);
+    const ALL: Bitmap = Bitmap([u64::MAX; 4]);
+    const NONE: Bitmap = Bitmap([0; 4]);
+
+    fn node(index: usize) -> NodeId {
+        NodeId::new(index).expect("in range")
+    }
+
+    fn both() -> View {
+        View::of(NodeSet::EMPTY.with(node(0)).with(node(1)))
+    }
+
+    /// One that has served the low buckets in a view with another node, which has none of them.
+    fn serving() -> Share {
+        let mut share = Share::of(1);
+        share.acquire(node(0), &both(), |_| LOW);
+        share.settle();
+        share.serve();
+        share
+    }
+
+    #[test]
+    fn what_is_taken_over_is_inherited_and_what_a_node_keeps_is_not() {
+        let mut share = serving();
+        share.release(|_| ALL);
+        share.acquire(node(0), &both(), |_| ALL);
+        assert_eq!(share.moving(), [ALL.without(LOW)]);
+    }
+
+    #[test]
+    fn what_a_node_accepted_without_a_lease_is_inherited_in_the_next_view() {
+        let mut share = serving();
+        // It was frozen for longer than its lease, and installs the view that the others have left.
+        share.clear();
+        share.acquire(node(0), &both(), |_| LOW);
+        share.settle();
+        share.release(|_| Bitmap([0x0f, 0, 0, 0]));
+        assert_eq!(share.lingering(), [NONE], "it has served nothing of what it gives away");
+        share.acquire(node(0), &both(), |_| LOW);
+        assert_eq!(share.moving(), [LOW], "the others have served it meanwhile");
+    }
+
+    #[test]
+    fn what_was_counted_before_a_step_does_not_count_after_it() {
+        let mut share = serving();
+        share.release(|_| Bitmap([0x0f, 0, 0, 0]));
+        let step = share.steps();
+        share.release(|_| NONE);
+        share.keep(step, &[NONE]);
+        assert_eq!(share.lingering(), [LOW], "the last ones were not counted");
+        share.keep(share.steps(), &[Bitmap([1, 0, 0, 0])]);
+        assert_eq!(share.lingering(), [Bitmap([1, 0, 0, 0])]);
     }
 }

@@ -27,7 +27,8 @@ impl Agent {
             agent.left,
             agent.listening,
         );
-        (node, heard, views, known, due, turn, agent.mute, agent.unbarred_since)
+        let told = (agent.mute, agent.unbarred_since, &agent.lingering);
+        (node, heard, views, known, due, turn, told)
     }
 }
 

@@ -315,6 +315,7 @@ impl Farm {
             Output::Lease(deadline) => {
                 assert!(deadline > node.kernel.lease, "seed {}: a lease must grow", self.seed);
                 node.kernel.lease = deadline;
+                node.share.serve();
             }
             Output::Fence => {
                 node.kernel = Kernel::FENCED;
