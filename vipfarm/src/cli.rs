@@ -1,9 +1,12 @@
 //! The command line's grammar and its help; [`crate::commands`] gives the verbs their meaning.
 
+mod import;
+
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::import::{ImportArgs, ImportFrom, ImportInto};
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
     model::{MAX_POWER, Mac},
@@ -83,8 +86,11 @@ pub enum Verb {
     ///
     /// One picture of 16 x 16 buckets a group, coloured by owner: bucket 0x00 is at the top left,
     /// 0x0f ends the first row. With --hex, each node's 256 bits as eight words of 32 bits: the
-    /// first word holds buckets 0 to 31, and the lowest bit of a word is its lowest bucket.
-    #[command(after_help = "Examples:\n  vipfarm bitmap\n  vipfarm bitmap FarmProto --hex")]
+    /// first word holds buckets 0 to 31, and the lowest bit of a word is its lowest bucket. With
+    /// --connections, how many open TCP connections this node has in each bucket.
+    #[command(
+        after_help = "Examples:\n  vipfarm bitmap\n  vipfarm bitmap FarmProto --hex\n  vipfarm bitmap FarmProto --connections"
+    )]
     Bitmap(BitmapArgs),
 
     /// Say which node serves a client, and why
@@ -151,12 +157,19 @@ pub enum Verb {
 
     /// Let a node serve no new client, with all groups at power 0
     ///
-    /// The other nodes take its buckets over; the agent stays in the farm. Returns when the farm
-    /// has agreed. The node is drained until `undrain` or the next start of its agent; with
-    /// --persist until `undrain`, whatever is started anew meanwhile.
+    /// The other nodes take its buckets over; the agent stays in the farm, and open TCP connections
+    /// stay at the node until they end. The node is drained until `undrain` or the next start of its
+    /// agent; with --persist until `undrain`, whatever is started anew meanwhile.
+    ///
+    /// Returns when the farm has agreed, and says how many connections are left. With --timeout it
+    /// waits until none is; when the time is over, what is left is reset, so that the clients connect
+    /// anew elsewhere at once, unless the VIP has `tcp_reset: false`. Only the node itself counts and
+    /// resets: about another node it knows which buckets may have connections, and resets none. It
+    /// ends with 0 if nothing is left. Ctrl-C ends the waiting, and the node stays drained; `undrain`
+    /// meanwhile ends it too.
     #[command(after_help = "Examples:
   vipfarm drain
-  vipfarm drain node2 --timeout 60s
+  vipfarm drain --timeout 60s && systemctl restart nginx && vipfarm undrain
   vipfarm drain node2 --persist        # before its machine is rebuilt")]
     Drain(DrainArgs),
 
@@ -164,7 +177,7 @@ pub enum Verb {
     ///
     /// Takes back what `drain`, `close` and `power` changed for it, also with --persist.
     #[command(after_help = "Example:\n  vipfarm undrain node2")]
-    Undrain(DrainArgs),
+    Undrain(UndrainArgs),
 
     /// Have this node serve nothing, or nothing of one group, until `open`
     ///
@@ -219,6 +232,18 @@ Examples:
     /// `hash_key_file`; without `accept_key_file`.
     #[command(after_help = "Example:\n  vipfarm keygen /etc/vipfarm/farm.key")]
     Keygen(KeygenArgs),
+
+    /// Make a farm's file of another product's configuration
+    ///
+    /// Writes the file to standard output, or to the file of -o, and on standard error what became of
+    /// each element of the source: translated, approximated, dropped or not supported yet, and why.
+    /// What the source does not say is not guessed: the file says FILL-IN there, and what `vipfarm
+    /// check` would refuse is listed as missing, with exit code 1. A source with errors changes
+    /// nothing.
+    #[command(after_help = "Examples:
+  vipfarm import safekit userconfig.xml --cluster cluster.xml --prefix 24 -o farm.yaml
+  vipfarm import keepalived /etc/keepalived/keepalived.conf > farm.yaml")]
+    Import(ImportArgs),
 }
 
 /// Which agent to talk to.
@@ -271,6 +296,11 @@ pub struct BitmapArgs {
     /// Each node's bitmap as eight 32-bit words in hexadecimal
     #[arg(long, conflicts_with = "json")]
     pub hex: bool,
+
+    /// This node's open TCP connections by bucket, to the addresses that have `connections: true` in
+    /// the file; counted every few seconds
+    #[arg(long, conflicts_with = "hex")]
+    pub connections: bool,
 
     /// Which agent, in what form.
     #[command(flatten)]
@@ -397,9 +427,29 @@ pub struct PowerArgs {
     pub hold: HoldArgs,
 }
 
-/// Arguments of `drain` and `undrain`.
+/// Arguments of `drain`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct DrainArgs {
+    /// The node [default: the one whose agent is asked]
+    #[arg(value_name = "NODE")]
+    pub node: Option<String>,
+
+    /// Wait until the node's connections have ended, such as 60s or 5m; reset what is left then
+    #[arg(long, value_name = "TIME", value_parser = humantime)]
+    pub timeout: Option<Duration>,
+
+    /// Have the drain outlast restarts of agents and machines, see `vipfarm power --help`
+    #[arg(long)]
+    pub persist: bool,
+
+    /// Which agent, in what form.
+    #[command(flatten)]
+    pub talk: TalkArgs,
+}
+
+/// Arguments of `undrain`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct UndrainArgs {
     /// The node [default: the one whose agent is asked]
     #[arg(value_name = "NODE")]
     pub node: Option<String>,

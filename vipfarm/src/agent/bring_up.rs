@@ -18,7 +18,7 @@ use super::{
     links::Links,
     options::AgentOptions,
     ports::Port,
-    site,
+    site::{self, Networks},
     watch::Needs,
 };
 use crate::{
@@ -36,8 +36,8 @@ use crate::{
 pub(super) struct Up {
     /// This node.
     pub(super) own: NodeId,
-    /// The MAC by which the other nodes know it.
-    pub(super) mac: Mac,
+    /// The networks that its heartbeats run on.
+    pub(super) networks: Networks,
     /// The heartbeat sockets.
     pub(super) links: Links,
     /// The interfaces with a filter.
@@ -75,11 +75,11 @@ pub(super) async fn bring_up(
     let interfaces = Network::interfaces().await?;
     let own = site::own_node(&farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(&farm, &interfaces)?;
-    let mac = site::known_as(&farm, &placed)?;
-    // First, because a second agent of this node is found out by it.
-    let links = Links::open(&farm, own, &interfaces)?;
-    site::refuse_present(&farm, &interfaces)?;
     let used = distinct(&placed);
+    let networks = site::networks(&farm, own, &placed, &used, &interfaces)?;
+    // First, because a second agent of this node is found out by it.
+    let links = Links::open(&farm, own, &networks.links, &interfaces)?;
+    site::refuse_present(&farm, &interfaces)?;
     if !options.generic {
         site::refuse_merging(&used)?;
     }
@@ -94,7 +94,7 @@ pub(super) async fn bring_up(
         for (interface, port) in used.iter().zip(&config.ports) {
             datapaths.push(attach(options, keys, interface, port)?);
         }
-        let prober = Prober::open(mac)?;
+        let prober = Prober::open()?;
         undo.note(&farm, &placed, &interfaces)?;
         undo.set_sysctls()?;
         for (block, interface) in farm.vips.iter().zip(&placed) {
@@ -116,7 +116,7 @@ pub(super) async fn bring_up(
     let configurations = Configurations::new(config);
     Ok(Up {
         own,
-        mac,
+        networks,
         links,
         interfaces: used,
         datapaths,

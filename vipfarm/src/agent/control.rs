@@ -7,6 +7,7 @@
 //! | `GET /v1/events?since=N[&wait=true]` | the [`EventRecord`]s after number N; with `wait`, as soon as there is one, at the latest after [`EVENT_WAIT`] |
 //! | `POST /v1/power` with a [`PowerRequest`] | [`PowerReply`]: the change is on its way, see `powers_version` of the status |
 //! | `POST /v1/reload` with a [`ReloadRequest`] | [`ReloadReply`]: the file has been read, and is in force when the status says so |
+//! | `POST /v1/reset` | [`ResetReply`]: the connections of buckets that this node has given away are reset where the file has `tcp_reset` |
 //! | `GET /v1/explain?client=..&vip=..&proto=..[&client_port=..][&vip_port=..][&ip_id=..][&fragment=true]` | [`Explanation`] |
 //!
 //! Errors are `{ "error": ".." }`: 400 for a malformed query, 422 where the farm has no answer.
@@ -40,7 +41,7 @@ pub use self::socket::{ControlSocket, OpenError};
 use super::metrics;
 use crate::status::{
     EventRecord, ExplainQuery, Explanation, PowerReply, PowerRequest, ReloadReply, ReloadRequest,
-    Status,
+    ResetReply, Status,
 };
 
 /// How long `wait=true` holds a request while nothing happens.
@@ -74,6 +75,10 @@ pub trait Source: Send + Sync + 'static {
     /// Reads the farm's file anew; the error is a sentence for people, such as what is wrong in it.
     /// The answer comes when the other nodes are being told.
     fn reload(&self, request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>>;
+
+    /// Resets the connections of buckets that this node has given away, if the file has theirs reset;
+    /// the error is a sentence for people.
+    fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>>;
 }
 
 /// What a connection may cost.
@@ -147,6 +152,7 @@ fn router(source: Arc<dyn Source>) -> Router {
         .route("/v1/explain", get(explain))
         .route("/v1/power", post(power))
         .route("/v1/reload", post(reload))
+        .route("/v1/reset", post(reset))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
@@ -213,19 +219,25 @@ async fn reload(
     Ok(Json(source.reload(request).await.map_err(refused)?))
 }
 
+async fn reset(State(source): State<Arc<dyn Source>>) -> Result<Json<ResetReply>, Refusal> {
+    let refused = |reason| Refusal(StatusCode::UNPROCESSABLE_ENTITY, reason);
+    Ok(Json(source.reset_given_away().await.map_err(refused)?))
+}
+
 async fn no_such_route(uri: Uri) -> Refusal {
     let path = uri.path();
     Refusal(
         StatusCode::NOT_FOUND,
         format!(
-            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain, /v1/power and /v1/reload"
+            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain, /v1/power, /v1/reload and /v1/reset"
         ),
     )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     let path = uri.path();
-    let right = if matches!(path, "/v1/power" | "/v1/reload") { "POST" } else { "GET" };
+    let right =
+        if matches!(path, "/v1/power" | "/v1/reload" | "/v1/reset") { "POST" } else { "GET" };
     Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {right}, not {method}"))
 }
 
@@ -297,6 +309,10 @@ mod tests {
         }
 
         fn reload(&self, _request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>> {
+            unreachable!("no test asks for it")
+        }
+
+        fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>> {
             unreachable!("no test asks for it")
         }
     }

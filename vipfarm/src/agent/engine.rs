@@ -40,6 +40,8 @@ use crate::{
 struct Wired {
     port: Port,
     datapath: Datapath,
+    /// The link by which its peers are known.
+    link: u8,
 }
 
 /// What the thread starts from.
@@ -54,6 +56,8 @@ pub struct Parts {
     pub ports: Vec<Port>,
     /// The interfaces' kernel sides, in the same order.
     pub datapaths: Vec<Datapath>,
+    /// The links by which their peers are known, in the same order.
+    pub networks: Vec<u8>,
     /// Told what happened; a full channel loses the report, not the time.
     pub reports: mpsc::Sender<Report>,
     /// Shows the present state.
@@ -95,14 +99,15 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
     let real_time = prepare_thread(parts.real_time, &parts.reports);
     // Only now: what preparing took must not look like a stall.
     let membership = Membership::new(parts.config.clone(), parts.incarnation, realtime::now());
-    let wired = parts.ports.into_iter().zip(parts.datapaths);
+    let wired = parts.ports.into_iter().zip(parts.datapaths).zip(parts.networks);
+    let wired = wired.map(|((port, datapath), link)| Wired { port, datapath, link });
     let mut engine = Engine {
         own: parts.config.own,
         digest: parts.config.digest,
         others: Vec::new(),
         membership,
         links: parts.links,
-        wired: wired.map(|(port, datapath)| Wired { port, datapath }).collect(),
+        wired: wired.collect(),
         reports: parts.reports,
         latest: parts.latest,
         commands: parts.commands,
@@ -177,6 +182,8 @@ pub struct Snapshot {
     pub accept: Vec<Vec<Bitmap>>,
     /// The buckets given away whose old connections this node still serves, by kernel group.
     pub lingering: Vec<Bitmap>,
+    /// The buckets taken over whose old connections other nodes may still serve, by kernel group.
+    pub inherited: Vec<Bitmap>,
     /// How often what it accepts was changed: what is counted of it holds until the next time.
     pub steps: u64,
     /// Heartbeats by outcome.
@@ -206,6 +213,7 @@ impl Snapshot {
             peers: Vec::new(),
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             lingering: Vec::new(),
+            inherited: Vec::new(),
             steps: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
@@ -367,7 +375,9 @@ impl Engine {
                     self.tell_of_handovers();
                     self.barrier.fence();
                 }
-                Output::Peer(node, mac) => self.change(|port| port.learn(node, mac)),
+                Output::Peer(node, link, mac) => {
+                    self.change_on(|wired| wired.link == link, |port| port.learn(node, mac));
+                }
                 Output::Event(event) => self.report(Report::Membership(event)),
             }
         }
@@ -403,11 +413,17 @@ impl Engine {
 
     /// Changes what the ports accept, and brings the kernel there.
     fn change(&mut self, change: impl Fn(&mut Port)) {
+        self.change_on(|_| true, change);
+    }
+
+    /// The same of some.
+    fn change_on(&mut self, which: impl Fn(&Wired) -> bool, change: impl Fn(&mut Port)) {
         let apply = |wired: &mut Wired| {
             change(&mut wired.port);
             wired.datapath.apply(wired.port.plan()).err()
         };
-        let errors = self.wired.iter_mut().filter_map(apply).collect();
+        let wired = self.wired.iter_mut().filter(|wired| which(wired));
+        let errors = wired.filter_map(apply).collect();
         self.report_kernel(errors);
     }
 
@@ -458,6 +474,7 @@ impl Engine {
         let is_proven = converged && deadline > at;
         let proof = if is_proven { proof::of(&view, &accept) } else { Proof::default() };
         self.membership.publish(proof);
+        // All ports have the groups of the whole farm.
         let share = self.wired.first().map(|wired| wired.port.share());
         self.latest.set(Snapshot {
             at,
@@ -470,6 +487,7 @@ impl Engine {
             peers: self.membership.peers(at).collect(),
             accept,
             lingering: share.map_or_else(Vec::new, |share| share.lingering().to_vec()),
+            inherited: share.map_or_else(Vec::new, Share::inherited),
             steps: share.map_or(0, Share::steps),
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),

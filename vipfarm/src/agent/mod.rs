@@ -59,7 +59,7 @@ use std::{
     os::fd::AsFd,
     sync::{Arc, atomic::AtomicU64},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -83,7 +83,6 @@ use self::{
     engine::{Latest, Parts, Report},
     history::{History, Level},
     keep::{Keeper, Keeping},
-    linger::Linger,
     notify::Notifier,
     options::{AgentOptions, DownOptions},
     reload::Reloader,
@@ -94,8 +93,8 @@ use self::{
 use crate::{
     config::{self, keys::Keys},
     datapath::{LeftOver, Trace},
-    membership,
-    model::{Farm, Mac, NodeId, Overrides},
+    membership::{self, OwnLink},
+    model::{Farm, NodeId, Overrides},
     net::{self, Network},
 };
 
@@ -165,9 +164,9 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     for message in forgotten {
         history.push(Level::Warn, "power_forgotten", message);
     }
-    let membership = |own, mac| membership_config(&farm, &keys, own, mac, overrides);
+    let membership = |own, links| membership_config(&farm, &keys, own, links, overrides);
     let mut up = bring_up::bring_up(&options, farm.clone(), &keys).await?;
-    let config = membership(up.own, up.mac);
+    let config = membership(up.own, up.networks.links.clone());
     let ports = up.configurations.get(config.digest).ports.clone();
     announce(&up, config.digest, &history);
     if let Some(warning) = warning {
@@ -176,7 +175,6 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
-    let lingering = Arc::new(Linger::new(&latest, &configurations, &commander, keys.bucket_key()));
     let file = options.place.config;
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone());
     let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
@@ -199,6 +197,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         links: up.links,
         ports,
         datapaths: up.datapaths,
+        networks: up.networks.of,
         reports,
         latest: latest.clone(),
         commands,
@@ -209,7 +208,7 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
         thread::Builder::new().name("heartbeat".into()).spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
-    let reloading = Arc::clone(&reporter);
+    let reporting = Arc::clone(&reporter);
     let notifier = Arc::new(Notifier::from_environment());
     let nodes = farm.nodes.len();
     let notifying = {
@@ -218,7 +217,6 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
     };
     let running = Running {
         reporter,
-        lingering: Arc::clone(&lingering),
         stop: Stop::new(options.stop_timeout),
         prober: up.prober,
         commander,
@@ -236,8 +234,8 @@ async fn serve(options: AgentOptions, farm: Farm, keys: Keys) -> anyhow::Result<
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
         );
     };
-    lingering.reset_all().await;
-    let undo = reloading.record().await;
+    reporting.linger.reset_all().await;
+    let undo = reporting.record().await;
     bring_up::take_down(&network, &undo, datapaths).await?;
     outcome?;
     if let Some(why) = why {
@@ -267,7 +265,6 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
-    lingering: Arc<Linger>,
     stop: Stop,
     prober: Prober,
     commander: Commander,
@@ -303,7 +300,7 @@ impl Running {
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let joined = loop {
             tokio::select! {
-                Some(report) = self.incoming.recv() => self.reporter.note(report),
+                Some(report) = self.incoming.recv() => self.reporter.note(report).await,
                 joined = &mut finished => break joined?,
                 Err(error) = &mut answering, if answers => {
                     answers = false;
@@ -321,11 +318,7 @@ impl Running {
                 never = &mut notifying => match never {},
                 _ = conflicts.tick() => {
                     self.reporter.note_conflicts();
-                    if let Err(error) = self.lingering.look(Instant::now()).await {
-                        self.reporter.warn("not_counted", format!(
-                            "the connections of buckets that were given away: {error:#}"
-                        ));
-                    }
+                    self.reporter.count_connections().await;
                     self.reporter.tidy().await;
                     self.reporter.keep_neighbours().await;
                 }
@@ -343,13 +336,13 @@ impl Running {
             }
         };
         while let Ok(report) = self.incoming.try_recv() {
-            self.reporter.note(report);
+            self.reporter.note(report).await;
         }
         Ok((joined, self.why))
     }
 
     fn leave(&self) -> std::io::Result<()> {
-        self.notifier.stopping();
+        self.notifier.stopping(Duration::ZERO);
         self.commander.send(Command::Leave)
     }
 
@@ -381,7 +374,7 @@ fn membership_config(
     farm: &Farm,
     keys: &Keys,
     own: NodeId,
-    mac: Mac,
+    links: Vec<OwnLink>,
     overrides: Overrides,
 ) -> membership::Config {
     membership::Config {
@@ -391,7 +384,7 @@ fn membership_config(
         timers: farm.membership.timers,
         keys: keys.heartbeat_keys(),
         digest: config::digest(farm, keys),
-        mac,
+        links,
         overrides,
     }
 }

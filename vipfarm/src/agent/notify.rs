@@ -25,6 +25,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// How often to look at the node's state, at least.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long leaving the farm and taking everything down may take, by far.
+const LEAVING: Duration = Duration::from_secs(30);
+
 /// The way to systemd.
 #[derive(Debug, Default)]
 pub(super) struct Notifier {
@@ -84,9 +87,11 @@ impl Notifier {
         }
     }
 
-    /// Tells that the agent will end.
-    pub(super) fn stopping(&self) {
-        self.tell("STOPPING=1");
+    /// Tells that the agent will end, after at most that time and what it needs to leave, which the
+    /// unit's `TimeoutStopSec` need not cover.
+    pub(super) fn stopping(&self, within: Duration) {
+        let micros = (within + LEAVING).as_micros();
+        self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}"));
     }
 
     /// Says whether it was taken; never waits for that.
@@ -185,8 +190,8 @@ mod tests {
             std::thread::sleep(Duration::from_millis(60));
             systemd.recv(&mut [0; 8]).expect_err("the thread stands still");
             systemd.set_nonblocking(false).expect("a valid mode");
-            notifier.stopping();
-            assert_eq!(heard(&systemd), "STOPPING=1");
+            notifier.stopping(Duration::from_secs(10));
+            assert_eq!(heard(&systemd), "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000");
         });
         fs::remove_file(&path).expect("it was there");
     }
@@ -206,15 +211,15 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).expect("a short name");
         let systemd = UnixDatagram::bind_addr(&address).expect("unused");
         let notifier = notifier(&[("NOTIFY_SOCKET", &format!("@{name}"))]).expect("a socket");
-        notifier.stopping();
-        assert_eq!(heard(&systemd), "STOPPING=1");
+        notifier.stopping(Duration::from_secs(10));
+        assert_eq!(heard(&systemd), "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000");
     }
 
     #[test]
     fn without_a_socket_nothing_happens() {
         let notifier = notifier(&[]).expect("nothing to connect to");
         assert!(notifier.socket.is_none() && notifier.watchdog.is_none());
-        notifier.stopping();
+        notifier.stopping(Duration::from_secs(10));
         following(&notifier, &AtomicU64::new(1), || {});
     }
 

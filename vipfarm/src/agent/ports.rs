@@ -39,6 +39,8 @@ struct Members {
     /// In file order over all blocks; `None` for the built-in group.
     index: Option<u8>,
     nodes: Vec<(String, u16)>,
+    /// Whether it has connections that stay where they are when their bucket moves.
+    lingers: bool,
 }
 
 impl Members {
@@ -75,14 +77,19 @@ impl Port {
         let services = Services::new(&farm.vips, here)?.asking_as(addresses);
         let names = || farm.nodes.iter().map(|node| node.name.clone());
         let everybody = names().map(|name| (name, 1)).collect();
-        let mut groups =
-            vec![Members { name: RESOLVE_GROUP.into(), index: None, nodes: everybody }];
+        let mut groups = vec![Members {
+            name: RESOLVE_GROUP.into(),
+            index: None,
+            nodes: everybody,
+            lingers: false,
+        }];
         for (index, group) in farm.vips.iter().flat_map(|block| &block.groups).enumerate() {
             let nodes = names().zip(farm.node_ids()).map(|(name, id)| (name, group.power(id)));
             groups.push(Members {
                 name: group.name.clone(),
                 index: u8::try_from(index).ok(),
                 nodes: nodes.collect(),
+                lingers: group.lingers(),
             });
         }
         let powers = Arc::<Overrides>::default();
@@ -91,7 +98,7 @@ impl Port {
             served: Arc::clone(&services),
             services,
             assigners: groups.iter().map(|group| group.assigner(&powers)).collect(),
-            share: Share::of(groups.len()),
+            share: Share::of(groups.iter().map(|group| group.lingers).collect()),
             groups: groups.into(),
             powers,
             owners: Vec::new(),
@@ -168,7 +175,7 @@ impl Port {
         let (own, theirs): (Vec<String>, Vec<String>) = (names(self), names(former));
         self.share = former.share.renumbered(
             |group| own.get(group).and_then(|name| theirs.iter().position(|other| other == name)),
-            own.len(),
+            self.groups.iter().map(|group| group.lingers).collect(),
         );
         self.peers.clone_from(&former.peers);
     }
@@ -299,6 +306,24 @@ mod tests {
         // node2 comes back: what is its again is given up at once.
         port.release(node(0), &alive(&[0, 1, 2]));
         assert_eq!(port.accept()[1], before[1]);
+    }
+
+    #[test]
+    fn only_groups_with_connections_linger_and_are_inherited() {
+        const GROUPS: &str = "[{ name: tcp, rules: [{ port: 80, proto: tcp, filter: on_port }] }, { name: udp, rules: [{ port: 80, proto: udp, filter: on_port }] }]";
+        let farm = fixture::farm(GROUPS);
+        let mut port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
+        let moves = |bitmaps: Vec<Bitmap>| bitmaps.iter().map(|it| !it.is_empty()).collect();
+        port.acquire(node(0), &alive(&[0, 1, 2]));
+        let inherited: Vec<bool> = moves(port.share().inherited());
+        assert_eq!(inherited, [false, true, false], "neither ARP and echo nor UDP");
+        port.share.settle();
+        port.share.serve();
+        port.release(node(0), &alive(&[1, 2]));
+        let (lingering, inherited) = (port.share().lingering().to_vec(), port.share().inherited());
+        assert!((85..=86).contains(&lingering[1].len()), "one of three");
+        let (lingering, inherited): (Vec<_>, Vec<_>) = (moves(lingering), moves(inherited));
+        assert_eq!((lingering, inherited), (vec![false, true, false], vec![false; 3]));
     }
 
     #[test]

@@ -32,6 +32,8 @@ impl Rules {
 #[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 pub struct Share {
     accept: Vec<Bitmap>,
+    /// Whether old connections of the group stay where they are.
+    lingers: Vec<bool>,
     /// The kernel has had a lease since this node last had nothing.
     has_served: bool,
     handover: Handover,
@@ -42,10 +44,12 @@ pub struct Share {
 }
 
 impl Share {
-    /// Nothing, of so many kernel groups.
-    pub fn of(groups: usize) -> Self {
+    /// Nothing, of kernel groups whose old connections stay where they are, or do not.
+    pub fn of(lingers: Vec<bool>) -> Self {
+        let groups = lingers.len();
         Self {
             accept: vec![Bitmap::default(); groups],
+            lingers,
             has_served: false,
             handover: Handover::of(groups),
             steps: 0,
@@ -60,7 +64,7 @@ impl Share {
         for (group, accept) in self.accept.iter_mut().enumerate() {
             let before = *accept;
             *accept = before.and(table(group));
-            if self.has_served {
+            if self.has_served && self.lingers[group] {
                 self.handover.give_away(group, before.without(*accept));
             }
         }
@@ -74,7 +78,7 @@ impl Share {
             let before = std::mem::replace(accept, table(group));
             // Others may have served meanwhile what was accepted without a lease.
             let before = if self.has_served { before } else { Bitmap::default() };
-            if !alone {
+            if !alone && self.lingers[group] {
                 self.handover.take_over(group, accept.without(before));
             }
         }
@@ -118,12 +122,14 @@ impl Share {
         }
     }
 
-    /// The same with other kernel groups: `former` tells which one each of the `groups` was before.
+    /// The same with other kernel groups: `former` tells which one each of them was before.
     #[must_use]
-    pub fn renumbered(&self, former: impl Fn(usize) -> Option<usize>, groups: usize) -> Self {
+    pub fn renumbered(&self, former: impl Fn(usize) -> Option<usize>, lingers: Vec<bool>) -> Self {
+        let groups = lingers.len();
         let accept = |group| former(group).map_or(Bitmap::default(), |group| self.accept[group]);
         Self {
             accept: (0..groups).map(accept).collect(),
+            lingers,
             has_served: self.has_served,
             handover: self.handover.renumbered(&former, groups),
             steps: self.steps,
@@ -155,6 +161,11 @@ impl Share {
     /// The buckets given away whose old connections this node still serves.
     pub fn lingering(&self) -> &[Bitmap] {
         self.handover.lingering()
+    }
+
+    /// The buckets taken over whose old connections other nodes may still serve.
+    pub fn inherited(&self) -> Vec<Bitmap> {
+        self.moving().iter().zip(&self.accept).map(|(moving, accept)| moving.and(*accept)).collect()
     }
 
     /// How often this node has changed what it has: what is counted then holds until the next step.
@@ -198,7 +209,7 @@ mod tests {
 
     /// One that has served the low buckets in a view with another node, which has none of them.
     fn serving() -> Share {
-        let mut share = Share::of(1);
+        let mut share = Share::of(vec![true]);
         share.acquire(node(0), &both(), |_| LOW);
         share.settle();
         share.serve();
@@ -234,6 +245,10 @@ mod tests {
         share.release(|_| NONE);
         share.keep(step, &[NONE]);
         assert_eq!(share.lingering(), [LOW], "the last ones were not counted");
+        let mut careless = share.clone();
+        careless.rules.count = false;
+        careless.keep(step, &[NONE]);
+        assert_eq!(careless.lingering(), [NONE], "what the rule is for");
         share.keep(share.steps(), &[Bitmap([1, 0, 0, 0])]);
         assert_eq!(share.lingering(), [Bitmap([1, 0, 0, 0])]);
     }

@@ -14,6 +14,7 @@ mod explain;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod import;
 mod keygen;
 mod metrics;
 mod nodes;
@@ -41,7 +42,7 @@ pub fn main(verb: Verb) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = exit_code(&error);
-            if code != 0 {
+            if code != 0 && !failure::is_told(&error) {
                 screen::complain(&error);
             }
             ExitCode::from(code)
@@ -68,6 +69,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Reload(args) => wait_for(reload::run(args)),
         Verb::Down(options) => down::run(options),
         Verb::Keygen(args) => keygen::run(&args),
+        Verb::Import(args) => import::run(&args),
     }
 }
 

@@ -3,7 +3,9 @@
 use std::{hash::Hash, sync::Arc};
 
 use super::{
-    super::{BootTime, Config, Membership, NodeState, Output, Rules, Timers, View, view::life},
+    super::{
+        BootTime, Config, Membership, NodeState, Output, OwnLink, Rules, Timers, View, view::life,
+    },
     model::Faults,
     state::Agent,
 };
@@ -84,7 +86,7 @@ impl Farm {
     pub(super) fn settled(nodes: usize) -> Self {
         let machine = |node| Machine {
             agent: Some(Agent(Arc::new(start(node, nodes, 1, at(0), Rules::ALL)))),
-            share: Share::of(1),
+            share: Share::of(vec![true]),
             lease: BootTime::ZERO,
             inbox: Vec::new(),
             frozen: false,
@@ -101,6 +103,7 @@ impl Farm {
         for _ in 0..4 {
             farm.quiet_tick(true);
         }
+        farm.connection = Connection::Open;
         assert!(farm.is_served_once(), "a farm without faults is served: {farm:#?}");
         farm
     }
@@ -353,7 +356,7 @@ pub(super) fn start(
         timers: TIMERS,
         keys: vec![[1; 32]],
         digest: [0; 16],
-        mac: Mac([2, 0, 0, 0, 0, 1]),
+        links: vec![OwnLink { mac: Mac([2, 0, 0, 0, 0, 1]), has_vips: true }],
         overrides: Overrides::default(),
     };
     let mut agent = Membership::new(config, incarnation << 8 | node as u64 | 1 << 7, now);

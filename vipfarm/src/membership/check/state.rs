@@ -26,6 +26,7 @@ impl Agent {
             agent.leave_by,
             agent.left,
             agent.listening,
+            (agent.sides, agent.cut_off_until),
         );
         let told = (agent.mute, agent.unbarred_since, &agent.lingering);
         (node, heard, views, known, due, turn, told)

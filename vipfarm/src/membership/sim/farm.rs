@@ -236,7 +236,7 @@ impl Farm {
             agent.rules = rules;
         }
         node.agent = Some(agent);
-        node.share = Share::of(1);
+        node.share = Share::of(vec![true]);
         if let Flaw::Handover(rules) = self.flaw {
             node.share.rules = rules;
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    super::{BootTime, Config, Membership, Node, NodeId, Output, Overrides, Timers, View},
+    super::{BootTime, Config, Membership, Node, NodeId, Output, Overrides, OwnLink, Timers, View},
     network::{self, Datagram},
     rng::Rng,
 };
@@ -69,7 +69,7 @@ impl SimNode {
     pub(super) fn new(rng: &mut Rng) -> Self {
         Self {
             agent: None,
-            share: Share::of(1),
+            share: Share::of(vec![true]),
             kernel: Kernel::FENCED,
             count: Count::None,
             installed: false,
@@ -182,7 +182,7 @@ pub(super) fn bitmap(word: u64) -> Bitmap {
 }
 
 /// The buckets that `node` owns in that view.
-pub(super) fn own(view: &View, node: usize) -> Bitmap {
+pub(in crate::membership) fn own(view: &View, node: usize) -> Bitmap {
     let mut salt = DefaultHasher::new();
     (view.digest, &view.powers).hash(&mut salt);
     let has_power = |node: &NodeId| view.powers.power(0, *node) != Some(0);
@@ -207,7 +207,7 @@ pub(super) fn config(
         timers,
         keys: vec![[1; 32]],
         digest: [file; 16],
-        mac: Mac([2, 0, 0, 0, 0, octet(own)]),
+        links: vec![OwnLink { mac: Mac([2, 0, 0, 0, 0, octet(own)]), has_vips: true }],
         overrides: overrides.clone(),
     }
 }
