@@ -23,10 +23,10 @@ use tokio::sync::mpsc;
 use super::{
     barrier::Barrier,
     command::{Command, Commands, Servable},
-    handover::Said,
     links::Links,
     ports::Port,
     proof, realtime,
+    share::Share,
     tally::Tally,
 };
 use crate::{
@@ -116,7 +116,6 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         real_time,
         lateness: Tally::default(),
         barrier: Barrier::default(),
-        let_go: 0,
     };
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
@@ -141,8 +140,6 @@ struct Engine {
     /// Of waking up.
     lateness: Tally,
     barrier: Barrier,
-    /// Number of the view for which the kernel has let go of what others are to have.
-    let_go: u64,
 }
 
 /// Something for the history.
@@ -187,8 +184,8 @@ pub struct Snapshot {
     pub lingering: Vec<Bitmap>,
     /// The buckets taken over whose old connections other nodes may still serve, by kernel group.
     pub inherited: Vec<Bitmap>,
-    /// Number of the view for which the kernel has let go of what others are to have.
-    pub let_go: u64,
+    /// How often what it accepts was changed: what is counted of it holds until the next time.
+    pub steps: u64,
     /// Heartbeats by outcome.
     pub heartbeats: Vec<(String, u64)>,
     /// How late the thread was.
@@ -217,7 +214,7 @@ impl Snapshot {
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             lingering: Vec::new(),
             inherited: Vec::new(),
-            let_go: 0,
+            steps: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
             view_change: None,
@@ -283,11 +280,9 @@ impl Engine {
                 self.membership.stage(now, digest, force);
                 let _ = reply.send(());
             }
-            Command::KeepLingering { epoch, buckets } => {
-                if epoch == self.let_go {
-                    self.change(|port| port.handover().keep(&buckets));
-                    self.tell_of_handovers();
-                }
+            Command::KeepLingering { step, buckets } => {
+                self.change(|port| port.keep(step, &buckets));
+                self.tell_of_handovers();
             }
             Command::Leave => self.membership.leave(now),
         }
@@ -350,7 +345,6 @@ impl Engine {
                     let own = self.own;
                     self.go_over(&view);
                     self.change(|port| port.release(own, &view));
-                    self.let_go = view.epoch;
                     self.tell_of_handovers();
                 }
                 Output::Acquire(view) => {
@@ -358,7 +352,6 @@ impl Engine {
                     let before = self.accept();
                     self.go_over(&view);
                     self.change(|port| port.acquire(own, &view));
-                    self.let_go = view.epoch;
                     self.tell_of_handovers();
                     self.barrier.acquire(realtime::now(), view.epoch);
                     installed = true;
@@ -367,8 +360,10 @@ impl Engine {
                     }
                 }
                 Output::Lease(until) => {
-                    let extend =
-                        |wired: &mut Wired| wired.datapath.extend_lease(until.as_nanos()).err();
+                    let extend = |wired: &mut Wired| {
+                        wired.port.serve();
+                        wired.datapath.extend_lease(until.as_nanos()).err()
+                    };
                     let errors = self.wired.iter_mut().filter_map(extend).collect();
                     self.report_kernel(errors);
                 }
@@ -397,28 +392,23 @@ impl Engine {
 
     /// Follows what the other nodes say of old connections, as long as there are any.
     fn hear_of_handovers(&mut self) {
-        if self.wired.iter_mut().all(|wired| wired.port.handover().is_over()) {
+        if self.wired.iter().all(|wired| wired.port.share().is_settled()) {
             return;
         }
-        let Some(view) = self.membership.view() else { return };
-        let peers: Vec<_> = self.membership.peers(realtime::now()).collect();
-        let others = peers.iter().filter(|peer| view.alive.contains(peer.node));
-        let said = |peer: &'_ PeerStatus| (peer.node, peer.agrees, Arc::clone(&peer.lingering));
-        let others: Vec<_> = others.map(said).collect();
-        self.change(|port| {
-            let said = others
-                .iter()
-                .map(|(node, agrees, bytes)| Said::of(*node, *agrees, bytes, view.epoch));
-            port.handover().hear(&said.collect::<Vec<_>>());
-        });
+        let (membership, now) = (&self.membership, realtime::now());
+        let hear = |wired: &mut Wired| {
+            wired.port.hear(membership, now);
+            wired.datapath.apply(wired.port.plan()).err()
+        };
+        let errors = self.wired.iter_mut().filter_map(hear).collect();
+        self.report_kernel(errors);
     }
 
     /// Has the next heartbeat say what lingers here.
     fn tell_of_handovers(&mut self) {
-        let epoch = self.let_go;
         // All ports have the groups of the whole farm.
-        let lingering = self.wired.first_mut().map(|wired| wired.port.handover().encode(epoch));
-        self.membership.publish_lingering(realtime::now(), lingering.unwrap_or_default().into());
+        let told = self.wired.first().map(|wired| wired.port.share().told());
+        self.membership.publish_lingering(realtime::now(), told.unwrap_or_default());
     }
 
     /// Changes what the ports accept, and brings the kernel there.
@@ -485,8 +475,7 @@ impl Engine {
         let proof = if is_proven { proof::of(&view, &accept) } else { Proof::default() };
         self.membership.publish(proof);
         // All ports have the groups of the whole farm.
-        let moving = self.wired.first().map(|wired| wired.port.in_a_move());
-        let (lingering, inherited) = moving.unwrap_or_default();
+        let share = self.wired.first().map(|wired| wired.port.share());
         self.latest.set(Snapshot {
             at,
             view,
@@ -497,9 +486,9 @@ impl Engine {
             deadline,
             peers: self.membership.peers(at).collect(),
             accept,
-            lingering,
-            inherited,
-            let_go: self.let_go,
+            lingering: share.map_or_else(Vec::new, |share| share.lingering().to_vec()),
+            inherited: share.map_or_else(Vec::new, Share::inherited),
+            steps: share.map_or(0, Share::steps),
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),
             view_change: self.barrier.last(),

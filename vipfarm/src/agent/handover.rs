@@ -13,14 +13,15 @@ use crate::{
     plan::Owners,
 };
 
-/// What heartbeats say begins with the number of the view up to which it holds: a heartbeat that says
-/// that a view is installed may have been written before the kernel had let go.
-const EPOCH: usize = 8;
+/// What heartbeats say begins with this: those that say nothing have been written before the kernel had
+/// let go.
+const HEAD: [u8; 1] = [1];
 /// Then comes a group after the other: its number, and its bitmap.
 const ENTRY: usize = 1 + 32;
 
 /// What becomes of old connections.
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 pub struct Handover {
     /// By kernel group.
     lingering: Vec<Bitmap>,
@@ -40,11 +41,9 @@ pub struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
-    /// What a node says in the view of that number, which it has installed or not.
-    pub fn of(node: NodeId, installed: bool, bytes: &'a [u8], epoch: u64) -> Self {
-        let said = bytes.split_first_chunk::<EPOCH>();
-        let said = said.filter(|(of, _)| installed && u64::from_be_bytes(**of) == epoch);
-        Self { node, lingering: said.map(|(_, entries)| entries) }
+    /// What a node says in a view, which it has installed or not.
+    pub fn of(node: NodeId, installed: bool, bytes: &'a [u8]) -> Self {
+        Self { node, lingering: bytes.strip_prefix(&HEAD).filter(|_| installed) }
     }
 }
 
@@ -105,8 +104,13 @@ impl Handover {
             .filter(|(_, bitmaps)| bitmaps.iter().any(|bitmap| !bitmap.is_empty()))
             .collect();
         if others.iter().all(|said| said.lingering.is_some()) {
-            self.unsaid.fill(Bitmap::default());
+            self.hear_nothing_new();
         }
+    }
+
+    /// All have said what lingers with them.
+    pub fn hear_nothing_new(&mut self) {
+        self.unsaid.fill(Bitmap::default());
     }
 
     /// The buckets in a move, by kernel group, of a node that accepts those.
@@ -135,9 +139,9 @@ impl Handover {
         former
     }
 
-    /// What heartbeats are to say of what lingers here since the view of that number.
-    pub fn encode(&self, epoch: u64) -> Vec<u8> {
-        let mut bytes = epoch.to_be_bytes().to_vec();
+    /// What heartbeats are to say of what lingers here.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = HEAD.to_vec();
         for (group, bitmap) in (0u8..).zip(&self.lingering) {
             if !bitmap.is_empty() {
                 bytes.push(group);
@@ -203,15 +207,14 @@ mod tests {
         let mut handover = Handover::of(1);
         let mut theirs = Handover::of(1);
         theirs.give_away(0, LOW);
-        let bytes = theirs.encode(7);
+        let bytes = theirs.encode();
         handover.take_over(0, ALL);
         assert_eq!(handover.moving(&[ALL]), [ALL], "nobody has said anything");
         let silent = Said { node: node(2), lingering: None };
-        let says = Said::of(node(1), true, &bytes, 7);
+        let says = Said::of(node(1), true, &bytes);
         assert!(says.lingering.is_some());
-        assert!(Said::of(node(1), true, &bytes, 8).lingering.is_none(), "of the view before");
-        assert!(Said::of(node(1), false, &bytes, 7).lingering.is_none(), "not installed");
-        assert!(Said::of(node(1), true, &[], 7).lingering.is_none(), "nothing said yet");
+        assert!(Said::of(node(1), false, &bytes).lingering.is_none(), "not installed");
+        assert!(Said::of(node(1), true, &[]).lingering.is_none(), "nothing said yet");
         handover.hear(&[says.clone(), silent]);
         assert_eq!(handover.moving(&[ALL]), [ALL], "one has not");
         handover.hear(&[says, Said { node: node(2), lingering: Some(&[]) }]);
@@ -229,8 +232,8 @@ mod tests {
         let mut handover = Handover::of(3);
         handover.give_away(2, LOW);
         handover.give_away(0, ALL);
-        assert_eq!(decode(&handover.encode(0)[EPOCH..], 3), [ALL, NONE, LOW]);
-        assert_eq!(decode(&handover.encode(0)[EPOCH..], 1), [ALL]);
+        assert_eq!(decode(&handover.encode()[HEAD.len()..], 3), [ALL, NONE, LOW]);
+        assert_eq!(decode(&handover.encode()[HEAD.len()..], 1), [ALL]);
         assert_eq!(decode(&[7; 50], 3), [NONE; 3]);
     }
 }

@@ -45,8 +45,8 @@ pub(super) struct Counted {
     at: Option<Instant>,
     /// The configuration that numbers the groups.
     digest: [u8; 16],
-    /// [`Snapshot::let_go`] before.
-    let_go: u64,
+    /// [`Snapshot::steps`] before.
+    steps: u64,
     /// By kernel group.
     groups: Vec<InGroup>,
     /// By own address.
@@ -113,7 +113,7 @@ impl Linger {
         };
         let buckets: Vec<_> = snapshot.lingering.iter().enumerate().map(kept).collect();
         if buckets.iter().zip(&snapshot.lingering).any(|(kept, it)| it.and(*kept) != *it) {
-            self.commander.send(Command::KeepLingering { epoch: snapshot.let_go, buckets })?;
+            self.commander.send(Command::KeepLingering { step: snapshot.steps, buckets })?;
         }
         reset
     }
@@ -139,7 +139,7 @@ impl Linger {
         let counted = Counted {
             at: Some(Instant::now()),
             digest: snapshot.digest,
-            let_go: snapshot.let_go,
+            steps: snapshot.steps,
             ..Counted::of(&config, &connections, |one| self.place(&config, one))
         };
         let mut latest = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -259,7 +259,7 @@ impl Linger {
         let bitmap = |of: &[Bitmap]| of.get(group).copied().unwrap_or_default();
         let (lingering, inherited) = (bitmap(&snapshot.lingering), bitmap(&snapshot.inherited));
         let counted = self.counted();
-        let is_of_now = (counted.digest, counted.let_go) == (snapshot.digest, snapshot.let_go);
+        let is_of_now = (counted.digest, counted.steps) == (snapshot.digest, snapshot.steps);
         let open = counted.groups.get(group).filter(|_| is_of_now).map(|group| &group.open);
         let in_bucket = |open: &[u32; BUCKETS]| {
             (0..BUCKETS).filter(|&it| lingering.has(it)).map(|it| u64::from(open[it])).sum()

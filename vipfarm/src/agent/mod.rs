@@ -46,6 +46,7 @@ pub mod proof;
 mod realtime;
 mod reload;
 pub mod report;
+pub mod share;
 pub mod site;
 mod stop;
 mod tally;

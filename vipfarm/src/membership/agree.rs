@@ -160,6 +160,10 @@ impl Membership {
             self.overrides = Arc::clone(&agreement.content.powers);
         }
         self.promised = agreement;
+        // The driver has not released yet.
+        if self.rules().said_anew {
+            self.lingering = Arc::default();
+        }
         self.ready = NodeSet::EMPTY.with(self.config.own);
         self.announce = true;
     }

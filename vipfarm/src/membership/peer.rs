@@ -54,7 +54,8 @@ pub struct PeerStatus {
     pub agrees: bool,
     /// What its kernel accepts, as it said last.
     pub proof: Proof,
-    /// What it still serves of what it has given away, as it said last.
+    /// What it still serves of what it has given away, as it said last; empty while it has not said
+    /// so since it promised its last view.
     pub lingering: Arc<[u8]>,
 }
 

@@ -58,7 +58,7 @@ impl Lab {
             accept: Vec::new(),
             lingering: Vec::new(),
             inherited: Vec::new(),
-            let_go: 0,
+            steps: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
             view_change: None,

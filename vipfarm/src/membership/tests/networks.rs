@@ -164,7 +164,7 @@ impl Kernels {
     /// Those of a farm that has just agreed.
     fn of(farm: &mut Farm) -> Self {
         let accept = |(index, node): (usize, &Membership)| {
-            (own(&node.view().expect("it serves"), index), node.lease())
+            (own(&node.view().expect("it serves"), index).0[0], node.lease())
         };
         farm.clear_log();
         let accept: Vec<_> = farm.nodes.iter().enumerate().map(accept).collect();
@@ -178,8 +178,8 @@ impl Kernels {
             for (index, (accept, lease)) in self.accept.iter_mut().enumerate() {
                 for output in &farm.log[index][self.done[index]..] {
                     match output {
-                        Output::Release(view) => *accept &= own(view, index),
-                        Output::Acquire(view) => *accept = own(view, index),
+                        Output::Release(view) => *accept &= own(view, index).0[0],
+                        Output::Acquire(view) => *accept = own(view, index).0[0],
                         Output::Fence => (*accept, *lease) = (0, BootTime::ZERO),
                         Output::Lease(until) => *lease = *until,
                         _ => {}
