@@ -351,7 +351,7 @@ fn note_lingering(
 /// Buckets, over all groups, that a peer still serves old connections of; `None` while it has not said
 /// so in this view.
 pub(super) fn lingering_at(peer: &PeerStatus, snapshot: &Snapshot) -> Option<usize> {
-    let said = Said::of(peer.node, peer.agrees, &peer.lingering, snapshot.view.epoch);
+    let said = Said::of(peer.node, peer.agrees, &peer.lingering);
     said.lingering?;
     let everything = vec![ALL; snapshot.lingering.len()];
     let mut theirs = Handover::of(everything.len());
