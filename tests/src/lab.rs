@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     slice,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -94,16 +94,15 @@ impl Default for Topology {
     }
 }
 
-/// The switch of the nodes' other interfaces.
-const EXTRA: &str = "br1";
-
 /// A switch with nodes and clients; dropping it removes all of it.
 #[derive(Debug)]
 pub struct Lab {
     programs: Mutex<Option<Ebpf>>,
-    nodes: Vec<Host>,
+    pub(crate) nodes: Vec<Host>,
     clients: Vec<Host>,
-    switch: Arc<Switch>,
+    pub(crate) switch: Arc<Switch>,
+    /// The clients of the nodes' other network, if there is one.
+    pub(crate) elsewhere: OnceLock<Vec<Host>>,
     /// Last, so that nothing is in use any more when it goes.
     remains: Remains,
 }
@@ -147,7 +146,8 @@ impl Lab {
         }
         connect(&switch, &hosts, topology)?;
         let clients = hosts.split_off(usize::from(topology.nodes));
-        Ok(Self { programs: Mutex::new(None), nodes: hosts, clients, switch, remains })
+        let (programs, elsewhere) = (Mutex::new(None), OnceLock::new());
+        Ok(Self { programs, nodes: hosts, clients, switch, elsewhere, remains })
     }
 
     /// `node<i>`, counted from 1.
@@ -222,7 +222,8 @@ impl Lab {
 
     /// Makes the veth pairs behave as wires do for frames that nodes hand on; `object` as before.
     pub fn carry_handed_on_frames(&self, object: &Path) -> Result<()> {
-        self.clients.iter().try_for_each(Host::fill_in_checksums)?;
+        let mut clients = self.clients.iter().chain(self.clients_elsewhere());
+        clients.try_for_each(Host::fill_in_checksums)?;
         self.pass_on_switch_ports(object)
     }
 
@@ -230,30 +231,6 @@ impl Lab {
     pub fn lose_on_switch_ports(&self, object: &Path, share: f64) -> Result<()> {
         ensure!((0.0..=1.0).contains(&share), "the share of lost frames is between 0 and 1");
         self.set_port_program(PortProgram::Lossy(share), object)
-    }
-
-    /// Gives every node another interface, `eth1` on a switch of its own, with the address that is
-    /// returned for each.
-    pub fn add_network(&self) -> Result<Vec<Ipv4Addr>> {
-        let mut addresses = Vec::new();
-        let mut lines = vec![
-            format!("link add {EXTRA} type bridge stp_state 0"),
-            format!("link set {EXTRA} up"),
-        ];
-        for Host { name, namespace, .. } in &self.nodes {
-            let port = format!("{name}-{EXTRA}");
-            let peer = namespace.name();
-            lines.push(format!("link add {port} type veth peer name eth1 netns {peer}"));
-            lines.push(format!("link set {port} up master {EXTRA}"));
-        }
-        ip_batch(Some(self.switch.namespace.name()), &lines).context("make another network")?;
-        for (i, host) in (1..).zip(&self.nodes) {
-            let address = Ipv4Addr::new(10, 78, 0, i);
-            let lines = [format!("addr add {address}/24 dev eth1"), "link set eth1 up".to_owned()];
-            ip_batch(Some(host.namespace.name()), &lines).context("join another network")?;
-            addresses.push(address);
-        }
-        Ok(addresses)
     }
 
     /// Moves hosts to a second switch with a cable to the first: [`Lab::split`] takes it out. Once a
@@ -293,8 +270,8 @@ impl Lab {
     }
 
     fn set_port_program(&self, program: PortProgram, object: &Path) -> Result<()> {
-        let ports: Vec<_> =
-            self.nodes.iter().chain(&self.clients).map(|host| host.name.clone()).collect();
+        let ports = self.nodes.iter().chain(&self.clients).map(|host| host.name.clone());
+        let ports: Vec<_> = ports.chain(self.ports_elsewhere()).collect();
         // A port takes one program: the old one must be gone first.
         self.clear_switch_ports();
         let attached = program.attach(object, &self.switch.namespace, &ports)?;

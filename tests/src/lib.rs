@@ -17,7 +17,7 @@
 //! `fd00:77::a4d:b` with 10.77.0.11.
 //!
 //! - [`lab`]: the topology and its life; [`host`]: what one can do at a node or client.
-//! - [`remote`]: a client behind a router.
+//! - [`elsewhere`]: another network of the nodes; [`remote`]: a client behind a router.
 //! - [`process`], [`capture`], [`frame`]: children, recordings, hand-made frames.
 //! - [`traffic`]: servers and clients that count what users of a farm would notice.
 //! - [`generator`]: frames by chance; [`pcap`]: frames in a file.
@@ -30,6 +30,7 @@
 pub mod bench;
 pub mod capture;
 pub mod demo;
+pub mod elsewhere;
 mod ethtool;
 pub mod farm;
 mod footprint;

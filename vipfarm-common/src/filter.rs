@@ -67,7 +67,7 @@ fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Hea
         Err(step) => return step,
     };
     let field = vip::field_of(rule, ip.get::<20, 2>(), ip.get::<4, 2>());
-    let hash = hash::hash_v4(tables.hash_key(), ip.get::<12, 4>(), field, proto);
+    let hash = hash::hash_v4(tables.hash_start(), ip.get::<12, 4>(), field, proto);
     let group = rule & 0xff;
     let bucket = hash::bucket(hash, group);
     if proto == TCP && vip::is_moving(tables, now, group, bucket) {
@@ -85,12 +85,13 @@ fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Hea
     let addr = [u64::from_ne_bytes(ip.get::<24, 8>()), u64::from_ne_bytes(ip.get::<32, 8>())];
     let mixed = mix_v6(addr, ethernet.vlans, multiplier(active));
     let vip = vip::find_v6(now, mixed, addr, ethernet.vlans);
-    let [proto] = ip.get::<6, 1>();
     if vip == 0 {
         // A neighbour solicitation goes to a group of addresses.
-        let resolves = proto == ICMPV6 && ip.get::<24, 1>() == [0xff];
+        let [first, ..] = addr[0].to_ne_bytes();
+        let resolves = first == 0xff && ip.get::<6, 1>() == [ICMPV6];
         return if resolves { Step::Slow } else { done(Reason::NotVip) };
     }
+    let [proto] = ip.get::<6, 1>();
     if ip.get::<0, 1>()[0] >> 4 != 6 || proto != TCP && proto != UDP {
         return Step::Slow;
     }
@@ -100,7 +101,7 @@ fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Hea
         Err(step) => return step,
     };
     let field = vip::field_of(rule, ip.get::<40, 2>(), [0; 2]);
-    let hash = hash::hash_v6(tables.hash_key(), ip.get::<8, 16>(), field, proto);
+    let hash = hash::hash_v6(tables.hash_start(), ip.get::<8, 16>(), field, proto);
     let group = rule & 0xff;
     let bucket = hash::bucket(hash, group);
     if proto == TCP && vip::is_moving(tables, now, group, bucket) {
@@ -137,7 +138,10 @@ impl Service {
         if vip & VIP_CLOSED != 0 {
             return Err(done(Reason::Closed));
         }
-        let rule = vip::rule_of(now, mixed, vip, self.proto == UDP, u16::from_ne_bytes(self.port));
+        // TCP or UDP, told by a bit: a comparison would be branches.
+        const { assert!(TCP & 1 == 0 && UDP & 1 == 1) }
+        let udp = self.proto & 1 != 0;
+        let rule = vip::rule_of(now, mixed, vip, udp, u16::from_ne_bytes(self.port));
         if rule == 0 { Err(done(Reason::NoRule)) } else { Ok(rule) }
     }
 }

@@ -15,31 +15,49 @@ pub const fn key_words(key: [u8; 16]) -> [u64; 2] {
     [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(rest)]
 }
 
+/// What the hash begins with: `SipHash`'s state after all that depends on the key alone. That is a part
+/// of the first round too, which packets need not wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start(pub [u64; 4]);
+
+impl From<[u64; 2]> for Start {
+    /// Of a key, as [`key_words`] makes it.
+    #[inline(always)]
+    fn from([k0, k1]: [u64; 2]) -> Self {
+        Self(first_half([
+            k0 ^ 0x736f_6d65_7073_6575,
+            k1 ^ 0x646f_7261_6e64_6f6d,
+            k0 ^ 0x6c79_6765_6e65_7261,
+            k1 ^ 0x7465_6462_7974_6573,
+        ]))
+    }
+}
+
 /// The 64-bit hash of an IPv4 client's fields. Each group takes its own byte: see [`bucket`].
 ///
 /// `client` and `field` are bytes in packet order.
 #[inline(always)]
-pub const fn hash_v4(key: [u64; 2], client: [u8; 4], field: [u8; 2], proto: u8) -> u64 {
-    let [a, b, c, d] = client;
-    let [e, f] = field;
-    sip13_short(key, u64::from_le_bytes([a, b, c, d, e, f, proto, 7]))
+pub fn hash_v4(start: impl Into<Start>, client: [u8; 4], field: [u8; 2], proto: u8) -> u64 {
+    let client = u64::from(u32::from_le_bytes(client));
+    let field = u64::from(u16::from_le_bytes(field));
+    sip13_short(start, client | field << 32 | u64::from(proto) << 48 | 7 << 56)
 }
 
 /// The 64-bit hash of an IPv6 client's fields, as [`hash_v4`].
 #[inline(always)]
-pub const fn hash_v6(key: [u64; 2], client: [u8; 16], field: [u8; 2], proto: u8) -> u64 {
+pub fn hash_v6(start: impl Into<Start>, client: [u8; 16], field: [u8; 2], proto: u8) -> u64 {
     let [a, b, c, d, e, f, g, h, rest @ ..] = client;
-    let v = absorb(start(key), u64::from_le_bytes([a, b, c, d, e, f, g, h]));
-    let v = absorb(v, u64::from_le_bytes(rest));
-    let [a, b] = field;
-    finish(v, u64::from_le_bytes([a, b, proto, 0, 0, 0, 0, 19]))
+    let v = absorb(start.into().0, u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    let v = absorb(first_half(v), u64::from_le_bytes(rest));
+    let field = u64::from(u16::from_le_bytes(field));
+    finish(first_half(v), field | u64::from(proto) << 16 | 19 << 56)
 }
 
 /// The hash of a client that has no address yet: an ARP probe's sender MAC (RFC 5227 section 2.1.1).
 #[inline(always)]
-pub const fn hash_mac(key: [u64; 2], mac: [u8; 6]) -> u64 {
+pub fn hash_mac(start: impl Into<Start>, mac: [u8; 6]) -> u64 {
     let [a, b, c, d, e, f] = mac;
-    sip13_short(key, u64::from_le_bytes([a, b, c, d, e, f, ARP, 7]))
+    sip13_short(start, u64::from_le_bytes([a, b, c, d, e, f, ARP, 7]))
 }
 
 /// The protocol byte of address resolution in the hash input. IP protocol 0 (hop-by-hop options)
@@ -58,27 +76,18 @@ pub const fn bucket(hash: u64, group: u32) -> u8 {
 /// SipHash-1-3 of a message of at most seven bytes, given as its final block: the bytes from the
 /// least significant on, the length in the top byte.
 #[inline(always)]
-const fn sip13_short(key: [u64; 2], block: u64) -> u64 {
-    finish(start(key), block)
+fn sip13_short(start: impl Into<Start>, block: u64) -> u64 {
+    finish(start.into().0, block)
 }
 
-#[inline(always)]
-const fn start([k0, k1]: [u64; 2]) -> [u64; 4] {
-    [
-        k0 ^ 0x736f_6d65_7073_6575,
-        k1 ^ 0x646f_7261_6e64_6f6d,
-        k0 ^ 0x6c79_6765_6e65_7261,
-        k1 ^ 0x7465_6462_7974_6573,
-    ]
-}
-
+/// Takes a block in. The state has the first half of the round behind it, in which no block is needed.
 #[inline(always)]
 const fn absorb([a, b, c, d]: [u64; 4], block: u64) -> [u64; 4] {
-    let [a, b, c, d] = round([a, b, c, d ^ block]);
+    let [a, b, c, d] = second_half([a, b, c, d ^ block]);
     [a ^ block, b, c, d]
 }
 
-/// Absorbs the final block, and the three rounds after it.
+/// Takes the final block in, and does the three rounds after it.
 #[inline(always)]
 const fn finish(v: [u64; 4], block: u64) -> u64 {
     let [a, b, c, d] = absorb(v, block);
@@ -87,10 +96,22 @@ const fn finish(v: [u64; 4], block: u64) -> u64 {
 }
 
 #[inline(always)]
-const fn round([mut a, mut b, mut c, mut d]: [u64; 4]) -> [u64; 4] {
+const fn round(v: [u64; 4]) -> [u64; 4] {
+    second_half(first_half(v))
+}
+
+/// What a round does with the first two words before it mixes them with the others.
+#[inline(always)]
+const fn first_half([mut a, mut b, c, d]: [u64; 4]) -> [u64; 4] {
     a = a.wrapping_add(b);
     b = b.rotate_left(13) ^ a;
     a = a.rotate_left(32);
+    [a, b, c, d]
+}
+
+/// The rest of it.
+#[inline(always)]
+const fn second_half([mut a, mut b, mut c, mut d]: [u64; 4]) -> [u64; 4] {
     c = c.wrapping_add(d);
     d = d.rotate_left(16) ^ c;
     a = a.wrapping_add(d);

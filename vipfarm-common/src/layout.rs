@@ -128,6 +128,8 @@ pub struct Vip6Slot {
     pub vlans: u32,
     /// As in [`VipSlot`].
     pub vip: u32,
+    /// Unused: makes the slot's address a shift, and not a multiplication.
+    pub padding: u64,
 }
 
 /// The rules of a VIP that no port chooses; 0 = none.
@@ -242,7 +244,7 @@ pub const fn mix(key: u64, multiplier: u64) -> u64 {
 #[inline(always)]
 pub const fn mix_v6(addr: [u64; 2], vlans: u32, multiplier: u64) -> u64 {
     let [high, low] = addr;
-    (high.rotate_left(29) ^ low ^ vlans as u64).wrapping_mul(multiplier)
+    mix(mix(high, multiplier) ^ low ^ vlans as u64, multiplier)
 }
 
 /// The slot of a VIP whose address was mixed.
@@ -308,13 +310,13 @@ pub const GUARD_COUNTERS: usize = 4;
 // The agent and the kernel program are compiled for different targets: nothing may depend on them.
 const _: () = {
     assert!(size_of::<Control>() == 64);
-    assert!(size_of::<VipSlot>() == 16 && size_of::<Vip6Slot>() == 24);
+    assert!(size_of::<VipSlot>() == 16 && size_of::<Vip6Slot>() == 32);
     assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
     assert!(size_of::<Group>() == 64 + 512);
     assert!(align_of::<Generation>() == 64);
     assert!(offset_of!(Generation, vips) == 56);
     assert!(offset_of!(Generation, vips6) == offset_of!(Generation, vips) + 16 * VIP_SLOTS);
-    assert!(offset_of!(Generation, vmacs) == offset_of!(Generation, vips6) + 24 * VIP_SLOTS);
+    assert!(offset_of!(Generation, vmacs) == offset_of!(Generation, vips6) + 32 * VIP_SLOTS);
     assert!(offset_of!(Generation, vip_rules) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
     assert!(offset_of!(Generation, rules) == offset_of!(Generation, vip_rules) + 32 * 2 * MAX_VIPS);
     assert!(offset_of!(Generation, groups) == offset_of!(Generation, rules) + 8 * RULE_SLOTS);

@@ -6,7 +6,10 @@
 
 use core::cell::Cell;
 
-use crate::layout::{Claim, State};
+use crate::{
+    hash::Start,
+    layout::{Claim, State},
+};
 
 /// A frame, from its Ethernet header on.
 pub trait Packet {
@@ -67,8 +70,8 @@ pub trait Tables {
     /// The boot clock (`CLOCK_BOOTTIME`) in nanoseconds. Costs a helper call: [`crate::slow()`] only.
     fn boot_ns(&self) -> u64;
 
-    /// The farm's hash key, as `SipHash` takes it: two little-endian words.
-    fn hash_key(&self) -> [u64; 2];
+    /// What the hash of a client begins with, by the farm's key.
+    fn hash_start(&self) -> Start;
 
     /// The interface's own MAC.
     fn own_mac(&self) -> [u8; 6];

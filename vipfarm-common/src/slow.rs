@@ -10,7 +10,8 @@ mod ip;
 mod resolve;
 
 use crate::{
-    Step, hash,
+    Step,
+    hash::{self, Start},
     layout::{Generation, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_OTHER, mac_word},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
@@ -90,7 +91,7 @@ trait Address: Copy {
     /// Whether it is of IPv6.
     const IS_V6: bool;
 
-    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64;
+    fn hash(self, start: Start, field: [u8; 2], proto: u8) -> u64;
 
     /// An IPv4 address is the first four bytes.
     fn bytes(self) -> [u8; 16];
@@ -115,8 +116,8 @@ impl Address for V4 {
     }
 
     #[inline(always)]
-    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64 {
-        hash::hash_v4(key, self.0, field, proto)
+    fn hash(self, start: Start, field: [u8; 2], proto: u8) -> u64 {
+        hash::hash_v4(start, self.0, field, proto)
     }
 
     #[inline(always)]
@@ -139,8 +140,8 @@ impl Address for V6 {
     }
 
     #[inline(always)]
-    fn hash(self, key: [u64; 2], field: [u8; 2], proto: u8) -> u64 {
-        hash::hash_v6(key, self.0, field, proto)
+    fn hash(self, start: Start, field: [u8; 2], proto: u8) -> u64 {
+        hash::hash_v6(start, self.0, field, proto)
     }
 
     #[inline(always)]
@@ -268,7 +269,7 @@ impl<'a, P: Packet, T: Tables> Frame<'a, P, T> {
         } else {
             (RESOLVE_GROUP, [0; 2])
         };
-        let hash = flow.client.hash(self.tables.hash_key(), field, flow.proto);
+        let hash = flow.client.hash(self.tables.hash_start(), field, flow.proto);
         Ok((group, hash::bucket(hash, group)))
     }
 

@@ -10,12 +10,13 @@ use crate::{
     reason::{Outcome, Reason},
 };
 
-pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
-pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
-pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+// As the native integers of their bytes in packet order.
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+pub(crate) const ETHERTYPE_ARP: u16 = 0x0806_u16.to_be();
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 /// IEEE 802.1Q and 802.1ad tags.
-pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100;
-pub(crate) const ETHERTYPE_QINQ: u16 = 0x88a8;
+pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
+pub(crate) const ETHERTYPE_QINQ: u16 = 0x88a8_u16.to_be();
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
@@ -28,6 +29,7 @@ pub(crate) const FRAGMENT: u16 = 0x3fff;
 /// What the Ethernet header and its tags say.
 pub(crate) struct Ethernet<H> {
     pub(crate) head: H,
+    /// As the `ETHERTYPE` constants.
     pub(crate) ethertype: u16,
     /// Offset of the network header: 14, 18 or 22.
     pub(crate) network: usize,
@@ -47,7 +49,7 @@ impl<H> Ethernet<H> {
 #[inline(always)]
 pub(crate) fn ethernet<P: Packet>(packet: &P) -> Result<Ethernet<P::Head<14>>, Reason> {
     let Some(head) = packet.head::<14>(0) else { return Err(Reason::NotIp) };
-    let ethertype = u16::from_be_bytes(head.get::<12, 2>());
+    let ethertype = u16::from_ne_bytes(head.get::<12, 2>());
     let beside = packet.tag_beside();
     let plain = Ethernet { head, ethertype, network: 14, vlans: vlans(0, beside) };
     if !plain.is_tagged() {
@@ -55,7 +57,7 @@ pub(crate) fn ethernet<P: Packet>(packet: &P) -> Result<Ethernet<P::Head<14>>, R
     }
     let Some(tag) = packet.head::<4>(14) else { return Err(Reason::NotIp) };
     let vid = u16::from_be_bytes(tag.get::<0, 2>());
-    let ethertype = u16::from_be_bytes(tag.get::<2, 2>());
+    let ethertype = u16::from_ne_bytes(tag.get::<2, 2>());
     Ok(Ethernet { ethertype, network: 18, vlans: vlans(beside, vid), ..plain })
 }
 
@@ -69,7 +71,7 @@ pub(crate) fn ethernet_tagged_twice<P: Packet>(
         return Ok(outer);
     }
     let Some(tag) = packet.head::<4>(18) else { return Err(Reason::NotIp) };
-    let ethertype = u16::from_be_bytes(tag.get::<2, 2>());
+    let ethertype = u16::from_ne_bytes(tag.get::<2, 2>());
     let vid = u16::from_be_bytes(tag.get::<0, 2>());
     let [a, b, ..] = outer.vlans.to_le_bytes();
     Ok(Ethernet { ethertype, network: 22, vlans: vlans(u16::from_le_bytes([a, b]), vid), ..outer })
@@ -168,8 +170,7 @@ pub(crate) fn owner_of<H: Head, T: Tables>(
 ) -> Outcome {
     tables.observe(group, bucket);
     let group = &now.groups[group as usize & (MAX_GROUPS - 1)];
-    let word = tables.volatile(&group.mine[usize::from(bucket >> 6) & 3]);
-    let mine = word >> (bucket & 63) & 1;
+    let mine = bit(tables, &group.mine, bucket);
     if vip & VIP_DIRECTED != 0 && mine == 0 {
         let owner = tables.volatile(&group.owners[usize::from(bucket)]);
         return hand_over(ethernet, tables, now, owner).into();
@@ -180,21 +181,23 @@ pub(crate) fn owner_of<H: Head, T: Tables>(
 /// Whether the bucket is in a move, so that old connections may be another node's than new ones.
 #[inline(always)]
 pub(crate) fn is_moving<T: Tables>(tables: &T, now: &Generation, group: u32, bucket: u8) -> bool {
-    let group = &now.groups[group as usize & (MAX_GROUPS - 1)];
-    let word = tables.volatile(&group.moving[usize::from(bucket >> 6) & 3]);
-    word >> (bucket & 63) & 1 == 1
+    bit(tables, &now.groups[group as usize & (MAX_GROUPS - 1)].moving, bucket) == 1
 }
 
 /// Whether this node serves the bucket.
 #[inline(always)]
 pub(crate) fn is_mine<T: Tables>(tables: &T, now: &Generation, group: u32, bucket: u8) -> bool {
-    let group = &now.groups[group as usize & (MAX_GROUPS - 1)];
-    let word = tables.volatile(&group.mine[usize::from(bucket >> 6) & 3]);
-    word >> (bucket & 63) & 1 == 1
+    bit(tables, &now.groups[group as usize & (MAX_GROUPS - 1)].mine, bucket) == 1
 }
 
-/// Addresses a frame to the node that is to have it (T17, T18). A frame from a farm node is final,
-/// and one to a group reaches the owner by itself.
+/// The bucket's bit in a bitmap of a group, as it is at this moment.
+#[inline(always)]
+fn bit<T: Tables>(tables: &T, bitmap: &[u64; 4], bucket: u8) -> u64 {
+    tables.volatile(&bitmap[usize::from(bucket >> 6) & 3]) >> (bucket & 63) & 1
+}
+
+/// Addresses a claimed frame to the node that is to have it (T17, T18). A frame from a farm node is
+/// final, and one to a group reaches the owner by itself.
 #[inline(always)]
 pub(crate) fn hand_over<H: Head, T: Tables>(
     ethernet: &H,
@@ -202,10 +205,11 @@ pub(crate) fn hand_over<H: Head, T: Tables>(
     now: &Generation,
     owner: u8,
 ) -> Reason {
-    if ethernet.get::<0, 6>() != tables.own_mac() {
+    let [first] = ethernet.get::<0, 1>();
+    if first & 1 == 1 {
         return Reason::NotMine;
     }
-    if is_peer(now, mac_word(ethernet.get::<6, 6>())) {
+    if is_peer(now, source(ethernet)) {
         return Reason::HandedOver;
     }
     if address_to(ethernet, tables, now, owner) { Reason::Forwarded } else { Reason::NoNextHop }
@@ -249,12 +253,27 @@ pub(crate) fn claim<H: Head, T: Tables>(
     vip: u32,
 ) -> bool {
     let vmac = now.vmacs[vip as usize & (2 * MAX_VIPS - 1)];
-    let target = ethernet.get::<0, 6>();
-    if mac_word(target) == vmac {
-        ethernet.set::<0, 6>(tables.own_mac());
+    let target = target(ethernet);
+    let own = tables.own_mac();
+    if target == vmac {
+        ethernet.set::<0, 6>(own);
         return true;
     }
-    target == tables.own_mac() || target[0] & 1 == 1
+    target == mac_word(own) || target & mac_word([1, 0, 0, 0, 0, 0]) != 0
+}
+
+/// Where the frame goes, as a word: read as one, with two bytes too many.
+#[inline(always)]
+fn target<H: Head>(ethernet: &H) -> u64 {
+    let [a, b, c, d, e, f, ..] = ethernet.get::<0, 8>();
+    mac_word([a, b, c, d, e, f])
+}
+
+/// Where it comes from, likewise.
+#[inline(always)]
+fn source<H: Head>(ethernet: &H) -> u64 {
+    let [a, b, c, d, e, f, ..] = ethernet.get::<6, 8>();
+    mac_word([a, b, c, d, e, f])
 }
 
 /// Whether a MAC, as a word, is a VIP's.

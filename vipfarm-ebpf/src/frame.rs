@@ -1,7 +1,7 @@
 //! The frame's bytes by direct packet access: the only place that touches packet memory.
 
 #[cfg(target_arch = "bpf")]
-use core::arch::asm;
+use core::{arch::asm, hint::assert_unchecked};
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 use vipfarm_common::packet::{Head, MAX_OFFSET, Packet};
@@ -97,7 +97,7 @@ impl<const L: usize> Head for FrameHead<L> {
         const { assert!(O + N <= L, "a write beyond the checked header") };
         // SAFETY: as in `get`; XDP frames are writable, and the kernel unclones the frame of a TC
         // program that contains direct writes.
-        unsafe { self.0.wrapping_add(O).cast::<[u8; N]>().write_unaligned(bytes) }
+        unsafe { store::<O, N>(self.0, bytes) }
     }
 }
 
@@ -143,81 +143,105 @@ fn span<const N: usize>(data: *mut u8, offset: usize) -> (*mut u8, *mut u8) {
 unsafe fn load<const O: usize, const N: usize>(base: *const u8) -> [u8; N] {
     // SAFETY: every load lies within `O..O + N`, which the caller vouches for.
     unsafe {
-        let bytes = base.add(O);
         let mut value = [0; N];
         match N {
-            2 => value.copy_from_slice(&word16(bytes)),
-            4 => value.copy_from_slice(&word32(bytes)),
+            2 => value.copy_from_slice(&word16::<O>(base)),
+            4 => value.copy_from_slice(&word32::<O>(base)),
             6 => {
-                let [a, b] = word16(bytes);
-                let [c, d, e, f] = word32(bytes.add(2));
+                let [a, b] = word16::<O>(base);
+                let [c, d, e, f] = word32::<O>(base.add(2));
                 value.copy_from_slice(&[a, b, c, d, e, f]);
             }
-            8 => value.copy_from_slice(&word64(bytes)),
+            8 => value.copy_from_slice(&word64::<O>(base)),
             16 => {
-                let (high, low) = (word64(bytes), word64(bytes.add(8)));
+                let (high, low) = (word64::<O>(base), word64::<O>(base.add(8)));
                 let [a, b, c, d, e, f, g, h] = high;
                 let [i, j, k, l, m, n, o, p] = low;
                 value.copy_from_slice(&[a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
             }
-            _ => value = bytes.cast::<[u8; N]>().read_unaligned(),
+            _ => value = base.add(O).cast::<[u8; N]>().read_unaligned(),
         }
         value
     }
 }
 
+/// Writes `N` bytes at the constant offset `O`: a MAC is two stores, and not six with shifts between.
+///
 /// # Safety
-/// Two bytes must be readable at `at`.
+/// `O + N` bytes must be writable at `base`.
 #[inline(always)]
-unsafe fn word16(at: *const u8) -> [u8; 2] {
+unsafe fn store<const O: usize, const N: usize>(base: *mut u8, value: [u8; N]) {
+    #[cfg(target_arch = "bpf")]
+    if let [a, b, c, d, e, f] = value[..] {
+        let (first, last) = (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]));
+        // SAFETY: two stores within the six bytes that the caller vouches for.
+        unsafe {
+            asm!("*(u32 *)({p} + {o}) = {first}", "*(u16 *)({p} + {l}) = {last}",
+                p = in(reg) base, o = const O, l = const O + 4, first = in(reg) first, last = in(reg) last,
+                options(nostack));
+        }
+        return;
+    }
+    // SAFETY: the caller vouches for the bytes.
+    unsafe { base.wrapping_add(O).cast::<[u8; N]>().write_unaligned(value) }
+}
+
+/// # Safety
+/// Two bytes must be readable at `base + O`.
+#[inline(always)]
+unsafe fn word16<const O: usize>(base: *const u8) -> [u8; 2] {
     #[cfg(target_arch = "bpf")]
     {
         let word: u64;
         // SAFETY: one load of two bytes, which the caller vouches for.
         unsafe {
-            asm!("{w} = *(u16 *)({p} + 0)", w = out(reg) word, p = in(reg) at,
+            asm!("{w} = *(u16 *)({p} + {o})", w = out(reg) word, p = in(reg) base, o = const O,
                 options(pure, readonly, nostack));
+            // The load clears the rest of the register: no mask is needed after it.
+            assert_unchecked(word <= u64::from(u16::MAX));
         }
         (word as u16).to_ne_bytes()
     }
     #[cfg(not(target_arch = "bpf"))]
     // SAFETY: the caller vouches for two bytes.
     unsafe {
-        at.cast::<[u8; 2]>().read()
+        base.add(O).cast::<[u8; 2]>().read()
     }
 }
 
 /// # Safety
-/// Four bytes must be readable at `at`.
+/// Four bytes must be readable at `base + O`.
 #[inline(always)]
-unsafe fn word32(at: *const u8) -> [u8; 4] {
+unsafe fn word32<const O: usize>(base: *const u8) -> [u8; 4] {
     #[cfg(target_arch = "bpf")]
     {
         let word: u64;
         // SAFETY: one load of four bytes, which the caller vouches for.
         unsafe {
-            asm!("{w} = *(u32 *)({p} + 0)", w = out(reg) word, p = in(reg) at,
+            asm!("{w} = *(u32 *)({p} + {o})", w = out(reg) word, p = in(reg) base, o = const O,
                 options(pure, readonly, nostack));
+            // The load clears the rest of the register: no mask is needed after it.
+            assert_unchecked(word <= u64::from(u32::MAX));
         }
         (word as u32).to_ne_bytes()
     }
     #[cfg(not(target_arch = "bpf"))]
     // SAFETY: the caller vouches for four bytes.
     unsafe {
-        at.cast::<[u8; 4]>().read()
+        base.add(O).cast::<[u8; 4]>().read()
     }
 }
 
 /// # Safety
-/// Eight bytes must be readable at `at`.
+/// Eight bytes must be readable at `base + O`.
 #[inline(always)]
-unsafe fn word64(at: *const u8) -> [u8; 8] {
+unsafe fn word64<const O: usize>(base: *const u8) -> [u8; 8] {
     #[cfg(target_arch = "bpf")]
     {
         let word: u64;
         // SAFETY: one load of eight bytes, which the caller vouches for.
         unsafe {
-            asm!("{w} = *(u64 *)({p} + 0)", w = out(reg) word, p = in(reg) at,
+            asm!("{w} = *(u64 *)({p} + {o})", w = out(reg) word, p = in(reg) base, o = const O,
                 options(pure, readonly, nostack));
         }
         word.to_ne_bytes()
@@ -225,6 +249,6 @@ unsafe fn word64(at: *const u8) -> [u8; 8] {
     #[cfg(not(target_arch = "bpf"))]
     // SAFETY: the caller vouches for eight bytes.
     unsafe {
-        at.cast::<[u8; 8]>().read()
+        base.add(O).cast::<[u8; 8]>().read()
     }
 }

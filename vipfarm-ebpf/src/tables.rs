@@ -15,6 +15,7 @@ use aya_ebpf::{
 };
 use vipfarm_common::{
     Guarded, Outcome, State, Tables,
+    hash::Start,
     layout::{Claim, GUARD_COUNTERS, mac_word},
     packet::{Connection, FragmentKey, Requester, Tuple},
     reason::COUNTERS,
@@ -62,10 +63,15 @@ const SLOT_SHIFT: u64 = 26;
 
 // Set by the loader. Each is a `Global` of its own: one of a struct would be copied whole for
 // every packet.
+/// The four words of the hash's [`Start`].
 #[unsafe(no_mangle)]
-static KEY0: Global<u64> = Global::new(0);
+static HASH0: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
-static KEY1: Global<u64> = Global::new(0);
+static HASH1: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static HASH2: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static HASH3: Global<u64> = Global::new(0);
 /// The interface's MAC in the form of [`vipfarm_common::layout::mac_word`].
 #[unsafe(no_mangle)]
 static OWN_MAC: Global<u64> = Global::new(0);
@@ -114,8 +120,8 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn hash_key(&self) -> [u64; 2] {
-        [KEY0.load(), KEY1.load()]
+    fn hash_start(&self) -> Start {
+        Start([HASH0.load(), HASH1.load(), HASH2.load(), HASH3.load()])
     }
 
     #[inline(always)]

@@ -1,12 +1,22 @@
 //! The command line's grammar and its help; [`crate::commands`] gives the verbs their meaning.
 
+mod change;
+mod import;
+
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::{
+    change::{
+        CloseArgs, DrainArgs, HoldArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs, UpgradeArgs,
+        WaitArgs,
+    },
+    import::{ImportArgs, ImportFrom, ImportInto},
+};
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
-    model::{MAX_POWER, Mac},
+    model::Mac,
     status::{ExplainProto, ExplainQuery, HostPort},
 };
 
@@ -83,8 +93,11 @@ pub enum Verb {
     ///
     /// One picture of 16 x 16 buckets a group, coloured by owner: bucket 0x00 is at the top left,
     /// 0x0f ends the first row. With --hex, each node's 256 bits as eight words of 32 bits: the
-    /// first word holds buckets 0 to 31, and the lowest bit of a word is its lowest bucket.
-    #[command(after_help = "Examples:\n  vipfarm bitmap\n  vipfarm bitmap FarmProto --hex")]
+    /// first word holds buckets 0 to 31, and the lowest bit of a word is its lowest bucket. With
+    /// --connections, how many open TCP connections this node has in each bucket.
+    #[command(
+        after_help = "Examples:\n  vipfarm bitmap\n  vipfarm bitmap FarmProto --hex\n  vipfarm bitmap FarmProto --connections"
+    )]
     Bitmap(BitmapArgs),
 
     /// Say which node serves a client, and why
@@ -151,12 +164,19 @@ pub enum Verb {
 
     /// Let a node serve no new client, with all groups at power 0
     ///
-    /// The other nodes take its buckets over; the agent stays in the farm. Returns when the farm
-    /// has agreed. The node is drained until `undrain` or the next start of its agent; with
-    /// --persist until `undrain`, whatever is started anew meanwhile.
+    /// The other nodes take its buckets over; the agent stays in the farm, and open TCP connections
+    /// stay at the node until they end. The node is drained until `undrain` or the next start of its
+    /// agent; with --persist until `undrain`, whatever is started anew meanwhile.
+    ///
+    /// Returns when the farm has agreed, and says how many connections are left. With --timeout it
+    /// waits until none is; when the time is over, what is left is reset, so that the clients connect
+    /// anew elsewhere at once, unless the VIP has `tcp_reset: false`. Only the node itself counts and
+    /// resets: about another node it knows which buckets may have connections, and resets none. It
+    /// ends with 0 if nothing is left. Ctrl-C ends the waiting, and the node stays drained; `undrain`
+    /// meanwhile ends it too.
     #[command(after_help = "Examples:
   vipfarm drain
-  vipfarm drain node2 --timeout 60s
+  vipfarm drain --timeout 60s && systemctl restart nginx && vipfarm undrain
   vipfarm drain node2 --persist        # before its machine is rebuilt")]
     Drain(DrainArgs),
 
@@ -164,7 +184,7 @@ pub enum Verb {
     ///
     /// Takes back what `drain`, `close` and `power` changed for it, also with --persist.
     #[command(after_help = "Example:\n  vipfarm undrain node2")]
-    Undrain(DrainArgs),
+    Undrain(UndrainArgs),
 
     /// Have this node serve nothing, or nothing of one group, until `open`
     ///
@@ -236,6 +256,18 @@ Examples:
     /// `hash_key_file`; without `accept_key_file`.
     #[command(after_help = "Example:\n  vipfarm keygen /etc/vipfarm/farm.key")]
     Keygen(KeygenArgs),
+
+    /// Make a farm's file of another product's configuration
+    ///
+    /// Writes the file to standard output, or to the file of -o, and on standard error what became of
+    /// each element of the source: translated, approximated, dropped or not supported yet, and why.
+    /// What the source does not say is not guessed: the file says FILL-IN there, and what `vipfarm
+    /// check` would refuse is listed as missing, with exit code 1. A source with errors changes
+    /// nothing.
+    #[command(after_help = "Examples:
+  vipfarm import safekit userconfig.xml --cluster cluster.xml --prefix 24 -o farm.yaml
+  vipfarm import keepalived /etc/keepalived/keepalived.conf > farm.yaml")]
+    Import(ImportArgs),
 }
 
 /// Which agent to talk to.
@@ -288,6 +320,11 @@ pub struct BitmapArgs {
     /// Each node's bitmap as eight 32-bit words in hexadecimal
     #[arg(long, conflicts_with = "json")]
     pub hex: bool,
+
+    /// This node's open TCP connections by bucket, to the addresses that have `connections: true` in
+    /// the file; counted every few seconds
+    #[arg(long, conflicts_with = "hex")]
+    pub connections: bool,
 
     /// Which agent, in what form.
     #[command(flatten)]
@@ -392,130 +429,6 @@ pub struct EventsArgs {
     /// Which agent, in what form.
     #[command(flatten)]
     pub talk: TalkArgs,
-}
-
-/// Arguments of `power`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct PowerArgs {
-    /// The group
-    #[arg(value_name = "GROUP")]
-    pub group: String,
-
-    /// The node and its new power, 0 to 1000
-    #[arg(value_name = "NODE=N", required_unless_present = "file")]
-    pub powers: Vec<NodePower>,
-
-    /// Nodes to give the powers of the file back, separated by commas
-    #[arg(long, value_name = "NODE", value_delimiter = ',')]
-    pub file: Vec<String>,
-
-    /// How long it holds, how long to wait, which agent, in what form.
-    #[command(flatten)]
-    pub hold: HoldArgs,
-}
-
-/// Arguments of `drain` and `undrain`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct DrainArgs {
-    /// The node [default: the one whose agent is asked]
-    #[arg(value_name = "NODE")]
-    pub node: Option<String>,
-
-    /// How long it holds, how long to wait, which agent, in what form.
-    #[command(flatten)]
-    pub hold: HoldArgs,
-}
-
-/// Arguments of `close` and `open`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct CloseArgs {
-    /// The group [default: all of them]
-    #[arg(value_name = "GROUP")]
-    pub group: Option<String>,
-
-    /// How long it holds, how long to wait, which agent, in what form.
-    #[command(flatten)]
-    pub hold: HoldArgs,
-}
-
-/// Arguments of the verbs that change powers.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct HoldArgs {
-    /// Have the change outlast restarts of agents and machines
-    ///
-    /// Every node of the farm writes it to its disk, in the directory --state-dir of its agent.
-    /// Without --persist it ends with the agent of the node that it is about: the next one has the
-    /// file's powers. What is taken back (`undrain`, `open`, `power --file`) stays so in any case.
-    #[arg(long)]
-    pub persist: bool,
-
-    /// How long to wait, which agent, in what form.
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-/// Arguments of `reload`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct ReloadArgs {
-    /// Go over to the file with the nodes that have read it too; the others stop serving until they
-    /// have
-    #[arg(long)]
-    pub force: bool,
-
-    /// How long to wait, which agent, in what form.
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-/// Arguments of `upgrade`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct UpgradeArgs {
-    /// How long the kernel may serve open connections without an agent, at most 1m
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime)]
-    pub hold: Duration,
-
-    /// End the process, instead of executing the new program
-    #[arg(long)]
-    pub exit: bool,
-
-    /// How long to wait, which agent, in what form.
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-/// Arguments of the verbs that wait for the farm.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct WaitArgs {
-    /// How long to wait until the farm has agreed, such as 500ms or 1m
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime)]
-    pub timeout: Duration,
-
-    /// Which agent, in what form.
-    #[command(flatten)]
-    pub talk: TalkArgs,
-}
-
-/// A node and its power, written `NODE=N`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodePower {
-    /// The node's name.
-    pub node: String,
-    /// Its power.
-    pub power: u16,
-}
-
-impl FromStr for NodePower {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let explain = || format!("`{text}` is not NODE=N with N from 0 to {MAX_POWER}");
-        let (node, power) = text.split_once('=').ok_or_else(explain)?;
-        let power: u16 = power.parse().ok().ok_or_else(explain)?;
-        if node.is_empty() || power > MAX_POWER {
-            return Err(explain());
-        }
-        Ok(Self { node: node.into(), power })
-    }
 }
 
 /// A node and its MAC, written `NODE=MAC`.

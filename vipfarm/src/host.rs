@@ -8,7 +8,7 @@ use std::{
 
 use vipfarm_common::{
     Generation, Reason, State, Tables, decide,
-    hash::key_words,
+    hash::{Start, key_words},
     layout::{Control, active_word},
     packet::{Connection, FragmentKey, HostPacket, Tuple},
 };
@@ -22,7 +22,7 @@ type Ends = ([u8; 16], [u8; 16], [u8; 2], [u8; 2]);
 #[derive(Debug, Clone)]
 pub struct HostTables {
     state: Box<State>,
-    hash_key: [u64; 2],
+    hash_start: Start,
     own_mac: Mac,
     ticks: u64,
     boot_ns: u64,
@@ -39,10 +39,10 @@ impl HostTables {
         let active = active_word(0, &tables);
         let control = Control { active, deadline_ticks: 2, deadline_ns: 2 };
         let state = Box::new(State { control, generations: [tables, tables] });
-        let hash_key = key_words(hash_key);
+        let hash_start = key_words(hash_key).into();
         Self {
             state,
-            hash_key,
+            hash_start,
             own_mac,
             ticks: 1,
             boot_ns: 1,
@@ -123,8 +123,8 @@ impl Tables for HostTables {
         self.boot_ns
     }
 
-    fn hash_key(&self) -> [u64; 2] {
-        self.hash_key
+    fn hash_start(&self) -> Start {
+        self.hash_start
     }
 
     fn own_mac(&self) -> [u8; 6] {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod datapath;
 mod file;
 pub mod host;
+pub mod import;
 pub mod membership;
 pub mod model;
 pub mod net;

@@ -3,7 +3,10 @@
 //!
 //! Nothing here does IO. [`crate::config`] builds it and is the only place that may refuse it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 mod mac;
 mod node;
@@ -39,6 +42,8 @@ pub struct Farm {
     pub hash_key_file: Option<PathBuf>,
     /// Heartbeat cadence and time-outs.
     pub membership: Membership,
+    /// How long an agent that is to stop waits for its node's open connections.
+    pub stop_timeout: Duration,
     /// The nodes, in the order of the file: a [`NodeId`] is an index into this list.
     pub nodes: Vec<Node>,
     /// The VIP blocks, in the order of the file.
@@ -46,6 +51,9 @@ pub struct Farm {
 }
 
 impl Farm {
+    /// [`Farm::stop_timeout`] of a file that says nothing.
+    pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
     /// The files with keys.
     pub fn key_files(&self) -> impl Iterator<Item = &Path> {
         let others = [&self.accept_key_file, &self.hash_key_file].into_iter().flatten();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     explain::{ExplainProto, ExplainQuery, Explanation, HostPort},
+    handover::{HandoverStatus, ResetReply},
     proof::{Fault, FaultKind, GroupProof, ProofStatus, Verdict},
     requests::{
         PowerReply, PowerRequest, ReloadReply, ReloadRequest, UpgradeReply, UpgradeRequest,
@@ -16,6 +17,7 @@ pub use self::{
 use crate::model::{Bitmap, Filter, Mode, Proto};
 
 mod explain;
+mod handover;
 mod proof;
 mod requests;
 
@@ -119,10 +121,14 @@ pub struct NodeStatus {
     pub alive: bool,
     /// Milliseconds since it was last heard; absent for the own node and for one never heard.
     pub heard_ms: Option<f64>,
-    /// Its MAC on the VIP's network, once known.
+    /// Its MAC on the first network, once known.
     pub mac: Option<String>,
     /// Buckets it owns, summed over the groups.
     pub load: usize,
+    /// Buckets that it has given away and still serves old connections of, summed over the groups;
+    /// absent while it has not said so in this view.
+    #[serde(default)]
+    pub lingering: Option<usize>,
     /// What became of its powers at run time; absent if all are those of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_powers: Option<ChangedPowers>,
@@ -153,6 +159,10 @@ pub struct VipStatus {
     pub vmac: Option<String>,
     /// Addresses with their prefix lengths.
     pub addresses: Vec<String>,
+    /// Open TCP connections at this node by address, of the addresses with `connections: true`;
+    /// counted every few seconds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub connections: BTreeMap<String, u64>,
     /// How XDP is attached: `native` or `generic`.
     pub xdp: String,
     /// Whether the filter takes frames in several buffers: then the interface may have the MTU of
@@ -183,6 +193,13 @@ pub struct GroupStatus {
     pub owners: Vec<Option<usize>>,
     /// The bitmap in this node's kernel, as read back from there; in force while the lease runs.
     pub bitmap: Bitmap,
+    /// Old connections of buckets that move.
+    #[serde(default)]
+    pub handover: HandoverStatus,
+    /// Open TCP connections at this node in each of the 256 buckets, to addresses with
+    /// `connections: true`; absent if its block has none, or none has been counted yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Vec<u32>>,
 }
 
 /// A power that is another than the file's.

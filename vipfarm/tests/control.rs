@@ -169,6 +169,16 @@ fn malformed_questions_are_usage_errors_that_name_the_field() {
 }
 
 #[test]
+fn a_reset_is_asked_for_by_post_and_refused_with_the_reason() {
+    let served = Served::start();
+    let answer = raw(&served, b"POST /v1/reset HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+    assert!(answer.contains(r#"{"error":"this node is not drained"}"#), "{answer}");
+    let answer = raw(&served, b"GET /v1/reset HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.contains("/v1/reset answers POST, not GET"), "{answer}");
+}
+
+#[test]
 fn unknown_routes_and_methods_say_what_there_is() {
     let served = Served::start();
     let answer = raw(&served, b"GET /v2/status HTTP/1.1\r\nhost: x\r\n\r\n");

@@ -50,6 +50,17 @@ enum Bench {
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         soak: u64,
     },
+    /// What becomes of TCP connections when their buckets move. Takes six minutes.
+    Handover {
+        #[command(flatten)]
+        output: Output,
+        /// Connections of each family that are open all the while.
+        #[arg(long, value_name = "N", default_value_t = 150)]
+        connections: u16,
+        /// Only the events with that in their name.
+        #[arg(long, value_name = "WORD")]
+        only: Option<String>,
+    },
 }
 
 /// Where figures go.
@@ -67,6 +78,7 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
     let compared = match args.what {
         Bench::Packet { .. } => setup::filters(),
         Bench::Failover { .. } => setup::keepalived(),
+        Bench::Handover { .. } => Ok(()),
     };
     if let Err(error) = compared {
         eprintln!("setup: {error:#}\nsetup: what is missing will not be measured");
@@ -78,7 +90,7 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
     if let Some(file) = &args.what.output().json {
         bench.arg("--json").arg(file);
     }
-    let numbers = match args.what {
+    let options = match &args.what {
         Bench::Packet { rounds, flood, flood_seconds, .. } => vec![
             ("--rounds", rounds.to_string()),
             ("--flood", flood.to_string()),
@@ -87,9 +99,13 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
         Bench::Failover { runs, soak, .. } => {
             vec![("--runs", runs.to_string()), ("--soak", soak.to_string())]
         }
+        Bench::Handover { connections, only, .. } => {
+            let only = only.iter().map(|word| ("--only", word.clone()));
+            only.chain([("--connections", connections.to_string())]).collect()
+        }
     };
-    for (option, number) in numbers {
-        bench.arg(option).arg(number);
+    for (option, value) in options {
+        bench.arg(option).arg(value);
     }
     bench.env("VIPFARM_BIN", artifact::program(&artifacts, "vipfarm")?);
     bench.env("VIPFARM_LAB_OBJECT", workspace.lab_object());
@@ -101,12 +117,15 @@ impl Bench {
         match self {
             Self::Packet { .. } => "packet",
             Self::Failover { .. } => "failover",
+            Self::Handover { .. } => "handover",
         }
     }
 
     fn output(&self) -> &Output {
         match self {
-            Self::Packet { output, .. } | Self::Failover { output, .. } => output,
+            Self::Packet { output, .. }
+            | Self::Failover { output, .. }
+            | Self::Handover { output, .. } => output,
         }
     }
 }

@@ -13,11 +13,10 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, value_parser};
-use nix::time::{ClockId, clock_gettime};
 use vipfarm::datapath::manual::Entry;
 
 use self::figures::{Figures, FloodFigures};
-use super::load_average;
+use super::{load_average, thread_time};
 use crate::{skip, translated, world::World};
 
 /// What is measured, and where it goes.
@@ -70,10 +69,4 @@ pub fn packet(options: &PacketOptions) -> Result<bool> {
     }
     print!("{figures}");
     Ok(figures.held())
-}
-
-/// CPU time of this thread in nanoseconds: what other work on the machine takes is not in it.
-fn thread_time() -> Result<f64> {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
-    Ok(time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64)
 }

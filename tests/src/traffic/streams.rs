@@ -2,10 +2,11 @@
 //! are noticed.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -15,6 +16,7 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::net::TcpSocket;
 
+use super::lock;
 use crate::host::Host;
 
 /// Bytes that go there and back at once.
@@ -28,6 +30,7 @@ const ROUND: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct StreamEcho {
     stop: Arc<AtomicBool>,
+    clients: Arc<Mutex<BTreeSet<SocketAddr>>>,
 }
 
 impl StreamEcho {
@@ -42,15 +45,26 @@ impl StreamEcho {
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let clients = Arc::default();
+        let accepted: Arc<Mutex<BTreeSet<_>>> = Arc::clone(&clients);
         thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 match listener.accept() {
-                    Ok((stream, _)) => drop(thread::spawn(move || echo(stream))),
+                    Ok((stream, client)) => {
+                        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+                        lock(&accepted).insert(client);
+                        thread::spawn(move || echo(stream));
+                    }
                     Err(_) => thread::sleep(ROUND),
                 }
             }
         });
-        Ok(Self { stop })
+        Ok(Self { stop, clients })
+    }
+
+    /// Who has connected so far.
+    pub fn clients(&self) -> BTreeSet<SocketAddr> {
+        lock(&self.clients).clone()
     }
 }
 
@@ -89,8 +103,23 @@ pub struct Fate {
     pub broken: Option<String>,
     /// When that was.
     pub broken_at: Option<Instant>,
-    /// The longest wait for a block.
+    /// The longest wait for a block but the first.
     pub longest: Duration,
+}
+
+impl Fate {
+    /// In [`Fate::broken`]: what came back was not what was sent.
+    pub const CORRUPTED: &str = "other bytes came back";
+
+    /// Whether other bytes came back.
+    pub fn is_corrupted(&self) -> bool {
+        self.broken.as_deref() == Some(Self::CORRUPTED)
+    }
+
+    /// Whether it was reset.
+    pub fn is_reset(&self) -> bool {
+        self.broken.as_ref().is_some_and(|why| why.contains("reset"))
+    }
 }
 
 impl Streams {
@@ -141,10 +170,13 @@ fn talk(mut stream: TcpStream, seed: u64, pause: Duration, stop: &AtomicBool) ->
         let begin = Instant::now();
         match exchange(&mut stream, seed, fate.blocks) {
             Ok(true) => fate.blocks += 1,
-            Ok(false) => fate.broken = Some("other bytes came back".into()),
+            Ok(false) => fate.broken = Some(Fate::CORRUPTED.into()),
             Err(error) => fate.broken = Some(error.to_string()),
         }
-        fate.longest = fate.longest.max(begin.elapsed());
+        // The first one waits for the listener to look.
+        if fate.blocks != 1 {
+            fate.longest = fate.longest.max(begin.elapsed());
+        }
         if fate.broken.is_some() {
             fate.broken_at = Some(Instant::now());
             break;

@@ -10,6 +10,7 @@ mod announced;
 mod arp;
 mod conflicts;
 mod directed;
+mod drained;
 mod explained;
 mod handover;
 mod heartbeats;
@@ -19,6 +20,7 @@ mod keys;
 mod lease;
 mod life;
 mod losses;
+mod networks;
 mod operated;
 mod persisted;
 mod probed;
@@ -34,7 +36,7 @@ mod upgraded;
 mod wire;
 
 use std::{
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -79,20 +81,20 @@ fn running<'a>(lab: &'a Lab, program: &Path, vips: &str) -> Farm<'a> {
 
 /// As [`running`], with a second address of each node on a network of its own.
 fn on_two_networks<'a>(lab: &'a Lab, program: &Path) -> Farm<'a> {
-    let extra = lab.add_network().unwrap();
+    let second = lab.add_network(0, 0).unwrap();
     let mut farm = Farm::new(lab, program, "test", ONE_VIP).unwrap();
-    for node in all(lab) {
-        farm.give_own_config(node, |common| {
-            lab.nodes().iter().zip(&extra).fold(common.to_owned(), |text, (node, extra)| {
-                let first = node.address();
-                text.replace(&format!("[{first}]"), &format!("[{first}, {extra}]"))
-            })
-        })
-        .unwrap();
-    }
+    farm.edit(|text| with_second_addresses(lab, text, &second)).unwrap();
     farm.start().unwrap();
     farm.wait_converged(&all(lab)).unwrap();
     farm
+}
+
+/// A configuration that has these addresses besides the nodes' first ones.
+fn with_second_addresses(lab: &Lab, text: &str, second: &[Ipv4Addr]) -> String {
+    lab.nodes().iter().zip(second).fold(text.to_owned(), |text, (node, second)| {
+        let first = node.address();
+        text.replace(&format!("[{first}]"), &format!("[{first}, {second}]"))
+    })
 }
 
 /// The numbers of the lab's nodes.

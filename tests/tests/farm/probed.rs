@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::sleep;
 use vipfarm_lab::{
-    Lab,
+    Host, Lab,
     farm::PATIENCE,
     traffic::{GRACE, ProbeLog, UdpEcho, UdpProbe},
 };
@@ -34,12 +34,12 @@ pub(crate) struct Probed {
 impl Probed {
     /// Traffic that nobody need serve yet.
     pub(crate) fn begin(lab: &Lab, period: Duration) -> Self {
-        Self::begin_to(lab, ECHO.into(), period)
+        Self::begin_to(lab, lab.clients(), ECHO.into(), period)
     }
 
-    fn begin_to(lab: &Lab, to: SocketAddr, period: Duration) -> Self {
+    fn begin_to(lab: &Lab, clients: &[Host], to: SocketAddr, period: Duration) -> Self {
         let echoes = lab.nodes().iter().map(|node| UdpEcho::start(node, to).unwrap()).collect();
-        let probe = UdpProbe::start(lab.clients(), to, FLOWS, period).unwrap();
+        let probe = UdpProbe::start(clients, to, FLOWS, period).unwrap();
         Self { _echoes: echoes, probe }
     }
 
@@ -50,7 +50,17 @@ impl Probed {
 
     /// As [`Probed::start`], to that VIP and port.
     pub(crate) async fn start_to(lab: &Lab, to: SocketAddr) -> Self {
-        let probed = Self::begin_to(lab, to, PERIOD);
+        Self::start_from(lab, lab.clients(), to, PERIOD).await
+    }
+
+    /// As [`Probed::start_to`], of those clients, each flow once a period.
+    pub(crate) async fn start_from(
+        lab: &Lab,
+        clients: &[Host],
+        to: SocketAddr,
+        period: Duration,
+    ) -> Self {
+        let probed = Self::begin_to(lab, clients, to, period);
         probed.all_served().await;
         probed
     }

@@ -102,7 +102,7 @@ fn systemd_learns_that_the_agent_serves_goes_on_and_stops() {
     systemd.set_read_timeout(Some(PATIENCE)).unwrap();
     until("WATCHDOG=1");
     agent.stop(PATIENCE).unwrap();
-    until("STOPPING=1");
+    until("STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000");
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let later = self.vip_rules(vip).later[usize::from(ip.proto == UDP)];
         if fragment.is_later && later != 0 {
             let field = vip::field_of(later, [0; 2], ip.identification);
-            let hash = ip.client.hash(self.tables.hash_key(), field, ip.proto);
+            let hash = ip.client.hash(self.tables.hash_start(), field, ip.proto);
             let group = later & 0xff;
             return Ok(self.owner(vip, group, crate::hash::bucket(hash, group)));
         }

@@ -121,10 +121,10 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                 return Err(Reason::Mine);
             }
         }
-        let key = self.tables.hash_key();
+        let start = self.tables.hash_start();
         let hash = match sender {
-            Some(addr) => addr.hash(key, [0; 2], hash::ARP),
-            None => hash::hash_mac(key, mac),
+            Some(addr) => addr.hash(start, [0; 2], hash::ARP),
+            None => hash::hash_mac(start, mac),
         };
         let group = self.vip_rules(vip).resolve;
         Ok(self.owner(vip, group, hash::bucket(hash, group)))

@@ -91,6 +91,8 @@ pub(super) struct Announcer {
     own: NodeId,
     hash_key: [u64; 2],
     interfaces: Vec<Interface>,
+    /// The links by which their peers are known, in the same order.
+    networks: Vec<u8>,
     /// Of the interfaces, in the same order.
     requesters: Vec<Requesters>,
     socket: OwnedFd,
@@ -144,6 +146,7 @@ impl Announcer {
             own: up.own,
             hash_key: hash::key_words(keys.bucket_key()),
             interfaces: up.interfaces.clone(),
+            networks: up.networks.of.clone(),
             requesters: requesters?,
             socket,
             configurations: up.configurations.clone(),
@@ -294,9 +297,11 @@ impl Announcer {
         node: impl Fn(u8) -> Option<NodeId>,
     ) -> u64 {
         let interface = &self.interfaces[directed.place];
+        let link = usize::from(self.networks[directed.place]);
         let mac_of = |node: NodeId| {
             let peer = || snapshot.peers.iter().find(|peer| peer.node == node);
-            if node == self.own { Some(interface.mac) } else { peer().and_then(|peer| peer.mac) }
+            let told = || peer()?.macs.get(link).copied().flatten();
+            if node == self.own { Some(interface.mac) } else { told() }
         };
         let Some(clients) = self.clients.get(&directed.vip.addr) else { return 0 };
         let (mut told, mut tried) = (0, 0);

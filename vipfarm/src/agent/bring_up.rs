@@ -5,7 +5,6 @@
 //! kernel could answer for the VIP by itself. Down: the other way round.
 
 use std::{
-    collections::HashSet,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -21,7 +20,8 @@ use super::{
     links::Links,
     options::AgentOptions,
     ports::Port,
-    realtime, site,
+    realtime,
+    site::{self, Networks},
     watch::Needs,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     datapath::{Buffers, Datapath, LeftOver, Options},
     model::{Farm, Mac, NodeId, Vip},
     net::{
-        Interface, Network, sockets,
+        Interface, Network,
         undo::{self, InterfaceChanges, Undo, UndoError},
     },
     plan::HeldVip,
@@ -39,8 +39,8 @@ use crate::{
 pub(super) struct Up {
     /// This node.
     pub(super) own: NodeId,
-    /// The MAC by which the other nodes know it.
-    pub(super) mac: Mac,
+    /// The networks that its heartbeats run on.
+    pub(super) networks: Networks,
     /// The heartbeat sockets.
     pub(super) links: Links,
     /// The interfaces with a filter.
@@ -80,11 +80,11 @@ pub(super) async fn bring_up(
     let interfaces = Network::interfaces().await?;
     let own = site::own_node(&farm, options.place.node.as_deref(), &interfaces)?;
     let placed = place(&farm, &interfaces)?;
-    let mac = site::known_as(&farm, &placed)?;
-    // First, because a second agent of this node is found out by it.
-    let links = Links::open(&farm, own, &interfaces)?;
-    site::refuse_present(&farm, &interfaces, |interface, vip| undo.has(interface, vip))?;
     let used = distinct(&placed);
+    let networks = site::networks(&farm, own, &placed, &used, &interfaces)?;
+    // First, because a second agent of this node is found out by it.
+    let links = Links::open(&farm, own, &networks.links, &interfaces)?;
+    site::refuse_present(&farm, &interfaces, |interface, vip| undo.has(interface, vip))?;
     if !options.generic {
         site::refuse_merging(&used)?;
     }
@@ -93,14 +93,14 @@ pub(super) async fn bring_up(
     let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
     let digest = config::digest(&farm, keys);
     let config = Configuration::new(digest, farm.clone(), places, &used)?;
-    let ports = ports_with_old_connections(&config, keys)?;
+    let ports = ports_with_old_connections(&config, keys).await?;
 
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&ports) {
             datapaths.push(attach(options, keys, interface, port)?);
         }
-        let prober = Prober::open(mac)?;
+        let prober = Prober::open()?;
         undo.note(&farm, &placed, &interfaces)?;
         undo.set_sysctls()?;
         for (block, interface) in farm.vips.iter().zip(&placed) {
@@ -122,7 +122,7 @@ pub(super) async fn bring_up(
     let configurations = Configurations::new(config);
     Ok(Up {
         own,
-        mac,
+        networks,
         links,
         interfaces: used,
         datapaths,
@@ -189,17 +189,13 @@ async fn clear_up_after_another(
 
 /// What the tables are to say at first: that buckets with connections to this node's sockets linger,
 /// which a former agent's clients have.
-fn ports_with_old_connections(config: &Configuration, keys: &Keys) -> anyhow::Result<Vec<Port>> {
-    let vips: HashSet<IpAddr> = config.vips().map(|(_, vip)| vip.addr).collect();
-    let connections = sockets::connections(|addr| vips.contains(&addr))?;
+async fn ports_with_old_connections(
+    config: &Configuration,
+    keys: &Keys,
+) -> anyhow::Result<Vec<Port>> {
+    let used = linger::used(config, keys.bucket_key()).await?;
     let mut ports = config.ports.clone();
-    let groups = ports.first().map_or(0, |port| port.accept().len());
-    let used = linger::used(config, &connections, keys.bucket_key(), groups);
-    for port in &mut ports {
-        for (group, buckets) in used.iter().enumerate() {
-            port.handover().give_away(group, *buckets);
-        }
-    }
+    ports.iter_mut().for_each(|port| port.find(&used));
     Ok(ports)
 }
 

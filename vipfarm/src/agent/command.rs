@@ -71,9 +71,9 @@ pub enum Command {
     },
     /// Only those buckets, by kernel group, of what lingers still have connections.
     KeepLingering {
-        /// Number of the view that this was found in: nothing is done in a later one, which may have
-        /// given away more.
-        epoch: u64,
+        /// After which step this was found, as [`super::share::Share::steps`] counts: nothing is done
+        /// after a later one, which may have given away more.
+        step: u64,
         /// By kernel group.
         buckets: Vec<Bitmap>,
     },

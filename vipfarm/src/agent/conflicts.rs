@@ -51,31 +51,25 @@ const NEAR: u8 = 255;
 #[derive(Debug)]
 pub struct Prober {
     socket: OwnedFd,
-    /// The MAC by which the other nodes know this one.
-    known_as: Mac,
 }
 
 impl Prober {
-    /// A prober that can send; `known_as` is the MAC by which the other nodes know this one.
-    pub fn open(known_as: Mac) -> anyhow::Result<Self> {
+    /// A prober that can send.
+    pub fn open() -> anyhow::Result<Self> {
         // Protocol 0: it hears nothing.
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
             .context("cannot open a packet socket: run as root, or with CAP_NET_RAW")?;
-        Ok(Self { socket, known_as })
+        Ok(Self { socket })
     }
 
     /// Asks once for each VIP, with its virtual MAC, on its interface. What cannot be sent now, for
     /// want of a carrier say, is sent in the next round.
-    ///
-    /// For an IPv6 VIP only with the MAC by which the other nodes know this one: a solicitation
-    /// names no other, and they would take one from another interface for a stranger's.
     pub fn probe<'i>(&self, vips: impl Iterator<Item = (&'i Interface, HeldVip)>) {
         for (interface, vip) in vips {
             let vmac = vip.vmac.unwrap_or(Mac([0; 6]));
             let frame = match vip.addr {
-                IpAddr::V4(addr) => probe_v4(interface.mac, self.known_as, vmac, addr),
-                IpAddr::V6(addr) if interface.mac == self.known_as => probe_v6(interface.mac, addr),
-                IpAddr::V6(_) => continue,
+                IpAddr::V4(addr) => probe_v4(interface.mac, vmac, addr),
+                IpAddr::V6(addr) => probe_v6(interface.mac, addr),
             };
             let _unsent = send(&self.socket, interface.index, &tagged(&frame, vip.tags));
         }
@@ -83,10 +77,10 @@ impl Prober {
 }
 
 /// An ARP probe.
-fn probe_v4(source: Mac, sender: Mac, vmac: Mac, vip: Ipv4Addr) -> Vec<u8> {
+fn probe_v4(sender: Mac, vmac: Mac, vip: Ipv4Addr) -> Vec<u8> {
     let fields: [&[u8]; 8] = [
         &[0xff; 6],
-        &source.0,
+        &sender.0,
         &[0x08, 0x06],
         // Ethernet, IPv4, their lengths, a request.
         &[0, 1, 8, 0, 6, 4, 0, 1],
@@ -225,15 +219,15 @@ mod tests {
 
     #[test]
     fn a_probe_speaks_for_no_address_and_names_the_virtual_mac() {
-        let (nic, known_as, vmac) = (Mac([2; 6]), Mac([4; 6]), Mac([0x5a; 6]));
-        let frame = probe_v4(nic, known_as, vmac, Ipv4Addr::new(192, 168, 1, 222));
+        let (nic, vmac) = (Mac([2; 6]), Mac([0x5a; 6]));
+        let frame = probe_v4(nic, vmac, Ipv4Addr::new(192, 168, 1, 222));
         assert_eq!(
             frame[..22],
             [&[0xff; 6][..], &[2; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat()[..]
         );
         assert_eq!(
             frame[22..],
-            [&[4; 6][..], &[0; 4], &[0x5a; 6], &[192, 168, 1, 222]].concat()[..]
+            [&[2; 6][..], &[0; 4], &[0x5a; 6], &[192, 168, 1, 222]].concat()[..]
         );
     }
 
@@ -253,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_probe_for_a_vip_in_a_vlan_has_its_tags() {
-        let frame = probe_v4(Mac([2; 6]), Mac([4; 6]), Mac([0x5a; 6]), Ipv4Addr::LOCALHOST);
+        let frame = probe_v4(Mac([2; 6]), Mac([0x5a; 6]), Ipv4Addr::LOCALHOST);
         assert_eq!(tagged(&frame, VlanTags::default()), frame);
         let one = tagged(&frame, VlanTags { outer: 0, inner: 258 });
         assert_eq!(one, [&frame[..12], &[0x81, 0, 1, 2], &frame[12..]].concat());

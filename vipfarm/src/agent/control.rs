@@ -8,6 +8,7 @@
 //! | `POST /v1/power` with a [`PowerRequest`] | [`PowerReply`]: the change is on its way, see `powers_version` of the status |
 //! | `POST /v1/reload` with a [`ReloadRequest`] | [`ReloadReply`]: the file has been read, and is in force when the status says so |
 //! | `POST /v1/upgrade` with an [`UpgradeRequest`] | [`UpgradeReply`]: the agent is being replaced; the next one answers here |
+//! | `POST /v1/reset` | [`ResetReply`]: the connections of buckets that this node has given away are reset where the file has `tcp_reset` |
 //! | `GET /v1/explain?client=..&vip=..&proto=..[&client_port=..][&vip_port=..][&ip_id=..][&fragment=true]` | [`Explanation`] |
 //!
 //! Errors are `{ "error": ".." }`: 400 for a malformed query, 422 where the farm has no answer.
@@ -41,7 +42,7 @@ pub use self::socket::{ControlSocket, OpenError};
 use super::metrics;
 use crate::status::{
     EventRecord, ExplainQuery, Explanation, PowerReply, PowerRequest, ReloadReply, ReloadRequest,
-    Status, UpgradeReply, UpgradeRequest,
+    ResetReply, Status, UpgradeReply, UpgradeRequest,
 };
 
 /// How long `wait=true` holds a request while nothing happens.
@@ -79,6 +80,10 @@ pub trait Source: Send + Sync + 'static {
     /// Has the agent replaced; the error is a sentence for people, such as what the new program says.
     /// The answer comes when that has begun.
     fn upgrade(&self, request: UpgradeRequest) -> BoxFuture<'_, Result<UpgradeReply, String>>;
+
+    /// Resets the connections of buckets that this node has given away, if the file has theirs reset;
+    /// the error is a sentence for people.
+    fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>>;
 }
 
 /// What a connection may cost.
@@ -153,6 +158,7 @@ fn router(source: Arc<dyn Source>) -> Router {
         .route("/v1/power", post(power))
         .route("/v1/reload", post(reload))
         .route("/v1/upgrade", post(upgrade))
+        .route("/v1/reset", post(reset))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
@@ -228,19 +234,24 @@ async fn upgrade(
     Ok(Json(source.upgrade(request).await.map_err(refused)?))
 }
 
+async fn reset(State(source): State<Arc<dyn Source>>) -> Result<Json<ResetReply>, Refusal> {
+    let refused = |reason| Refusal(StatusCode::UNPROCESSABLE_ENTITY, reason);
+    Ok(Json(source.reset_given_away().await.map_err(refused)?))
+}
+
 async fn no_such_route(uri: Uri) -> Refusal {
     let path = uri.path();
     Refusal(
         StatusCode::NOT_FOUND,
         format!(
-            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain, /v1/power, /v1/reload and /v1/upgrade"
+            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain, /v1/power, /v1/reload, /v1/upgrade and /v1/reset"
         ),
     )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     let path = uri.path();
-    let changes = matches!(path, "/v1/power" | "/v1/reload" | "/v1/upgrade");
+    let changes = matches!(path, "/v1/power" | "/v1/reload" | "/v1/upgrade" | "/v1/reset");
     let right = if changes { "POST" } else { "GET" };
     Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {right}, not {method}"))
 }
@@ -317,6 +328,10 @@ mod tests {
         }
 
         fn upgrade(&self, _: UpgradeRequest) -> BoxFuture<'_, Result<UpgradeReply, String>> {
+            unreachable!("no test asks for it")
+        }
+
+        fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>> {
             unreachable!("no test asks for it")
         }
     }

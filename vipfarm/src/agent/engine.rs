@@ -29,6 +29,7 @@ use super::{
     links::Links,
     ports::Port,
     proof, realtime,
+    share::Share,
     tally::Tally,
 };
 use crate::{
@@ -42,6 +43,18 @@ use crate::{
 struct Wired {
     port: Port,
     datapath: Datapath,
+    /// The link by which its peers are known.
+    link: u8,
+}
+
+impl Wired {
+    /// Brings the kernel to what the port says, or as much of that as is for old connections; gives its
+    /// refusal.
+    fn apply(&mut self, unowned: bool) -> Option<datapath::Error> {
+        let port = &self.port;
+        let plan = if unowned { port.plan_of_old_connections() } else { port.plan() };
+        self.datapath.apply(plan).err()
+    }
 }
 
 /// What the thread starts from.
@@ -56,6 +69,8 @@ pub struct Parts {
     pub ports: Vec<Port>,
     /// The interfaces' kernel sides, in the same order.
     pub datapaths: Vec<Datapath>,
+    /// The links by which their peers are known, in the same order.
+    pub networks: Vec<u8>,
     /// Told what happened; a full channel loses the report, not the time.
     pub reports: mpsc::Sender<Report>,
     /// Shows the present state.
@@ -97,14 +112,15 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
     let real_time = prepare_thread(parts.real_time, &parts.reports);
     // Only now: what preparing took must not look like a stall.
     let membership = Membership::new(parts.config.clone(), parts.incarnation, realtime::now());
-    let wired = parts.ports.into_iter().zip(parts.datapaths);
+    let wired = parts.ports.into_iter().zip(parts.datapaths).zip(parts.networks);
+    let wired = wired.map(|((port, datapath), link)| Wired { port, datapath, link });
     let mut engine = Engine {
         own: parts.config.own,
         digest: parts.config.digest,
         others: Vec::new(),
         membership,
         links: parts.links,
-        wired: wired.map(|(port, datapath)| Wired { port, datapath }).collect(),
+        wired: wired.collect(),
         reports: parts.reports,
         latest: parts.latest,
         commands: parts.commands,
@@ -113,7 +129,6 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         real_time,
         lateness: Tally::default(),
         barrier: Barrier::default(),
-        let_go: 0,
         unowned: false,
         hold: None,
         left_at: None,
@@ -142,8 +157,6 @@ struct Engine {
     /// Of waking up.
     lateness: Tally,
     barrier: Barrier,
-    /// Number of the view for which the kernel has let go of what others are to have.
-    let_go: u64,
     /// The kernel's lease is not the machine's: it lets in what belongs to old connections of this node,
     /// whoever owns their buckets, and nothing else.
     unowned: bool,
@@ -193,8 +206,10 @@ pub struct Snapshot {
     pub accept: Vec<Vec<Bitmap>>,
     /// The buckets given away whose old connections this node still serves, by kernel group.
     pub lingering: Vec<Bitmap>,
-    /// Number of the view for which the kernel has let go of what others are to have.
-    pub let_go: u64,
+    /// The buckets taken over whose old connections other nodes may still serve, by kernel group.
+    pub inherited: Vec<Bitmap>,
+    /// How often what it accepts was changed: what is counted of it holds until the next time.
+    pub steps: u64,
     /// Heartbeats by outcome.
     pub heartbeats: Vec<(String, u64)>,
     /// How late the thread was.
@@ -222,7 +237,8 @@ impl Snapshot {
             peers: Vec::new(),
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             lingering: Vec::new(),
-            let_go: 0,
+            inherited: Vec::new(),
+            steps: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
             view_change: None,
@@ -288,11 +304,9 @@ impl Engine {
                 self.membership.stage(now, digest, force);
                 let _ = reply.send(());
             }
-            Command::KeepLingering { epoch, buckets } => {
-                if epoch == self.let_go {
-                    self.change(|port| port.handover().keep(&buckets));
-                    self.tell_of_handovers();
-                }
+            Command::KeepLingering { step, buckets } => {
+                self.change(|port| port.keep(step, &buckets));
+                self.tell_of_handovers();
             }
             Command::Leave => self.membership.leave(now),
             Command::Hold(hold) => self.begin_hold(hold),
@@ -356,7 +370,6 @@ impl Engine {
                     let own = self.own;
                     self.go_over(&view);
                     self.change(|port| port.release(own, &view));
-                    self.let_go = view.epoch;
                     self.tell_of_handovers();
                 }
                 Output::Acquire(view) => {
@@ -364,7 +377,6 @@ impl Engine {
                     let before = self.accept();
                     self.go_over(&view);
                     self.change(|port| port.acquire(own, &view));
-                    self.let_go = view.epoch;
                     self.tell_of_handovers();
                     self.barrier.acquire(realtime::now(), view.epoch);
                     installed = true;
@@ -373,6 +385,7 @@ impl Engine {
                     }
                 }
                 Output::Lease(until) => {
+                    self.wired.iter_mut().for_each(|wired| wired.port.serve());
                     self.extend_lease(until);
                     // Only now: the other lease was longer.
                     if std::mem::take(&mut self.unowned) {
@@ -380,7 +393,9 @@ impl Engine {
                     }
                 }
                 Output::Fence => self.fence(),
-                Output::Peer(node, mac) => self.change(|port| port.learn(node, mac)),
+                Output::Peer(node, link, mac) => {
+                    self.change_on(|wired| wired.link == link, |port| port.learn(node, mac));
+                }
                 Output::Event(event) => self.report(Report::Membership(event)),
             }
         }
@@ -395,14 +410,18 @@ impl Engine {
 
     /// Changes what the ports accept, and brings the kernel there.
     fn change(&mut self, change: impl Fn(&mut Port)) {
+        self.change_on(|_| true, change);
+    }
+
+    /// The same of some.
+    fn change_on(&mut self, which: impl Fn(&Wired) -> bool, change: impl Fn(&mut Port)) {
         let unowned = self.unowned;
         let apply = |wired: &mut Wired| {
-            let port = &mut wired.port;
-            change(port);
-            let plan = if unowned { port.plan_of_old_connections() } else { port.plan() };
-            wired.datapath.apply(plan).err()
+            change(&mut wired.port);
+            wired.apply(unowned)
         };
-        let errors = self.wired.iter_mut().filter_map(apply).collect();
+        let wired = self.wired.iter_mut().filter(|wired| which(wired));
+        let errors = wired.filter_map(apply).collect();
         self.report_kernel(errors);
     }
 
@@ -453,6 +472,8 @@ impl Engine {
         let is_proven = converged && deadline > at;
         let proof = if is_proven { proof::of(&view, &accept) } else { Proof::default() };
         self.membership.publish(proof);
+        // All ports have the groups of the whole farm.
+        let share = self.wired.first().map(|wired| wired.port.share());
         self.latest.set(Snapshot {
             at,
             view,
@@ -463,11 +484,9 @@ impl Engine {
             deadline,
             peers: self.membership.peers(at).collect(),
             accept,
-            lingering: self
-                .wired
-                .first_mut()
-                .map_or_else(Vec::new, |wired| wired.port.handover().lingering().to_vec()),
-            let_go: self.let_go,
+            lingering: share.map_or_else(Vec::new, |share| share.lingering().to_vec()),
+            inherited: share.map_or_else(Vec::new, Share::inherited),
+            steps: share.map_or(0, Share::steps),
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),
             view_change: self.barrier.last(),

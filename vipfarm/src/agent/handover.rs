@@ -20,9 +20,9 @@ use crate::{
     plan::Owners,
 };
 
-/// What heartbeats say begins with the number of the view up to which it holds: a heartbeat that says
-/// that a view is installed may have been written before the kernel had let go.
-const EPOCH: usize = 8;
+/// What heartbeats say begins with this: those that say nothing have been written before the kernel had
+/// let go.
+const HEAD: [u8; 1] = [1];
 /// Then comes a group after the other: its number, and its bitmap.
 const ENTRY: usize = 1 + 32;
 /// In place of a group's number: the first word is how long the node holds, in milliseconds. Agents
@@ -35,6 +35,7 @@ pub const LONGEST_HOLD: Duration = Duration::from_mins(1);
 
 /// What becomes of old connections.
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 pub struct Handover {
     /// By kernel group.
     lingering: Vec<Bitmap>,
@@ -48,6 +49,7 @@ pub struct Handover {
 
 /// What lingers with another node, by kernel group.
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
 struct Named {
     node: NodeId,
     lingering: Vec<Bitmap>,
@@ -67,17 +69,16 @@ pub struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
-    /// What a node says in the view of that number, which it has installed or not.
-    pub fn of(node: NodeId, installed: bool, bytes: &'a [u8], epoch: u64) -> Self {
-        let said = bytes.split_first_chunk::<EPOCH>();
-        let said = said.filter(|(of, _)| installed && u64::from_be_bytes(**of) == epoch);
-        Self { node, lingering: said.map(|(_, entries)| entries), held_until: None }
+    /// What a node says in a view, which it has installed or not.
+    pub fn of(node: NodeId, installed: bool, bytes: &'a [u8]) -> Self {
+        let lingering = bytes.strip_prefix(&HEAD).filter(|_| installed);
+        Self { node, lingering, held_until: None }
     }
 
     /// What a node says that leaves: as above while it is in the view, else as long as it holds. `None`
     /// if it does not. It was heard at `heard`.
     pub fn by_who_leaves(self, in_view: bool, bytes: &'a [u8], heard: BootTime) -> Option<Self> {
-        let entries = bytes.get(EPOCH..).unwrap_or_default();
+        let entries = bytes.strip_prefix(&HEAD).unwrap_or_default();
         let hold = entries.chunks_exact(ENTRY).find(|entry| entry[0] == HOLD);
         let hold = hold.and_then(|entry| entry[1..].first_chunk());
         let hold = hold.map(|word| Duration::from_millis(u64::from_be_bytes(*word)));
@@ -164,8 +165,13 @@ impl Handover {
         let has_ended = |named: &Named| named.held_until.is_some_and(|until| until <= now);
         self.said.retain(|named| !is_over(named) && !has_ended(named));
         if others.iter().all(|said| said.lingering.is_some()) {
-            self.unsaid.fill(Bitmap::default());
+            self.hear_nothing_new();
         }
+    }
+
+    /// All have said what lingers with them.
+    pub fn hear_nothing_new(&mut self) {
+        self.unsaid.fill(Bitmap::default());
     }
 
     /// The buckets in a move, by kernel group, of a node that accepts those.
@@ -194,9 +200,9 @@ impl Handover {
         former
     }
 
-    /// What heartbeats are to say of what lingers here since the view of that number.
-    pub fn encode(&self, epoch: u64) -> Vec<u8> {
-        let mut bytes = epoch.to_be_bytes().to_vec();
+    /// What heartbeats are to say of what lingers here.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = HEAD.to_vec();
         if let Some(hold) = self.hold {
             let hold = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
             bytes.push(HOLD);
@@ -274,17 +280,16 @@ mod tests {
         let mut handover = Handover::of(1);
         let mut theirs = Handover::of(1);
         theirs.give_away(0, LOW);
-        let bytes = theirs.encode(7);
+        let bytes = theirs.encode();
         handover.take_over(0, ALL);
         assert_eq!(handover.moving(&[ALL]), [ALL], "nobody has said anything");
         let silent = Said { node: node(2), lingering: None, held_until: None };
         let nothing = Said { lingering: Some(&[]), ..silent.clone() };
         let ahead = Said { node: node(1), ..silent.clone() };
-        let says = Said::of(node(1), true, &bytes, 7);
+        let says = Said::of(node(1), true, &bytes);
         assert!(says.lingering.is_some());
-        assert!(Said::of(node(1), true, &bytes, 8).lingering.is_none(), "of the view before");
-        assert!(Said::of(node(1), false, &bytes, 7).lingering.is_none(), "not installed");
-        assert!(Said::of(node(1), true, &[], 7).lingering.is_none(), "nothing said yet");
+        assert!(Said::of(node(1), false, &bytes).lingering.is_none(), "not installed");
+        assert!(Said::of(node(1), true, &[]).lingering.is_none(), "nothing said yet");
         handover.hear(&[says.clone(), silent], NOW);
         assert_eq!(handover.moving(&[ALL]), [ALL], "one has not");
         handover.hear(&[says, nothing], NOW);
@@ -298,8 +303,8 @@ mod tests {
     }
 
     /// What a node that leaves says.
-    fn leaving(bytes: &[u8], in_view: bool, epoch: u64) -> Option<Said<'_>> {
-        Said::of(node(1), in_view, bytes, epoch).by_who_leaves(in_view, bytes, NOW)
+    fn leaving(bytes: &[u8], in_view: bool) -> Option<Said<'_>> {
+        Said::of(node(1), in_view, bytes).by_who_leaves(in_view, bytes, NOW)
     }
 
     #[test]
@@ -307,19 +312,19 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut theirs = Handover::of(1);
         theirs.give_away(0, LOW);
-        assert!(leaving(&theirs.encode(7), false, 8).is_none(), "it stops, and holds nothing");
+        assert!(leaving(&theirs.encode(), false).is_none(), "it stops, and holds nothing");
         theirs.hold(second);
-        let bytes = theirs.encode(7);
+        let bytes = theirs.encode();
         let mut handover = Handover::of(1);
         handover.take_over(0, ALL);
-        handover.hear(&[leaving(&bytes, true, 7).expect("in the view")], NOW);
+        handover.hear(&[leaving(&bytes, true).expect("in the view")], NOW);
         assert_eq!(handover.moving(&[ALL]), [LOW]);
         handover.hear(&[], NOW);
         assert_eq!(handover.moving(&[ALL]), [LOW], "it has left, and is silent");
-        handover.hear(&[leaving(&bytes, false, 8).expect("it holds")], NOW);
+        handover.hear(&[leaving(&bytes, false).expect("it holds")], NOW);
         assert_eq!(handover.moving(&[ALL]), [LOW], "it has left, and still talks");
         let mut over = handover.clone();
-        over.hear(&[leaving(&bytes, false, 8).expect("it was heard")], NOW + second);
+        over.hear(&[leaving(&bytes, false).expect("it was heard")], NOW + second);
         assert_eq!(over.moving(&[ALL]), [NONE], "the hold has ended");
         assert!(over.is_over());
         let back = Said { node: node(1), lingering: None, held_until: None };
@@ -333,8 +338,8 @@ mod tests {
     fn nobody_holds_for_longer_than_all_allow() {
         let mut theirs = Handover::of(1);
         theirs.hold(Duration::from_hours(1));
-        let bytes = theirs.encode(7);
-        let said = leaving(&bytes, false, 7).expect("it holds");
+        let bytes = theirs.encode();
+        let said = leaving(&bytes, false).expect("it holds");
         assert_eq!(said.held_until, Some(NOW + LONGEST_HOLD));
     }
 
@@ -343,8 +348,8 @@ mod tests {
         let mut handover = Handover::of(3);
         handover.give_away(2, LOW);
         handover.give_away(0, ALL);
-        assert_eq!(decode(&handover.encode(0)[EPOCH..], 3), [ALL, NONE, LOW]);
-        assert_eq!(decode(&handover.encode(0)[EPOCH..], 1), [ALL]);
+        assert_eq!(decode(&handover.encode()[HEAD.len()..], 3), [ALL, NONE, LOW]);
+        assert_eq!(decode(&handover.encode()[HEAD.len()..], 1), [ALL]);
         assert_eq!(decode(&[7; 50], 3), [NONE; 3]);
     }
 }

@@ -23,7 +23,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    membership::BootTime,
+    membership::{BootTime, OwnLink},
     model::{Farm, Node, NodeId},
     net::Interface,
 };
@@ -34,7 +34,7 @@ const DATAGRAMS_PER_TURN: usize = 4096;
 
 /// All links of this node.
 pub struct Links {
-    /// By the index of the node's addresses: the first is the VIP's own network.
+    /// By the index of the node's addresses: the first is the first VIP's own network.
     all: Vec<Link>,
     waits: Tally,
     /// UDP port of all nodes.
@@ -61,14 +61,20 @@ pub struct Received {
 }
 
 impl Links {
-    /// Binds a socket to each of the node's addresses.
-    pub fn open(farm: &Farm, own: NodeId, interfaces: &[Interface]) -> anyhow::Result<Self> {
+    /// Binds a socket to each of the node's addresses, whose links `networks` are.
+    pub fn open(
+        farm: &Farm,
+        own: NodeId,
+        networks: &[OwnLink],
+        interfaces: &[Interface],
+    ) -> anyhow::Result<Self> {
         let addresses = farm.node(own).map(|node| node.addresses.as_slice()).unwrap_or_default();
         let open = |(link, &address): (usize, &IpAddr)| {
             let peers = peers(own, &farm.nodes, link, farm.membership.port).collect();
-            // Heartbeats say that clients on the VIP's network reach this node: they must not find
+            // Heartbeats say that clients on a VIP's network reach this node: they must not find
             // another way when that one is broken.
-            let interfaces = if link == 0 { interfaces } else { &[] };
+            let has_vips = networks.get(link).is_some_and(|link| link.has_vips);
+            let interfaces = if has_vips { interfaces } else { &[] };
             let address = SocketAddr::new(address, farm.membership.port);
             Ok(Link::new(bind(address, interfaces)?, peers))
         };

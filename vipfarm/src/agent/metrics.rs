@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::status::{NodeState, Status};
+use crate::status::{GroupStatus, NodeState, Status};
 
 /// The `Content-Type` of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -19,6 +19,7 @@ pub fn render(status: &Status) -> String {
     page.state(status);
     page.proof(status);
     page.buckets(status);
+    page.connections(status);
     page.counters(status);
     page.text
 }
@@ -86,6 +87,43 @@ impl Page<'_> {
         self.family(name, GAUGE, "Buckets in this node's kernel, as read back, of 256.");
         for group in &status.groups {
             self.sample(name, &[("group", &group.name)], group.bitmap.len());
+        }
+    }
+
+    fn connections(&mut self, status: &Status) {
+        let name = "vipfarm_handover_buckets";
+        self.family(
+            name,
+            GAUGE,
+            "Buckets in a move: lingering = given away, and old connections are served here; inherited = taken over, and old ones may be elsewhere.",
+        );
+        for GroupStatus { name: group, handover, .. } in &status.groups {
+            let states = [("lingering", handover.lingering), ("inherited", handover.inherited)];
+            for (state, buckets) in states {
+                self.sample(name, &[("group", group), ("state", state)], buckets);
+            }
+        }
+        let name = "vipfarm_lingering_connections";
+        let help =
+            "Open TCP connections of lingering buckets; absent until they have been counted.";
+        self.family(name, GAUGE, help);
+        for group in &status.groups {
+            if let Some(count) = group.handover.connections {
+                self.sample(name, &[("group", &group.name)], count);
+            }
+        }
+        let name = "vipfarm_connections";
+        self.family(name, GAUGE, "Open TCP connections here, where the file has them counted.");
+        for group in &status.groups {
+            if let Some(counts) = &group.connections {
+                let total: u64 = counts.iter().copied().map(u64::from).sum();
+                self.sample(name, &[("group", &group.name)], total);
+            }
+        }
+        let name = "vipfarm_vip_connections";
+        self.family(name, GAUGE, "The same by VIP.");
+        for (vip, count) in status.vips.iter().flat_map(|vip| &vip.connections) {
+            self.sample(name, &[("vip", vip)], count);
         }
     }
 
@@ -175,6 +213,19 @@ mod tests {
     }
 
     #[test]
+    fn old_connections_are_told_by_group_and_all_where_they_are_counted() {
+        let text = render(&fixture::moved());
+        for sample in [
+            r#"vipfarm_handover_buckets{farm="web",group="FarmProto",state="inherited"} 5"#,
+            r#"vipfarm_lingering_connections{farm="web",group="FarmProto"} 120"#,
+            r#"vipfarm_connections{farm="web",group="FarmProto"} 255"#,
+            r#"vipfarm_vip_connections{farm="web",vip="192.168.1.222"} 250"#,
+        ] {
+            assert!(text.lines().any(|line| line == sample), "{sample}: {text}");
+        }
+    }
+
+    #[test]
     fn label_values_are_escaped() {
         assert_eq!(escaped("a\\b\"c\nd"), r#"a\\b\"c\nd"#);
         assert_eq!(escaped(r"\n"), r"\\n");
@@ -190,7 +241,8 @@ mod tests {
     /// twice, every value a number.
     #[test]
     fn the_format_is_what_scrapers_ask_for() {
-        for status in [fixture::healthy(), fixture::troubled(), fixture::wrong()] {
+        for status in [fixture::healthy(), fixture::troubled(), fixture::wrong(), fixture::moved()]
+        {
             let (mut families, mut samples) = (BTreeSet::new(), BTreeSet::new());
             let mut family = String::new();
             for line in render(&status).lines() {

@@ -47,6 +47,7 @@ pub mod proof;
 mod realtime;
 mod reload;
 pub mod report;
+pub mod share;
 pub mod site;
 mod stop;
 mod tally;
@@ -60,7 +61,7 @@ use std::{
     os::fd::AsFd,
     sync::{Arc, atomic::AtomicU64},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -84,7 +85,6 @@ use self::{
     engine::{Latest, Parts, Report},
     history::{History, Level},
     keep::{Keeper, Keeping},
-    linger::Linger,
     notify::Notifier,
     options::{AgentOptions, DownOptions},
     reload::Reloader,
@@ -96,8 +96,8 @@ use self::{
 use crate::{
     config::{self, keys::Keys},
     datapath::{LeftOver, Trace},
-    membership,
-    model::{Farm, Mac, NodeId, Overrides},
+    membership::{self, OwnLink},
+    model::{Farm, NodeId, Overrides},
     net::{self, Network},
 };
 
@@ -185,7 +185,7 @@ async fn serve(
     let keeper = Keeper::open(&options.state_dir, &farm.name)?;
     let overrides = persistent_powers(&keeper, &farm, &history);
     let mut up = bring_up::bring_up(options, farm.clone(), &keys).await?;
-    let config = membership_config(&farm, &keys, up.own, up.mac, overrides);
+    let config = membership_config(&farm, &keys, up.own, up.networks.links.clone(), overrides);
     let ports = std::mem::take(&mut up.ports);
     announce(&up, config.digest, &history);
     if let Some(warning) = warning {
@@ -194,7 +194,6 @@ async fn serve(
     let (undo, network) = (up.undo.clone(), up.network.clone());
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
-    let lingering = Arc::new(Linger::new(&latest, &configurations, &commander, keys.bucket_key()));
     let file = options.place.config.clone();
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone(), upgrader);
     let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
@@ -217,6 +216,7 @@ async fn serve(
         links: up.links,
         ports,
         datapaths: up.datapaths,
+        networks: up.networks.of,
         reports,
         latest: latest.clone(),
         commands,
@@ -227,7 +227,7 @@ async fn serve(
     let thread = thread.spawn(move || engine::run(parts))?;
     let finished = tokio::task::spawn_blocking(move || thread.join());
     let answering = socket.serve(Arc::clone(&reporter) as _);
-    let reloading = Arc::clone(&reporter);
+    let reporting = Arc::clone(&reporter);
     let notifier = Arc::new(Notifier::from_environment());
     let nodes = farm.nodes.len();
     let notifying = {
@@ -236,7 +236,6 @@ async fn serve(
     };
     let running = Running {
         reporter,
-        lingering: Arc::clone(&lingering),
         stop: Stop::new(options.stop_timeout),
         prober: up.prober,
         commander,
@@ -260,8 +259,8 @@ async fn serve(
     if upgrade.is_some() && outcome.is_ok() {
         return Ok(upgrade);
     }
-    lingering.reset_all().await;
-    let undo = reloading.record().await;
+    reporting.linger.reset_all().await;
+    let undo = reporting.record().await;
     bring_up::take_down(&network, &undo, datapaths).await?;
     outcome?;
     if let Some(why) = why {
@@ -300,7 +299,6 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
-    lingering: Arc<Linger>,
     stop: Stop,
     prober: Prober,
     commander: Commander,
@@ -340,7 +338,7 @@ impl Running {
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let joined = loop {
             tokio::select! {
-                Some(report) = self.incoming.recv() => self.reporter.note(report),
+                Some(report) = self.incoming.recv() => self.reporter.note(report).await,
                 joined = &mut finished => break joined?,
                 Err(error) = &mut answering, if answers => {
                     answers = false;
@@ -358,11 +356,7 @@ impl Running {
                 never = &mut notifying => match never {},
                 _ = conflicts.tick() => {
                     self.reporter.note_conflicts();
-                    if let Err(error) = self.lingering.look(Instant::now()).await {
-                        self.reporter.warn("not_counted", format!(
-                            "the connections of buckets that were given away: {error:#}"
-                        ));
-                    }
+                    self.reporter.count_connections().await;
                     self.reporter.tidy().await;
                     self.reporter.keep_neighbours().await;
                 }
@@ -381,7 +375,7 @@ impl Running {
             }
         };
         while let Ok(report) = self.incoming.try_recv() {
-            self.reporter.note(report);
+            self.reporter.note(report).await;
         }
         Ok((joined, self.why, self.upgrade))
     }
@@ -407,7 +401,7 @@ impl Running {
     }
 
     fn leave(&self) -> std::io::Result<()> {
-        self.notifier.stopping();
+        self.notifier.stopping(Duration::ZERO);
         self.commander.send(Command::Leave)
     }
 
@@ -439,7 +433,7 @@ fn membership_config(
     farm: &Farm,
     keys: &Keys,
     own: NodeId,
-    mac: Mac,
+    links: Vec<OwnLink>,
     overrides: Overrides,
 ) -> membership::Config {
     membership::Config {
@@ -449,7 +443,7 @@ fn membership_config(
         timers: farm.membership.timers,
         keys: keys.heartbeat_keys(),
         digest: config::digest(farm, keys),
-        mac,
+        links,
         overrides,
     }
 }

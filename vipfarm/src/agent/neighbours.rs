@@ -37,7 +37,8 @@ pub(super) async fn keep(
     for peer in &snapshot.peers {
         let silence = peer.heard.map(|heard| now.saturating_since(heard));
         let is_missing = silence.is_some_and(|silence| silence > fail && silence < KEPT);
-        if let (true, Some(mac), Some(address)) = (is_missing, peer.mac, address_of(peer.node)) {
+        let mac = peer.macs.first().copied().flatten();
+        if let (true, Some(mac), Some(address)) = (is_missing, mac, address_of(peer.node)) {
             network.keep_neighbour(interface, address, mac).await?;
         }
     }

@@ -26,6 +26,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// How often to look at the node's state, at least.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long leaving the farm and taking everything down may take, by far.
+const LEAVING: Duration = Duration::from_secs(30);
+
 /// The way to systemd.
 #[derive(Debug, Default)]
 pub(super) struct Notifier {
@@ -93,9 +96,11 @@ impl Notifier {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nWATCHDOG=1"));
     }
 
-    /// Tells that the agent will end.
-    pub(super) fn stopping(&self) {
-        self.tell("STOPPING=1");
+    /// Tells that the agent will end, after at most that time and what it needs to leave, which the
+    /// unit's `TimeoutStopSec` need not cover.
+    pub(super) fn stopping(&self, within: Duration) {
+        let micros = (within + LEAVING).as_micros();
+        self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}"));
     }
 
     /// Says whether it was taken; never waits for that.
@@ -196,8 +201,8 @@ mod tests {
             systemd.set_nonblocking(false).expect("a valid mode");
             notifier.reloading();
             assert!(heard(&systemd).starts_with("RELOADING=1\nMONOTONIC_USEC="));
-            notifier.stopping();
-            assert_eq!(heard(&systemd), "STOPPING=1");
+            notifier.stopping(Duration::from_secs(10));
+            assert_eq!(heard(&systemd), "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000");
         });
         fs::remove_file(&path).expect("it was there");
     }
@@ -217,15 +222,15 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).expect("a short name");
         let systemd = UnixDatagram::bind_addr(&address).expect("unused");
         let notifier = notifier(&[("NOTIFY_SOCKET", &format!("@{name}"))]).expect("a socket");
-        notifier.stopping();
-        assert_eq!(heard(&systemd), "STOPPING=1");
+        notifier.stopping(Duration::from_secs(10));
+        assert_eq!(heard(&systemd), "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000");
     }
 
     #[test]
     fn without_a_socket_nothing_happens() {
         let notifier = notifier(&[]).expect("nothing to connect to");
         assert!(notifier.socket.is_none() && notifier.watchdog.is_none());
-        notifier.stopping();
+        notifier.stopping(Duration::from_secs(10));
         following(&notifier, &AtomicU64::new(1), || {});
     }
 

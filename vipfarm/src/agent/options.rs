@@ -26,9 +26,9 @@ pub struct AgentOptions {
     pub state_dir: PathBuf,
 
     /// How long open TCP connections are waited for when the agent is to stop, while new ones go to the
-    /// other nodes; what is left then is reset (`tcp_reset`)
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::cli::humantime)]
-    pub stop_timeout: Duration,
+    /// other nodes; what is left then is reset (`tcp_reset`) [default: the file's `stop_timeout`]
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::humantime)]
+    pub stop_timeout: Option<Duration>,
 
     /// Log as text for people or as one JSON object a line
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]

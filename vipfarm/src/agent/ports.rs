@@ -1,12 +1,12 @@
 //! One interface's share of the farm: which buckets this node accepts, and how that follows from a
 //! view.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use super::handover::Handover;
+use super::share::Share;
 use crate::{
     assign::Assigner,
-    membership::BootTime,
+    membership::{BootTime, Membership},
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Overrides, Table, View},
     plan::{HeldVip, OwnAddresses, Owners, Peers, Plan, PlanError, Services},
 };
@@ -26,9 +26,7 @@ pub struct Port {
     /// Of `groups`, with these powers.
     assigners: Arc<[Assigner]>,
     powers: Arc<Overrides>,
-    accept: Vec<Bitmap>,
-    /// Of old connections in buckets given away or taken over.
-    handover: Handover,
+    share: Share,
     /// By kernel group; empty where nobody hands frames over.
     owners: Vec<Owners>,
     peers: Peers,
@@ -41,6 +39,8 @@ struct Members {
     /// In file order over all blocks; `None` for the built-in group.
     index: Option<u8>,
     nodes: Vec<(String, u16)>,
+    /// Whether it has connections that stay where they are when their bucket moves.
+    lingers: bool,
 }
 
 impl Members {
@@ -77,27 +77,30 @@ impl Port {
         let services = Services::new(&farm.vips, here)?.asking_as(addresses);
         let names = || farm.nodes.iter().map(|node| node.name.clone());
         let everybody = names().map(|name| (name, 1)).collect();
-        let mut groups =
-            vec![Members { name: RESOLVE_GROUP.into(), index: None, nodes: everybody }];
+        let mut groups = vec![Members {
+            name: RESOLVE_GROUP.into(),
+            index: None,
+            nodes: everybody,
+            lingers: false,
+        }];
         for (index, group) in farm.vips.iter().flat_map(|block| &block.groups).enumerate() {
             let nodes = names().zip(farm.node_ids()).map(|(name, id)| (name, group.power(id)));
             groups.push(Members {
                 name: group.name.clone(),
                 index: u8::try_from(index).ok(),
                 nodes: nodes.collect(),
+                lingers: group.lingers(),
             });
         }
-        let groups_count = groups.len();
         let powers = Arc::<Overrides>::default();
         let services = Arc::new(services);
         Ok(Self {
             served: Arc::clone(&services),
             services,
             assigners: groups.iter().map(|group| group.assigner(&powers)).collect(),
-            accept: vec![Bitmap::default(); groups.len()],
+            share: Share::of(groups.iter().map(|group| group.lingers).collect()),
             groups: groups.into(),
             powers,
-            handover: Handover::of(groups_count),
             owners: Vec::new(),
             peers: Peers::unknown(farm.nodes.len()),
         })
@@ -135,54 +138,44 @@ impl Port {
     /// Stops accepting what is not the node's in that view. Accepts nothing new.
     pub fn release(&mut self, own: NodeId, view: &View) {
         self.take_powers(view);
-        for group in 0..self.accept.len() {
-            let before = self.accept[group];
-            self.accept[group] = before.and(self.table(group, view).bitmap(own));
-            self.handover.give_away(group, before.without(self.accept[group]));
-        }
-        self.hand_over(view);
-    }
-
-    /// Notes to whom frames go that are not the node's.
-    fn hand_over(&mut self, view: &View) {
-        if self.services.is_directed() {
-            let groups = 0..self.accept.len();
-            self.owners = groups.map(|group| Owners::of(&self.table(group, view))).collect();
-        }
+        let tables = self.tables(view);
+        self.share.release(|group| tables[group].bitmap(own));
+        self.hand_over(&tables);
     }
 
     /// Accepts exactly what is the node's in that view.
     pub fn acquire(&mut self, own: NodeId, view: &View) {
         self.take_powers(view);
-        let alone = view.alive.without(own).is_empty();
-        for group in 0..self.accept.len() {
-            let before = self.accept[group];
-            self.accept[group] = self.table(group, view).bitmap(own);
-            if !alone {
-                self.handover.take_over(group, self.accept[group].without(before));
-            }
+        let tables = self.tables(view);
+        self.share.acquire(own, view, |group| tables[group].bitmap(own));
+        self.hand_over(&tables);
+    }
+
+    fn tables(&self, view: &View) -> Vec<Table> {
+        (0..self.groups.len()).map(|group| self.table(group, view)).collect()
+    }
+
+    /// Notes to whom frames go that are not the node's.
+    fn hand_over(&mut self, tables: &[Table]) {
+        if self.services.is_directed() {
+            self.owners = tables.iter().map(Owners::of).collect();
         }
-        self.hand_over(view);
     }
 
     /// The same, and no other node has connections left of what it has given away.
     pub fn settle(&mut self, own: NodeId, view: &View) {
         self.acquire(own, view);
-        self.handover.hear(&[], BootTime::ZERO);
+        self.share.settle();
     }
 
     /// Takes over from the port of another configuration: accepts what that accepted of groups with
     /// the same names, and knows the same peers.
     pub fn follow(&mut self, former: &Self) {
-        for (accept, group) in self.accept.iter_mut().zip(self.groups.iter()) {
-            let same = former.groups.iter().position(|other| other.name == group.name);
-            *accept = same.map_or(Bitmap::default(), |same| former.accept[same]);
-        }
         let names = |port: &Self| port.groups.iter().map(|group| group.name.clone()).collect();
         let (own, theirs): (Vec<String>, Vec<String>) = (names(self), names(former));
-        self.handover = former.handover.renumbered(
+        self.share = former.share.renumbered(
             |group| own.get(group).and_then(|name| theirs.iter().position(|other| other == name)),
-            own.len(),
+            self.groups.iter().map(|group| group.lingers).collect(),
         );
         self.peers.clone_from(&former.peers);
     }
@@ -209,15 +202,22 @@ impl Port {
 
     /// Accepts nothing.
     pub fn clear(&mut self) {
-        self.accept.fill(Bitmap::default());
-        self.handover.forget();
+        self.share.clear();
+    }
+
+    /// Those buckets, by kernel group, have connections of a former agent's, which go on.
+    pub fn find(&mut self, used: &[Bitmap]) {
+        self.share.find(used);
+    }
+
+    /// Has the other nodes be told that old connections are served for so long after this node has left.
+    pub fn hold(&mut self, hold: Duration) {
+        self.share.hold(hold);
     }
 
     /// Accepts nothing new, and goes on with old connections.
     pub fn keep_old_connections(&mut self) {
-        for (group, accept) in self.accept.iter_mut().enumerate() {
-            self.handover.give_away(group, std::mem::take(accept));
-        }
+        self.share.keep_old_connections();
     }
 
     /// What the kernel tables are to say while no lease allows anything new: this node's own
@@ -229,9 +229,24 @@ impl Port {
         Plan { moving: moving.collect(), bitmaps: none, ..plan }
     }
 
-    /// Old connections in the buckets that were given away or taken over.
-    pub fn handover(&mut self) -> &mut Handover {
-        &mut self.handover
+    /// Takes what the other nodes say of old connections.
+    pub fn hear(&mut self, membership: &Membership, now: BootTime) {
+        self.share.hear(membership, now);
+    }
+
+    /// The kernel has a lease.
+    pub fn serve(&mut self) {
+        self.share.serve();
+    }
+
+    /// Lets go of what has no connection left, as [`Share::keep`] does.
+    pub fn keep(&mut self, step: u64, buckets: &[Bitmap]) {
+        self.share.keep(step, buckets);
+    }
+
+    /// What it accepts, and old connections in buckets given away or taken over.
+    pub fn share(&self) -> &Share {
+        &self.share
     }
 
     /// Notes a peer's MAC, be it that of a node which only another configuration has.
@@ -241,7 +256,7 @@ impl Port {
 
     /// The bitmaps accepted, by kernel group.
     pub fn accept(&self) -> &[Bitmap] {
-        &self.accept
+        self.share.accept()
     }
 
     /// What it serves, and what the kernel tables close.
@@ -253,9 +268,9 @@ impl Port {
     pub fn plan(&self) -> Plan {
         Plan {
             services: Arc::clone(&self.services),
-            bitmaps: self.accept.clone(),
-            moving: self.handover.moving(&self.accept),
-            former: if self.owners.is_empty() { Vec::new() } else { self.handover.former() },
+            bitmaps: self.share.accept().to_vec(),
+            moving: self.share.moving(),
+            former: if self.owners.is_empty() { Vec::new() } else { self.share.former() },
             owners: self.owners.clone(),
             peers: self.peers.clone(),
         }
@@ -315,6 +330,24 @@ mod tests {
         // node2 comes back: what is its again is given up at once.
         port.release(node(0), &alive(&[0, 1, 2]));
         assert_eq!(port.accept()[1], before[1]);
+    }
+
+    #[test]
+    fn only_groups_with_connections_linger_and_are_inherited() {
+        const GROUPS: &str = "[{ name: tcp, rules: [{ port: 80, proto: tcp, filter: on_port }] }, { name: udp, rules: [{ port: 80, proto: udp, filter: on_port }] }]";
+        let farm = fixture::farm(GROUPS);
+        let mut port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
+        let moves = |bitmaps: Vec<Bitmap>| bitmaps.iter().map(|it| !it.is_empty()).collect();
+        port.acquire(node(0), &alive(&[0, 1, 2]));
+        let inherited: Vec<bool> = moves(port.share().inherited());
+        assert_eq!(inherited, [false, true, false], "neither ARP and echo nor UDP");
+        port.share.settle();
+        port.share.serve();
+        port.release(node(0), &alive(&[1, 2]));
+        let (lingering, inherited) = (port.share().lingering().to_vec(), port.share().inherited());
+        assert!((85..=86).contains(&lingering[1].len()), "one of three");
+        let (lingering, inherited): (Vec<_>, Vec<_>) = (moves(lingering), moves(inherited));
+        assert_eq!((lingering, inherited), (vec![false, true, false], vec![false; 3]));
     }
 
     #[test]

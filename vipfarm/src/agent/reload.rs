@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::{self, keys::Keys},
-    model::{Farm, Mac, Node, NodeId},
+    model::{Farm, Node, NodeId},
     net::{Interface, Network},
     plan::HeldVip,
 };
@@ -38,8 +38,6 @@ pub(super) struct Read {
 pub(super) struct Reloader {
     file: PathBuf,
     own: NodeId,
-    /// The MAC by which the other nodes know this one.
-    known_as: Mac,
     /// The farm's hash key, which is compiled into the filters.
     hash_key: [u8; 16],
     /// The interfaces with a filter.
@@ -69,7 +67,6 @@ impl Reloader {
         let reloader = Self {
             file,
             own: up.own,
-            known_as: up.mac,
             hash_key: keys.bucket_key(),
             interfaces: up.interfaces.clone(),
             configurations: up.configurations.clone(),
@@ -147,12 +144,6 @@ impl Reloader {
         present: &[Interface],
     ) -> anyhow::Result<Configuration> {
         let placed = bring_up::place(&farm, present)?;
-        if site::known_as(&farm, &placed)? != self.known_as {
-            bail!(
-                "{}: the other nodes would have to know this one by the MAC of another interface: restart this agent",
-                self.file.display()
-            );
-        }
         let places: Option<Vec<usize>> =
             placed.iter().map(|interface| place_of(&self.interfaces, interface)).collect();
         let Some(places) = places else {
@@ -312,10 +303,15 @@ fn differences(now: &Farm, next: &Farm) -> Vec<String> {
             changes.extend((!same).then(|| format!("group {name} has other powers")));
             let other = before.rules != after.rules;
             changes.extend(other.then(|| format!("group {name} has other rules")));
+            let other = before.handover_timeout != after.handover_timeout;
+            changes.extend(other.then(|| format!("group {name} has another handover_timeout")));
         }
     }
     if changes.is_empty() && now.vips != next.vips {
         changes.push("VIPs have other settings".into());
+    }
+    if now.stop_timeout != next.stop_timeout {
+        changes.push("stop_timeout is another".into());
     }
     if !now.key_files().eq(next.key_files()) {
         changes.push("the keys lie in other files".into());

@@ -1,6 +1,8 @@
 //! What the control socket tells: the snapshot of the heartbeat thread, the kernel's counters and
 //! the history, in the words of [`crate::status`].
 
+mod groups;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
@@ -22,6 +24,7 @@ use super::{
     explain::Viewpoint,
     history::{History, Level},
     keep::Keeping,
+    linger::{self, Linger},
     neighbours,
     proof::{News, Prover},
     realtime,
@@ -32,11 +35,11 @@ use crate::{
     config::keys::Keys,
     datapath::{self, Counters, Datapath, XdpMode},
     membership::PowerRefused,
-    model::{BUCKETS, Farm, Group, MAX_POWER, Mac, NodeId, Open, Rule},
+    model::{BUCKETS, Farm, MAX_POWER, Mac, NodeId, Open},
     status::{
-        ChangedPower, ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus,
-        NodeState, NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
-        RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
+        ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus,
+        PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply, Status,
+        UpgradeReply, UpgradeRequest, VipStatus,
     },
 };
 
@@ -53,7 +56,8 @@ struct Watched {
 pub struct Reporter {
     configurations: Configurations,
     own: NodeId,
-    own_mac: Mac,
+    /// By link.
+    own_macs: Vec<Mac>,
     hash_key: [u8; 16],
     watched: Vec<Watched>,
     latest: Latest,
@@ -65,6 +69,7 @@ pub struct Reporter {
     prover: Prover,
     keeping: Arc<Keeping>,
     announcing: Arc<Announcing>,
+    pub(super) linger: Linger,
     started: Instant,
 }
 
@@ -91,9 +96,15 @@ impl Reporter {
         };
         Ok(Self {
             own: up.own,
-            own_mac: up.mac,
+            own_macs: up.networks.links.iter().map(|link| link.mac).collect(),
             hash_key: keys.bucket_key(),
             watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
+            linger: Linger::new(
+                &latest,
+                &up.configurations,
+                &reloader.commander,
+                keys.bucket_key(),
+            ),
             configurations: up.configurations.clone(),
             latest,
             history,
@@ -108,7 +119,7 @@ impl Reporter {
     }
 
     /// Writes a report of the heartbeat thread into the history.
-    pub fn note(&self, report: Report) {
+    pub async fn note(&self, report: Report) {
         match report {
             Report::Membership(event) => {
                 self.history.push(event.level(), event.kind(), event.to_string());
@@ -125,6 +136,9 @@ impl Reporter {
             Report::Installed => {
                 self.keeping.installed.notify_one();
                 self.announcing.installed.notify_one();
+                if let Err(error) = self.linger.look_anew().await {
+                    self.not_counted(&error);
+                }
             }
             Report::Kernel(error) => self.history.push(Level::Warn, "kernel_refused", error),
             Report::NotRealTime(error) => self.history.push(
@@ -202,8 +216,8 @@ impl Reporter {
         if snapshot.state == NodeState::Joining {
             return; // The members' MACs may not be known yet.
         }
-        let is_member =
-            |mac| mac == self.own_mac || snapshot.peers.iter().any(|peer| peer.mac == Some(mac));
+        let peers = || snapshot.peers.iter().flat_map(|peer| peer.macs.iter().flatten());
+        let is_member = |mac| self.own_macs.iter().chain(peers()).any(|member| *member == mac);
         let config = self.configurations.get(snapshot.digest);
         for (Watched { counters, conflicts, .. }, port) in self.watched.iter().zip(&config.ports) {
             let (Ok(packets), Ok(Some(claim))) = (counters.packets(), counters.claim()) else {
@@ -227,6 +241,26 @@ impl Reporter {
             let interfaces = &self.reloader.lock().await.interfaces;
             prober.probe(config.vips().map(|(at, vip)| (&interfaces[at], vip)));
         }
+    }
+
+    /// Counts connections if it is time to, and lets go of what has none left.
+    pub(super) async fn count_connections(&self) {
+        match self.linger.look(Instant::now()).await {
+            Ok(0) => {}
+            Ok(reset) => self.info("handover_timeout", format!(
+                "{reset} TCP connections of buckets given away have not ended in time and were reset"
+            )),
+            Err(error) => self.not_counted(&error),
+        }
+    }
+
+    fn not_counted(&self, error: &anyhow::Error) {
+        self.warn("not_counted", format!("the open connections: {error:#}"));
+    }
+
+    /// How long the file would have open connections waited for when the agent is to stop.
+    pub(super) fn stop_timeout(&self) -> Duration {
+        self.configurations.get(self.latest.get().digest).farm.stop_timeout
     }
 
     /// How often the nodes tell each other what they do; no reload changes it.
@@ -253,7 +287,7 @@ impl Source for Reporter {
     fn status(&self) -> Status {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
-        let groups = groups(&config, &snapshot);
+        let groups = groups::of(&config, &snapshot, &self.linger);
         let lease = snapshot.deadline.saturating_since(realtime::now());
         Status {
             farm: config.farm.name.clone(),
@@ -336,6 +370,22 @@ impl Source for Reporter {
     fn upgrade(&self, request: UpgradeRequest) -> BoxFuture<'_, Result<UpgradeReply, String>> {
         Box::pin(self.upgrader.begin(request))
     }
+
+    fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>> {
+        Box::pin(async move {
+            if !self.is_drained() {
+                return Err("this node is not drained: its connections are not reset".into());
+            }
+            let reset = self.linger.reset_given_away().await;
+            let reset =
+                reset.map_err(|error| format!("the connections were not reset: {error:#}"))?;
+            if reset > 0 {
+                let message = format!("{reset} TCP connections of buckets given away were reset");
+                self.info("connections_reset", message);
+            }
+            Ok(ResetReply { reset })
+        })
+    }
 }
 
 impl Reporter {
@@ -345,6 +395,15 @@ impl Reporter {
         let (reply, _) = oneshot::channel();
         let (node, power) = (self.own, Some(0));
         self.commander.send(Command::SetPower { group: None, node, power, persist: false, reply })
+    }
+
+    /// Whether this node has no power in any group.
+    fn is_drained(&self) -> bool {
+        let snapshot = self.latest.get();
+        let config = self.configurations.get(snapshot.digest);
+        config.kernel_groups().all(|(kernel_group, vip, _)| {
+            config.port_of(vip).power(kernel_group, self.own, &snapshot.view) == 0
+        })
     }
 
     /// The command for a change of powers that the farm can take.
@@ -385,7 +444,8 @@ impl Reporter {
         let status = |(id, node): (NodeId, &crate::model::Node)| {
             let own = id == self.own;
             let peer = snapshot.peers.iter().find(|peer| peer.node == id);
-            let mac = if own { Some(self.own_mac) } else { peer.and_then(|peer| peer.mac) };
+            let told = || peer?.macs.first().copied().flatten();
+            let mac = if own { self.own_macs.first().copied() } else { told() };
             NodeStatus {
                 name: node.name.clone(),
                 addresses: node.addresses.iter().map(ToString::to_string).collect(),
@@ -401,6 +461,11 @@ impl Reporter {
                     .map(|heard| now.saturating_since(heard).as_secs_f64() * 1e3),
                 mac: mac.map(|mac| mac.to_string()),
                 load: groups.iter().filter_map(|group| group.load.get(&node.name)).sum(),
+                lingering: if own {
+                    Some(groups.iter().map(|group| group.handover.lingering).sum())
+                } else {
+                    peer.and_then(|peer| linger::lingering_at(peer, snapshot))
+                },
                 changed_powers: ChangedPowers::of(&node.name, groups),
                 configuration: if own {
                     Some(hex(snapshot.digest))
@@ -431,6 +496,11 @@ impl Reporter {
                 .iter()
                 .map(|address| format!("{}/{}", address.addr, address.prefix))
                 .collect(),
+            connections: block
+                .addresses
+                .iter()
+                .filter_map(|vip| Some((vip.addr.to_string(), self.linger.of_vip(vip)?)))
+                .collect(),
             xdp: self.watched[interface].mode.as_str().into(),
             jumbo: self.watched[interface].jumbo,
             open: block.open == Open::Auto,
@@ -456,55 +526,6 @@ fn group_index(config: &Configuration, name: &str) -> Result<u8, String> {
             names.join(", ")
         )
     })
-}
-
-fn groups(config: &Configuration, snapshot: &Snapshot) -> Vec<GroupStatus> {
-    let named = |id: NodeId| config.farm.nodes[id.index()].name.clone();
-    let status = |(kernel_group, vip, group): (usize, usize, &Group)| {
-        let interface = config.interface_of[vip];
-        let port = &config.ports[interface];
-        let table = port.table(kernel_group, &snapshot.view);
-        let power = |id: NodeId| {
-            let in_file = group.powers.get(id.index()).copied().flatten();
-            let now = port.power(kernel_group, id, &snapshot.view);
-            in_file.map(|_| now).or_else(|| (now > 0).then_some(now))
-        };
-        let changed = |id: NodeId| {
-            let index = u8::try_from(kernel_group - 1).ok()?;
-            let entry = snapshot.view.powers.in_force(index, id)?;
-            let file = group.power(id);
-            (entry.power != file).then_some(ChangedPower { file, persist: entry.life.is_none() })
-        };
-        GroupStatus {
-            name: group.name.clone(),
-            vip,
-            rules: rules(group),
-            powers: config.farm.node_ids().filter_map(|id| Some((named(id), power(id)?))).collect(),
-            changed: config
-                .farm
-                .node_ids()
-                .filter_map(|id| Some((named(id), changed(id)?)))
-                .collect(),
-            load: config.farm.node_ids().map(|id| (named(id), table.load(id))).collect(),
-            owners: table.owners().iter().map(|owner| owner.map(NodeId::index)).collect(),
-            bitmap: snapshot.accept[interface][kernel_group],
-        }
-    };
-    config.kernel_groups().map(status).collect()
-}
-
-/// The rules, most specific first.
-fn rules(group: &Group) -> Vec<RuleStatus> {
-    let mut rules: Vec<&Rule> = group.rules.iter().collect();
-    rules.sort_by_key(|rule| (rule.virtual_addr.is_none(), rule.port.is_none()));
-    let any = || "*".to_owned();
-    let status = |rule: &Rule| RuleStatus {
-        virtual_addr: rule.virtual_addr.map_or_else(any, |addr| addr.to_string()),
-        port: rule.port.map_or_else(any, |port| port.to_string()),
-        proto: rule.proto,
-        filter: rule.filter,
-    };
-    rules.into_iter().map(status).collect()
 }
 
 fn sum<'w>(counts: impl Iterator<Item = (&'w str, u64)>) -> BTreeMap<String, u64> {

@@ -1,11 +1,15 @@
 //! Where the farm meets this machine: which node it is, and which interface each VIP lives on.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    slice,
+};
 
 use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::{
+    membership::OwnLink,
     model::{Farm, Mac, NodeId, Vip, VipAddr, VlanTags},
     net::{Interface, Vlan},
 };
@@ -83,15 +87,17 @@ pub enum SiteError {
         /// The interface's subnets.
         subnets: String,
     },
-    /// VIPs whose frames are handed over live on several interfaces.
+    /// Heartbeats do not run where the VIP's clients are.
     #[error(
-        "VIPs with `mode: vmac_directed` are on {first} and on {second}, but heartbeats tell the other nodes one MAC to hand frames to: put those VIPs on one interface, or choose `mode: vmac_invisible` for some"
+        "VIP {vip} is on {interface}, and none of {node}'s `addresses` is: add the addresses that the nodes have on that network, at the same place of each node's list, so that they hear each other where their clients are"
     )]
-    SeveralDirected {
-        /// Interface of the first such VIP.
-        first: String,
-        /// Another one.
-        second: String,
+    NoHeartbeats {
+        /// The first VIP of the interface.
+        vip: IpAddr,
+        /// Interface name.
+        interface: String,
+        /// Node name.
+        node: String,
     },
     /// The VIP is an address of this machine already.
     #[error(
@@ -258,21 +264,60 @@ pub fn interface_of<'i>(
     Ok(interface)
 }
 
-/// The MAC that heartbeats tell: that of the interface to which frames are handed over, or of the
-/// first VIP's. `placed` are the interfaces of the VIP blocks, in the order of the file.
-pub fn known_as(farm: &Farm, placed: &[&Interface]) -> Result<Mac, SiteError> {
-    let blocks = farm.vips.iter().zip(placed);
-    let mut directed = blocks.filter(|(block, _)| block.virtual_mac().is_none()).map(|it| it.1);
-    let Some(first) = directed.next() else {
-        return Ok(placed.first().map_or(Mac([0; 6]), |interface| interface.mac));
+/// The networks that a node's heartbeats run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Networks {
+    /// By the index of the node's addresses.
+    pub links: Vec<OwnLink>,
+    /// For each interface with a filter, the link by which its peers are known: the first one whose
+    /// address is on the interface, or on a VLAN device that has VIPs behind its filter.
+    pub of: Vec<u8>,
+}
+
+/// The networks of node `own`. `placed` are the interfaces of the VIP blocks, in the order of the file,
+/// `used` those with a filter, each once.
+///
+/// What a link's heartbeats tell is the MAC of the interface whose filter takes what is handed over
+/// there.
+pub fn networks(
+    farm: &Farm,
+    own: NodeId,
+    placed: &[&Interface],
+    used: &[&Interface],
+    present: &[Interface],
+) -> Result<Networks, SiteError> {
+    let node = &farm.nodes[own.index()];
+    let blocks_on = |interface: &Interface| {
+        let blocks = farm.vips.iter().zip(placed);
+        let on = blocks.filter(move |(_, placed)| placed.index == interface.index);
+        on.map(|(block, _)| block).collect::<Vec<_>>()
     };
-    match directed.find(|interface| interface.mac != first.mac) {
-        None => Ok(first.mac),
-        Some(second) => Err(SiteError::SeveralDirected {
-            first: first.name.clone(),
-            second: second.name.clone(),
-        }),
-    }
+    let is_behind = |interface: &Interface, address: IpAddr| {
+        let holders = blocks_on(interface).into_iter();
+        let holders = holders.filter_map(|block| holder(interface, block.vlan, present));
+        let mut devices = holders.chain([interface]);
+        devices.any(|device| has_address(slice::from_ref(device), address))
+    };
+    let link_of = |interface: &&Interface| {
+        let mut links = (0..).zip(&node.addresses);
+        let first = links.find(|&(_, &address)| is_behind(interface, address));
+        let vip =
+            || blocks_on(interface).iter().find_map(|block| Some(block.addresses.first()?.addr));
+        first.map(|(link, _)| link).ok_or_else(|| SiteError::NoHeartbeats {
+            vip: vip().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            interface: interface.name.clone(),
+            node: node.name.clone(),
+        })
+    };
+    let of = used.iter().map(link_of).collect::<Result<_, _>>()?;
+    let link = |&address: &IpAddr| {
+        let filtered = used.iter().copied().find(|interface| is_behind(interface, address));
+        let has = |interface: &&Interface| has_address(slice::from_ref(interface), address);
+        let interface = filtered.or_else(|| present.iter().find(has));
+        let mac = interface.map_or(Mac([0; 6]), |interface| interface.mac);
+        OwnLink { mac, has_vips: filtered.is_some() }
+    };
+    Ok(Networks { links: node.addresses.iter().map(link).collect(), of })
 }
 
 /// Whether an address lies in the VIP's subnet without saying so: one that DHCP leases has no prefix,
@@ -376,7 +421,7 @@ fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{agent::fixture, model::Mode, net::Offloads};
+    use crate::{agent::fixture, net::Offloads};
 
     fn nobody(_: &Interface, _: IpAddr) -> bool {
         false
@@ -386,6 +431,10 @@ mod tests {
 
     fn farm() -> Farm {
         fixture::farm(GROUPS)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
     }
 
     fn interface(name: &str, addresses: &[&str]) -> Interface {
@@ -464,19 +513,51 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_handed_to_the_mac_of_the_interface_with_the_directed_vips() {
-        let [first, mut second] =
-            [interface("eth0", &["10.0.0.12/24"]), interface("eth1", &["10.0.0.13/24"])];
-        second.mac = Mac([2, 0, 0, 0, 0, 2]);
+    fn each_network_is_known_by_the_mac_of_the_interface_with_the_filter() {
+        let on = |index, name: &str, addresses: &[&str]| Interface {
+            index,
+            mac: Mac([2, 0, 0, 0, 0, u8::try_from(index).expect("a byte")]),
+            ..interface(name, addresses)
+        };
+        let vlan = Some(Vlan { parent: 3, id: 10, service: false });
+        let here = [
+            on(1, "eth9", &["172.16.0.12/24"]),
+            on(2, "eth0", &["10.0.0.12/24"]),
+            on(3, "eth1", &[]),
+            Interface { vlan, ..on(4, "eth1.10", &["192.168.0.12/24"]) },
+        ];
         let mut farm = farm();
+        let own = NodeId::new(1).expect("in range");
+        farm.nodes[1].addresses.extend(["172.16.0.12", "192.168.0.12"].map(ip));
+        let mut tagged = farm.vips[0].clone();
+        (tagged.vlan.inner, tagged.addresses[0].addr) = (10, ip("192.168.0.100"));
+        farm.vips.push(tagged);
+        let (eth0, eth1) = (&here[1], &here[2]);
+        let link = |of: &Interface, has_vips| OwnLink { mac: of.mac, has_vips };
+        let found = networks(&farm, own, &[eth0, eth1], &[eth0, eth1], &here).expect("it fits");
+        assert_eq!(found.links, [link(eth0, true), link(&here[0], false), link(eth1, true)]);
+        assert_eq!(found.of, [0, 2]);
+
+        farm.nodes[1].addresses.pop();
+        let missing = networks(&farm, own, &[eth0, eth1], &[eth0, eth1], &here);
+        let message = missing.expect_err("nobody is heard there").to_string();
+        assert!(
+            message.starts_with("VIP 192.168.0.100 is on eth1, and none of node2's"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn an_interface_with_two_networks_is_known_by_the_first() {
+        let mut farm = farm();
+        let own = NodeId::new(1).expect("in range");
+        farm.nodes[1].addresses.push(ip("fd00::12"));
         farm.vips.push(farm.vips[0].clone());
-        assert_eq!(known_as(&farm, &[&first, &second]), Ok(first.mac));
-        farm.vips[1].mode = Mode::VmacDirected;
-        assert_eq!(known_as(&farm, &[&first, &second]), Ok(second.mac));
-        farm.vips[0].mode = Mode::VmacDirected;
-        assert_eq!(known_as(&farm, &[&second, &second]), Ok(second.mac));
-        let message = known_as(&farm, &[&first, &second]).expect_err("two MACs").to_string();
-        assert!(message.contains("on eth0 and on eth1"), "{message}");
+        let here = [interface("eth0", &["10.0.0.12/24", "fd00::12/64"])];
+        let eth0 = &here[0];
+        let found = networks(&farm, own, &[eth0, eth0], &[eth0], &here).expect("it fits");
+        assert_eq!(found.links, [OwnLink { mac: eth0.mac, has_vips: true }; 2]);
+        assert_eq!(found.of, [0]);
     }
 
     #[test]

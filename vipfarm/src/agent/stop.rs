@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Running, notify::Notifier};
+use super::Running;
 
 /// How often to look whether connections are still open.
 pub(super) const ROUND: Duration = Duration::from_millis(100);
@@ -11,14 +11,14 @@ pub(super) const ROUND: Duration = Duration::from_millis(100);
 /// When an agent leaves that is to stop.
 #[derive(Debug)]
 pub(super) struct Stop {
-    /// How long open connections are waited for.
-    pub(super) timeout: Duration,
+    /// How long open connections are waited for, if not as the file has it.
+    pub(super) timeout: Option<Duration>,
     until: Option<Instant>,
 }
 
 impl Stop {
     /// Not yet.
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Option<Duration>) -> Self {
         Self { timeout, until: None }
     }
 
@@ -31,13 +31,13 @@ impl Stop {
 impl Running {
     /// Begins to stop; asked for once more, leaves at once.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        Notifier::stopping(&self.notifier);
+        let timeout = self.stop.timeout.unwrap_or_else(|| self.reporter.stop_timeout());
+        self.notifier.stopping(timeout);
         let open = self.open_connections().await;
-        if open == 0 || self.stop.is_waiting() || self.stop.timeout.is_zero() {
+        if open == 0 || self.stop.is_waiting() || timeout.is_zero() {
             return Ok(self.leave()?);
         }
         self.reporter.give_away()?;
-        let timeout = self.stop.timeout;
         self.reporter.info("stopping", format!(
             "{open} TCP connections are open: new ones go to the other nodes; these have {timeout:?} to end (stop once more to end them now)"
         ));
@@ -56,8 +56,8 @@ impl Running {
     }
 
     async fn open_connections(&self) -> usize {
-        match self.lingering.open(false).await {
-            Ok(open) => open.len(),
+        match self.reporter.linger.open().await {
+            Ok(open) => open,
             Err(error) => {
                 self.reporter.warn("not_counted", format!("the open connections: {error:#}"));
                 0

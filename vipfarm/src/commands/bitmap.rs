@@ -38,10 +38,15 @@ const COLOURS: [AnsiColors; 12] = [
 pub(super) async fn run(args: BitmapArgs) -> anyhow::Result<()> {
     let status: Status = Client::find(&args.talk.agent)?.get("/v1/status", PATIENCE).await?;
     let groups = chosen(&status, args.group.as_deref())?;
+    if args.connections {
+        groups.iter().try_for_each(|group| is_counted(&status, group))?;
+    }
     if args.talk.json {
         return screen::print_json(&groups);
     }
-    let text = if args.hex {
+    let text = if args.connections {
+        render_connections(&groups, Ink::of_stdout())
+    } else if args.hex {
         render_hex(&status, &groups)
     } else {
         render(&status.nodes, &groups, Ink::of_stdout())
@@ -77,12 +82,64 @@ pub(super) fn render(nodes: &[NodeStatus], groups: &[&GroupStatus], ink: Ink) ->
 fn picture(owners: &[Option<usize>], ink: Ink) -> String {
     let dim = Style::new().dimmed();
     let header = ink.paint(" 0 1 2 3 4 5 6 7 8 9 a b c d e f", dim);
-    let rows = owners.chunks(16).enumerate().map(|(row, owners)| {
-        let label = ink.paint(&format!("{row:x}_"), dim);
-        let buckets: Vec<String> = owners.iter().map(|&owner| bucket(owner, ink)).collect();
+    let buckets: Vec<_> = owners.iter().map(|&owner| bucket(owner, ink)).collect();
+    screen::lines(std::iter::once(format!("    {header}")).chain(rows(&buckets, ink)))
+}
+
+/// 16 buckets a row, behind their first digit.
+fn rows(buckets: &[String], ink: Ink) -> Vec<String> {
+    let row = |(row, buckets): (usize, &[String])| {
+        let label = ink.paint(&format!("{row:x}_"), Style::new().dimmed());
         format!("  {label}{}", buckets.concat())
-    });
-    screen::lines(std::iter::once(format!("    {header}")).chain(rows))
+    };
+    buckets.chunks(16).enumerate().map(row).collect()
+}
+
+/// Whether the group's connections are counted; the error says what is missing.
+fn is_counted(status: &Status, group: &GroupStatus) -> Result<(), Failure> {
+    if group.connections.is_some() {
+        return Ok(());
+    }
+    let addresses = &status.vips[group.vip].addresses;
+    Err(Failure::Refused(format!(
+        "the connections of group {} are not counted: give an address its block `connections: true`, such as {{ addr: {}, connections: true }}, or wait until they have been",
+        group.name,
+        addresses.first().map_or("", String::as_str),
+    )))
+}
+
+/// Each group's open connections by bucket, coloured by owner.
+pub(super) fn render_connections(groups: &[&GroupStatus], ink: Ink) -> String {
+    let page = |group: &&GroupStatus| {
+        let title = ink.paint(&format!("group {}", group.name), Style::new().bold());
+        let counts = group.connections.as_deref().unwrap_or_default();
+        let header: Vec<String> = (0..16).map(|column| format!("{column:>4x}")).collect();
+        let header = ink.paint(&header.concat(), Style::new().dimmed());
+        let cell = |(&count, &owner): (&u32, &Option<usize>)| {
+            ink.paint(&format!("{:>4}", short(count)), colour(owner))
+        };
+        let cells: Vec<_> = counts.iter().zip(&group.owners).map(cell).collect();
+        let rows = screen::lines(std::iter::once(format!("    {header}")).chain(rows(&cells, ink)));
+        let total: u64 = counts.iter().copied().map(u64::from).sum();
+        let used = counts.iter().filter(|&&count| count > 0).count();
+        let most = counts.iter().copied().max().unwrap_or_default();
+        format!(
+            "{title}\n\n{rows}\n   {} in {used}/256 buckets, at most {most} in one\n",
+            screen::count(total, "open connection", "open connections"),
+        )
+    };
+    groups.iter().map(page).collect::<Vec<_>>().join("\n")
+}
+
+/// A count in three columns: `0` as a dot, `12k`, `.3M`.
+fn short(count: u32) -> String {
+    match count {
+        0 => NOBODY.to_string(),
+        1..1000 => count.to_string(),
+        1000..100_000 => format!("{}k", count / 1000),
+        100_000..1_000_000 => format!(".{}M", count / 100_000),
+        _ => format!("{}M", count / 1_000_000),
+    }
 }
 
 /// Two columns wide: a space and the owner's symbol.
@@ -222,6 +279,28 @@ mod tests {
         let symbols: std::collections::BTreeSet<char> =
             (0..MAX_NODES).map(|index| symbol(Some(index))).chain([NOBODY]).collect();
         assert_eq!(symbols.len(), MAX_NODES + 1);
+    }
+
+    #[test]
+    fn connections_are_shown_by_bucket_and_in_few_columns() {
+        let mut status = fixture::healthy();
+        let mut counts = vec![0; 256];
+        for (bucket, count) in
+            [(0, 7), (0x2f, 999), (0x30, 99_999), (0x31, 234_567), (255, 99_000_000)]
+        {
+            counts[bucket] = count;
+        }
+        status.groups[0].connections = Some(counts);
+        let text = render_connections(&all(&status), Ink::Plain);
+        fixture::assert_fits(&text);
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn connections_that_nobody_counts_are_not_shown_as_none() {
+        let status = fixture::healthy();
+        let error = is_counted(&status, &status.groups[0]).expect_err("not counted");
+        assert!(error.to_string().contains("`connections: true`"), "{error}");
     }
 
     #[test]

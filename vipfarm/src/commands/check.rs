@@ -309,6 +309,7 @@ pub(super) mod tests {
             accept_key_file: None,
             hash_key_file: None,
             membership: Membership { timers: Timers::BALANCED, port: DEFAULT_PORT },
+            stop_timeout: Farm::STOP_TIMEOUT,
             nodes: nodes.into(),
             vips: vec![Vip {
                 interface: None,
@@ -335,11 +336,13 @@ pub(super) mod tests {
                             rule(Some(80), Proto::Tcp, Filter::OnPort),
                             rule(None, Proto::Udp, Filter::OnIpid),
                         ],
+                        handover_timeout: Group::HANDOVER_TIMEOUT,
                     },
                     Group {
                         name: "Idle".into(),
                         powers: vec![Some(0); 3],
                         rules: vec![rule(Some(53), Proto::Udp, Filter::OnAddr)],
+                        handover_timeout: Group::HANDOVER_TIMEOUT,
                     },
                 ],
             }],

@@ -16,6 +16,9 @@ pub enum Failure {
     /// No agent answers.
     #[error("{0}")]
     NoAgent(String),
+    /// All of it has been told already; the exit code is what is left.
+    #[error("exit code {0}")]
+    Told(u8),
 }
 
 /// The exit code for a verb's outcome; 0 also where nobody reads on (`vipfarm events | head`).
@@ -26,6 +29,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 Failure::Refused(_) => 1,
                 Failure::Usage(_) => 2,
                 Failure::NoAgent(_) => 3,
+                Failure::Told(code) => *code,
             };
         }
         if cause.is::<Diagnostics>() || cause.is::<SiteError>() || cause.is::<PlanError>() {
@@ -36,6 +40,11 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         }
     }
     1
+}
+
+/// Whether nothing is left to say about the error.
+pub(super) fn is_told(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Failure::Told(_)))
 }
 
 /// Whether standard output was closed by its reader.

@@ -6,8 +6,8 @@ use crate::{
     model::{Bitmap, Filter, Mode, Proto},
     status::{
         ChangedPower, ChangedPowers, EventRecord, Explanation, Fault, FaultKind, GroupProof,
-        GroupStatus, Lateness, NodeState, NodeStatus, ProofStatus, RuleStatus, Status, Verdict,
-        VipStatus,
+        GroupStatus, HandoverStatus, Lateness, NodeState, NodeStatus, ProofStatus, RuleStatus,
+        Status, Verdict, VipStatus,
     },
 };
 
@@ -41,6 +41,7 @@ pub(crate) fn healthy() -> Status {
             mode: Mode::VmacInvisible,
             vmac: Some("5a:fe:c0:a8:01:de".into()),
             addresses: vec!["192.168.1.222/24".into(), "fd00:1::222/64".into()],
+            connections: BTreeMap::new(),
             xdp: "native".into(),
             jumbo: true,
             vlan: vec![],
@@ -137,6 +138,19 @@ pub(super) fn operated() -> Status {
     status
 }
 
+/// The healthy farm, where buckets have moved from and to node1 and connections are counted.
+pub(crate) fn moved() -> Status {
+    let mut status = healthy();
+    status.groups[0].handover =
+        HandoverStatus { lingering: 37, connections: Some(120), since_s: Some(12), inherited: 5 };
+    status.groups[0].connections = Some((0..256).map(|bucket| bucket % 3).collect());
+    status.vips[0].connections =
+        BTreeMap::from([("192.168.1.222".into(), 250), ("fd00:1::222".into(), 5)]);
+    status.nodes[0].lingering = Some(37);
+    status.nodes[1].lingering = Some(5);
+    status
+}
+
 pub(super) fn events() -> Vec<EventRecord> {
     let event = |seq, level: &str, kind: &str, message: &str| EventRecord {
         seq,
@@ -181,6 +195,7 @@ fn node(name: &str, state: NodeState, heard_ms: Option<f64>) -> NodeStatus {
         heard_ms,
         mac: heard_ms.map(|_| "02:00:00:00:00:0b".into()),
         load: if heard_ms.is_none() { 128 } else { 64 },
+        lingering: Some(0),
         changed_powers: None,
         configuration: None,
         staged: None,
@@ -201,6 +216,8 @@ fn group(name: &str, owners: Vec<Option<usize>>) -> GroupStatus {
         }],
         powers: names.iter().zip([2, 1, 1]).map(|(name, power)| ((*name).into(), power)).collect(),
         changed: BTreeMap::new(),
+        handover: HandoverStatus { connections: Some(0), ..HandoverStatus::default() },
+        connections: None,
         load: names.iter().zip([128, 64, 64]).map(|(name, load)| ((*name).into(), load)).collect(),
         owners,
         // Buckets 0 and 1 of every four.

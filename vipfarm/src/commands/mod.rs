@@ -14,6 +14,7 @@ mod explain;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod import;
 mod keygen;
 mod metrics;
 mod nodes;
@@ -42,7 +43,7 @@ pub fn main(verb: Verb) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = exit_code(&error);
-            if code != 0 {
+            if code != 0 && !failure::is_told(&error) {
                 screen::complain(&error);
             }
             ExitCode::from(code)
@@ -70,6 +71,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Upgrade(args) => wait_for(upgrade::run(args)),
         Verb::Down(options) => down::run(options),
         Verb::Keygen(args) => keygen::run(&args),
+        Verb::Import(args) => import::run(&args),
     }
 }
 

@@ -66,7 +66,9 @@ pub(super) fn mark(changed: Option<&ChangedPower>) -> String {
 pub(super) fn complain(error: &anyhow::Error) {
     let text = match error.downcast_ref::<Diagnostics>() {
         // Each already says its place and that it is an error.
-        Some(diagnostics) => format!("{diagnostics}\n{}\n", counted(diagnostics.iter().count())),
+        Some(diagnostics) => {
+            format!("{diagnostics}\n{}\n", count(diagnostics.iter().count(), "error", "errors"))
+        }
         None => format!("{}: {error:#}\n", "error".style(Style::new().red().bold())),
     };
     // With standard error gone there is nobody left to tell.
@@ -78,8 +80,17 @@ pub(super) fn hint(text: &str) {
     let _ = anstream::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-fn counted(errors: usize) -> String {
-    if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") }
+/// Writes over the line of standard error, which is a terminal.
+pub(super) fn replace_line(text: &str) {
+    // One that wraps could not be written over.
+    let text: String = text.chars().take(WIDTH - 1).collect();
+    let _ = anstream::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
+}
+
+/// The number with the right word.
+pub(super) fn count(count: impl TryInto<u64>, one: &str, several: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 /// One row of a table, and how to paint it.

@@ -18,30 +18,42 @@ use crate::{
 /// How often to look. An agreement takes a few round trips.
 pub(super) const ROUND: Duration = Duration::from_millis(20);
 
+/// How long to wait for the farm where nothing else was said.
+pub(super) const AGREEMENT: Duration = Duration::from_secs(10);
+
 /// Asks for the changes and returns when the farm has agreed on them all, having shown the loads.
 pub(super) async fn change(
     client: &Client,
     requests: &[PowerRequest],
     wait: &WaitArgs,
 ) -> anyhow::Result<()> {
-    let deadline = Instant::now() + wait.timeout;
+    let status = agree(client, requests, wait.timeout).await?;
+    if wait.talk.json {
+        return screen::print_json(&status.groups);
+    }
+    Ok(screen::print(&render(&status, Ink::of_stdout()))?)
+}
+
+/// Asks for the changes: the status when the farm has agreed on them all.
+pub(super) async fn agree(
+    client: &Client,
+    requests: &[PowerRequest],
+    timeout: Duration,
+) -> anyhow::Result<Status> {
+    let deadline = Instant::now() + timeout;
     // What is taken back may have been persistent.
     let lasts = requests.iter().any(|request| request.persist || request.power.is_none());
     let mut version = ask(client, requests).await?;
-    let status = loop {
+    loop {
         let status = agreed(client, version, lasts, deadline).await?;
         // A change made elsewhere at the same instant, or before this agent knew of the farm, may
         // have won over this one: then it is made once more.
         let again = ask(client, requests).await?;
         if again == version {
-            break status;
+            return Ok(status);
         }
         version = again;
-    };
-    if wait.talk.json {
-        return screen::print_json(&status.groups);
     }
-    Ok(screen::print(&render(&status, Ink::of_stdout()))?)
 }
 
 async fn ask(client: &Client, requests: &[PowerRequest]) -> anyhow::Result<u64> {
@@ -102,7 +114,7 @@ fn held_up(status: &Status) -> String {
 }
 
 /// The loads of the groups, as they are now.
-fn render(status: &Status, ink: Ink) -> String {
+pub(super) fn render(status: &Status, ink: Ink) -> String {
     let mut text = String::new();
     for group in &status.groups {
         text.push_str(&ink.paint(&format!("group {}\n", group.name), Style::new().bold()));
@@ -113,6 +125,13 @@ fn render(status: &Status, ink: Ink) -> String {
             let name = &node.name;
             let line = format!("  {name}  power {power}, farm load: {load}/{BUCKETS}{mark}\n");
             text.push_str(&line);
+        }
+        let unowned = group.owners.iter().filter(|owner| owner.is_none()).count();
+        if unowned > 0 {
+            text += &ink.paint(
+                &format!("  nobody  farm load: {unowned}/{BUCKETS}\n"),
+                Style::new().red().bold(),
+            );
         }
     }
     text

@@ -1,6 +1,6 @@
 //! `vipfarm status`
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use owo_colors::Style;
 
@@ -12,7 +12,8 @@ use crate::{
     cli::TalkArgs,
     model::BUCKETS,
     status::{
-        ChangedPower, GroupStatus, Lateness, NodeState, ProofStatus, Status, Verdict, VipStatus,
+        ChangedPower, GroupStatus, HandoverStatus, Lateness, NodeState, ProofStatus, Status,
+        Verdict, VipStatus,
     },
 };
 
@@ -40,6 +41,7 @@ pub(super) fn render(status: &Status, ink: Ink) -> String {
     page += &changed_powers(status, ink);
     page.push('\n');
     page.extend(status.vips.iter().map(vip));
+    page += &old_connections(status, ink);
     page += &counters("packets", &status.packets, ink);
     page += &counters("egress guard", &status.guard, ink);
     page += &counters("announcements", &status.announcements, ink);
@@ -168,7 +170,7 @@ fn changed_powers(status: &Status, ink: Ink) -> String {
 }
 
 fn vip(vip: &VipStatus) -> String {
-    let VipStatus { interface, vlan, mode, vmac, addresses, xdp, jumbo, open } = vip;
+    let VipStatus { interface, vlan, mode, vmac, addresses, connections, xdp, jumbo, open } = vip;
     let open = if *open { "open" } else { "closed" };
     let jumbo = if *jumbo { "" } else { " without jumbo frames" };
     let vlan: Vec<_> = vlan.iter().map(|id| format!(" VLAN {id}")).collect();
@@ -176,8 +178,54 @@ fn vip(vip: &VipStatus) -> String {
     let mode = screen::word(mode);
     let vmac = vmac.as_deref().unwrap_or("each node's own MAC");
     let addresses = addresses.iter().map(String::as_str);
+    let counted: Vec<_> =
+        connections.iter().map(|(address, count)| format!("{count} to {address}")).collect();
+    let counted = if counted.is_empty() {
+        String::new()
+    } else {
+        screen::wrapped("     open connections here:", [counted.join(", ").as_str()])
+    };
     screen::wrapped("vip:", addresses)
         + &format!("     {mode} on {interface}{vlan}, {vmac}, XDP {xdp}{jumbo}, {open}\n")
+        + &counted
+}
+
+/// Old connections of buckets that have moved; nothing when there are none.
+fn old_connections(status: &Status, ink: Ink) -> String {
+    let mut lines = Vec::new();
+    for GroupStatus { name, handover, .. } in &status.groups {
+        let HandoverStatus { lingering, connections, since_s, inherited } = *handover;
+        let buckets = |count: usize| screen::count(count, "bucket", "buckets");
+        if lingering > 0 {
+            let count = connections.map_or_else(
+                || "connections, not yet counted,".to_owned(),
+                |count| screen::count(count, "connection", "connections"),
+            );
+            let since = since_s.map_or_else(String::new, |since| {
+                format!(
+                    ", for {}",
+                    screen::human_ms(Duration::from_secs(since).as_secs_f64() * 1e3)
+                )
+            });
+            let from = buckets(lingering);
+            lines.push(format!("  {name}: lingering: {count} in {from} given away{since}"));
+        }
+        if inherited > 0 {
+            let taken = buckets(inherited);
+            lines.push(format!("  {name}: inherited: {taken} taken over, not all connections"));
+        }
+    }
+    for node in status.nodes.iter().filter(|node| !node.own && node.alive) {
+        if let Some(count @ 1..) = node.lingering {
+            let count = screen::count(count, "bucket", "buckets");
+            lines.push(format!("  {}: still serves connections in {count}", node.name));
+        }
+    }
+    if lines.is_empty() {
+        return String::new();
+    }
+    let title = ink.paint("old connections of buckets that have moved", Style::new().dimmed());
+    format!("\n{}", screen::lines(std::iter::once(title).chain(lines)))
 }
 
 /// The counters that are not zero; nothing when all are.
@@ -250,6 +298,15 @@ mod tests {
     #[test]
     fn colours_mark_what_needs_attention() {
         insta::assert_snapshot!(fixture::visible(&render(&fixture::troubled(), Ink::Colour)));
+    }
+
+    #[test]
+    fn old_connections_are_told_by_group_and_of_other_nodes_by_bucket() {
+        let text = render(&fixture::moved(), Ink::Plain);
+        fixture::assert_fits(&text);
+        let from = text.find("\nvip:").expect("VIPs are shown");
+        let to = text.find("\npackets").expect("packets are counted");
+        insta::assert_snapshot!(&text[from..to]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::nodes;
 use super::yaml::{Kind, Value};
 
 /// Finds the addresses of a host name.
-pub(super) type Resolve<'a> = &'a dyn Fn(&str) -> io::Result<Vec<IpAddr>>;
+pub(crate) type Resolve<'a> = &'a dyn Fn(&str) -> io::Result<Vec<IpAddr>>;
 
 const EXAMPLE: &str = "192.168.1.222/24";
 

@@ -38,16 +38,8 @@ fn read_times(value: &Value, report: &mut Report) -> ArpRefresh {
     let Some(fields) = Fields::of(value, "`arp_refresh`", &known, report) else { return refresh };
     let mut read = |key: &str, range: RangeInclusive<Duration>, time: &mut Duration| {
         let Some(value) = fields.get(key) else { return };
-        let Some(text) = fields::text(value, &format!("`{key}`"), "60s", report) else { return };
-        match duration::parse_within(text, range) {
-            Ok(read) => *time = read,
-            Err(problem) => {
-                report.error(
-                    value.at,
-                    problem,
-                    "write a whole number with its unit, such as 60s or 20m",
-                );
-            }
+        if let Some(read) = duration::read(value, &format!("`{key}`"), range, report) {
+            *time = read;
         }
     };
     read("interval", INTERVAL, &mut refresh.interval);

@@ -21,8 +21,8 @@ const MAX_GROUPS: usize = layout::MAX_GROUPS - 2;
 pub(super) fn check(nodes: &Nodes, vips: &[VipDraft], report: &mut Report) {
     check_addresses(&nodes.list, vips, report);
     check_groups(nodes, vips, report);
+    check_subnets(&nodes.list, vips, report);
     for vip in vips {
-        check_subnet(&nodes.list, vip, report);
         check_rules(vip, report);
         check_overlaps(vip, report);
     }
@@ -60,25 +60,60 @@ fn check_addresses(nodes: &[NodeDraft], vips: &[VipDraft], report: &mut Report) 
     }
 }
 
-/// Heartbeats run on the VIP's own network, so that a split of the farm is a split of its clients.
-fn check_subnet(nodes: &[NodeDraft], vip: &VipDraft, report: &mut Report) {
-    for address in &vip.addresses {
+/// Heartbeats run on the VIP's own network, so that nodes know whether its clients reach them: one
+/// that all nodes have at the same place of their lists. The first of them decides who is in the farm.
+fn check_subnets(nodes: &[NodeDraft], vips: &[VipDraft], report: &mut Report) {
+    let links = nodes.iter().map(|node| node.links.len()).max().unwrap_or_default();
+    let mut is_on_first = false;
+    let mut all_right = true;
+    for address in vips.iter().flat_map(|vip| &vip.addresses) {
         let Ok(net) = IpNet::new(address.value.addr, address.value.prefix) else { continue };
-        let outside = |node: &NodeDraft| {
-            let first = node.first?;
-            // A VIP of one family may live beside heartbeats of the other on the same network.
-            let other_family = net.addr().is_ipv6() != first.is_ipv6();
-            (!other_family && !net.contains(&first))
-                .then(|| format!("{} ({first})", node.name.value))
+        let outside = (0..links).map(|link| (link, outside(nodes, net, link)));
+        let Some((link, outside)) = outside.min_by_key(|(_, outside)| outside.len()) else {
+            return;
         };
-        let outside: Vec<_> = nodes.iter().filter_map(outside).collect();
+        is_on_first |= link == 0 && outside.is_empty();
         if !outside.is_empty() {
+            all_right = false;
             report.error(
                 address.at,
-                format!("wrong subnet: {} does not contain the first address of {}", net.trunc(), outside.join(", ")),
-                "put the VIP into the network of the nodes' first addresses, or correct its prefix length",
+                format!("wrong subnet: {} does not contain the {} of {}", net.trunc(), place(link), outside.join(", ")),
+                "put the VIP into the network of the nodes' first addresses, or of others at the same place of each node's list, or correct its prefix length",
             );
         }
+    }
+    let first = vips.iter().flat_map(|vip| &vip.addresses).next();
+    if let Some(first) = first.filter(|_| all_right && !is_on_first) {
+        report.error(
+            first.at,
+            "no VIP is in the network of the nodes' first addresses, which decides who is in the farm",
+            "put the addresses in the network of a VIP first in each node's list",
+        );
+    }
+}
+
+/// The nodes whose address at that place is not in the network, in words.
+fn outside(nodes: &[NodeDraft], net: IpNet, link: usize) -> Vec<String> {
+    let outside = |node: &NodeDraft| {
+        let name = &node.name.value;
+        let address = match node.links.get(link) {
+            Some(address) => (*address)?,
+            // Its list is wrong anyway.
+            None if node.links.is_empty() => return None,
+            None => return Some(format!("{name} (none)")),
+        };
+        // A VIP of one family may live beside heartbeats of the other on the same network.
+        let other_family = net.addr().is_ipv6() != address.is_ipv6();
+        (!other_family && !net.contains(&address)).then(|| format!("{name} ({address})"))
+    };
+    nodes.iter().filter_map(outside).collect()
+}
+
+fn place(link: usize) -> String {
+    match link {
+        0 => "first address".into(),
+        1 => "second address".into(),
+        _ => format!("address number {}", link + 1),
     }
 }
 

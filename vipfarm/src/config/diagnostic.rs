@@ -6,21 +6,21 @@ use serde::Serialize;
 
 /// A place in the file: line and column, both from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Pos {
-    pub(super) line: u32,
-    pub(super) column: u32,
+pub(crate) struct Pos {
+    pub(crate) line: u32,
+    pub(crate) column: u32,
 }
 
 impl Pos {
     /// The file as a whole.
-    pub(super) const FILE: Self = Self { line: 0, column: 0 };
+    pub(crate) const FILE: Self = Self { line: 0, column: 0 };
 }
 
 /// A value and the place it was read from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Located<T> {
-    pub(super) at: Pos,
-    pub(super) value: T,
+pub(crate) struct Located<T> {
+    pub(crate) at: Pos,
+    pub(crate) value: T,
 }
 
 /// One problem of a configuration file.
@@ -92,13 +92,13 @@ impl<'a> IntoIterator for &'a Diagnostics {
 
 /// Collects the problems of one file while it is read.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(crate) struct Report {
     file: String,
     diagnostics: Vec<Diagnostic>,
 }
 
 impl Report {
-    pub(super) fn new(file: &str) -> Self {
+    pub(crate) fn new(file: &str) -> Self {
         Self { file: file.into(), diagnostics: Vec::new() }
     }
 
@@ -108,7 +108,7 @@ impl Report {
     }
 
     /// Notes one problem.
-    pub(super) fn error(&mut self, at: Pos, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn error(&mut self, at: Pos, message: impl Into<String>, help: impl Into<String>) {
         self.diagnostics.push(Diagnostic {
             file: self.file.clone(),
             line: at.line,
@@ -119,7 +119,7 @@ impl Report {
     }
 
     /// `value` when it is there and nothing was wrong; else what was.
-    pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<T, Diagnostics> {
+    pub(crate) fn finish<T>(mut self, value: Option<T>) -> Result<T, Diagnostics> {
         match value {
             Some(value) if self.diagnostics.is_empty() => Ok(value),
             _ => {

@@ -16,7 +16,7 @@ use super::keys::Keys;
 const PARTS: [&str; 4] = ["program version or hash key", "nodes or timers", "VIPs", "groups"];
 
 /// A digest of everything that the nodes of a farm must agree on: names, order, addresses, VIPs,
-/// groups, rules, powers, timers, port, the identity of the secret behind the bucket hash, the
+/// groups, rules, powers, timers and time-outs, port, the identity of the secret behind the bucket hash, the
 /// versions of table and hash. `interface` is each node's own, and so are the heartbeats' keys: during
 /// a rotation nodes differ in them.
 ///
@@ -31,6 +31,7 @@ pub fn digest(farm: &Farm, keys: &Keys) -> [u8; 16] {
         }),
         part(|encoder| {
             encoder.membership(farm.membership);
+            encoder.duration(farm.stop_timeout);
             encoder.list(&farm.nodes, Encoder::node);
         }),
         part(|encoder| encoder.list(&farm.vips, Encoder::vip)),
@@ -172,8 +173,9 @@ impl Encoder {
         });
     }
 
-    fn group(&mut self, Group { name, powers, rules }: &Group) {
+    fn group(&mut self, Group { name, powers, rules, handover_timeout }: &Group) {
         self.text(name);
+        self.duration(*handover_timeout);
         self.list(powers, |encoder, &power| encoder.option(power, Self::number));
         self.list(rules, Self::rule);
     }
@@ -229,7 +231,7 @@ vips:
     #[test]
     fn the_digest_of_a_known_farm_never_changes() {
         let digest = digest(&farm(), &keys(1));
-        assert_eq!(u128::from_be_bytes(digest), 66_217_600_193_607_808_477_354_665_420_614_298_530);
+        assert_eq!(u128::from_be_bytes(digest), 66_217_600_177_449_882_894_306_437_137_891_781_949);
     }
 
     #[test]
@@ -274,6 +276,7 @@ vips:
         ("lease", |farm| farm.membership.timers.lease += Duration::from_millis(1)),
         ("fail", |farm| farm.membership.timers.fail += Duration::from_millis(1)),
         ("port", |farm| farm.membership.port += 1),
+        ("stop_timeout", |farm| farm.stop_timeout += Duration::from_secs(1)),
         ("node name", |farm| farm.nodes[1].name.push('x')),
         ("node order", |farm| farm.nodes.swap(0, 1)),
         ("node address", |farm| farm.nodes[0].addresses[1] = [10, 2, 0, 99].into()),
@@ -308,6 +311,9 @@ vips:
         ("vlan", |farm| farm.vips[0].vlan.inner = 10),
         ("service vlan", |farm| farm.vips[0].vlan.outer = 10),
         ("group name", |farm| farm.vips[0].groups[0].name.push('x')),
+        ("handover_timeout", |farm| {
+            farm.vips[0].groups[0].handover_timeout += Duration::from_secs(1);
+        }),
         ("group order", |farm| farm.vips[0].groups.swap(0, 1)),
         ("power", |farm| farm.vips[0].groups[0].powers[0] = Some(7)),
         ("power removed", |farm| farm.vips[0].groups[0].powers[0] = None),

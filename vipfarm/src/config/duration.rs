@@ -2,6 +2,10 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use super::diagnostic::Report;
+use super::fields;
+use super::yaml::Value;
+
 /// The longest duration a file may name: beyond it a dead node's clients wait for nothing.
 const LONGEST: Duration = Duration::from_mins(1);
 
@@ -34,6 +38,25 @@ pub(super) fn parse_within(
             format!("`{text}` is out of range, {least} to {most}")
         },
     )
+}
+
+/// The value of a key; what is wrong with it is reported.
+pub(super) fn read(
+    value: &Value,
+    what: &str,
+    range: RangeInclusive<Duration>,
+    report: &mut Report,
+) -> Option<Duration> {
+    let text = fields::text(value, what, "60s", report)?;
+    parse_within(text, range)
+        .map_err(|problem| {
+            report.error(
+                value.at,
+                problem,
+                "write a whole number with its unit, such as 60s or 20m",
+            );
+        })
+        .ok()
 }
 
 fn words(duration: Duration) -> String {

@@ -195,16 +195,16 @@ pub(super) fn name(
 }
 
 /// What a kind of name may look like.
-pub(super) struct NameRule {
-    pub(super) longest: usize,
-    pub(super) allows: fn(u8) -> bool,
+pub(crate) struct NameRule {
+    pub(crate) longest: usize,
+    pub(crate) allows: fn(u8) -> bool,
     pub(super) characters: &'static str,
     pub(super) why: &'static str,
     pub(super) example: &'static str,
 }
 
 /// A farm's name.
-pub(super) const FARM_NAME: NameRule = NameRule {
+pub(crate) const FARM_NAME: NameRule = NameRule {
     longest: 32,
     allows: |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-',
     characters: "a-z, 0-9, -",
@@ -213,7 +213,7 @@ pub(super) const FARM_NAME: NameRule = NameRule {
 };
 
 /// A node's or group's name.
-pub(super) const NAME: NameRule = NameRule {
+pub(crate) const NAME: NameRule = NameRule {
     longest: 63,
     allows: |c| c.is_ascii_alphanumeric() || b"._-".contains(&c),
     characters: "A-Z, a-z, 0-9, ., _, -",
@@ -222,7 +222,7 @@ pub(super) const NAME: NameRule = NameRule {
 };
 
 /// A network interface's name (`dev_valid_name` of the kernel).
-pub(super) const INTERFACE: NameRule = NameRule {
+pub(crate) const INTERFACE: NameRule = NameRule {
     longest: 15,
     allows: |c| c.is_ascii_graphic() && c != b'/' && c != b':',
     characters: "letters, digits and punctuation without / and :",

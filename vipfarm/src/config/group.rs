@@ -1,12 +1,17 @@
 //! The `groups` key of a VIP block: powers and rules.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use crate::model::{Filter, Group, MAX_POWER, Proto, Rule};
 
 use super::diagnostic::{Located, Report};
+use super::duration;
 use super::fields::{self, Fields, NAME};
 use super::yaml::Value;
+
+/// Old connections are looked at once a second.
+const HANDOVER_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_hours(24);
 
 /// A group as read.
 #[derive(Debug)]
@@ -15,6 +20,7 @@ pub(super) struct GroupDraft {
     /// Power by node name; `None` = the key is absent, and all nodes have power 1.
     pub(super) powers: Option<Vec<(Located<String>, u16)>>,
     pub(super) rules: Vec<Located<Rule>>,
+    handover_timeout: Duration,
 }
 
 impl GroupDraft {
@@ -30,6 +36,7 @@ impl GroupDraft {
             powers: names.iter().map(power).collect(),
             rules: self.rules.iter().map(|rule| rule.value).collect(),
             name: self.name.value,
+            handover_timeout: self.handover_timeout,
         }
     }
 }
@@ -44,7 +51,8 @@ pub(super) fn read(vip: &Fields<'_>, report: &mut Report) -> Vec<GroupDraft> {
 }
 
 fn read_group(value: &Value, report: &mut Report) -> Option<GroupDraft> {
-    let fields = Fields::of(value, "a group", &["name", "powers", "rules"], report)?;
+    let known = ["name", "powers", "handover_timeout", "rules"];
+    let fields = Fields::of(value, "a group", &known, report)?;
     let powers = fields.get("powers").and_then(|powers| read_powers(powers, report));
     let example = "{ port: 80, proto: tcp, filter: on_port }";
     let rules = fields
@@ -54,9 +62,13 @@ fn read_group(value: &Value, report: &mut Report) -> Option<GroupDraft> {
         .iter()
         .filter_map(|rule| read_rule(rule, report))
         .collect();
+    let handover_timeout = fields
+        .get("handover_timeout")
+        .and_then(|value| duration::read(value, "`handover_timeout`", HANDOVER_TIMEOUT, report))
+        .unwrap_or(Group::HANDOVER_TIMEOUT);
     let name = fields.require("name", "name: http", report)?;
     let name = fields::name(name, "a group's name", &NAME, report)?;
-    Some(GroupDraft { name, powers, rules })
+    Some(GroupDraft { name, powers, rules, handover_timeout })
 }
 
 fn read_powers(value: &Value, report: &mut Report) -> Option<Vec<(Located<String>, u16)>> {

@@ -28,29 +28,33 @@ mod yaml;
 
 use std::{
     net::{IpAddr, ToSocketAddrs},
+    ops::RangeInclusive,
     path::Path,
+    time::Duration,
 };
 
 use crate::model::{Farm, Node};
 
-use address::Resolve;
+pub(crate) use address::Resolve;
 pub use diagnostic::{Diagnostic, Diagnostics};
-use diagnostic::{Located, Report};
+pub(crate) use diagnostic::{Located, Pos, Report};
 pub use digest::{differing_parts, digest};
 use fields::{FARM_NAME, Fields};
+pub(crate) use fields::{INTERFACE, NAME};
 use keys::{KeyFiles, Keys};
+pub(crate) use source::read as read_text;
 
 /// Reads the farm of a configuration file. Host names are looked up; no key file is opened.
 pub fn load(path: &Path) -> Result<Farm, Diagnostics> {
     let file = path.display().to_string();
-    parse(&file, &source::read(path)?)
+    parse(&file, &read_text(path)?)
 }
 
 /// Reads the farm and the keys in the files that it names; an unusable key file is a problem of the
 /// file among the others.
 pub fn load_with_keys(path: &Path) -> Result<(Farm, Keys), Diagnostics> {
     let mut report = Report::new(&path.display().to_string());
-    let draft = read(&source::read(path)?, &resolve, &mut report);
+    let draft = read(&read_text(path)?, &resolve, &mut report);
     let keys = draft.as_ref().and_then(|draft| draft.key_files.load(&mut report));
     let farm = draft.and_then(Draft::build);
     report.finish(farm.zip(keys))
@@ -62,13 +66,19 @@ pub fn parse(file: &str, text: &str) -> Result<Farm, Diagnostics> {
     parse_with(file, text, &resolve)
 }
 
-fn parse_with(file: &str, text: &str, resolve: Resolve<'_>) -> Result<Farm, Diagnostics> {
+/// The same with a resolver of host names.
+pub(crate) fn parse_with(
+    file: &str,
+    text: &str,
+    resolve: Resolve<'_>,
+) -> Result<Farm, Diagnostics> {
     let mut report = Report::new(file);
     let draft = read(text, resolve, &mut report);
     report.finish(draft.and_then(Draft::build))
 }
 
-fn resolve(host: &str) -> std::io::Result<Vec<IpAddr>> {
+/// Asks the system for the addresses of a host name.
+pub(crate) fn resolve(host: &str) -> std::io::Result<Vec<IpAddr>> {
     Ok((host, 0).to_socket_addrs()?.map(|found| found.ip()).collect())
 }
 
@@ -77,6 +87,7 @@ struct Draft {
     name: Option<Located<String>>,
     key_files: KeyFiles,
     membership: crate::model::Membership,
+    stop_timeout: Duration,
     nodes: nodes::Nodes,
     vips: Vec<vip::VipDraft>,
 }
@@ -91,17 +102,30 @@ impl Draft {
             accept_key_file: self.key_files.accepted.map(|file| file.value),
             hash_key_file: self.key_files.hash.map(|file| file.value),
             membership: self.membership,
+            stop_timeout: self.stop_timeout,
             vips: self.vips.into_iter().map(|vip| vip.build(&names)).collect::<Option<_>>()?,
             nodes,
         })
     }
 }
 
+const KEYS: [&str; 8] = [
+    "farm",
+    "key_file",
+    "accept_key_file",
+    "hash_key_file",
+    "membership",
+    "stop_timeout",
+    "nodes",
+    "vips",
+];
+
+/// Whoever waits for longer drains the node first.
+const STOP_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+
 fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> {
     let value = yaml::read(text, report)?;
-    let known =
-        ["farm", "key_file", "accept_key_file", "hash_key_file", "membership", "nodes", "vips"];
-    let fields = Fields::of(&value, "the file", &known, report)?;
+    let fields = Fields::of(&value, "the file", &KEYS, report)?;
     let draft = Draft {
         name: fields
             .require("farm", "farm: web", report)
@@ -110,6 +134,10 @@ fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> 
         membership: fields
             .get("membership")
             .map_or(membership::DEFAULT, |value| membership::read(value, report)),
+        stop_timeout: fields
+            .get("stop_timeout")
+            .and_then(|value| duration::read(value, "`stop_timeout`", STOP_TIMEOUT, report))
+            .unwrap_or(Farm::STOP_TIMEOUT),
         nodes: fields
             .require("nodes", "nodes: [{ name: node1, addresses: [192.168.1.11] }]", report)
             .map_or_else(nodes::Nodes::default, |value| nodes::read(value, report)),

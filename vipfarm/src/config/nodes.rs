@@ -16,8 +16,8 @@ use super::yaml::Value;
 pub(super) struct NodeDraft {
     pub(super) name: Located<String>,
     pub(super) addresses: Vec<Located<IpAddr>>,
-    /// The first address, when it is usable.
-    pub(super) first: Option<IpAddr>,
+    /// All that are listed, by place; `None` = not usable.
+    pub(super) links: Vec<Option<IpAddr>>,
 }
 
 /// All nodes of the file.
@@ -59,10 +59,10 @@ fn read_node(value: &Value, report: &mut Report) -> Option<NodeDraft> {
         .and_then(|list| fields::list(list, "`addresses`", "[192.168.1.11]", report))
         .unwrap_or_default();
     let addresses: Vec<_> = addresses.iter().map(|address| read_address(address, report)).collect();
-    let first = addresses.first().copied().flatten().map(|first| first.value);
+    let links = addresses.iter().map(|address| Some((*address)?.value)).collect();
     let name = fields.require("name", "name: node1", report)?;
     let name = fields::name(name, "a node's name", &NAME, report)?;
-    Some(NodeDraft { name, addresses: addresses.into_iter().flatten().collect(), first })
+    Some(NodeDraft { name, addresses: addresses.into_iter().flatten().collect(), links })
 }
 
 fn read_address(value: &Value, report: &mut Report) -> Option<Located<IpAddr>> {

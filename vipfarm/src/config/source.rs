@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostics, Pos, Report};
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Reads the file's text.
-pub(super) fn read(path: &Path) -> Result<String, Diagnostics> {
+pub(crate) fn read(path: &Path) -> Result<String, Diagnostics> {
     let mut report = Report::new(&path.display().to_string());
     let mut bytes = Vec::new();
     let outcome =

@@ -7,7 +7,10 @@ use aya::{
 };
 
 use super::{Buffers, Error, Options};
-use vipfarm_common::{hash::key_words, layout::mac_word};
+use vipfarm_common::{
+    hash::{Start, key_words},
+    layout::mac_word,
+};
 
 /// The eBPF object that `cargo xtask build` made: a built agent needs no toolchain.
 static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_BPF_OBJECT"));
@@ -33,12 +36,14 @@ pub(super) fn load(options: &Options) -> Result<(Ebpf, bool), Error> {
 
 /// Loads an object's maps and programs with the interface's constants.
 fn load_object(object: &[u8], options: &Options) -> Result<Ebpf, Error> {
-    let [key0, key1] = key_words(options.hash_key);
+    let Start([hash0, hash1, hash2, hash3]) = key_words(options.hash_key).into();
     let own_mac = mac_word(options.mac.0);
     let trace = u8::from(options.trace);
     let mut ebpf = EbpfLoader::new()
-        .override_global("KEY0", &key0, true)
-        .override_global("KEY1", &key1, true)
+        .override_global("HASH0", &hash0, true)
+        .override_global("HASH1", &hash1, true)
+        .override_global("HASH2", &hash2, true)
+        .override_global("HASH3", &hash3, true)
         .override_global("OWN_MAC", &own_mac, true)
         .override_global("TRACE", &trace, true)
         .load(object)

@@ -160,13 +160,17 @@ impl Membership {
             self.overrides = Arc::clone(&agreement.content.powers);
         }
         self.promised = agreement;
+        // The driver has not released yet.
+        if self.rules().said_anew {
+            self.lingering = Arc::default();
+        }
         self.ready = NodeSet::EMPTY.with(self.config.own);
         self.announce = true;
     }
 
     /// Second phase: takes this node's buckets once every member has promised the same.
     pub(super) fn install_what_is_agreed(&mut self, now: BootTime) {
-        if !self.fit || self.held_back_by.is_some() {
+        if !self.is_fit() || self.held_back_by.is_some() {
             self.barred = self.promised.id();
         }
         if self.installed.as_ref().is_some_and(|it| it.stamp == self.promised.stamp) {

@@ -14,6 +14,7 @@ use self::{
     model::{Faults, Scope},
 };
 use super::rules::Rules;
+use crate::agent::share;
 
 mod farm;
 mod model;
@@ -49,6 +50,10 @@ fn fails(name: &str, scope: &Scope) {
 fn scope(nodes: usize, ticks: u8, faults: Faults) -> Scope {
     let start = Farm::settled(nodes).with(ALL);
     Scope { start, ticks, faults, all_orders: false, drain_first: true, settles: Some(30) }
+}
+
+fn without_handover(rules: share::Rules, scope: Scope) -> Scope {
+    Scope { start: scope.start.with_handovers(rules), ..scope }
 }
 
 fn without(rules: Rules, scope: Scope) -> Scope {
@@ -117,6 +122,20 @@ fn a_power_ends_with_its_agent() {
 fn without_the_barrier_a_power_change_makes_two_owners() {
     let rules = Rules { barrier: false, ..ALL };
     fails("barrier", &without(rules, scope(2, 4, Faults { powers: 1, losses: 1, ..NONE })));
+}
+
+#[test]
+fn without_waiting_for_what_others_say_a_power_change_resets_a_connection() {
+    let rules = share::Rules { unsaid: false, ..share::Rules::ALL };
+    let faults = Faults { powers: 1, ..NONE };
+    fails("unsaid", &without_handover(rules, scope(2, 3, faults)));
+}
+
+#[test]
+fn without_forgetting_a_dead_node_its_clients_wait_for_ever() {
+    let rules = share::Rules { dead: false, ..share::Rules::ALL };
+    let faults = Faults { powers: 1, crashes: 1, ..NONE };
+    fails("dead", &without_handover(rules, scope(2, 9, faults)));
 }
 
 #[test]

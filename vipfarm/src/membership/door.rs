@@ -109,12 +109,16 @@ impl Membership {
             }
         };
         self.max_epoch = self.max_epoch.max(epoch);
-        let apart = heartbeat.state.flags.has(Flags::SERVING) && !self.is_rival_of(node);
+        let has_vips = self.has_vips(usize::from(link));
+        // Its view may be this node's, and each about to take over from the other.
+        let is_silent = !self.peers[node.index()].is_heard(now, timers.suspect);
+        let split = link != 0 && has_vips && is_silent;
+        let apart = heartbeat.state.flags.has(Flags::SERVING) && (split || !self.is_rival_of(node));
         let served_apart = &mut self.peers[node.index()].served_apart;
-        match (apart, link) {
-            (true, 0) => *served_apart = Some(now),
+        match (apart, has_vips) {
+            (true, true) => *served_apart = Some(now),
             // By another network: its clients may be others.
-            (true, _) => {}
+            (true, false) => {}
             (false, _) => *served_apart = None,
         }
         if let Some(overrides) = &heartbeat.overrides
@@ -123,7 +127,7 @@ impl Membership {
             self.overrides = Arc::clone(overrides);
         }
         if change.mac {
-            self.outputs.push_back(Output::Peer(node, heartbeat.state.mac));
+            self.outputs.push_back(Output::Peer(node, link, heartbeat.mac));
         }
         if change.agent && self.hears.contains(node) {
             self.peers[node.index()].note_loss(now);

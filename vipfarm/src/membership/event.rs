@@ -29,10 +29,12 @@ pub enum Event {
         /// How long it has been silent there.
         silence: Duration,
     },
-    /// This node has lost the VIP's network, on which most others hear each other.
+    /// This node has lost a network with VIPs, on which others hear each other.
     CutOff {
         /// One of them.
         from: String,
+        /// Index of its address there.
+        link: usize,
     },
     /// A peer is no longer heard on an extra network.
     LinkLost {
@@ -215,10 +217,16 @@ impl fmt::Display for Event {
                 "{node} is lost on the VIP's network: not heard there for {} ms, but on another one; look at its interface and switch port",
                 silence.as_millis()
             ),
-            Self::CutOff { from } => write!(
-                f,
-                "this node is cut off from the VIP's network: {from} and others hear each other there; it serves nothing until it hears them there too; look at its interface and switch port"
-            ),
+            Self::CutOff { from, link } => {
+                let network = match link {
+                    0 => "the VIP's network".to_owned(),
+                    _ => format!("the network of its address number {}", link + 1),
+                };
+                write!(
+                    f,
+                    "this node is cut off from {network}: {from} and others hear each other there; it serves nothing until it hears them there too; look at its interface and switch port"
+                )
+            }
             Self::LinkLost { node, link } => {
                 write!(f, "{node} is no longer heard on its address number {}", link + 1)
             }

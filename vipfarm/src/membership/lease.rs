@@ -135,13 +135,16 @@ impl Membership {
                 state.installed == installed.stamp && state.promised == installed.stamp
             })
         };
-        let all_agree = heard.iter().all(agrees) || !self.rules().first_lease_by_same_view;
+        // Whoever shares clients by another network is asked too.
+        let shares = |&node: &NodeId| self.shares_clients_with(now, node);
+        let mut asked = alive.without(self.config.own).iter().filter(shares).chain(heard.iter());
+        let all_agree = asked.all(agrees) || !self.rules().first_lease_by_same_view;
         // Nobody is left who might serve unheard.
         let knows = heard.with(self.config.own) == self.everybody();
         let has_listened = !self.listening || knows || !self.rules().listen;
         let stand_back =
             self.others_stand_back(installed) || !self.rules().first_lease_by_stand_back;
-        all_agree && has_listened && stand_back
+        all_agree && has_listened && stand_back && self.knows_the_sides(now)
     }
 
     /// Whether nobody linked with this node serves, or is about to, by another view than this one.
@@ -160,9 +163,11 @@ impl Membership {
             let has_none = state.installed == Stamp::default();
             has_none || state.flags.has(Flags::FENCED) || state.flags.has(Flags::UNFIT)
         };
+        let is_elsewhere =
+            |node| self.is_deaf(node) && !self.shares_clients_with(self.last_turn, node);
         let others = |nodes: NodeSet| nodes.difference(installed.content.alive).iter();
         others(self.linked).all(stands_back)
-            && others(self.may_serve_apart().collect()).all(|node| self.is_deaf(node))
+            && others(self.may_serve_apart().collect()).all(is_elsewhere)
     }
 }
 

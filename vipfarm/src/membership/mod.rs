@@ -47,6 +47,11 @@
 //! readiness, that a node is unfit or leaves), sooner or in spite of loss. A node that hears by
 //! them alone from a larger side of the farm has lost the VIP's network and serves nothing.
 //!
+//! Where a further network has VIPs too (`cut_off.rs`), two sides of the first one that still hear
+//! each other there would serve its clients twice. So of two sides of one size the one with the first
+//! node serves, and neither begins while the other is heard to serve. A node that hears nobody on such
+//! a network, on which others hear each other, cannot serve.
+//!
 //! # What the driver does
 //! ```text
 //! loop {
@@ -71,6 +76,13 @@
 //! - While a node hears a member that does not hear it, it serves nothing: its lease ends, because
 //!   that member might take its buckets, and nobody installs a view without the member, until that
 //!   has gone on alone. Nobody serves a bucket twice meanwhile.
+//! - Of several networks with VIPs the first one decides who is in the farm: while another one is split
+//!   into sides of several nodes, or between two nodes, each client there is served by the node that
+//!   the whole farm has agreed on, if it reaches that one.
+//! - That only one side serves the clients of further networks holds for a first network that is split,
+//!   not for one that is cut in one direction only: a deaf node goes on alone.
+//! - Agents that start while the first network is split know of the other side only that it is there:
+//!   one alone does not serve, and several serve beside the other side.
 //! - A hypervisor that stops a guest's clocks too prolongs its lease by as long as it stops it.
 
 mod agree;
@@ -86,6 +98,7 @@ mod peer;
 mod propose;
 mod rules;
 mod sent;
+mod speak;
 mod time;
 mod view;
 mod wire;
@@ -109,13 +122,14 @@ pub use self::{
     wire::fuzz,
 };
 use self::{
+    cut_off::Sides,
     door::Nuisances,
     lease::Lease,
     peer::Peer,
     rules::Rules,
     sent::Sent,
     view::{Agreement, Digest, ViewId},
-    wire::{FarmId, Flags, Heartbeat, State},
+    wire::FarmId,
 };
 use crate::{
     model::{Mac, Node, NodeId, NodeSet, Overrides, Timers, View},
@@ -144,11 +158,20 @@ pub struct Config {
     pub keys: Vec<[u8; 32]>,
     /// Digest of all that the nodes' files must have in common.
     pub digest: [u8; 16],
-    /// This node's MAC on the VIP's network.
-    pub mac: Mac,
+    /// This node's links, by the index of its addresses: as many as it has addresses.
+    pub links: Vec<OwnLink>,
     /// Powers changed at run time that are to outlast a restart; else the default, which is older
     /// than all others.
     pub overrides: Overrides,
+}
+
+/// One of this node's links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnLink {
+    /// The MAC that peers are to know this node by there.
+    pub mac: Mac,
+    /// Whether the farm has VIPs on that network.
+    pub has_vips: bool,
 }
 
 /// What the driver has to do, in order; own(view) are the buckets this node owns in that view, with
@@ -178,8 +201,8 @@ pub enum Output {
         /// At most [`MAX_DATAGRAM`] bytes.
         datagram: Vec<u8>,
     },
-    /// A peer's MAC is known, or another one than before.
-    Peer(NodeId, Mac),
+    /// A peer's MAC on a link is known, or another one than before.
+    Peer(NodeId, u8, Mac),
     /// Tell the operators.
     Event(Event),
 }
@@ -235,6 +258,10 @@ pub struct Membership {
     unbarred_since: Option<BootTime>,
     /// Somebody on the larger side of the VIP's network, which this node hears elsewhere only.
     cut_off_from: Option<NodeId>,
+    /// The sides of the first network, and since when they are these.
+    sides: (Sides, BootTime),
+    /// Until when this node counts as cut off from a further network with VIPs.
+    cut_off_until: Option<BootTime>,
     /// Until when peers are waited for to take over from this node, which leaves.
     leave_by: Option<BootTime>,
     left: bool,
@@ -286,6 +313,8 @@ impl Membership {
             held_back_by: None,
             unbarred_since: Some(now),
             cut_off_from: None,
+            sides: (Sides::default(), now),
+            cut_off_until: None,
             leave_by: None,
             left: false,
             mute: false,
@@ -311,6 +340,7 @@ impl Membership {
         self.announce |= std::mem::replace(&mut self.listening, listening) != listening;
         self.yield_to_other_configuration(now);
         self.yield_to_the_larger_side(now);
+        self.stand_back_where_cut_off(now);
         self.promise_what_is_proposed(now);
         self.propose_what_is_due(now);
         self.install_what_is_agreed(now);
@@ -402,73 +432,6 @@ impl Membership {
         self.lease.end();
         self.announce = true;
         self.wake = Some(now);
-    }
-
-    fn send_heartbeat(&mut self, now: BootTime) {
-        let Timers { period, fail, .. } = self.config.timers;
-        let heartbeat = self.heartbeat(now, fail);
-        let key = &self.config.keys[0];
-        let first = wire::seal(&heartbeat, 0, self.farm, key);
-        let links = self.config.nodes[self.config.own.index()].addresses.len();
-        let others = (1..links).filter_map(|link| u8::try_from(link).ok());
-        let others: Vec<_> = others.map(|link| (link, wire::reseal(&first, link, key))).collect();
-        let newcomers = std::mem::take(&mut self.newcomers);
-        let answers = newcomers
-            .into_iter()
-            .map(|address| Output::SendTo { address, datagram: first.clone() });
-        let answers: Vec<_> = answers.collect();
-        self.outputs.push_back(Output::Send { link: 0, datagram: first });
-        self.outputs.extend(answers);
-        for (link, datagram) in others {
-            self.outputs.push_back(Output::Send { link, datagram });
-        }
-        self.counters.sent += 1;
-        self.next_heartbeat = now + period;
-        self.announce = false;
-    }
-
-    fn heartbeat(&mut self, now: BootTime, fail: Duration) -> Heartbeat {
-        let installed = self.installed.as_ref().map(|installed| installed.stamp);
-        let promised = self.promised.stamp;
-        let version = self.overrides().version();
-        let is_behind = |state: &State| state.overrides < version;
-        let is_news =
-            self.hears.iter().any(|node| self.peers[node.index()].state().is_some_and(is_behind));
-        Heartbeat {
-            source: self.config.own,
-            incarnation: self.incarnation,
-            sequence: self.sent.next(now, fail),
-            state: State {
-                flags: self.flags(),
-                digest: self.digest,
-                staged: self.staged,
-                installed: installed.unwrap_or_default(),
-                promised,
-                ready: self.ready,
-                hears: self.hears,
-                linked: self.linked,
-                max_epoch: self.max_epoch,
-                overrides: version,
-                mac: self.config.mac,
-            },
-            proof: self.proof,
-            acks: self.peers.iter().map(Peer::ack).collect(),
-            proposal: (installed.unwrap_or_default() != promised || !self.rules().barrier)
-                .then(|| Arc::clone(&self.promised)),
-            overrides: is_news.then(|| Arc::clone(self.overrides())),
-            lingering: Arc::clone(&self.lingering),
-        }
-    }
-
-    fn flags(&self) -> Flags {
-        let is_fenced = self.state == NodeState::Fenced && self.rules().fenced_is_told;
-        Flags::default()
-            .with(Flags::SERVING, self.serves(self.config.own))
-            .with(Flags::FENCED, is_fenced)
-            .with(Flags::LEAVING, self.leave_by.is_some())
-            .with(Flags::UNFIT, !self.fit || self.held_back_by.is_some())
-            .with(Flags::FORCED, self.forced)
-            .with(Flags::LISTENING, self.listening && self.rules().listen)
     }
 
     fn name(&self, node: NodeId) -> String {

@@ -167,7 +167,8 @@ impl Membership {
     }
 
     /// Which buckets this node has given away and still serves old connections of, for the peers to
-    /// know: see [`PeerStatus::lingering`]. Opaque here; empty = none.
+    /// know: see [`PeerStatus::lingering`]. Opaque here. It holds until the next view is promised: then
+    /// heartbeats say nothing, which is empty, until the driver has released and says it anew.
     ///
     /// # Panics
     /// If it is longer than 1100 bytes.

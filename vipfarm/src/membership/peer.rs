@@ -32,8 +32,8 @@ pub struct PeerStatus {
     pub heard: Option<BootTime>,
     /// For each link, whether the peer is heard on it.
     pub links: Vec<bool>,
-    /// Its MAC on the VIP's network.
-    pub mac: Option<Mac>,
+    /// Its MAC on each link; `None` = not known.
+    pub macs: Vec<Option<Mac>>,
     /// Its agent's incarnation.
     pub incarnation: Option<u64>,
     /// In which parts its configuration is another than this node's.
@@ -56,7 +56,8 @@ pub struct PeerStatus {
     pub agrees: bool,
     /// What its kernel accepts, as it said last.
     pub proof: Proof,
-    /// What it still serves of what it has given away, as it said last.
+    /// What it still serves of what it has given away, as it said last; empty while it has not said
+    /// so since it promised its last view.
     pub lingering: Arc<[u8]>,
 }
 
@@ -86,6 +87,8 @@ pub(super) struct Peer {
 struct Link {
     sequence: u64,
     at: Option<BootTime>,
+    /// The peer's there.
+    mac: Option<Mac>,
     /// As events have told.
     up: bool,
 }
@@ -113,6 +116,7 @@ struct Rival {
 pub(super) struct Change {
     /// The sender's state.
     pub(super) state: bool,
+    /// The MAC on the heartbeat's link.
     pub(super) mac: bool,
     /// The configuration, or the agent that runs it.
     pub(super) config: bool,
@@ -177,7 +181,6 @@ impl Peer {
         proof: Option<BootTime>,
     ) -> Change {
         let before = self.newest.clone().filter(|it| it.incarnation == heartbeat.incarnation);
-        let mac = self.newest.as_ref().map(|newest| newest.state.mac);
         if before.is_none() {
             self.links.iter_mut().for_each(|link| (link.sequence, link.at) = (0, None));
             self.acked = None;
@@ -185,20 +188,22 @@ impl Peer {
         if self.links.len() <= link {
             self.links.resize(link + 1, Link::default());
         }
-        (self.links[link].sequence, self.links[link].at) = (heartbeat.sequence, Some(now));
+        let on = &mut self.links[link];
+        (on.sequence, on.at) = (heartbeat.sequence, Some(now));
+        let mac = on.mac.replace(heartbeat.mac) != Some(heartbeat.mac);
         self.candidate = None;
         self.rival = self.rival.filter(|rival| rival.incarnation != heartbeat.incarnation);
         let acked = proof > self.acked;
         self.acked = self.acked.max(proof);
         if before.as_ref().is_some_and(|before| before.sequence >= heartbeat.sequence) {
             // Another link was faster.
-            return Change { acked, ..Change::default() };
+            return Change { mac, acked, ..Change::default() };
         }
         self.newest = Some(Arc::clone(heartbeat));
         let (before, after) = (before.as_ref().map(|before| &before.state), &heartbeat.state);
         Change {
             state: before != Some(after),
-            mac: mac != Some(after.mac),
+            mac,
             config: before.is_none_or(|before| before.digest != after.digest),
             agent: before.is_none(),
             acked,
@@ -254,12 +259,17 @@ impl Peer {
 
     /// Whether it was heard on the first link within `span`.
     pub(super) fn is_heard(&self, now: BootTime, span: Duration) -> bool {
-        is_up(self.heard_at(), now, span)
+        self.is_heard_on(0, now, span)
     }
 
     /// Whether it was heard on any link within `span`.
     pub(super) fn is_heard_anyhow(&self, now: BootTime, span: Duration) -> bool {
         self.links.iter().any(|link| is_up(link.at, now, span))
+    }
+
+    /// Whether it was heard on that link within `span`.
+    pub(super) fn is_heard_on(&self, link: usize, now: BootTime, span: Duration) -> bool {
+        self.links.get(link).is_some_and(|link| is_up(link.at, now, span))
     }
 
     /// The links, by number, that came up or went down since the last call.
@@ -337,7 +347,7 @@ impl Peer {
             state,
             heard: self.heard_at(),
             links: self.links.iter().map(|link| is_up(link.at, now, fail)).collect(),
-            mac: newest.map(|state| state.mac),
+            macs: self.links.iter().map(|link| link.mac).collect(),
             incarnation: self.newest.as_ref().map(|newest| newest.incarnation),
             config_differs: newest
                 .map_or_else(Vec::new, |state| differing_parts(digest, state.digest)),

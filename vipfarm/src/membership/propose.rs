@@ -126,7 +126,7 @@ impl Membership {
     fn is_outdated(&self, alive: NodeSet) -> bool {
         let promised = self.promised.stamp;
         let is_installed = self.installed.as_ref().is_some_and(|it| it.stamp == promised);
-        if is_installed && self.state == NodeState::Fenced && self.fit {
+        if is_installed && self.state == NodeState::Fenced && self.is_fit() {
             return true;
         }
         alive.iter().filter_map(|node| self.peers[node.index()].state()).any(|state| {

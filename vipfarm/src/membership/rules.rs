@@ -23,6 +23,8 @@ pub(super) struct Rules {
     pub(super) lease_by_heard: bool,
     /// Heartbeats say that their sender is fenced, and the coordinator proposes another view then.
     pub(super) fenced_is_told: bool,
+    /// What was said of old connections before a view was promised is not said again after it.
+    pub(super) said_anew: bool,
     /// A new agent listens before it serves alone.
     pub(super) listen: bool,
     /// Periods that a joiner must have been heard for.
@@ -41,6 +43,7 @@ impl Rules {
         stall: true,
         lease_by_heard: true,
         fenced_is_told: true,
+        said_anew: true,
         listen: true,
         damping: 10,
     };

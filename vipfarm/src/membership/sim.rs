@@ -4,19 +4,26 @@
 //! leave behind.
 //!
 //! Whenever a kernel accepts more, no bucket may be accepted by two nodes, unless the network
-//! between these two has been cut since they were in one view; when the faults end, every bucket must soon be accepted by exactly
-//! one node. A failure names the seed of its schedule: `VIPFARM_SEED=N` runs that one alone.
+//! between these two has been cut since they were in one view; when the faults end, every bucket must
+//! soon be accepted by exactly one node. Clients have connections meanwhile, which no other node may
+//! reset as long as theirs serves, and which soon reach it or are reset (`clients.rs`). A failure names the seed of its schedule: `VIPFARM_SEED=N` runs that one alone.
 //! `VIPFARM_SEEDS` says how many, `VIPFARM_NODES` how many nodes each time.
 
 use std::env;
 
-use self::{farm::Farm, faults::Weather, rng::Rng};
+use self::{
+    farm::{Farm, Grief},
+    faults::Weather,
+    rng::Rng,
+};
 use super::*;
+use crate::agent::share;
 
+mod clients;
 mod farm;
 mod faults;
 mod network;
-mod node;
+pub(super) mod node;
 pub(super) mod rng;
 
 /// What is broken on purpose, to see that the simulator notices.
@@ -29,6 +36,8 @@ enum Flaw {
     NoRelease,
     /// A rule of the protocol does not hold.
     Rules(Rules),
+    /// A rule of the handover of old connections does not hold.
+    Handover(share::Rules),
 }
 
 #[test]
@@ -52,10 +61,13 @@ fn with_the_shortest_timers_no_bucket_is_served_twice_and_all_are_served_again()
 #[test]
 fn sixty_four_nodes_start_at_once_and_survive_a_partition() {
     let mut farm = Farm::new(64, Rng(64), 64, Timers::BALANCED, Weather::FAIR, Flaw::None);
-    farm.settle();
-    farm.partition();
-    farm.run_for(600).unwrap_or_else(|overlap| panic!("{overlap}: {farm}"));
-    farm.settle();
+    let mut survives = || {
+        farm.settle()?;
+        farm.partition();
+        farm.run_for(600)?;
+        farm.settle()
+    };
+    survives().unwrap_or_else(|grief| panic!("{grief}: {farm}"));
 }
 
 #[test]
@@ -84,13 +96,23 @@ fn the_simulator_notices_what_the_rules_are_for() {
     }
 }
 
+#[test]
+fn the_simulator_notices_what_the_rules_of_handovers_are_for() {
+    let without = [
+        ("unsaid", share::Rules { unsaid: false, ..share::Rules::ALL }),
+        ("dead", share::Rules { dead: false, ..share::Rules::ALL }),
+    ];
+    for (rule, rules) in without {
+        assert!(loses_connections(Flaw::Handover(rules)), "{rule}");
+    }
+}
+
 fn survive_faults(profile: u64, timers: Timers) {
     let seeds = number("VIPFARM_SEED")
         .map_or(0..number("VIPFARM_SEEDS").unwrap_or(2000), |seed| seed..seed + 1);
     for seed in seeds.filter(|seed| seed % 3 == profile) {
         let mut farm = farm(seed, timers, Flaw::None);
-        farm.suffer().unwrap_or_else(|overlap| panic!("{overlap}: {farm}"));
-        farm.settle();
+        farm.survive().unwrap_or_else(|grief| panic!("{grief}: {farm}"));
     }
 }
 
@@ -120,7 +142,14 @@ fn large(rng: &mut Rng) -> usize {
 
 /// Whether some history ends with two owners of a bucket; for some flaws few do.
 fn overlaps(flaw: Flaw) -> bool {
-    (0..8000).any(|seed| farm(seed, Timers::BALANCED, flaw).suffer().is_err())
+    let overlap = |found: &Grief| matches!(found, Grief::Overlap(..));
+    (0..8000).any(|seed| farm(seed, Timers::BALANCED, flaw).suffer().is_err_and(|it| overlap(&it)))
+}
+
+/// Whether some history ends with a connection that is reset or without an answer.
+fn loses_connections(flaw: Flaw) -> bool {
+    let overlap = |found: &Grief| matches!(found, Grief::Overlap(..));
+    (0..8000).any(|seed| farm(seed, Timers::FAST, flaw).survive().is_err_and(|it| !overlap(&it)))
 }
 
 fn number(variable: &str) -> Option<u64> {

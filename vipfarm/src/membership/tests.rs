@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     view::{Content, Stamp, ViewId},
-    wire::Ack,
+    wire::{Ack, Flags, Heartbeat},
     *,
 };
 
@@ -12,6 +12,7 @@ mod configs;
 mod door;
 mod fuzz;
 mod harness;
+mod networks;
 mod operated;
 mod proof;
 use harness::*;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0 magic u32 | version u8 | link u8 | source u8 | nodes u8
-//!   8 farm id u32 | flags u16 | zero u16
+//!   8 farm id u32 | flags u16 | links on which the sender hears anybody, bitmap u16
 //!  16 incarnation u64
 //!  24 sequence u64
 //!  32 digest of the configuration in force, 16 bytes
@@ -14,7 +14,7 @@
 //! 146 linked (hears and is heard by), bitmap u64
 //! 154 highest epoch seen u64
 //! 162 version of the overrides: counter u64 | author u8
-//! 171 MAC, 6 bytes
+//! 171 the sender's MAC on the datagram's link, 6 bytes
 //! 177 proof: epoch u64 | digest u64; zero = none
 //! 193 acknowledged, by node index, `nodes` times: life u32 | sequence u32
 //!     the promised view, with its flag: alive u64 | idle u64 | digest, 16 bytes |
@@ -68,6 +68,7 @@ const VERSION: u8 = 4;
 const AT_VERSION: usize = 4;
 const AT_LINK: usize = 5;
 const AT_FARM: usize = 8;
+pub(super) const AT_MAC: usize = 171;
 
 /// Tells farms on one network apart before any cryptography.
 pub(super) type FarmId = [u8; 4];
@@ -81,6 +82,8 @@ pub(super) struct Heartbeat {
     /// Rises with every heartbeat of an incarnation; the same on all links.
     pub(super) sequence: u64,
     pub(super) state: State,
+    /// The sender's on the datagram's link. Beside the state, because it is another one on each.
+    pub(super) mac: Mac,
     /// What the sender's kernel accepts. Beside the state, because it is no news: nobody decides by
     /// it.
     pub(super) proof: Proof,
@@ -109,8 +112,8 @@ pub(super) struct State {
     pub(super) max_epoch: u64,
     /// Of the newest overrides known.
     pub(super) overrides: Version,
-    /// The sender's own, on the VIP's network.
-    pub(super) mac: Mac,
+    /// On which links the sender hears anybody: a bitmap of the first 16.
+    pub(super) hears_on: u16,
 }
 
 /// What the sender of a heartbeat is doing.
@@ -189,6 +192,7 @@ pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]
         incarnation,
         sequence,
         state,
+        mac,
         proof,
         acks,
         proposal,
@@ -209,7 +213,7 @@ pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]
     to.u8(u8::try_from(acks.len()).expect("at most `MAX_NODES`"));
     to.bytes(&farm);
     to.u16(flags.0);
-    to.u16(0);
+    to.u16(state.hears_on);
     to.u64(*incarnation);
     to.u64(*sequence);
     to.bytes(&state.digest);
@@ -221,7 +225,7 @@ pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]
     to.nodes(state.linked);
     to.u64(state.max_epoch);
     to.version(state.overrides);
-    to.bytes(&state.mac.0);
+    to.bytes(&mac.0);
     to.proof(*proof);
     for &ack in acks {
         to.ack(ack);
@@ -241,11 +245,12 @@ pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]
     to.0
 }
 
-/// The same heartbeat for another link.
-pub(super) fn reseal(datagram: &[u8], link: u8, key: &[u8; 32]) -> Vec<u8> {
+/// The same heartbeat for another link, on which the sender has that MAC.
+pub(super) fn reseal(datagram: &[u8], link: u8, mac: Mac, key: &[u8; 32]) -> Vec<u8> {
     let mut bytes = datagram.to_vec();
     bytes.truncate(datagram.len().saturating_sub(TAG));
     bytes[AT_LINK] = link;
+    bytes[AT_MAC..AT_MAC + mac.0.len()].copy_from_slice(&mac.0);
     let tag = tag(&bytes, key);
     bytes.extend(tag);
     bytes
@@ -301,8 +306,8 @@ fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
     let [_, _, _, _, _, _] = from.array()?;
     let (source, nodes) = (from.node()?, usize::from(from.u8()?));
     let _farm: FarmId = from.array()?;
-    let (flags, zero) = (Flags(from.u16()?), from.u16()?);
-    if !(1..=MAX_NODES).contains(&nodes) || flags.0 & !Flags::ALL.0 != 0 || zero != 0 {
+    let (flags, hears_on) = (Flags(from.u16()?), from.u16()?);
+    if !(1..=MAX_NODES).contains(&nodes) || flags.0 & !Flags::ALL.0 != 0 {
         return Err(Dropped::Malformed);
     }
     let (incarnation, sequence) = (from.u64()?, from.u64()?);
@@ -321,8 +326,9 @@ fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
         linked: from.nodes()?,
         max_epoch: from.u64()?,
         overrides: from.version()?,
-        mac: Mac(from.array()?),
+        hears_on,
     };
+    let mac = Mac(from.array()?);
     let proof = from.proof()?;
     let acks = (0..nodes).map(|_| from.ack()).collect::<Result<_, _>>()?;
     let proposal = flags.has(Flags::PROPOSAL).then(|| from.content()).transpose()?;
@@ -343,6 +349,7 @@ fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
         incarnation,
         sequence,
         state,
+        mac,
         proof,
         acks,
         proposal: proposal.map(Arc::new),

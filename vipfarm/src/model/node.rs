@@ -118,6 +118,6 @@ impl fmt::Debug for NodeSet {
 pub struct Node {
     /// Unique in the farm; placement depends on it, so renaming a node moves buckets.
     pub name: String,
-    /// Heartbeat addresses: the first is on the VIP's own network.
+    /// Heartbeat addresses, one a network: the first is on the network of a VIP, and so may others be.
     pub addresses: Vec<IpAddr>,
 }

@@ -55,7 +55,7 @@ impl fmt::Debug for Table {
 }
 
 /// 256 bits, one a bucket: bit `b & 63` of word `b >> 6`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(transparent)]
 pub struct Bitmap(pub [u64; 4]);
 

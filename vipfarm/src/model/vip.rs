@@ -150,9 +150,19 @@ pub struct Group {
     pub powers: Vec<Option<u16>>,
     /// The rules.
     pub rules: Vec<Rule>,
+    /// How long the connections of a bucket that moves may stay where they are.
+    pub handover_timeout: Duration,
 }
 
 impl Group {
+    /// [`Group::handover_timeout`] of a file that says nothing.
+    pub const HANDOVER_TIMEOUT: Duration = Duration::from_mins(10);
+
+    /// Whether it has connections that stay where they are when their bucket moves.
+    pub fn lingers(&self) -> bool {
+        self.rules.iter().any(|rule| rule.proto == Proto::Tcp)
+    }
+
     /// The node's power: 0 when it is not in the group.
     pub fn power(&self, node: NodeId) -> u16 {
         self.powers.get(node.index()).copied().flatten().unwrap_or(0)

@@ -294,7 +294,7 @@ impl Services {
                 }
                 IpAddr::V6(addr) => {
                     let addr = addr_words(addr);
-                    tables.vips6[slot] = Vip6Slot { addr, vlans, vip: word };
+                    tables.vips6[slot] = Vip6Slot { addr, vlans, vip: word, padding: 0 };
                 }
             }
             tables.vmacs[vip as usize] = entry.vmac.map_or(NO_VMAC, |mac| mac_word(mac.0));

@@ -39,7 +39,12 @@ fn block(addresses: &[Ipv4Addr], groups: &[&[Rule]]) -> Vip {
         vlan: VlanTags::default(),
         groups: groups
             .iter()
-            .map(|rules| Group { name: "g".into(), powers: vec![], rules: rules.to_vec() })
+            .map(|rules| Group {
+                name: "g".into(),
+                powers: vec![],
+                rules: rules.to_vec(),
+                handover_timeout: Group::HANDOVER_TIMEOUT,
+            })
             .collect(),
     }
 }

@@ -1,14 +1,8 @@
 //! A served control socket with a made-up agent behind, for the tests of both of its ends.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+mod run_dir;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::future::BoxFuture;
 use tokio::{runtime::Runtime, sync::watch};
@@ -19,35 +13,13 @@ use vipfarm::{
     },
     model::{Bitmap, Filter, Mode, Proto},
     status::{
-        EventRecord, ExplainQuery, Explanation, GroupStatus, Lateness, NodeState, NodeStatus,
-        PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, RuleStatus, Status,
-        UpgradeReply, UpgradeRequest, VipStatus,
+        EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, NodeState,
+        NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
+        RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
     },
 };
 
-/// A directory of one test, removed with the value.
-pub(crate) struct RunDir(pub(crate) PathBuf);
-
-impl RunDir {
-    pub(crate) fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("vipfarm-test-{}-{count}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir_all(&dir).expect("a directory in the temporary one");
-        Self(dir)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for RunDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+pub(crate) use self::run_dir::RunDir;
 
 /// An agent that knows one VIP.
 struct FakeAgent {
@@ -113,6 +85,10 @@ impl Source for FakeAgent {
         };
         Box::pin(std::future::ready(answer))
     }
+
+    fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>> {
+        Box::pin(std::future::ready(Err("this node is not drained".into())))
+    }
 }
 
 /// A change that the made-up agent takes; every other is refused.
@@ -149,6 +125,7 @@ pub(crate) fn status() -> Status {
             heard_ms: None,
             mac: None,
             load: 255,
+            lingering: Some(0),
             changed_powers: None,
             configuration: None,
             staged: None,
@@ -159,6 +136,7 @@ pub(crate) fn status() -> Status {
             mode: Mode::VmacInvisible,
             vmac: Some("5a:fe:c0:a8:01:de".into()),
             addresses: vec!["192.168.1.222/24".into()],
+            connections: BTreeMap::new(),
             xdp: "native".into(),
             jumbo: true,
             vlan: vec![],
@@ -175,6 +153,8 @@ pub(crate) fn status() -> Status {
             }],
             powers: BTreeMap::from([("node1".into(), 1)]),
             changed: BTreeMap::new(),
+            handover: HandoverStatus::default(),
+            connections: None,
             load: BTreeMap::from([("node1".into(), 255)]),
             owners: (0..256).map(|bucket| (bucket != 9).then_some(0)).collect(),
             // The highest bits: JSON must not round them.

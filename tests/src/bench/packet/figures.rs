@@ -85,6 +85,8 @@ struct ByKind {
     nft_jhash: Option<f64>,
     #[serde(rename = "xt_cluster_ns")]
     xt_cluster: Option<f64>,
+    #[serde(rename = "half_vipfarm_ns")]
+    half_vipfarm: Option<f64>,
 }
 
 impl ByKind {
@@ -94,6 +96,7 @@ impl ByKind {
             Kind::Vipfarm => &mut self.vipfarm,
             Kind::NftJhash => &mut self.nft_jhash,
             Kind::XtCluster => &mut self.xt_cluster,
+            Kind::HalfVipfarm => &mut self.half_vipfarm,
         }
     }
 
@@ -103,6 +106,7 @@ impl ByKind {
             Kind::Vipfarm => self.vipfarm,
             Kind::NftJhash => self.nft_jhash,
             Kind::XtCluster => self.xt_cluster,
+            Kind::HalfVipfarm => self.half_vipfarm,
         }
     }
 }
@@ -118,22 +122,32 @@ impl FloodFigures {
         *self.min.of(kind) = Some(min);
     }
 
-    /// How much more it costs than vipfarm, if both were measured.
+    /// How much more it costs than vipfarm, if both were measured; where vipfarm serves a half, than no
+    /// filter.
     fn ratio(&self, kind: Kind) -> Option<f64> {
-        Some(self.median.get(kind)? / self.median.get(Kind::Vipfarm)?)
+        let unit = if kind == Kind::HalfVipfarm { Kind::None } else { Kind::Vipfarm };
+        Some(self.median.get(kind)? / self.median.get(unit)?)
     }
 
     fn held(&self, kind: Kind) -> bool {
-        gate(kind).is_none_or(|gate| self.ratio(kind).is_none_or(|ratio| ratio >= gate))
+        let Some(ratio) = self.ratio(kind) else { return true };
+        match kind {
+            Kind::HalfVipfarm => ratio <= HALF,
+            _ => gate(kind).is_none_or(|gate| ratio >= gate),
+        }
     }
 }
 
-/// How much more than vipfarm it must cost.
+/// What vipfarm may cost where it serves a half, of what no filter does.
+const HALF: f64 = 0.7;
+
+/// How much more than vipfarm it must cost; where vipfarm serves a half, see [`HALF`].
 fn gate(kind: Kind) -> Option<f64> {
     match kind {
         Kind::None | Kind::Vipfarm => None,
         Kind::NftJhash => Some(4.0),
         Kind::XtCluster => Some(6.0),
+        Kind::HalfVipfarm => Some(HALF),
     }
 }
 
@@ -186,7 +200,11 @@ impl fmt::Display for Figures {
 impl fmt::Display for FloodFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(generator) = self.generator_ns else { return Ok(()) };
-        writeln!(f, "\nreceiving a flood, median of {} rounds, all dropped", self.rounds)?;
+        writeln!(
+            f,
+            "\nreceiving a flood, median of {} rounds, all dropped but where said",
+            self.rounds
+        )?;
         writeln!(f, "(the sender's {generator:.1} ns a frame taken off)      min   ratio    gate")?;
         for kind in Kind::ALL {
             let (Some(ns), Some(min)) = (self.median.get(kind), self.min.get(kind)) else {
@@ -228,6 +246,21 @@ mod tests {
     }
 
     #[test]
+    fn a_half_that_is_dropped_must_save_something() {
+        let figures = |half| {
+            let mut figures = flood(400.0);
+            figures.set(Kind::None, 1000.0, 1000.0);
+            figures.set(Kind::HalfVipfarm, half, half);
+            figures
+        };
+        assert!(figures(700.0).held(Kind::HalfVipfarm));
+        assert!(!figures(710.0).held(Kind::HalfVipfarm));
+        let text = figures(650.0).to_string();
+        let line = text.lines().find(|line| line.starts_with("vipfarm, half")).unwrap_or_default();
+        assert!(line.contains(" 0.65 ") && line.ends_with("ok"), "{text}");
+    }
+
+    #[test]
     fn a_path_may_cost_its_share_of_a_lookup() {
         let path = |ratio_to_lookup| PathFigures {
             name: "drop",
@@ -250,7 +283,7 @@ mod tests {
         let json = serde_json::to_value(flood(450.5)).unwrap();
         assert_eq!(json["vipfarm_ns"], 100.0);
         assert_eq!(json["nft_jhash_ns"], 450.5);
-        for missing in ["none_ns", "xt_cluster_ns"] {
+        for missing in ["none_ns", "xt_cluster_ns", "half_vipfarm_ns"] {
             assert!(json.get(missing).is_some_and(serde_json::Value::is_null), "{json}");
         }
         assert_eq!(json["min"]["vipfarm_ns"], 90.0);

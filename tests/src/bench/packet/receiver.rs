@@ -1,5 +1,5 @@
-//! Who a flood meets: a node of the lab with one filter, which drops all of it, or with none; and how
-//! many frames its kernel says met that fate.
+//! Who a flood meets: a node of the lab with one filter, which drops all of it or a half, or with none;
+//! and how many frames its kernel says met that fate.
 
 use std::{fs, net::UdpSocket};
 
@@ -23,7 +23,8 @@ use crate::{
     world::{VIP, VMAC, World},
 };
 
-/// What a receiver filters by. All but the first drop every frame by a hash of who sent it.
+/// What a receiver filters by: a hash of who sent the frame, by which all but the first and the last
+/// drop every one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Nothing: the frame goes through the network stack, up to a socket that takes nothing.
@@ -34,10 +35,14 @@ pub(super) enum Kind {
     NftJhash,
     /// `xt_cluster`, by iptables: jhash of the client address that connection tracking found.
     XtCluster,
+    /// The agent's programs, when every other bucket is the node's: the frames of those go where all go
+    /// without a filter.
+    HalfVipfarm,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::None, Self::Vipfarm, Self::NftJhash, Self::XtCluster];
+    pub(super) const ALL: [Self; 5] =
+        [Self::None, Self::Vipfarm, Self::NftJhash, Self::XtCluster, Self::HalfVipfarm];
 
     /// For people.
     pub(super) fn name(self) -> &'static str {
@@ -46,6 +51,7 @@ impl Kind {
             Self::Vipfarm => "vipfarm",
             Self::NftJhash => "nft jhash",
             Self::XtCluster => "xt_cluster",
+            Self::HalfVipfarm => "vipfarm, half of it served",
         }
     }
 }
@@ -74,6 +80,10 @@ enum Filter {
     Vipfarm(Box<Counters>),
     NftJhash,
     XtCluster,
+    HalfVipfarm {
+        counters: Box<Counters>,
+        _socket: UdpSocket,
+    },
 }
 
 /// What a receiver has counted so far.
@@ -89,12 +99,16 @@ impl<'a> Receiver<'a> {
     /// Sets the filter up. An error where a program or the kernel cannot.
     pub(super) fn new(kind: Kind, lab: &Lab, host: &'a Host) -> Result<Self> {
         let filter = match kind {
-            Kind::Vipfarm => vipfarm(lab, host)?,
-            Kind::None => without(host)?,
+            Kind::Vipfarm => Filter::Vipfarm(vipfarm(lab, host, &[1, 2])?),
+            Kind::None => Filter::Socket { _socket: deaf_socket(host)? },
             Kind::NftJhash => nft_jhash(lab, host)?,
             Kind::XtCluster => xt_cluster(host)?,
+            Kind::HalfVipfarm => Filter::HalfVipfarm {
+                _socket: deaf_socket(host)?,
+                counters: vipfarm(lab, host, &[0, 1])?,
+            },
         };
-        if kind != Kind::Vipfarm {
+        if !matches!(kind, Kind::Vipfarm | Kind::HalfVipfarm) {
             // An end of a veth pair without an XDP program polls its queue only for this.
             host.run(&format!("ethtool -K {INTERFACE} gro on"))?;
         }
@@ -108,7 +122,7 @@ impl<'a> Receiver<'a> {
     /// Where frames for it must be addressed to.
     pub(super) fn mac(&self) -> Mac {
         match self.filter {
-            Filter::Vipfarm(_) => VMAC,
+            Filter::Vipfarm(_) | Filter::HalfVipfarm { .. } => VMAC,
             _ => self.host.mac(),
         }
     }
@@ -125,14 +139,27 @@ impl<'a> Receiver<'a> {
             // The verdicts of a map do not count: what was not dropped here comes to IP.
             Filter::NftJhash => arrived - snmp_counter(&snmp, "Ip", "InReceives")?.min(arrived),
             Filter::XtCluster => dropped_by(&self.host.run(LIST_RULES)?, "cluster")?,
+            Filter::HalfVipfarm { counters, .. } => {
+                let (served, reasons) =
+                    (snmp_counter(&snmp, "Udp", "InErrors")?, counters.packets()?);
+                let (mine, others) = (reasons[&Reason::Mine], reasons[&Reason::NotMine]);
+                ensure!(
+                    mine == served,
+                    "{mine} frames were accepted, and {served} came to the socket"
+                );
+                ensure!(mine.abs_diff(others) <= arrived / 10, "{mine} of {arrived} are no half");
+                mine + others
+            }
         };
         Ok(Tally { arrived, ended })
     }
 }
 
-fn vipfarm(lab: &Lab, host: &Host) -> Result<Filter> {
-    let peers = [1, 2].into_iter().filter_map(NodeId::new).collect();
-    let plan = World::new().with_alive(peers).plan();
+/// The agent's programs with a lease, as node1 has them when those nodes are alive, by their places in
+/// the file.
+fn vipfarm(lab: &Lab, host: &Host, alive: &[usize]) -> Result<Box<Counters>> {
+    let alive = alive.iter().copied().filter_map(NodeId::new).collect();
+    let plan = World::new().with_alive(alive).plan();
     let attach = || {
         let options = Options {
             interface: INTERFACE.into(),
@@ -149,7 +176,7 @@ fn vipfarm(lab: &Lab, host: &Host) -> Result<Filter> {
         datapath.extend_lease(boot_ns()? + LEASE)?;
         let counters = datapath.take_counters()?;
         ensure!(datapath.xdp_mode() == XdpMode::Native, "the filter is not in the driver");
-        Ok(Filter::Vipfarm(Box::new(counters)))
+        Ok(Box::new(counters))
     };
     host.in_ns(attach)
 }
@@ -160,7 +187,7 @@ fn boot_ns() -> Result<u64> {
 }
 
 /// A socket that a reader would have to empty would be full soon, and then cost less.
-fn without(host: &Host) -> Result<Filter> {
+fn deaf_socket(host: &Host) -> Result<UdpSocket> {
     host.add_address(VIP.into(), 32)?;
     let socket = host.in_ns(|| UdpSocket::bind((VIP, PORT)))?;
     let object = skip::lab_object().map_err(|reason| anyhow!(reason))?;
@@ -169,7 +196,7 @@ fn without(host: &Host) -> Result<Filter> {
     let deaf: &mut SocketFilter = deaf.try_into()?;
     deaf.load()?;
     deaf.attach(&socket)?;
-    Ok(Filter::Socket { _socket: socket })
+    Ok(socket)
 }
 
 fn nft_jhash(lab: &Lab, host: &Host) -> Result<Filter> {

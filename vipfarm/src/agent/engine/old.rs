@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use super::{Engine, Port, Wired, realtime};
-use crate::{
-    agent::handover::Said,
-    membership::{BootTime, PeerStatus},
-};
+use crate::membership::{BootTime, PeerStatus};
 
 /// How long peers that do not acknowledge it are told that this node holds.
 const UNHEARD: Duration = Duration::from_millis(500);
@@ -16,7 +13,7 @@ impl Engine {
     pub(super) fn begin_hold(&mut self, hold: Duration) {
         self.hold = Some(hold);
         for wired in &mut self.wired {
-            wired.port.handover().hold(hold);
+            wired.port.hold(hold);
         }
         self.tell_of_handovers();
         self.membership.leave(realtime::now());
@@ -62,29 +59,22 @@ impl Engine {
 
     /// Follows what the other nodes say of old connections, as long as there are any.
     pub(super) fn hear_of_handovers(&mut self) {
-        if self.wired.iter_mut().all(|wired| wired.port.handover().is_over()) {
+        if self.wired.iter().all(|wired| wired.port.share().is_settled()) {
             return;
         }
-        let Some(view) = self.membership.view() else { return };
-        let now = realtime::now();
-        let peers: Vec<_> = self.membership.peers(now).collect();
-        let said = peers.iter().filter_map(|peer| {
-            let (is_member, bytes) = (view.alive.contains(peer.node), &peer.lingering);
-            let said = Said::of(peer.node, peer.agrees, bytes, view.epoch);
-            match peer.heard {
-                Some(heard) if peer.leaving => said.by_who_leaves(is_member, bytes, heard),
-                _ => is_member.then_some(said),
-            }
-        });
-        let said: Vec<_> = said.collect();
-        self.change(|port| port.handover().hear(&said, now));
+        let (membership, now, unowned) = (&self.membership, realtime::now(), self.unowned);
+        let hear = |wired: &mut Wired| {
+            wired.port.hear(membership, now);
+            wired.apply(unowned)
+        };
+        let errors = self.wired.iter_mut().filter_map(hear).collect();
+        self.report_kernel(errors);
     }
 
     /// Has the next heartbeat say what lingers here.
     pub(super) fn tell_of_handovers(&mut self) {
-        let epoch = self.let_go;
         // All ports have the groups of the whole farm.
-        let lingering = self.wired.first_mut().map(|wired| wired.port.handover().encode(epoch));
-        self.membership.publish_lingering(realtime::now(), lingering.unwrap_or_default().into());
+        let told = self.wired.first().map(|wired| wired.port.share().told());
+        self.membership.publish_lingering(realtime::now(), told.unwrap_or_default());
     }
 }

@@ -17,7 +17,9 @@ fn what_a_file_leaves_out_has_its_default() {
             .replace("mode: vmac_invisible\n    ", ""),
     );
     assert_eq!(farm.membership, Membership { timers: Timers::BALANCED, port: DEFAULT_PORT });
+    assert_eq!(farm.stop_timeout, Duration::from_secs(10));
     let vip = &farm.vips[0];
+    assert_eq!(vip.groups[0].handover_timeout, Duration::from_mins(10));
     assert_eq!(vip.interface, None);
     assert_eq!(vip.mode, Mode::VmacInvisible);
     assert_eq!(vip.vmac, Mac([0x5a, 0xfe, 192, 168, 1, 222]));
@@ -31,9 +33,12 @@ fn what_a_file_leaves_out_has_its_default() {
 fn what_a_file_says_is_in_the_model() {
     let farm = parsed(
         &edited("mode: vmac_invisible", "interface: eth0\n    vmac: 02:00:00:00:00:01\n    check: false\n    tcp_reset: false\n    open: auto\n    icmp_echo: drop\n    other: on_addr")
-            .replace("profile: balanced", "profile: fast, port: 5000"),
+            .replace("profile: balanced }", "profile: fast, port: 5000 }\nstop_timeout: 0s")
+            .replace("- name: http", "- name: http\n        handover_timeout: 24h"),
     );
     assert_eq!(farm.name, "web");
+    assert_eq!(farm.stop_timeout, Duration::ZERO);
+    assert_eq!(farm.vips[0].groups[0].handover_timeout, Duration::from_hours(24));
     assert_eq!(farm.key_file, Path::new("/etc/vipfarm/farm.key"));
     assert_eq!(farm.membership, Membership { timers: Timers::FAST, port: 5000 });
     assert_eq!(farm.nodes[1].addresses[1], IpAddr::from([10, 0, 0, 12]));
@@ -46,6 +51,15 @@ fn what_a_file_says_is_in_the_model() {
     assert!(!vip.addresses[0].check, "inherited");
     let rule = |port, filter| Rule { virtual_addr: None, port, proto: Proto::Tcp, filter };
     assert_eq!(vip.groups[0].rules, [rule(Some(80), Filter::OnPort), rule(None, Filter::OnAddr)]);
+}
+
+#[test]
+fn vips_may_be_on_any_network_that_all_nodes_have_an_address_in() {
+    let second = "  - { addresses: [10.0.0.222/8, 'fd00::222/64'], mode: vmac_directed, groups: [{ name: second, rules: [{ port: 80, proto: tcp, filter: on_port }] }] }\n";
+    let farm = parsed(&format!("{}\n{second}", BASE.trim_end()));
+    assert_eq!(farm.vips.len(), 2);
+    // Whichever comes first in the file.
+    parsed(&edited("vips:\n", &format!("vips:\n{second}")));
 }
 
 #[test]

@@ -13,9 +13,19 @@ fn groups_and_powers() {
         (
             &[("- name: http", "- comment: http")],
             "farm.yaml:11:9: error: `comment` is not a key of a group\n\
-             \x20 = help: write one of: name, powers, rules\n\
+             \x20 = help: write one of: name, powers, handover_timeout, rules\n\
              farm.yaml:11:9: error: a group needs the key `name`\n\
              \x20 = help: add `name: http`",
+        ),
+        (
+            &[
+                ("- name: http", "- name: http\n        handover_timeout: 0s"),
+                ("key_file:", "stop_timeout: 2h\nkey_file:"),
+            ],
+            "farm.yaml:2:15: error: `2h` is out of range, 0s to 3600s\n\
+             \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
+             farm.yaml:13:27: error: `0s` is out of range, 1s to 86400s\n\
+             \x20 = help: write a whole number with its unit, such as 60s or 20m",
         ),
         (
             &[(

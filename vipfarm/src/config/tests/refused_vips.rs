@@ -237,12 +237,12 @@ fn vip_addresses_in_a_wrong_place() {
         (
             &[("192.168.1.222/24", "192.168.2.222/24")],
             "farm.yaml:9:17: error: wrong subnet: 192.168.2.0/24 does not contain the first address of node1 (192.168.1.11), node2 (192.168.1.12)\n\
-             \x20 = help: put the VIP into the network of the nodes' first addresses, or correct its prefix length",
+             \x20 = help: put the VIP into the network of the nodes' first addresses, or of others at the same place of each node's list, or correct its prefix length",
         ),
         (
             &[("192.168.1.222/24", "192.168.1.222/28")],
             "farm.yaml:9:17: error: wrong subnet: 192.168.1.208/28 does not contain the first address of node1 (192.168.1.11), node2 (192.168.1.12)\n\
-             \x20 = help: put the VIP into the network of the nodes' first addresses, or correct its prefix length",
+             \x20 = help: put the VIP into the network of the nodes' first addresses, or of others at the same place of each node's list, or correct its prefix length",
         ),
         (
             &[("192.168.1.222/24", "192.168.1.12/24")],
@@ -253,8 +253,26 @@ fn vip_addresses_in_a_wrong_place() {
             &[("192.168.1.222/24", "10.0.0.11/8")],
             "farm.yaml:9:17: error: the VIP 10.0.0.11 is the own address of node1, whose heartbeats need it for that node alone\n\
              \x20 = help: choose a free address for the VIP\n\
-             farm.yaml:9:17: error: wrong subnet: 10.0.0.0/8 does not contain the first address of node1 (192.168.1.11), node2 (192.168.1.12)\n\
-             \x20 = help: put the VIP into the network of the nodes' first addresses, or correct its prefix length",
+             farm.yaml:9:17: error: no VIP is in the network of the nodes' first addresses, which decides who is in the farm\n\
+             \x20 = help: put the addresses in the network of a VIP first in each node's list",
+        ),
+        (
+            &[("192.168.1.222/24", "10.0.0.222/8")],
+            "farm.yaml:9:17: error: no VIP is in the network of the nodes' first addresses, which decides who is in the farm\n\
+             \x20 = help: put the addresses in the network of a VIP first in each node's list",
+        ),
+        (
+            &[
+                ("192.168.1.222/24", "192.168.1.222/24, 10.0.0.222/8"),
+                ("10.0.0.12]", "172.16.0.12]"),
+            ],
+            "farm.yaml:9:35: error: wrong subnet: 10.0.0.0/8 does not contain the second address of node2 (172.16.0.12)\n\
+             \x20 = help: put the VIP into the network of the nodes' first addresses, or of others at the same place of each node's list, or correct its prefix length",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.222/24, 10.0.0.222/8"), (", 10.0.0.12]", "]")],
+            "farm.yaml:9:35: error: wrong subnet: 10.0.0.0/8 does not contain the second address of node2 (none)\n\
+             \x20 = help: put the VIP into the network of the nodes' first addresses, or of others at the same place of each node's list, or correct its prefix length",
         ),
         (
             &[("192.168.1.222/24", "192.168.1.222/24, 192.168.1.222/24")],

@@ -3,11 +3,16 @@
 use std::{hash::Hash, sync::Arc};
 
 use super::{
-    super::{BootTime, Config, Membership, NodeState, Output, Rules, Timers, View, view::life},
+    super::{
+        BootTime, Config, Membership, NodeState, Output, OwnLink, Rules, Timers, View, view::life,
+    },
     model::Faults,
     state::Agent,
 };
-use crate::model::{Mac, Node, NodeId, Override, Overrides};
+use crate::{
+    agent::share::{self, Share},
+    model::{Bitmap, Mac, Node, NodeId, Override, Overrides},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Farm {
@@ -18,13 +23,25 @@ pub(super) struct Farm {
     /// By from and to.
     pub(super) paths: Vec<Path>,
     pub(super) used: Faults,
+    pub(super) connection: Connection,
+}
+
+/// What a client has of bucket 0 since the farm has settled, with node 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Connection {
+    Open,
+    /// Its node has stopped to serve since, or was cut off, so that others may reset it.
+    Forsaken,
+    /// Another node has reset it although node 0 serves.
+    Harmed,
+    Ended,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Machine {
     /// `None`: it has crashed.
     pub(super) agent: Option<Agent>,
-    pub(super) accept: u8,
+    pub(super) share: Share,
     pub(super) lease: BootTime,
     pub(super) inbox: Vec<(usize, Arc<[u8]>)>,
     pub(super) frozen: bool,
@@ -69,7 +86,7 @@ impl Farm {
     pub(super) fn settled(nodes: usize) -> Self {
         let machine = |node| Machine {
             agent: Some(Agent(Arc::new(start(node, nodes, 1, at(0), Rules::ALL)))),
-            accept: 0,
+            share: Share::of(vec![true]),
             lease: BootTime::ZERO,
             inbox: Vec::new(),
             frozen: false,
@@ -81,10 +98,12 @@ impl Farm {
             held: Vec::new(),
             paths: vec![Path::default(); nodes * nodes],
             used: Faults::default(),
+            connection: Connection::Open,
         };
         for _ in 0..4 {
             farm.quiet_tick(true);
         }
+        farm.connection = Connection::Open;
         assert!(farm.is_served_once(), "a farm without faults is served: {farm:#?}");
         farm
     }
@@ -94,6 +113,12 @@ impl Farm {
         for Agent(agent) in self.nodes.iter_mut().filter_map(|node| node.agent.as_mut()) {
             Arc::make_mut(agent).rules = rules;
         }
+        self
+    }
+
+    /// The same farm by other rules of handovers.
+    pub(super) fn with_handovers(mut self, rules: share::Rules) -> Self {
+        self.nodes.iter_mut().for_each(|node| node.share.rules = rules);
         self
     }
 
@@ -141,26 +166,76 @@ impl Farm {
         for (from, datagram) in inbox {
             agent.handle_datagram(now, 0, address(from), &datagram);
         }
+        machine.share.hear(agent, now);
         if now >= agent.next_deadline() {
             agent.handle_timeout(now);
         }
         let outputs: Vec<_> = std::iter::from_fn(|| agent.poll_output()).collect();
+        let installed = outputs.iter().any(|output| matches!(output, Output::Acquire(_)));
         for output in outputs {
             self.carry_out(index, output, fate);
+            self.look_at_connection(index);
         }
+        let machine = &mut self.nodes[index];
+        if let Some(Agent(agent)) = &mut machine.agent {
+            let agent = Arc::make_mut(agent);
+            if installed {
+                machine.share.hear(agent, now);
+            }
+            // Heartbeats that say what lingers leave in the next turn, which is at once.
+            agent.publish_lingering(now, machine.share.told());
+            machine.ran = now < agent.next_deadline();
+        }
+        self.look_at_connection(index);
+    }
+
+    /// What becomes of a packet of the connection at that node.
+    fn look_at_connection(&mut self, node: usize) {
+        let count = self.nodes.len();
+        let machine = &self.nodes[node];
+        let serves = self.now() < machine.lease;
+        let has = |bitmaps: &[Bitmap]| serves && bitmaps[0].has(0);
+        if node == 0 && !serves && self.connection == Connection::Open {
+            self.connection = Connection::Forsaken;
+        }
+        if node == 0 || !has(machine.share.accept()) || has(&machine.share.moving()) {
+            return;
+        }
+        let is_split = self.paths[node * count].broken || self.paths[node].broken;
+        let holder = &self.nodes[0];
+        self.connection = match self.connection {
+            Connection::Open if self.now() < holder.lease && !is_split => Connection::Harmed,
+            Connection::Open | Connection::Forsaken => Connection::Ended,
+            other => other,
+        };
+    }
+
+    /// Whether the connection reaches its node, or was ended by another.
+    fn is_answered(&self) -> bool {
+        let Machine { share, lease, .. } = &self.nodes[0];
+        let has = |bitmaps: &[Bitmap]| bitmaps[0].has(0);
+        let served = self.now() < *lease && (has(share.accept()) || has(&share.moving()));
+        served || self.connection == Connection::Ended
     }
 
     fn carry_out(&mut self, index: usize, output: Output, fate: Option<Fate>) {
         let count = self.nodes.len();
         let machine = &mut self.nodes[index];
         match output {
-            Output::Release(view) => machine.accept &= own(&view, index, count),
+            Output::Release(view) => machine.share.release(|_| own(&view, index, count)),
             Output::Acquire(view) => {
-                machine.accept = own(&view, index, count);
+                let node = NodeId::new(index).expect("a node");
+                machine.share.acquire(node, &view, |_| own(&view, index, count));
                 self.note_common_view(index);
             }
-            Output::Lease(until) => machine.lease = until,
-            Output::Fence => (machine.accept, machine.lease) = (0, BootTime::ZERO),
+            Output::Lease(until) => {
+                machine.lease = until;
+                machine.share.serve();
+            }
+            Output::Fence => {
+                machine.share.clear();
+                machine.lease = BootTime::ZERO;
+            }
             Output::Send { datagram, .. } => self.send(index, &datagram.into(), fate),
             Output::SendTo { .. } => unreachable!("all nodes are in every configuration"),
             Output::Peer(..) | Output::Event(_) => {}
@@ -196,9 +271,9 @@ impl Farm {
         }
     }
 
-    fn accepting(&self, node: usize) -> u8 {
+    fn accepting(&self, node: usize) -> u64 {
         let machine = &self.nodes[node];
-        if self.now() < machine.lease { machine.accept } else { 0 }
+        if self.now() < machine.lease { machine.share.accept()[0].0[0] } else { 0 }
     }
 
     /// No bucket is accepted by two nodes that could know of each other.
@@ -217,10 +292,10 @@ impl Farm {
     fn is_served_once(&self) -> bool {
         let served = (0..self.nodes.len()).map(|node| self.accepting(node));
         let agents = self.nodes.iter().filter(|machine| machine.agent.is_some()).count();
-        let all = (1_u32 << self.nodes.len()) - 1;
-        let total: u32 = served.clone().map(u8::count_ones).sum();
+        let all = (1_u64 << self.nodes.len()) - 1;
+        let total: u32 = served.clone().map(u64::count_ones).sum();
         let union = served.fold(0, |union, accepting| union | accepting);
-        agents == 0 || (u32::from(union) == all && total == all.count_ones())
+        agents == 0 || (union == all && total == all.count_ones())
     }
 
     /// Whether every bucket has one owner and no power in force has ended with an agent.
@@ -233,7 +308,9 @@ impl Farm {
             entry.life.is_some() && present.iter().any(another)
         };
         let views = agents().filter_map(|agent| agent.0.view());
+        let agents = self.nodes.iter().filter(|machine| machine.agent.is_some()).count();
         self.is_served_once()
+            && (agents == 0 || self.is_answered())
             && !views.flat_map(|it| it.powers.entries().to_vec()).any(|it| has_ended(&it))
     }
 
@@ -279,7 +356,7 @@ pub(super) fn start(
         timers: TIMERS,
         keys: vec![[1; 32]],
         digest: [0; 16],
-        mac: Mac([2, 0, 0, 0, 0, 1]),
+        links: vec![OwnLink { mac: Mac([2, 0, 0, 0, 0, 1]), has_vips: true }],
         overrides: Overrides::default(),
     };
     let mut agent = Membership::new(config, incarnation << 8 | node as u64 | 1 << 7, now);
@@ -289,14 +366,13 @@ pub(super) fn start(
 
 /// As many buckets as nodes. Each goes to the next owner in a circle, which every change of powers
 /// turns by one.
-fn own(view: &View, node: usize, count: usize) -> u8 {
+fn own(view: &View, node: usize, count: usize) -> Bitmap {
     let shift = usize::try_from(view.powers.version().counter).expect("few changes");
     let owners = view.owners();
     let is_owner = |&node: &usize| NodeId::new(node).is_some_and(|node| owners.contains(node));
     let owner = |bucket| (0..count).map(|step| (bucket + shift + step) % count).find(is_owner);
-    (0..count)
-        .filter(|&bucket| owner(bucket) == Some(node))
-        .fold(0, |own, bucket| own | 1 << bucket)
+    let is_own = |&bucket: &usize| owner(bucket) == Some(node);
+    Bitmap([(0..count).filter(is_own).fold(0, |own, bucket| own | 1 << bucket), 0, 0, 0])
 }
 
 fn at(tick: u8) -> BootTime {

@@ -6,7 +6,7 @@ use stateright::{Model, Property};
 
 use super::{
     super::Rules,
-    farm::{Farm, Fate, start},
+    farm::{Connection, Farm, Fate, start},
     state::Agent,
 };
 use crate::model::NodeId;
@@ -185,6 +185,9 @@ impl Model for Scope {
         vec![
             Property::always("no bucket is served twice", |_, farm: &Farm| {
                 farm.is_served_at_most_once()
+            }),
+            Property::always("no connection is reset", |_, farm: &Farm| {
+                farm.connection != Connection::Harmed
             }),
             Property::always("all is served again", |scope: &Self, farm: &Farm| {
                 let at_boundary = farm.nodes.iter().all(|node| !node.ran);

@@ -26,8 +26,10 @@ impl Agent {
             agent.leave_by,
             agent.left,
             agent.listening,
+            (agent.sides, agent.cut_off_until),
         );
-        (node, heard, views, known, due, turn, agent.mute, agent.unbarred_since)
+        let told = (agent.mute, agent.unbarred_since, &agent.lingering);
+        (node, heard, views, known, due, turn, told)
     }
 }
 

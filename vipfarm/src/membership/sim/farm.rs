@@ -12,11 +12,13 @@ use super::{
         view::{Life, life},
     },
     Flaw,
+    clients::Connection,
     faults::Weather,
     network::{Datagram, Path},
     node::{self, Kernel, SimNode},
     rng::Rng,
 };
+use crate::agent::share::Share;
 
 pub(super) const MILLI: u64 = 1_000_000;
 
@@ -36,17 +38,32 @@ pub(super) struct Farm {
     /// By arrival and a running number.
     in_flight: BTreeMap<(u64, u64), (usize, IpAddr, Datagram)>,
     posted: u64,
+    pub(super) connections: Vec<Connection>,
+    pub(super) most_connections: usize,
+    /// What clients do is not to change what befalls the farm.
+    pub(super) clients: Rng,
     /// What happened last, for the report of a failure.
     history: VecDeque<String>,
 }
 
-/// Two nodes serve one bucket.
+/// What must not happen.
 #[derive(Debug)]
-pub(super) struct Overlap(usize, usize);
+pub(super) enum Grief {
+    /// Two nodes serve one bucket.
+    Overlap(usize, usize),
+    /// A node resets what a client has with another one.
+    Reset(usize, Connection),
+    /// Without faults the farm does not come to rest, or clients get no answer.
+    Unrest,
+}
 
-impl fmt::Display for Overlap {
+impl fmt::Display for Grief {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nodes {} and {} serve one bucket", self.0, self.1)
+        match self {
+            Self::Overlap(one, other) => write!(f, "nodes {one} and {other} serve one bucket"),
+            Self::Reset(by, connection) => write!(f, "node {by} resets {connection:?}"),
+            Self::Unrest => write!(f, "no agreement, or connections without an answer"),
+        }
     }
 }
 
@@ -71,6 +88,9 @@ impl Farm {
             paths: vec![Path::default(); count * count],
             in_flight: BTreeMap::new(),
             posted: 0,
+            connections: Vec::new(),
+            most_connections: 24,
+            clients: Rng(!seed),
             history: VecDeque::new(),
         }
     }
@@ -84,7 +104,7 @@ impl Farm {
     }
 
     /// The faults end: soon all is served, once, and nothing changes any more.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn settle(&mut self) -> Result<(), Grief> {
         self.calm = true;
         self.weather = Weather::FAIR;
         let now = self.now;
@@ -100,31 +120,37 @@ impl Farm {
             }
             self.schedule(index);
         }
-        self.run_calm(2 * fail);
+        self.run_for(2 * fail)?;
         self.stage_everywhere();
-        self.run_until(Self::is_agreed);
+        self.run_until(Self::is_agreed)?;
         self.check_powers();
         for index in 0..self.nodes.len() {
             self.give_power(0, None, index, None, false);
         }
-        self.run_until(Self::is_settled);
+        self.run_until(|farm| farm.is_settled() && farm.are_answered())?;
+        self.close_for_good();
+        self.run_until(|farm| farm.nodes.iter().all(|node| node.share.is_settled()))?;
         self.calm = false;
+        Ok(())
     }
 
     /// Runs until that has held for a while and nothing has changed.
-    fn run_until(&mut self, holds: impl Fn(&Self) -> bool) {
+    fn run_until(&mut self, holds: impl Fn(&Self) -> bool) -> Result<(), Grief> {
         let fail = self.fail_millis();
         let limit = self.now + (12 * fail + self.longest_damping()) * MILLI;
         let describe = |farm: &Self| farm.nodes.iter().map(SimNode::describe).collect::<Vec<_>>();
         let (mut since, mut before) = (self.now, describe(self));
         while self.now < since + 3 * fail * MILLI {
-            assert!(self.now < limit, "no agreement: {self}");
-            self.run_calm(fail / 4);
+            if self.now >= limit {
+                return Err(Grief::Unrest);
+            }
+            self.run_for(fail / 4)?;
             let now = describe(self);
             if now != before || !holds(self) {
                 (since, before) = (self.now, now);
             }
         }
+        Ok(())
     }
 
     /// All have the same powers, and none that has ended with an agent.
@@ -137,10 +163,6 @@ impl Farm {
         let ended =
             agreed.entries().iter().find(|it| it.life.is_some_and(|of| !is_of(it.node, of)));
         assert_eq!(ended, None, "a power outlives its agent: {self}");
-    }
-
-    fn run_calm(&mut self, millis: u64) {
-        self.run_for(millis).unwrap_or_else(|overlap| panic!("{overlap}: {self}"));
     }
 
     /// How long a joiner may be kept waiting, in milliseconds.
@@ -163,7 +185,7 @@ impl Farm {
         self.is_agreed() && served == u64::MAX
     }
 
-    pub(super) fn run_for(&mut self, millis: u64) -> Result<(), Overlap> {
+    pub(super) fn run_for(&mut self, millis: u64) -> Result<(), Grief> {
         let end = self.now + millis * MILLI;
         loop {
             let arrival = self.in_flight.first_key_value().map_or(u64::MAX, |(key, _)| key.0);
@@ -181,6 +203,7 @@ impl Farm {
                 let node = &self.nodes[index];
                 if node.turn_at.max(node.frozen_until) <= self.now {
                     self.turn(index)?;
+                    self.clients_act();
                 }
             }
         }
@@ -213,20 +236,32 @@ impl Farm {
             agent.rules = rules;
         }
         node.agent = Some(agent);
+        node.share = Share::of(vec![true]);
+        if let Flaw::Handover(rules) = self.flaw {
+            node.share.rules = rules;
+        }
         self.record(index, || "starts".into());
         self.schedule(index);
     }
 
     /// What the driver of the agent does, as the module's documentation tells it.
-    fn turn(&mut self, index: usize) -> Result<(), Overlap> {
+    fn turn(&mut self, index: usize) -> Result<(), Grief> {
         let node = &mut self.nodes[index];
         node.turn_at = u64::MAX;
         let now = node.clock(self.now);
-        let Some(agent) = &mut node.agent else { return Ok(()) };
+        if node.agent.is_none() {
+            return Ok(());
+        }
         if node.unfinished.is_empty() {
+            self.obey(index)?;
+            let node = &mut self.nodes[index];
+            let agent = node.agent.as_mut().expect("as before");
             for (source, datagram) in node.socket.drain(..) {
                 agent.handle_datagram(now, 0, source, &datagram);
             }
+            self.hear(index)?;
+            let node = &mut self.nodes[index];
+            let agent = node.agent.as_mut().expect("as before");
             if now >= agent.next_deadline() {
                 agent.handle_timeout(now);
             }
@@ -240,6 +275,10 @@ impl Farm {
                 break;
             }
         }
+        if self.nodes[index].unfinished.is_empty() && self.nodes[index].installed {
+            self.nodes[index].installed = false;
+            self.hear(index)?;
+        }
         let node = &self.nodes[index];
         if node.unfinished.is_empty() && node.agent.as_ref().is_some_and(Membership::has_left) {
             self.crash(index, 100);
@@ -248,30 +287,48 @@ impl Farm {
         Ok(())
     }
 
-    fn carry_out(&mut self, index: usize, output: Output) -> Result<(), Overlap> {
+    fn carry_out(&mut self, index: usize, output: Output) -> Result<(), Grief> {
         let flaw = self.flaw;
         if !matches!(output, Output::Send { .. } | Output::Lease(_) | Output::Peer(..)) {
             self.record(index, || node::describe(&output));
         }
-        let kernel = &mut self.nodes[index].kernel;
+        let (now, own) = (self.now, NodeId::new(index).expect("a small farm"));
+        let node = &mut self.nodes[index];
         match output {
-            Output::Release(_) if flaw == Flaw::NoRelease => {}
-            Output::Release(view) => kernel.accept &= node::own(&view, index),
+            Output::Release(view) => {
+                let before = node.kernel.accept;
+                node.share.release(|_| node::own(&view, index));
+                node.apply();
+                if flaw == Flaw::NoRelease {
+                    node.kernel.accept = before;
+                }
+                node.tell(now);
+            }
             Output::Acquire(view) => {
-                kernel.accept = node::own(&view, index);
-                self.nodes[index].keep(&view.powers);
+                node.share.acquire(own, &view, |_| node::own(&view, index));
+                node.apply();
+                node.tell(now);
+                node.installed = true;
+                node.keep(&view.powers);
                 self.note_common_view(index);
             }
             Output::Lease(deadline) => {
-                assert!(deadline > kernel.lease, "seed {}: a lease must grow", self.seed);
-                kernel.lease = deadline;
+                assert!(deadline > node.kernel.lease, "seed {}: a lease must grow", self.seed);
+                node.kernel.lease = deadline;
+                node.share.serve();
             }
-            Output::Fence => *kernel = Kernel::FENCED,
+            Output::Fence => {
+                node.kernel = Kernel::FENCED;
+                node.share.clear();
+                node.tell(now);
+                self.forsake(index);
+            }
             Output::Send { datagram, .. } => self.broadcast(index, &datagram),
             Output::SendTo { .. } => unreachable!("all nodes are in every configuration"),
             Output::Peer(..) | Output::Event(_) => return Ok(()),
         }
-        self.check(index)
+        self.check(index)?;
+        self.check_connections(index)
     }
 
     /// Two nodes that have come to one view start anew: what was between them is forgotten.
@@ -331,20 +388,20 @@ impl Farm {
     }
 
     /// Whether another node accepts what this one does, although the two could know of each other.
-    fn check(&self, index: usize) -> Result<(), Overlap> {
+    fn check(&self, index: usize) -> Result<(), Grief> {
         let without_lease = self.flaw == Flaw::NoLease;
         let mine = self.nodes[index].accepting(self.now, without_lease);
         for other in (0..self.nodes.len()).filter(|&other| other != index) {
             let theirs = self.nodes[other].accepting(self.now, without_lease);
             if mine & theirs != 0 && !self.are_split(index, other) {
-                return Err(Overlap(index, other));
+                return Err(Grief::Overlap(index, other));
             }
         }
         Ok(())
     }
 
     /// Whether the network between the two has been cut since they were in one view.
-    fn are_split(&self, one: usize, other: usize) -> bool {
+    pub(super) fn are_split(&self, one: usize, other: usize) -> bool {
         let broken = |from: usize, to: usize| {
             self.paths[from * self.nodes.len() + to].is_broken(self.now, self.timers)
         };

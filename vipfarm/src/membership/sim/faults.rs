@@ -2,8 +2,8 @@
 
 use super::{
     super::{NodeId, Timers},
-    farm::{Farm, MILLI, Overlap},
-    node::Kernel,
+    farm::{Farm, Grief, MILLI},
+    node::{Count, Kernel},
     rng::Rng,
 };
 
@@ -28,8 +28,14 @@ impl Weather {
 }
 
 impl Farm {
+    /// A random history, and what comes of it.
+    pub(super) fn survive(&mut self) -> Result<(), Grief> {
+        self.suffer()?;
+        self.settle()
+    }
+
     /// A random history.
-    pub(super) fn suffer(&mut self) -> Result<(), Overlap> {
+    pub(super) fn suffer(&mut self) -> Result<(), Grief> {
         let fail = self.fail_millis();
         // A large farm takes long, and what shows after many faults shows in small ones.
         let faults = if self.nodes.len() > 16 { 2 } else { 8 };
@@ -73,6 +79,8 @@ impl Farm {
         node.agent = None;
         node.socket.clear();
         node.unfinished.clear();
+        node.installed = false;
+        node.count = Count::None;
         node.turn_at = u64::MAX;
         node.restart_at.get_or_insert(restart);
     }
@@ -80,6 +88,7 @@ impl Farm {
     fn power_off(&mut self, index: usize, pause: u64) {
         self.crash(index, pause);
         self.nodes[index].kernel = Kernel::FENCED;
+        self.lose_sockets(index);
     }
 
     fn leave(&mut self, index: usize) {

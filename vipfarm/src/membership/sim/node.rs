@@ -7,16 +7,25 @@ use std::{
 };
 
 use super::{
-    super::{BootTime, Config, Membership, Node, NodeId, Output, Overrides, Timers, View},
+    super::{BootTime, Config, Membership, Node, NodeId, Output, Overrides, OwnLink, Timers, View},
     network::{self, Datagram},
     rng::Rng,
 };
-use crate::model::Mac;
+use crate::{
+    agent::share::Share,
+    model::{Bitmap, Mac},
+};
 
 pub(super) struct SimNode {
     /// `None`: no agent runs.
     pub(super) agent: Option<Membership>,
+    /// What that agent accepts, and what it knows of old connections.
+    pub(super) share: Share,
     pub(super) kernel: Kernel,
+    /// What the runtime has counted for the agent.
+    pub(super) count: Count,
+    /// A view was installed, and the agent has not heard yet what the others say in it.
+    pub(super) installed: bool,
     pub(super) socket: VecDeque<(IpAddr, Datagram)>,
     /// What the agent was frozen in the middle of.
     pub(super) unfinished: VecDeque<Output>,
@@ -33,21 +42,37 @@ pub(super) struct SimNode {
     pub(super) disk: Overrides,
 }
 
+/// A look for connections of what lingers: after which step, and what lingered.
+#[derive(Clone, Copy, Default)]
+pub(super) enum Count {
+    #[default]
+    None,
+    /// What there is to look for is known.
+    Begun(u64, u64),
+    /// The agent is to keep only those.
+    Done(u64, u64),
+}
+
 pub(super) struct Kernel {
     pub(super) accept: u64,
+    /// The buckets of which it looks for a socket.
+    pub(super) moving: u64,
     /// On the node's own clock.
     pub(super) lease: BootTime,
 }
 
 impl Kernel {
-    pub(super) const FENCED: Self = Self { accept: 0, lease: BootTime::ZERO };
+    pub(super) const FENCED: Self = Self { accept: 0, moving: 0, lease: BootTime::ZERO };
 }
 
 impl SimNode {
     pub(super) fn new(rng: &mut Rng) -> Self {
         Self {
             agent: None,
+            share: Share::of(vec![true]),
             kernel: Kernel::FENCED,
+            count: Count::None,
+            installed: false,
             socket: VecDeque::new(),
             unfinished: VecDeque::new(),
             frozen_until: 0,
@@ -79,6 +104,24 @@ impl SimNode {
     /// When the node's clock will show that.
     pub(super) fn time_of(&self, clock: BootTime) -> u64 {
         clock.as_nanos().saturating_sub(self.clock_offset).div_ceil(self.clock_permille) * 1000
+    }
+
+    /// Brings the kernel to what the agent wants.
+    pub(super) fn apply(&mut self) {
+        (self.kernel.accept, self.kernel.moving) =
+            (word(self.share.accept()), word(&self.share.moving()));
+    }
+
+    /// Has the next heartbeat say what lingers.
+    pub(super) fn tell(&mut self, now: u64) {
+        let clock = self.clock(now);
+        if let Some(agent) = &mut self.agent {
+            agent.publish_lingering(clock, self.share.told());
+        }
+    }
+
+    pub(super) fn is_leased(&self, now: u64) -> bool {
+        self.clock(now) < self.kernel.lease
     }
 
     pub(super) fn accepting(&self, now: u64, without_lease: bool) -> u64 {
@@ -129,14 +172,24 @@ pub(super) fn describe(output: &Output) -> String {
     }
 }
 
+/// The 64 buckets of the only group.
+pub(super) fn word(groups: &[Bitmap]) -> u64 {
+    groups[0].0[0]
+}
+
+pub(super) fn bitmap(word: u64) -> Bitmap {
+    Bitmap([word, 0, 0, 0])
+}
+
 /// The buckets that `node` owns in that view.
-pub(super) fn own(view: &View, node: usize) -> u64 {
+pub(in crate::membership) fn own(view: &View, node: usize) -> Bitmap {
     let mut salt = DefaultHasher::new();
     (view.digest, &view.powers).hash(&mut salt);
     let has_power = |node: &NodeId| view.powers.power(0, *node) != Some(0);
     let owners: Vec<_> = view.owners().iter().filter(has_power).map(NodeId::index).collect();
     let table = network::table(&owners, salt.finish());
-    (0..64).filter(|&bucket| table[bucket] == Some(node)).fold(0, |own, bucket| own | 1 << bucket)
+    let is_own = |&bucket: &usize| table[bucket] == Some(node);
+    bitmap((0..64).filter(is_own).fold(0, |own, bucket| own | 1 << bucket))
 }
 
 pub(super) fn config(
@@ -154,7 +207,7 @@ pub(super) fn config(
         timers,
         keys: vec![[1; 32]],
         digest: [file; 16],
-        mac: Mac([2, 0, 0, 0, 0, octet(own)]),
+        links: vec![OwnLink { mac: Mac([2, 0, 0, 0, 0, octet(own)]), has_vips: true }],
         overrides: overrides.clone(),
     }
 }

@@ -97,15 +97,15 @@ fn an_agent_that_said_goodbye_is_followed_at_once() {
 fn a_mac_is_told_when_learnt_and_when_changed() {
     let (mut node, ack) = speaking();
     let mut heartbeat = heartbeat(1, 2, ack);
-    let first = heartbeat.state.mac;
+    let first = heartbeat.mac;
     let moved = Mac([2, 0, 0, 0, 0, 99]);
     for (sequence, mac) in [(1, first), (2, first), (3, moved)] {
-        (heartbeat.sequence, heartbeat.state.mac) = (sequence, mac);
+        (heartbeat.sequence, heartbeat.mac) = (sequence, mac);
         hear(&mut node, at(0), &heartbeat);
     }
     let outputs = drain(&mut node);
     let told: Vec<_> = outputs.iter().filter(|o| matches!(o, Output::Peer(..))).collect();
-    assert_eq!(told, [&Output::Peer(id(1), first), &Output::Peer(id(1), moved)]);
+    assert_eq!(told, [&Output::Peer(id(1), 0, first), &Output::Peer(id(1), 0, moved)]);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn every_reason_to_drop_a_datagram_is_counted() {
         (Dropped::Source, 0, address(0), seal(&good)),
         (Dropped::Tag, 0, peer, altered(20)),
         (Dropped::Tag, 0, peer, wire::seal(&good, 0, wire::farm_id("web"), &[8; 32])),
-        (Dropped::Link, 0, peer, wire::reseal(&seal(&good), 1, &KEY)),
+        (Dropped::Link, 0, peer, wire::reseal(&seal(&good), 1, good.mac, &KEY)),
         (Dropped::Malformed, 0, peer, seal(&Heartbeat { source: id(2), ..good.clone() })),
         (Dropped::Own, 0, address(0), seal(&own(1))),
         (Dropped::Duplicate, 0, address(0), seal(&own(3))),

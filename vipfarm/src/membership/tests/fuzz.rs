@@ -126,7 +126,7 @@ fn scenes() -> Vec<Scene> {
     vec![
         scene(starting),
         settled(|_| {}),
-        scene(Farm::with_two_networks(3)),
+        scene(Farm::with_two_networks(3, true)),
         // A peer has been silent for a while; it is dead; it is back.
         settled(|farm| {
             farm.stop(2);
@@ -310,8 +310,8 @@ impl Step {
         if rng.once_in(3) {
             step.change_bytes(rng, sent);
             match rng.below(4) {
-                0 | 1 => step.bytes = wire::reseal(&longer(&step.bytes), step.link, &KEY),
-                2 => step.bytes = wire::reseal(&longer(&step.bytes), step.link, &[1; 32]),
+                0 | 1 => step.bytes = resealed(&step.bytes, step.link, &KEY),
+                2 => step.bytes = resealed(&step.bytes, step.link, &[1; 32]),
                 _ => {}
             }
         }
@@ -388,7 +388,7 @@ fn change_field(heartbeat: &mut Heartbeat, other: &Heartbeat, rng: &mut Rng) {
         10 => state.linked = NodeSet::from_bits(number(rng)),
         11 => state.max_epoch = number(rng),
         12 => state.overrides.counter = number(rng),
-        13 => state.mac = Mac([byte(rng); 6]),
+        13 => (state.hears_on, heartbeat.mac) = (byte(rng).into(), Mac([byte(rng); 6])),
         14 => heartbeat.acks.truncate(1 + rng.index(3)),
         15 => {
             heartbeat.acks.iter_mut().for_each(|ack| ack.sequence = life_of(number(rng)));
@@ -446,9 +446,10 @@ fn life_of(number: u64) -> u32 {
     view::life(number)
 }
 
-/// As long as what carries a tag at least.
-fn longer(bytes: &[u8]) -> Vec<u8> {
+/// With a right tag, and with its own MAC if it is long enough to have one.
+fn resealed(bytes: &[u8], link: u8, key: &[u8; 32]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    bytes.resize(bytes.len().max(32), 0);
-    bytes
+    bytes.resize(bytes.len().max(wire::MIN_LEN), 0);
+    let mac = Mac(std::array::from_fn(|byte| bytes[wire::AT_MAC + byte]));
+    wire::reseal(&bytes, link, mac, key)
 }

@@ -2,7 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::super::{view::Stamp, wire::Ack, *};
+use super::super::{
+    view::Stamp,
+    wire::{Ack, Flags, Heartbeat, State},
+    *,
+};
 use crate::model::Version;
 
 use super::{KEY, LISTENED, TIMERS};
@@ -20,6 +24,8 @@ pub(super) struct Farm {
     pub(super) cut: bool,
     /// From whom nothing arrives at whom on the first network.
     pub(super) cuts: Vec<(usize, usize)>,
+    /// The same on the other network.
+    pub(super) other_cuts: Vec<(usize, usize)>,
     /// Each turn is followed by another that nothing has given cause for.
     pub(super) eager: bool,
 }
@@ -29,12 +35,13 @@ impl Farm {
         Self::by(count, config)
     }
 
-    /// Nodes that have another network.
-    pub(super) fn with_two_networks(count: usize) -> Self {
+    /// Nodes that have another network, perhaps with VIPs too.
+    pub(super) fn with_two_networks(count: usize, has_vips: bool) -> Self {
         let mut farm = Self::by(count, |own, count| {
             let mut config = config(own, count);
             let nodes = config.nodes.iter_mut().enumerate();
             nodes.for_each(|(index, node)| node.addresses.push(extra(index)));
+            config.links.push(OwnLink { has_vips, ..link(own) });
             config
         });
         farm.settle();
@@ -53,6 +60,7 @@ impl Farm {
             logged_at: vec![Vec::new(); count],
             cut: false,
             cuts: Vec::new(),
+            other_cuts: Vec::new(),
             eager: false,
         }
     }
@@ -105,7 +113,9 @@ impl Farm {
         for output in outputs {
             if let Output::Send { link, datagram } = &output {
                 for to in (0..self.nodes.len()).filter(|&to| to != index && self.running[to]) {
-                    if *link == 0 && (self.cut || self.cuts.contains(&(index, to))) {
+                    let cut_elsewhere = *link == 1 && self.other_cuts.contains(&(index, to));
+                    let cut = *link == 0 && (self.cut || self.cuts.contains(&(index, to)));
+                    if cut || cut_elsewhere {
                         continue;
                     }
                     let source = if *link == 0 { address(index) } else { extra(index) };
@@ -163,9 +173,13 @@ pub(super) fn config(own: usize, count: usize) -> Config {
         timers: TIMERS,
         keys: vec![KEY],
         digest: [0; 16],
-        mac: Mac([2, 0, 0, 0, 0, octet(own)]),
+        links: vec![link(own)],
         overrides: Overrides::default(),
     }
+}
+
+fn link(node: usize) -> OwnLink {
+    OwnLink { mac: Mac([2, 0, 0, 0, 0, octet(node)]), has_vips: true }
 }
 
 /// What an agent of that node sends that has just started, and has heard `heard` of node 0.
@@ -185,8 +199,9 @@ pub(super) fn heartbeat(source: usize, incarnation: u64, heard: Ack) -> Heartbea
             linked: NodeSet::EMPTY,
             max_epoch: 0,
             overrides: Version::default(),
-            mac: Mac([2, 0, 0, 0, 0, octet(source)]),
+            hears_on: 0,
         },
+        mac: link(source).mac,
         proof: Proof::default(),
         acks: vec![heard, Ack::default()],
         proposal: None,

@@ -50,3 +50,31 @@ fn nothing_is_decided_by_a_proof() {
     };
     assert_eq!(history(true), history(false));
 }
+
+#[test]
+fn what_lingers_is_said_anew_in_each_view() {
+    assert!(is_said_anew(Rules::ALL));
+    assert!(!is_said_anew(Rules { said_anew: false, ..Rules::ALL }), "what the rule is for");
+}
+
+/// Whether a node says nothing of what lingers until its driver has released for the newest view. Two
+/// views by two coordinators may have one number, so that does not tell for which it was said.
+fn is_said_anew(rules: Rules) -> bool {
+    let mut farm = Farm::settled(3);
+    farm.nodes[1].rules = rules;
+    let said = |farm: &Farm| farm.nodes[0].peers(farm.now()).next().expect("a peer").lingering;
+    let now = farm.now();
+    farm.nodes[1].publish_lingering(now, [7].into());
+    farm.run(60);
+    assert_eq!(*said(&farm), [7]);
+    let now = farm.now();
+    farm.nodes[2].set_power(now, None, id(1), Some(0), true).expect("room");
+    farm.run(60);
+    assert!(farm.nodes[0].is_converged());
+    let is_silent = said(&farm).is_empty();
+    let now = farm.now();
+    farm.nodes[1].publish_lingering(now, [7].into());
+    farm.run(60);
+    assert_eq!(*said(&farm), [7]);
+    is_silent
+}

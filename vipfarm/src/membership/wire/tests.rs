@@ -51,9 +51,9 @@ fn contents() -> impl Strategy<Value = Content> {
 }
 
 fn states() -> impl Strategy<Value = State> {
-    let rest = any::<([u8; 16], Option<[u8; 16]>, [u64; 4], (u64, u8), [u8; 6])>();
+    let rest = any::<([u8; 16], Option<[u8; 16]>, [u64; 4], (u64, u8), u16)>();
     (0..32u16, stamps(), stamps(), rest).prop_map(|(flags, installed, promised, rest)| {
-        let (digest, staged, [ready, hears, linked, max_epoch], (counter, author), mac) = rest;
+        let (digest, staged, [ready, hears, linked, max_epoch], (counter, author), hears_on) = rest;
         State {
             flags: Flags(flags),
             digest,
@@ -65,7 +65,7 @@ fn states() -> impl Strategy<Value = State> {
             linked: NodeSet::from_bits(linked),
             max_epoch,
             overrides: Version { counter, author },
-            mac: Mac(mac),
+            hears_on,
         }
     })
 }
@@ -73,16 +73,17 @@ fn states() -> impl Strategy<Value = State> {
 fn heartbeats() -> impl Strategy<Value = Heartbeat> {
     let head = (0..MAX_NODES, any::<(u64, u64)>(), vec(any::<(u32, u32)>(), 1..=MAX_NODES));
     let sections = (proptest::option::of(contents()), proptest::option::of(overrides()));
-    let told = (states(), any::<(u64, u64)>());
+    let told = (states(), any::<[u8; 6]>(), any::<(u64, u64)>());
     let lingering = vec(any::<u8>(), 0..=MAX_LINGERING);
     let all = (head, told, sections, lingering);
-    all.prop_map(|(head, (state, (epoch, digest)), (content, overrides), lingering)| {
+    all.prop_map(|(head, (state, mac, (epoch, digest)), (content, overrides), lingering)| {
         let (source, (incarnation, sequence), acks) = head;
         Heartbeat {
             source: id(source),
             incarnation,
             sequence,
             state,
+            mac: Mac(mac),
             proof: Proof { epoch, digest },
             acks: acks.into_iter().map(|(life, sequence)| Ack { life, sequence }).collect(),
             proposal: content.map(|content| Arc::new(Agreement { stamp: state.promised, content })),
@@ -148,9 +149,11 @@ fn every_key_in_use_is_accepted_and_no_other() {
 #[test]
 fn a_heartbeat_of_one_network_is_refused_on_another() {
     let first = seal(&simple(2), 0, FARM, &KEY);
-    let second = reseal(&first, 1, &KEY);
+    let other = Mac([9; 6]);
+    let second = reseal(&first, 1, other, &KEY);
     assert_eq!(open(&first, 1, &[KEY]), Err(Dropped::Link));
-    assert_eq!(open(&second, 1, &[KEY]), open(&first, 0, &[KEY]));
+    let with_other = Heartbeat { mac: other, ..simple(2) };
+    assert_eq!(open(&second, 1, &[KEY]), Ok(with_other), "the same with its sender's MAC there");
 }
 
 #[test]
@@ -229,8 +232,9 @@ fn simple(nodes: usize) -> Heartbeat {
             linked: NodeSet::from_bits(0x8182_8384_8586_8788),
             max_epoch: 0x9192_9394_9596_9798,
             overrides: Version { counter: 0xa1a2_a3a4_a5a6_a7a8, author: 0xa9 },
-            mac: Mac([0xb1, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6]),
+            hears_on: 0xaaab,
         },
+        mac: Mac([0xb1, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6]),
         proof: Proof { epoch: 0xb8b8_b8b8_b8b8_b8b8, digest: 0xb9b9_b9b9_b9b9_b9b9 },
         acks: vec![Ack { life: 0xc1c2_c3c4, sequence: 0xd1d2_d3d4 }; nodes],
         proposal: None,
@@ -274,7 +278,7 @@ fn the_layout_is_frozen() {
     let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
     let lines: Vec<_> = bytes.chunks(32).map(|bytes| line(bytes).concat()).collect();
     insta::assert_snapshot!(lines.join("\n"), @"
-    56495066040000010102030402e6000011121314151617182122232425262728
+    56495066040000010102030402e6aaab11121314151617182122232425262728
     33333333333333333333333333333333e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1
     4444444444444444054444444444444444444444444444444444444444444444
     4455555555555555550555555555555555555555555555555555555555555555
@@ -283,6 +287,6 @@ fn the_layout_is_frozen() {
     b9c1c2c3c4d1d2d3d400000000000000050000000000000004e2e2e2e2e2e2e2
     e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7f8000000000000000000000000000000
     0000000202000201010700090000000003020000000102030400059999999999
-    060af0fd3efcca250d9631c1d40a23bd
+    fde6ca80a35466c0b77eaea279288020
     ");
 }

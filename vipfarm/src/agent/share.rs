@@ -1,0 +1,318 @@
+//! The buckets that a node accepts, and old connections of those in a move: each step of the
+//! membership machine changes both, and what heartbeats are to say of them.
+//!
+//! Pure, so that the simulator takes the steps of the agent.
+
+use std::{sync::Arc, time::Duration};
+
+use super::handover::{Handover, Said};
+use crate::{
+    membership::{BootTime, Membership},
+    model::{Bitmap, NodeId, View},
+    plan::Owners,
+};
+
+/// Which rules of a handover hold, so that tests can show what each is for. Outside tests all do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Rules {
+    /// What is taken over is inherited until all others have said what lingers with them.
+    pub(crate) unsaid: bool,
+    /// Who is not in the view has said nothing.
+    pub(crate) dead: bool,
+    /// What is counted counts until the next step.
+    pub(crate) count: bool,
+}
+
+impl Rules {
+    pub(crate) const ALL: Self = Self { unsaid: true, dead: true, count: true };
+}
+
+/// What a node has of the farm's buckets, by kernel group.
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
+pub struct Share {
+    accept: Vec<Bitmap>,
+    /// Whether old connections of the group stay where they are.
+    lingers: Vec<bool>,
+    /// The kernel has had a lease since this node last had nothing.
+    has_served: bool,
+    /// Where a former agent's connections were found, which the kernel serves without that lease.
+    found: Vec<Bitmap>,
+    handover: Handover,
+    /// How often this node has changed what it has.
+    steps: u64,
+    #[cfg(test)]
+    pub(crate) rules: Rules,
+}
+
+impl Share {
+    /// Nothing, of kernel groups whose old connections stay where they are, or do not.
+    pub fn of(lingers: Vec<bool>) -> Self {
+        let groups = lingers.len();
+        Self {
+            accept: vec![Bitmap::default(); groups],
+            lingers,
+            has_served: false,
+            found: vec![Bitmap::default(); groups],
+            handover: Handover::of(groups),
+            steps: 0,
+            #[cfg(test)]
+            rules: Rules::ALL,
+        }
+    }
+
+    /// Stops accepting what is not the node's in a view, which is `table` of each group. Accepts
+    /// nothing new.
+    pub fn release(&mut self, table: impl Fn(usize) -> Bitmap) {
+        for (group, accept) in self.accept.iter_mut().enumerate() {
+            let before = *accept;
+            *accept = before.and(table(group));
+            let released = before.without(*accept);
+            let served = if self.has_served { released } else { released.and(self.found[group]) };
+            if self.lingers[group] {
+                self.handover.give_away(group, served);
+            }
+        }
+        self.steps += 1;
+    }
+
+    /// Accepts exactly what is the node's in that view, which is `table` of each group.
+    pub fn acquire(&mut self, own: NodeId, view: &View, table: impl Fn(usize) -> Bitmap) {
+        let alone = view.alive.without(own).is_empty();
+        for (group, accept) in self.accept.iter_mut().enumerate() {
+            let before = std::mem::replace(accept, table(group));
+            // Others may have served meanwhile what was accepted without a lease.
+            let before = if self.has_served { before } else { Bitmap::default() };
+            if !alone && self.lingers[group] {
+                self.handover.take_over(group, accept.without(before));
+            }
+        }
+        if !self.rules().unsaid {
+            self.handover.hear_nothing_new();
+        }
+        self.steps += 1;
+    }
+
+    /// The kernel has a lease.
+    pub fn serve(&mut self) {
+        self.has_served = true;
+    }
+
+    /// Accepts nothing: the node serves nothing any more.
+    pub fn clear(&mut self) {
+        self.accept.fill(Bitmap::default());
+        self.has_served = false;
+        self.found.fill(Bitmap::default());
+        self.handover.forget();
+    }
+
+    /// Those buckets have connections of a former agent's, which go on.
+    pub fn find(&mut self, used: &[Bitmap]) {
+        for (group, found) in self.found.iter_mut().enumerate().filter(|it| self.lingers[it.0]) {
+            *found = used.get(group).copied().unwrap_or_default();
+            self.handover.give_away(group, *found);
+        }
+    }
+
+    /// Has the other nodes be told that old connections are served for so long after this node has left.
+    pub fn hold(&mut self, hold: Duration) {
+        self.handover.hold(hold);
+    }
+
+    /// Accepts nothing new, and goes on with old connections.
+    pub fn keep_old_connections(&mut self) {
+        for (group, accept) in self.accept.iter_mut().enumerate() {
+            let accept = std::mem::take(accept);
+            if self.lingers[group] {
+                self.handover.give_away(group, accept);
+            }
+        }
+        self.has_served = false;
+        self.steps += 1;
+    }
+
+    /// Takes what the other nodes of the view in force say, and those that have left it and hold.
+    pub fn hear(&mut self, membership: &Membership, now: BootTime) {
+        let Some(view) = membership.view().filter(|_| !self.is_settled()) else { return };
+        let peers: Vec<_> = membership.peers(now).collect();
+        let said = peers.iter().filter_map(|peer| {
+            let counts = view.alive.contains(peer.node) || !self.rules().dead;
+            let said = Said::of(peer.node, peer.agrees, &peer.lingering);
+            match peer.heard {
+                Some(heard) if peer.leaving => said.by_who_leaves(counts, &peer.lingering, heard),
+                _ => counts.then_some(said),
+            }
+        });
+        let said: Vec<_> = said.collect();
+        self.handover.hear(&said, now);
+    }
+
+    /// No other node has connections left of what it has given away.
+    pub fn settle(&mut self) {
+        self.handover.hear(&[], BootTime::ZERO);
+    }
+
+    /// Only those buckets still have connections here, as was counted after that step.
+    pub fn keep(&mut self, step: u64, buckets: &[Bitmap]) {
+        if step == self.steps || !self.rules().count {
+            self.handover.keep(buckets);
+        }
+    }
+
+    /// The same with other kernel groups: `former` tells which one each of them was before.
+    #[must_use]
+    pub fn renumbered(&self, former: impl Fn(usize) -> Option<usize>, lingers: Vec<bool>) -> Self {
+        let groups = lingers.len();
+        let take = |bitmaps: &[Bitmap]| -> Vec<Bitmap> {
+            let bitmap = |group| former(group).map_or(Bitmap::default(), |group| bitmaps[group]);
+            (0..groups).map(bitmap).collect()
+        };
+        Self {
+            accept: take(&self.accept),
+            lingers,
+            has_served: self.has_served,
+            found: take(&self.found),
+            handover: self.handover.renumbered(&former, groups),
+            steps: self.steps,
+            #[cfg(test)]
+            rules: self.rules,
+        }
+    }
+
+    /// What heartbeats are to say from now on.
+    pub fn told(&self) -> Arc<[u8]> {
+        self.handover.encode().into()
+    }
+
+    /// The bitmaps accepted.
+    pub fn accept(&self) -> &[Bitmap] {
+        &self.accept
+    }
+
+    /// The buckets in a move: of each the kernel asks for the connection.
+    pub fn moving(&self) -> Vec<Bitmap> {
+        self.handover.moving(&self.accept)
+    }
+
+    /// Who has connections of each bucket.
+    pub fn former(&self) -> Vec<Owners> {
+        self.handover.former()
+    }
+
+    /// The buckets given away whose old connections this node still serves.
+    pub fn lingering(&self) -> &[Bitmap] {
+        self.handover.lingering()
+    }
+
+    /// The buckets taken over whose old connections other nodes may still serve.
+    pub fn inherited(&self) -> Vec<Bitmap> {
+        self.moving().iter().zip(&self.accept).map(|(moving, accept)| moving.and(*accept)).collect()
+    }
+
+    /// How often this node has changed what it has: what is counted then holds until the next step.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Whether nothing is in a move.
+    pub fn is_settled(&self) -> bool {
+        self.handover.is_over()
+    }
+
+    #[cfg(test)]
+    fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests have rules of their own")]
+    fn rules(&self) -> Rules {
+        Rules::ALL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NodeSet;
+
+    const LOW: Bitmap = Bitmap([0xff, 0, 0, 0]);
+    const ALL: Bitmap = Bitmap([u64::MAX; 4]);
+    const NONE: Bitmap = Bitmap([0; 4]);
+
+    fn node(index: usize) -> NodeId {
+        NodeId::new(index).expect("in range")
+    }
+
+    fn both() -> View {
+        View::of(NodeSet::EMPTY.with(node(0)).with(node(1)))
+    }
+
+    /// One that has served the low buckets in a view with another node, which has none of them.
+    fn serving() -> Share {
+        let mut share = Share::of(vec![true]);
+        share.acquire(node(0), &both(), |_| LOW);
+        share.settle();
+        share.serve();
+        share
+    }
+
+    #[test]
+    fn what_is_taken_over_is_inherited_and_what_a_node_keeps_is_not() {
+        let mut share = serving();
+        share.release(|_| ALL);
+        share.acquire(node(0), &both(), |_| ALL);
+        assert_eq!(share.moving(), [ALL.without(LOW)]);
+    }
+
+    #[test]
+    fn what_a_node_accepted_without_a_lease_is_inherited_in_the_next_view() {
+        let mut share = serving();
+        // It was frozen for longer than its lease, and installs the view that the others have left.
+        share.clear();
+        share.acquire(node(0), &both(), |_| LOW);
+        share.settle();
+        share.release(|_| Bitmap([0x0f, 0, 0, 0]));
+        assert_eq!(share.lingering(), [NONE], "it has served nothing of what it gives away");
+        share.acquire(node(0), &both(), |_| LOW);
+        assert_eq!(share.moving(), [LOW], "the others have served it meanwhile");
+    }
+
+    #[test]
+    fn what_was_found_goes_on_also_if_it_is_given_away_without_ever_a_lease() {
+        let mut share = Share::of(vec![true, false]);
+        share.find(&[LOW, LOW]);
+        assert_eq!(share.lingering(), [LOW, NONE], "only one has connections");
+        share.acquire(node(0), &both(), |_| ALL);
+        assert_eq!(share.lingering(), [NONE, NONE]);
+        share.release(|_| NONE);
+        assert_eq!(share.lingering(), [LOW, NONE]);
+        share.clear();
+        share.acquire(node(0), &both(), |_| ALL);
+        share.release(|_| NONE);
+        assert_eq!(share.lingering(), [NONE, NONE], "they were not served any more");
+    }
+
+    #[test]
+    fn who_holds_goes_on_with_what_it_had() {
+        let mut share = serving();
+        share.keep_old_connections();
+        assert_eq!((share.accept(), share.lingering()), (&[NONE][..], &[LOW][..]));
+    }
+
+    #[test]
+    fn what_was_counted_before_a_step_does_not_count_after_it() {
+        let mut share = serving();
+        share.release(|_| Bitmap([0x0f, 0, 0, 0]));
+        let step = share.steps();
+        share.release(|_| NONE);
+        share.keep(step, &[NONE]);
+        assert_eq!(share.lingering(), [LOW], "the last ones were not counted");
+        let mut careless = share.clone();
+        careless.rules.count = false;
+        careless.keep(step, &[NONE]);
+        assert_eq!(careless.lingering(), [NONE], "what the rule is for");
+        share.keep(share.steps(), &[Bitmap([1, 0, 0, 0])]);
+        assert_eq!(share.lingering(), [Bitmap([1, 0, 0, 0])]);
+    }
+}

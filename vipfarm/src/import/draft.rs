@@ -1,0 +1,106 @@
+//! A farm as a source describes it: there may be gaps.
+
+use crate::{
+    config::NAME,
+    model::{Filter, Mac, Mode, Proto},
+};
+
+/// What stands where the source says nothing and nothing may be guessed: `vipfarm check` refuses it.
+pub(super) const GAP: &str = "FILL-IN";
+
+/// A farm.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    /// In the order of the source; none when it names none.
+    pub(super) nodes: Vec<Node>,
+    pub(super) vips: Vec<Vip>,
+}
+
+/// A node.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    /// As the source writes them; none when it has none.
+    pub(super) addresses: Vec<String>,
+}
+
+/// A VIP block.
+#[derive(Debug)]
+pub(super) struct Vip {
+    /// It did something else where it comes from, so the operator has to decide: written in comments.
+    pub(super) proposed: bool,
+    pub(super) interface: Option<String>,
+    pub(super) mode: Mode,
+    pub(super) vmac: Option<Mac>,
+    pub(super) addresses: Vec<Address>,
+    pub(super) check: bool,
+    pub(super) tcp_reset: bool,
+    /// The key's value.
+    pub(super) arp_refresh: Option<String>,
+    pub(super) groups: Vec<Group>,
+}
+
+impl Vip {
+    /// A block for something that does not share its traffic out: the service is not known, so that
+    /// all of it is taken, and a client stays on one node.
+    pub(super) fn proposed(interface: Option<String>, group: &str) -> Self {
+        let rule = |proto| Rule { virtual_addr: None, port: None, proto, filter: Filter::OnAddr };
+        let rules = [Proto::Tcp, Proto::Udp].map(rule).into();
+        Self {
+            proposed: true,
+            interface,
+            mode: Mode::VmacInvisible,
+            vmac: None,
+            addresses: Vec::new(),
+            check: true,
+            tcp_reset: true,
+            arp_refresh: None,
+            groups: vec![Group { name: usable_name(group), powers: Vec::new(), rules }],
+        }
+    }
+}
+
+/// A virtual address.
+#[derive(Debug, Clone)]
+pub(super) struct Address {
+    /// An address or a host name.
+    pub(super) host: String,
+    /// `None`: a gap.
+    pub(super) prefix: Option<u8>,
+    pub(super) check: bool,
+    pub(super) connections: bool,
+}
+
+impl Address {
+    /// `host/prefix`.
+    pub(super) fn text(&self) -> String {
+        let prefix = self.prefix.map_or_else(|| GAP.to_owned(), |prefix| prefix.to_string());
+        format!("{}/{prefix}", self.host)
+    }
+}
+
+/// A group.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    pub(super) name: String,
+    /// By node; none: all nodes, with power 1.
+    pub(super) powers: Vec<(String, u16)>,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// A rule.
+#[derive(Debug, Clone)]
+pub(super) struct Rule {
+    pub(super) virtual_addr: Option<String>,
+    pub(super) port: Option<u16>,
+    pub(super) proto: Proto,
+    pub(super) filter: Filter,
+}
+
+/// The name with the characters that a node's or group's name may have.
+pub(super) fn usable_name(name: &str) -> String {
+    let usable = |c: char| u8::try_from(c).is_ok_and(NAME.allows);
+    let name: String =
+        name.chars().take(NAME.longest).map(|c| if usable(c) { c } else { '-' }).collect();
+    if name.is_empty() { GAP.to_owned() } else { name }
+}

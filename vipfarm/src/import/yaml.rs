@@ -1,0 +1,224 @@
+//! A draft as the text of a farm's file.
+
+use std::fmt::{self, Write};
+
+use super::{
+    account::{Account, Outcome, shown},
+    draft::{Address, Draft, GAP, Group, Node, Rule, Vip},
+};
+use crate::model::{Filter, Mode, Proto};
+
+/// Begins a line that the operator may take into the file by removing this.
+pub(super) const PROPOSED: &str = "#| ";
+
+/// The file's text.
+pub(super) fn render(
+    kind: &str,
+    source: &str,
+    draft: &Draft,
+    account: &Account,
+    farm: &str,
+) -> String {
+    let mut text = String::new();
+    // A `String` takes everything.
+    let _ = write(&mut text, kind, source, draft, account, farm);
+    text
+}
+
+fn write(
+    out: &mut String,
+    kind: &str,
+    source: &str,
+    draft: &Draft,
+    account: &Account,
+    farm: &str,
+) -> fmt::Result {
+    writeln!(out, "# Made by `vipfarm import {kind}` from {}.", shown(source))?;
+    writeln!(out, "# Fill in what says {GAP}, then run `vipfarm check` on this file.")?;
+    let others: Vec<_> =
+        account.elements.iter().filter(|entry| entry.outcome != Outcome::Translated).collect();
+    if !others.is_empty() {
+        writeln!(out, "#\n# What is not here as it was there:")?;
+        for entry in others {
+            write_comment(out, &shown(&entry.to_string()))?;
+        }
+    }
+    writeln!(out, "\n# The name of sockets and files; the source has none. a-z, 0-9, -")?;
+    writeln!(out, "farm: {}", scalar(farm))?;
+    writeln!(out, "# Make it once with `vipfarm keygen`, and copy it to all nodes.")?;
+    writeln!(out, "key_file: /etc/vipfarm/farm.key\n")?;
+    write_nodes(out, &draft.nodes)?;
+    write_vips(out, &draft.vips)
+}
+
+/// An item of a list in comments, in lines of readable length where its words allow that.
+fn write_comment(out: &mut String, text: &str) -> fmt::Result {
+    const WIDTH: usize = 100;
+    let mut line = String::from("# -");
+    for word in text.split(' ') {
+        if line.chars().count() + 1 + word.chars().count() > WIDTH && line.len() > 3 {
+            writeln!(out, "{line}")?;
+            line = String::from("#  ");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    writeln!(out, "{line}")
+}
+
+fn write_nodes(out: &mut String, nodes: &[Node]) -> fmt::Result {
+    writeln!(out, "# First each node's address on the VIP's own network, then those for further")?;
+    writeln!(out, "# heartbeats, in the same order of networks for all nodes.")?;
+    writeln!(out, "nodes:")?;
+    if nodes.is_empty() {
+        writeln!(out, "  # The source does not name the nodes: one line for each of them.")?;
+        writeln!(out, "  - {{ name: node1, addresses: [{GAP}] }}")?;
+    }
+    for Node { name, addresses } in nodes {
+        let addresses: Vec<_> = addresses.iter().map(|address| scalar(address)).collect();
+        let addresses = if addresses.is_empty() { GAP.to_owned() } else { addresses.join(", ") };
+        writeln!(out, "  - {{ name: {}, addresses: [{addresses}] }}", scalar(name))?;
+    }
+    Ok(())
+}
+
+fn write_vips(out: &mut String, vips: &[Vip]) -> fmt::Result {
+    let (proposed, served): (Vec<&Vip>, Vec<&Vip>) = vips.iter().partition(|vip| vip.proposed);
+    out.push('\n');
+    if served.is_empty() && proposed.is_empty() {
+        writeln!(out, "# The source has no VIP: add `vips`.")?;
+    }
+    if !served.is_empty() {
+        writeln!(out, "vips:")?;
+    }
+    for vip in &served {
+        write_vip(out, "", vip)?;
+    }
+    if proposed.is_empty() {
+        return Ok(());
+    }
+    let mark = PROPOSED.trim_end();
+    writeln!(
+        out,
+        "# One node at a time had the following addresses. This version cannot do that yet."
+    )?;
+    writeln!(
+        out,
+        "# If all nodes may serve at the same time, remove the marks `{mark} ` and name the ports of the"
+    )?;
+    writeln!(
+        out,
+        "# service: then each node serves its share of the clients, which is NOT what was before."
+    )?;
+    if served.is_empty() {
+        writeln!(out, "{PROPOSED}vips:")?;
+    }
+    proposed.iter().try_for_each(|vip| write_vip(out, PROPOSED, vip))
+}
+
+fn write_vip(out: &mut String, mark: &str, vip: &Vip) -> fmt::Result {
+    let mode = match vip.mode {
+        Mode::VmacDirected => "vmac_directed",
+        Mode::VmacInvisible => "vmac_invisible",
+        Mode::Failover => "failover",
+    };
+    writeln!(out, "{mark}  - mode: {mode}")?;
+    if let Some(interface) = &vip.interface {
+        writeln!(out, "{mark}    interface: {}", scalar(interface))?;
+    }
+    if let Some(vmac) = vip.vmac {
+        writeln!(out, "{mark}    vmac: \"{vmac}\"")?;
+    }
+    if !vip.check {
+        writeln!(out, "{mark}    check: false")?;
+    }
+    if !vip.tcp_reset {
+        writeln!(out, "{mark}    tcp_reset: false")?;
+    }
+    if let Some(refresh) = &vip.arp_refresh {
+        writeln!(out, "{mark}    arp_refresh: {refresh}")?;
+    }
+    writeln!(out, "{mark}    addresses:")?;
+    for address in &vip.addresses {
+        writeln!(out, "{mark}      - {}", write_address(address, vip.check))?;
+    }
+    if vip.groups.is_empty() {
+        writeln!(out, "{mark}    # The source shares nothing of these addresses out: add groups.")?;
+        return writeln!(out, "{mark}    groups: []");
+    }
+    writeln!(out, "{mark}    groups:")?;
+    vip.groups.iter().try_for_each(|group| write_group(out, mark, group))
+}
+
+fn write_address(address: &Address, check: bool) -> String {
+    let mut text = scalar(&address.text());
+    if address.check != check || address.connections {
+        text = format!("{{ addr: {text}");
+        if address.check != check {
+            let _ = write!(text, ", check: {}", address.check);
+        }
+        if address.connections {
+            text.push_str(", connections: true");
+        }
+        text.push_str(" }");
+    }
+    text
+}
+
+fn write_group(out: &mut String, mark: &str, group: &Group) -> fmt::Result {
+    writeln!(out, "{mark}      - name: {}", scalar(&group.name))?;
+    if !group.powers.is_empty() {
+        let powers: Vec<_> =
+            group.powers.iter().map(|(node, power)| format!("{}: {power}", scalar(node))).collect();
+        writeln!(out, "{mark}        powers: {{ {} }}", powers.join(", "))?;
+    }
+    writeln!(out, "{mark}        rules:")?;
+    for rule in &group.rules {
+        writeln!(out, "{mark}          - {}", rule_text(rule))?;
+    }
+    Ok(())
+}
+
+/// A rule as the file has it.
+pub(super) fn rule_text(rule: &Rule) -> String {
+    let mut keys = Vec::new();
+    if let Some(addr) = &rule.virtual_addr {
+        keys.push(format!("virtual_addr: {}", scalar(addr)));
+    }
+    let proto = match rule.proto {
+        Proto::Tcp => "tcp",
+        Proto::Udp => "udp",
+        Proto::Arp => "arp",
+    };
+    if rule.proto != Proto::Arp {
+        keys.push(rule.port.map_or_else(|| "port: \"*\"".into(), |port| format!("port: {port}")));
+    }
+    let filter = match rule.filter {
+        Filter::OnAddr => "on_addr",
+        Filter::OnPort => "on_port",
+        Filter::OnIpid => "on_ipid",
+    };
+    keys.push(format!("proto: {proto}, filter: {filter}"));
+    format!("{{ {} }}", keys.join(", "))
+}
+
+/// Text as a YAML scalar that means this text and nothing else.
+pub(super) fn scalar(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
+    let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if starts && text.chars().all(plain) && !text.eq_ignore_ascii_case("null") {
+        return text.to_owned();
+    }
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            ' '..='~' => quoted.push(c),
+            c => {
+                let _ = write!(quoted, "\\U{:08x}", u32::from(c));
+            }
+        }
+    }
+    quoted.push('"');
+    quoted
+}
