@@ -195,7 +195,9 @@ async fn ports_with_old_connections(
 ) -> anyhow::Result<Vec<Port>> {
     let used = linger::used(config, keys.bucket_key()).await?;
     let mut ports = config.ports.clone();
-    ports.iter_mut().for_each(|port| port.find(&used));
+    for port in &mut ports {
+        port.find(&used);
+    }
     Ok(ports)
 }
 

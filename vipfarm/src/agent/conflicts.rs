@@ -13,6 +13,7 @@
 //! hears of the other by what it asks itself.
 
 use std::{
+    collections::BTreeMap,
     io,
     mem::size_of,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -23,7 +24,7 @@ use std::{
 
 use anyhow::Context;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use vipfarm_common::layout::Claim;
+use vipfarm_common::{Reason, layout::Claim};
 
 use crate::{
     model::{Mac, VlanTags},
@@ -191,6 +192,11 @@ impl Conflicts {
         *told = (count, Some(now + PAUSE));
         Some(count - before)
     }
+}
+
+/// How many of the packets counted were another's claims.
+pub fn among(packets: &BTreeMap<Reason, u64>) -> u64 {
+    packets[&Reason::ArpConflict] + packets[&Reason::NdConflict]
 }
 
 /// What is told of the last of `count` claims; `vip` is the address that it is about.

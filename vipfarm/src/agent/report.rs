@@ -11,7 +11,6 @@ use std::{
 
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, oneshot, watch};
-use vipfarm_common::Reason;
 
 use super::{
     announce::Announcing,
@@ -90,21 +89,17 @@ impl Reporter {
                 interface: datapath.interface().to_owned(),
                 mode: datapath.xdp_mode(),
                 jumbo: datapath.has_frags(),
-                conflicts: Conflicts::since(conflicts_in(&counters.packets()?)),
+                conflicts: Conflicts::since(conflicts::among(&counters.packets()?)),
                 counters,
             })
         };
+        let hash_key = keys.bucket_key();
         Ok(Self {
             own: up.own,
             own_macs: up.networks.links.iter().map(|link| link.mac).collect(),
-            hash_key: keys.bucket_key(),
+            hash_key,
             watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
-            linger: Linger::new(
-                &latest,
-                &up.configurations,
-                &reloader.commander,
-                keys.bucket_key(),
-            ),
+            linger: Linger::new(&latest, &up.configurations, &reloader.commander, hash_key),
             configurations: up.configurations.clone(),
             latest,
             history,
@@ -223,7 +218,7 @@ impl Reporter {
             let (Ok(packets), Ok(Some(claim))) = (counters.packets(), counters.claim()) else {
                 continue;
             };
-            let count = conflicts_in(&packets);
+            let count = conflicts::among(&packets);
             let stranger = !is_member(Mac(claim.mac));
             if let Some(count) = conflicts.untold(Instant::now(), count, stranger) {
                 let message = conflicts::words(claim, port.plan().services.vip(claim.vip), count);
@@ -507,11 +502,6 @@ impl Reporter {
         };
         config.farm.vips.iter().zip(&config.interface_of).map(status).collect()
     }
-}
-
-/// How many packets were another's claims.
-fn conflicts_in(packets: &BTreeMap<Reason, u64>) -> u64 {
-    packets[&Reason::ArpConflict] + packets[&Reason::NdConflict]
 }
 
 /// The group's index in file order over all blocks.

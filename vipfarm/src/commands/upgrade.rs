@@ -112,14 +112,12 @@ fn render(outcome: &Outcome, hold: Duration) -> String {
         format!("{checked_s:6.2} s  the file has been checked by {version}"),
         format!("{held_s:6.2} s  the other nodes have taken over; old connections go on"),
     ];
-    match (answered_s, served_s) {
-        (Some(answered), Some(served)) => {
-            lines.push(format!("{answered:6.2} s  the new agent answers"));
-            lines.push(format!("{served:6.2} s  it serves its share"));
-        }
-        _ => {
-            lines.push(format!("          the agent has ended: start the next one within {hold:?}"))
-        }
+    if let (Some(answered), Some(served)) = (answered_s, served_s) {
+        lines.push(format!("{answered:6.2} s  the new agent answers"));
+        lines.push(format!("{served:6.2} s  it serves its share"));
+    } else {
+        let next = format!("start the next one within {hold:?}");
+        lines.push(format!("          the agent has ended: {next}"));
     }
     screen::lines(lines)
 }

@@ -162,7 +162,8 @@ mod tests {
 
     fn fate(port: u16, broken: Option<&str>) -> Fate {
         let longest = Duration::from_millis(u64::from(port));
-        Fate { client: client(port), blocks: 9, broken: broken.map(str::to_owned), longest }
+        let broken = broken.map(str::to_owned);
+        Fate { client: client(port), blocks: 9, broken, broken_at: None, longest }
     }
 
     /// Of three clients, the third's node dies.
