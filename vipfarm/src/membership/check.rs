@@ -132,13 +132,6 @@ fn without_waiting_for_what_others_say_a_power_change_resets_a_connection() {
 }
 
 #[test]
-fn without_forgetting_a_dead_node_its_clients_wait_for_ever() {
-    let rules = share::Rules { dead: false, ..share::Rules::ALL };
-    let faults = Faults { powers: 1, crashes: 1, ..NONE };
-    fails("dead", &without_handover(rules, scope(2, 9, faults)));
-}
-
-#[test]
 fn without_acknowledgements_a_cut_and_a_freeze_make_two_owners() {
     let rules = Rules { lease_by_acks: false, ..ALL };
     fails("lease_by_acks", &without(rules, scope(2, 9, Faults { freezes: 1, cuts: 1, ..NONE })));

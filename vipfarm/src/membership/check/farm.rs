@@ -141,7 +141,15 @@ impl Farm {
 
     pub(super) fn pass_tick(&mut self) {
         self.tick += 1;
-        self.nodes.iter_mut().for_each(|node| node.ran = false);
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            node.ran = false;
+            // Its agent counts the connections that linger.
+            if node.agent.is_some() && !node.frozen {
+                let has_one = index == 0 && self.connection != Connection::Ended;
+                let used = Bitmap([u64::from(has_one), 0, 0, 0]);
+                node.share.keep(node.share.steps(), &[used]);
+            }
+        }
         for path in &mut self.paths {
             match (path.delivered, path.lost) {
                 (true, _) => path.streak = 0,
