@@ -203,6 +203,8 @@ mod tests {
             let expected = match reason.verdict() {
                 Verdict::Drop => 1,
                 Verdict::Pass | Verdict::Accept => 2,
+                // TC sends the copies.
+                Verdict::Forward if reason == Reason::CopiedBack => 2,
                 Verdict::Forward => 3,
             };
             assert_eq!(reason.action(), expected, "{reason:?}");
