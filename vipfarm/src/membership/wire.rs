@@ -26,7 +26,7 @@
 //!     tag: keyed BLAKE3 over everything before it, cut to 16 bytes
 //! ```
 //!
-//! 225 bytes for 2 nodes, 721 for 64; the view adds 43 and 4 a member, what lingers 10 and 33 a group. It is sent while it is
+//! 225 bytes for 2 nodes, 721 for 64; the view adds 43 and 4 a member, what lingers 3 and 33 a group. It is sent while it is
 //! promised and not installed; the overrides while a peer knows older ones only. Only
 //! more than about fifty overrides on a farm of 64 nodes make a datagram that is longer than an
 //! Ethernet frame.
