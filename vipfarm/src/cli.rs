@@ -2,6 +2,8 @@
 
 mod change;
 mod import;
+mod packaged;
+mod plan;
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -13,6 +15,8 @@ pub use self::{
         WaitArgs,
     },
     import::{ImportArgs, ImportFrom, ImportInto},
+    packaged::{CompletionsArgs, ManArgs},
+    plan::PlanArgs,
 };
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
@@ -142,6 +146,18 @@ pub enum Verb {
   tcpdump -i eth0 -U -w - tcp | vipfarm replay - -c farm.yaml --json | jq .owner")]
     Replay(ReplayArgs),
 
+    /// Say what a change would do to the nodes' loads, before it happens
+    ///
+    /// Asks no agent but the file: the loads of each group while all nodes are alive (but those of
+    /// --up and --absent), the loads afterwards, and which buckets move between whom. These are the
+    /// tables that the agents would agree on.
+    #[command(after_help = "Examples:
+  vipfarm plan -c farm.yaml --down node2
+  vipfarm plan -c farm.yaml --down node1,node2 --json | jq '.groups[].moves'
+  vipfarm plan -c farm.yaml --absent node3 --drain node1      # while node3 is being rebuilt
+  vipfarm plan -c farm.yaml --power FarmProto node1=3 --power FarmProto node2=0")]
+    Plan(PlanArgs),
+
     /// Show what happened to the farm
     ///
     /// The last 1000 events of this node's agent, oldest first; with -f also those to come, until
@@ -268,6 +284,22 @@ Examples:
   vipfarm import safekit userconfig.xml --cluster cluster.xml --prefix 24 -o farm.yaml
   vipfarm import keepalived /etc/keepalived/keepalived.conf > farm.yaml")]
     Import(ImportArgs),
+
+    /// Print what makes a shell complete this program's verbs and options
+    #[command(after_help = "Examples:
+  vipfarm completions bash > /usr/share/bash-completion/completions/vipfarm
+  vipfarm completions zsh > /usr/share/zsh/site-functions/_vipfarm
+  vipfarm completions fish > /usr/share/fish/vendor_completions.d/vipfarm.fish")]
+    Completions(CompletionsArgs),
+
+    /// Write the manual pages
+    ///
+    /// Writes vipfarm.1 and a page for each verb, such as vipfarm-agent.1, to the directory; without
+    /// one prints vipfarm.1. They say what `--help` says.
+    #[command(after_help = "Examples:
+  vipfarm man /usr/local/share/man/man1
+  vipfarm man | man -l -")]
+    Man(ManArgs),
 }
 
 /// Which agent to talk to.

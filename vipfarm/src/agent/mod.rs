@@ -11,6 +11,7 @@
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`forecast`]: what a change would do, from the file alone.
 //! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
@@ -32,6 +33,7 @@ pub mod engine;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
+pub mod forecast;
 pub mod handover;
 pub mod history;
 pub mod judge;

@@ -7,6 +7,7 @@ mod agent;
 mod bitmap;
 mod check;
 mod client;
+mod completions;
 mod down;
 mod drain;
 mod events;
@@ -16,8 +17,10 @@ mod failure;
 pub(crate) mod fixture;
 mod import;
 mod keygen;
+mod man;
 mod metrics;
 mod nodes;
+mod plan;
 mod power;
 mod reload;
 pub mod replay;
@@ -61,6 +64,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Bitmap(args) => wait_for(bitmap::run(args)),
         Verb::Explain(args) => wait_for(explain::run(args)),
         Verb::Replay(args) => replay::run(&args),
+        Verb::Plan(args) => plan::run(&args),
         Verb::Events(args) => wait_for(events::run(args)),
         Verb::Power(args) => wait_for(power::run(args)),
         Verb::Drain(args) => wait_for(drain::drain(args)),
@@ -72,6 +76,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Down(options) => down::run(options),
         Verb::Keygen(args) => keygen::run(&args),
         Verb::Import(args) => import::run(&args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man(args) => man::run(&args),
     }
 }
 
