@@ -6,6 +6,7 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
+//! - [`rights`]: the capabilities that are needed, and giving up all others.
 //! - [`upgrade`]: has the agent replaced by another program.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
@@ -49,6 +50,7 @@ pub mod proof;
 mod realtime;
 mod reload;
 pub mod report;
+pub mod rights;
 pub mod share;
 pub mod site;
 mod stop;
@@ -114,6 +116,8 @@ const REPORTS: usize = 1024;
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
 pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let program = Program::of_this_process()?;
+    // Before there is a second thread, and before a key is read.
+    rights::give_up_others().context("cannot give up rights that are not needed")?;
     let history = Arc::new(History::new());
     loop {
         let (farm, keys) = config::load_with_keys(&options.place.config)?;

@@ -17,10 +17,11 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
+use super::rights::{self, Capability};
 use crate::{membership::BootTime, model::Timers};
 
 /// `SCHED_FIFO` priority: above every ordinary thread, below the kernel's own (50 and up).
-const PRIORITY: libc::c_int = 10;
+pub(super) const PRIORITY: libc::c_int = 10;
 
 /// The boot clock, now.
 pub(super) fn now() -> BootTime {
@@ -101,13 +102,8 @@ fn judge(
 
 /// Whether the priority is within the process's rights.
 fn has_right() -> bool {
-    const CAP_SYS_NICE: u32 = 23;
-    let capabilities = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = capabilities.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     let limit = getrlimit(Resource::RLIMIT_RTPRIO).map_or(0, |(soft, _)| soft);
-    effective.is_some_and(|set| set >> CAP_SYS_NICE & 1 == 1)
-        || limit >= PRIORITY.unsigned_abs().into()
+    Capability::SYS_NICE.is_in(rights::effective()) || limit >= PRIORITY.unsigned_abs().into()
 }
 
 impl NotRealTime {
