@@ -1,6 +1,7 @@
 //! The command line's grammar and its help; [`crate::commands`] gives the verbs their meaning.
 
 mod change;
+mod doctor;
 mod import;
 mod packaged;
 mod plan;
@@ -14,6 +15,7 @@ pub use self::{
         CloseArgs, DrainArgs, HoldArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs, UpgradeArgs,
         WaitArgs,
     },
+    doctor::DoctorArgs,
     import::{ImportArgs, ImportFrom, ImportInto},
     packaged::{CompletionsArgs, ManArgs},
     plan::PlanArgs,
@@ -252,6 +254,21 @@ Examples:
   install vipfarm /usr/sbin/vipfarm && vipfarm upgrade
   vipfarm upgrade --exit && systemctl restart vipfarm")]
     Upgrade(UpgradeArgs),
+
+    /// Say what on this machine keeps an agent from serving, or may
+    ///
+    /// Looks at the kernel and its BPF, at the rights of whoever asks, at the farm's files, and at the
+    /// interfaces of its VIPs (or the one of --interface): driver and XDP, other XDP programs, MTU,
+    /// LRO, VLAN tags, ARP settings, reverse path filter, routes. Changes nothing. Each finding that is
+    /// not as it should be says what to do. An agent that starts has the same findings in its history.
+    ///
+    /// Ends with 0 if there is no error, whatever the warnings are; else with 1. Run it as the agent is
+    /// run: rights and limits are those of the asker.
+    #[command(after_help = "Examples:
+  vipfarm doctor -c /etc/vipfarm/farm.yaml
+  vipfarm doctor --interface eth0            # before there is a file
+  vipfarm doctor -c /etc/vipfarm/farm.yaml --json | jq '.findings[] | select(.fix)'")]
+    Doctor(DoctorArgs),
 
     /// Remove what an agent that crashed left on this node
     ///

@@ -80,6 +80,7 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
+pub use self::bring_up::{Record, distinct};
 use self::{
     announce::Announcer,
     bring_up::Up,
@@ -100,8 +101,9 @@ use self::{
 use crate::{
     config::{self, keys::Keys},
     datapath::{LeftOver, Trace},
+    doctor::{self, Finding, Scope, Severity, facts::RealTime},
     membership::{self, OwnLink},
-    model::{Farm, NodeId, Overrides},
+    model::{Farm, NodeId, Overrides, Timers},
     net::{self, Network},
 };
 
@@ -121,6 +123,7 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let history = Arc::new(History::new());
     loop {
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
+        site::refuse_exposed(&options.place.config)?;
         let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
         let serving = serve(options, farm, keys, Arc::clone(&history), (upgrader, asked));
         match runtime()?.block_on(serving)? {
@@ -134,6 +137,15 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     }
 }
 
+/// Whether this process's heartbeats would run before all ordinary threads, and what it means for a farm
+/// with these timers if not.
+pub fn real_time(timers: &Timers) -> RealTime {
+    match realtime::probe() {
+        Ok(()) => RealTime::Granted,
+        Err(refused) => refused.weigh(timers),
+    }
+}
+
 /// Removes what an agent that could not do so itself left on this node, and says what that was.
 /// Idempotent.
 pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
@@ -143,7 +155,7 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
         // Held meanwhile: no agent may start on what is being removed, and none may run.
         let _socket = ControlSocket::open(&place.run_dir, &farm.name)?;
         let network = Network::connect()?;
-        let mut undo = bring_up::Record::read(&place.run_dir, &farm.name)?;
+        let mut undo = Record::read(&place.run_dir, &farm.name)?;
         let present = Network::interfaces().await?;
         let mut interfaces: BTreeSet<(String, u32)> =
             undo.interfaces().map(|(name, index)| (name.to_owned(), index)).collect();
@@ -194,6 +206,7 @@ async fn serve(
     let config = membership_config(&farm, &keys, up.own, up.networks.links.clone(), overrides);
     let ports = std::mem::take(&mut up.ports);
     announce(&up, config.digest, &history);
+    tell_findings(options, &farm, &history).await?;
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
     }
@@ -274,6 +287,30 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(None)
+}
+
+/// Has the history say what `vipfarm doctor` would say, but for what it says anyway.
+async fn tell_findings(
+    options: &AgentOptions,
+    farm: &Farm,
+    history: &History,
+) -> anyhow::Result<()> {
+    let AgentOptions { place, generic, .. } = options;
+    let scope = Scope {
+        farm: Some((&place.config, farm)),
+        node: place.node.as_deref(),
+        interface: None,
+        run_dir: &place.run_dir,
+        bpf_dir: &place.bpf_dir,
+        generic: *generic,
+        by_agent: true,
+    };
+    let findings = doctor::judge(&doctor::gather(&scope).await?);
+    let told = |it: &&Finding| it.severity >= Severity::Warning && it.check != "real_time";
+    for finding in findings.iter().filter(told) {
+        history.push(Level::Warn, "preflight", finding.to_string());
+    }
+    Ok(())
 }
 
 /// The powers of this node's disk; what the file has no place for is told.

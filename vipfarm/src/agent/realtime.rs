@@ -18,7 +18,7 @@ use nix::{
 };
 
 use super::rights::{self, Capability};
-use crate::{membership::BootTime, model::Timers};
+use crate::{doctor::facts::RealTime, membership::BootTime, model::Timers};
 
 /// `SCHED_FIFO` priority: above every ordinary thread, below the kernel's own (50 and up).
 pub(super) const PRIORITY: libc::c_int = 10;
@@ -107,9 +107,8 @@ fn has_right() -> bool {
 }
 
 impl NotRealTime {
-    /// What that means for a farm with these timers: nothing, a warning, or that the agent must not
-    /// start. All nodes must have the same timers, so it cannot take others by itself.
-    pub(super) fn bear(&self, timers: &Timers) -> anyhow::Result<Option<String>> {
+    /// What to do about it.
+    fn fix(&self) -> String {
         let fix = match self {
             Self::NoTime => "set it (`sysctl kernel.sched_rt_runtime_us=950000`)".to_owned(),
             Self::NoRight => format!("grant CAP_SYS_NICE or, by systemd, LimitRTPRIO={PRIORITY}"),
@@ -117,19 +116,34 @@ impl NotRealTime {
                 (cpu.rt_runtime_us), or run it outside of the container"
                 .to_owned(),
         };
-        let fixes = format!(
-            "{fix}, or write `membership: {{ profile: relaxed }}` in the files of all nodes"
-        );
+        format!("{fix}, or write `membership: {{ profile: relaxed }}` in the files of all nodes")
+    }
+
+    /// What that means for a farm with these timers. All nodes must have the same ones, so an agent
+    /// cannot take others by itself.
+    pub(super) fn weigh(&self, timers: &Timers) -> RealTime {
+        let no = format!("no real-time scheduling ({self})");
         if timers.are_stricter_than(&Timers::BALANCED) {
-            bail!(
-                "no real-time scheduling ({self}), without which timers shorter than the balanced profile's cannot be kept (fail: {:?}): {fixes}",
-                timers.fail
+            let fail = timers.fail;
+            let why = format!(
+                "{no}, without which timers shorter than the balanced profile's cannot be kept (fail: {fail:?})"
             );
+            return RealTime::Needed(why, self.fix());
         }
-        let warning = format!(
-            "no real-time scheduling ({self}): under load this node may fence itself; {fixes}"
-        );
-        Ok(timers.are_stricter_than(&Timers::RELAXED).then_some(warning))
+        if timers.are_stricter_than(&Timers::RELAXED) {
+            let why = format!("{no}: under load this node may fence itself");
+            return RealTime::Missing(why, self.fix());
+        }
+        RealTime::Dispensable(no)
+    }
+
+    /// The same for an agent that starts: nothing, a warning, or that it must not.
+    pub(super) fn bear(&self, timers: &Timers) -> anyhow::Result<Option<String>> {
+        match self.weigh(timers) {
+            RealTime::Granted | RealTime::Dispensable(_) => Ok(None),
+            RealTime::Missing(why, fix) => Ok(Some(format!("{why}; {fix}"))),
+            RealTime::Needed(why, fix) => bail!("{why}: {fix}"),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod bitmap;
 mod check;
 mod client;
 mod completions;
+mod doctor;
 mod down;
 mod drain;
 mod events;
@@ -73,6 +74,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Open(args) => wait_for(drain::open(args)),
         Verb::Reload(args) => wait_for(reload::run(args)),
         Verb::Upgrade(args) => wait_for(upgrade::run(args)),
+        Verb::Doctor(args) => wait_for(doctor::run(args)),
         Verb::Down(options) => down::run(options),
         Verb::Keygen(args) => keygen::run(&args),
         Verb::Import(args) => import::run(&args),
