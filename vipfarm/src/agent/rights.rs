@@ -129,7 +129,16 @@ fn check(result: libc::c_long) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::{
+        agent::{
+            options::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR},
+            realtime::PRIORITY,
+        },
+        cli::Cli,
+    };
 
     /// A field of this thread's status, as a number.
     fn status(field: &str) -> u64 {
@@ -156,6 +165,40 @@ mod tests {
             assert_eq!(after[3] & !needed, 0, "{:x}", after[3]);
         }
         assert_eq!(effective(), before[1], "other threads have theirs");
+    }
+
+    #[test]
+    fn the_unit_grants_what_is_needed_and_starts_what_there_is() {
+        const UNIT: &str = include_str!("../../../packaging/vipfarm.service");
+        let values = |setting: &str| {
+            let of = |line: &'static str| line.strip_prefix(setting)?.strip_prefix('=');
+            UNIT.lines().filter_map(of).collect::<Vec<_>>()
+        };
+        for setting in ["CapabilityBoundingSet", "AmbientCapabilities"] {
+            let granted = values(setting).concat();
+            let mut granted: Vec<&str> = granted.split(' ').collect();
+            let mut needed = NEEDED.map(|capability| capability.name);
+            granted.sort_unstable();
+            needed.sort_unstable();
+            assert_eq!(granted, needed, "{setting}");
+        }
+        assert_eq!(values("LimitRTPRIO"), [PRIORITY.to_string()]);
+        assert_eq!((values("Type"), values("NoNewPrivileges")), (vec!["notify"], vec!["yes"]));
+        let commands = values("ExecStart").into_iter().chain(values("ExecReload"));
+        for command in commands.filter(|command| command.contains("vipfarm ")) {
+            let words = command.split(' ').filter(|word| *word != "$VIPFARM_OPTIONS");
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{command}: {error}"));
+        }
+        // As the agent would have it without being told.
+        for (directory, default) in
+            [("RuntimeDirectory", DEFAULT_RUN_DIR), ("StateDirectory", DEFAULT_STATE_DIR)]
+        {
+            let name = values(directory).concat();
+            assert!(default.ends_with(&format!("/{name}")), "{directory}");
+        }
+        // What is to be taken back is written down there.
+        assert_eq!(values("RuntimeDirectoryPreserve"), ["yes"]);
+        assert_eq!(values("ProtectKernelTunables"), [""; 0], "it sets sysctls");
     }
 
     #[test]
