@@ -62,6 +62,7 @@ vips:
         rules:
           - { port: 80, proto: tcp, filter: on_port }
           - { port: \"*\", proto: udp, filter: on_port }
+          - { virtual_addr: 10.9.0.104, port: 53, proto: udp, filter: on_ipid }
       - name: answer
         powers: { node1: 1, node2: 1 }
         rules: [{ proto: arp, filter: on_addr }]
