@@ -20,8 +20,9 @@ pub const RULE_SLOTS: usize = 4096;
 pub const MAX_RULES: usize = 256;
 /// Groups at most, the built-in one included.
 pub const MAX_GROUPS: usize = 32;
-/// Peers at most.
-pub const MAX_PEERS: usize = 64;
+/// Peers at most: one for each node that a file may have, or, so that tests can replace an agent by one
+/// whose memory looks different, twice as many.
+pub const MAX_PEERS: usize = if cfg!(feature = "other-layout") { 128 } else { 64 };
 /// Slots of a set of MACs.
 pub const MAC_SLOTS: usize = 256;
 /// In [`Group::owners`]: no node serves the bucket.

@@ -151,6 +151,13 @@ impl Port {
         self.hand_over(&tables);
     }
 
+    /// Hands over to the owners in a view that this node is not in.
+    pub fn follow_others(&mut self, view: &View) {
+        self.take_powers(view);
+        let tables = self.tables(view);
+        self.hand_over(&tables);
+    }
+
     fn tables(&self, view: &View) -> Vec<Table> {
         (0..self.groups.len()).map(|group| self.table(group, view)).collect()
     }
