@@ -79,12 +79,6 @@ pub struct Generation {
     pub peer_multiplier: u64,
     /// Multiplier of the set of VMACs, likewise.
     pub vmac_multiplier: u64,
-    /// The interface's own IPv4 address, for ARP requests that must not ask as a VIP. 0 = none.
-    pub own_v4: u32,
-    /// Unused.
-    pub padding: u32,
-    /// Its link-local IPv6 address, in two words, for neighbour solicitations likewise. 0 = none.
-    pub own_v6: [u64; 2],
     /// The IPv4 virtual addresses, each in its slot.
     pub vips: [VipSlot; VIP_SLOTS],
     /// The IPv6 virtual addresses, each in its slot.
@@ -104,6 +98,9 @@ pub struct Generation {
     pub peer_slots: [u64; MAC_SLOTS],
     /// The VMACs as a set likewise.
     pub vmac_slots: [u64; MAC_SLOTS],
+    /// As whom the node asks where it must not ask as a VIP, by the VIP's identity: its own address on
+    /// that network, in packet order (one of IPv4 is the first four bytes). 0 = none.
+    pub askers: [[u64; 2]; 2 * MAX_VIPS],
 }
 
 /// One IPv4 virtual address.
@@ -315,7 +312,7 @@ const _: () = {
     assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
     assert!(size_of::<Group>() == 64 + 512);
     assert!(align_of::<Generation>() == 64);
-    assert!(offset_of!(Generation, vips) == 56);
+    assert!(offset_of!(Generation, vips) == 32);
     assert!(offset_of!(Generation, vips6) == offset_of!(Generation, vips) + 16 * VIP_SLOTS);
     assert!(offset_of!(Generation, vmacs) == offset_of!(Generation, vips6) + 32 * VIP_SLOTS);
     assert!(offset_of!(Generation, vip_rules) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
@@ -326,6 +323,7 @@ const _: () = {
     assert!(
         offset_of!(Generation, vmac_slots) == offset_of!(Generation, peer_slots) + 8 * MAC_SLOTS
     );
+    assert!(offset_of!(Generation, askers) == offset_of!(Generation, vmac_slots) + 8 * MAC_SLOTS);
     assert!(MAX_VIPS < 0x7f && MAX_GROUPS <= 0xff);
 };
 
