@@ -151,6 +151,13 @@ impl Port {
         self.hand_over(&tables);
     }
 
+    /// Hands over to the owners in a view that this node is not in.
+    pub fn follow_others(&mut self, view: &View) {
+        self.take_powers(view);
+        let tables = self.tables(view);
+        self.hand_over(&tables);
+    }
+
     fn tables(&self, view: &View) -> Vec<Table> {
         (0..self.groups.len()).map(|group| self.table(group, view)).collect()
     }
@@ -208,6 +215,11 @@ impl Port {
     /// Those buckets, by kernel group, have connections of a former agent's, which go on.
     pub fn find(&mut self, used: &[Bitmap]) {
         self.share.find(used);
+    }
+
+    /// Takes nodes that are not there for ones that may serve old connections until then.
+    pub fn doubt(&mut self, until: BootTime) {
+        self.share.doubt(until);
     }
 
     /// Has the other nodes be told that old connections are served for so long after this node has left.

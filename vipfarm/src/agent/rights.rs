@@ -44,17 +44,21 @@ pub fn effective() -> u64 {
     effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
 
+/// From now on the process leaves no core dump, and nobody without `CAP_SYS_PTRACE` can look into its
+/// memory.
+pub(super) fn hide_memory() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0)
+}
+
 /// Gives up, for good, all that the agent does not need: capabilities, those that a program it
-/// executes could have, and those that one with the set-user-ID bit would give. The process also
-/// leaves no core dump, and nobody without `CAP_SYS_PTRACE` can look into its memory.
+/// executes could have, and those that one with the set-user-ID bit would give.
 ///
 /// To be called while the process has one thread: the kernel keeps capabilities by thread.
 pub(super) fn give_up_others() -> io::Result<()> {
     let needed = NEEDED.iter().fold(0, |set, capability| set | 1 << capability.number);
     forget_bounding(needed)?;
     keep_only(needed)?;
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    prctl(libc::PR_SET_DUMPABLE, 0)
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
 }
 
 /// Takes capabilities out of the bounding set, if the process may: whoever has started it without
