@@ -105,9 +105,9 @@ fn keep_only(needed: u64) -> io::Result<()> {
     let mut sets = [Half::default(); 2];
     // SAFETY: the kernel reads the header and writes two halves; both are alive.
     check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
-    for (half, needed) in sets.iter_mut().zip([needed, needed >> 32]) {
-        // Each half's 32 bits.
-        let needed = (needed & u64::from(u32::MAX)) as u32;
+    let bytes = needed.to_le_bytes();
+    for (half, needed) in sets.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        let needed = u32::from_le_bytes(*needed);
         half.permitted &= needed;
         half.effective &= needed;
         half.inheritable &= needed;
