@@ -118,12 +118,13 @@ const REPORTS: usize = 1024;
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
 pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let program = Program::of_this_process()?;
-    // Before there is a second thread, and before a key is read.
-    rights::give_up_others().context("cannot give up rights that are not needed")?;
+    rights::hide_memory().context("cannot hide the process's memory")?;
     let history = Arc::new(History::new());
     loop {
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
         site::refuse_exposed(&options.place.config)?;
+        // Before there is a second thread.
+        rights::give_up_others().context("cannot give up rights that are not needed")?;
         let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
         let serving = serve(options, farm, keys, Arc::clone(&history), (upgrader, asked));
         match runtime()?.block_on(serving)? {
