@@ -12,6 +12,7 @@ mod conflicts;
 mod directed;
 mod drained;
 mod explained;
+mod failover;
 mod handover;
 mod heartbeats;
 mod ipv6;

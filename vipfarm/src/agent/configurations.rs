@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{command::Servable, ports::Port};
 use crate::{
-    model::{Farm, Group, Vip},
+    model::{Farm, Group, Mode, Vip},
     net::Interface,
     plan::{HeldVip, OwnAddresses, PlanError},
 };
@@ -80,8 +80,13 @@ impl Configuration {
 
 /// The VIPs of a block.
 pub(super) fn vips_of(block: &Vip) -> impl Iterator<Item = HeldVip> {
-    let vmac = block.virtual_mac();
-    block.addresses.iter().map(move |vip| HeldVip { addr: vip.addr, tags: block.vlan, vmac })
+    let (vmac, floats) = (block.virtual_mac(), block.mode == Mode::Failover);
+    block.addresses.iter().map(move |vip| HeldVip {
+        addr: vip.addr,
+        tags: block.vlan,
+        vmac,
+        floats,
+    })
 }
 
 /// As whom this node asks on an interface: with the address of a VIP's network, if it has one there.

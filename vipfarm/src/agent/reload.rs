@@ -186,7 +186,7 @@ impl Reloader {
         let placed = bring_up::place(&next.farm, present)?;
         self.undo.note(&next.farm, &placed, present)?;
         self.undo.set_sysctls()?;
-        for (place, vip) in added {
+        for (place, vip) in added.into_iter().filter(|(_, vip)| !vip.floats) {
             bring_up::receive_vip(&self.network, vip, &self.interfaces[place], present).await?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The verbs that change what the farm does.
 
-use std::{str::FromStr, time::Duration};
+use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use clap::Args;
 
@@ -21,6 +21,26 @@ pub struct PowerArgs {
     /// Nodes to give the powers of the file back, separated by commas
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     pub file: Vec<String>,
+
+    /// How long it holds, how long to wait, which agent, in what form.
+    #[command(flatten)]
+    pub hold: HoldArgs,
+}
+
+/// Arguments of `move`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct MoveArgs {
+    /// An address of the failover VIP
+    #[arg(value_name = "VIP")]
+    pub vip: IpAddr,
+
+    /// The node that is to have it
+    #[arg(value_name = "NODE", required_unless_present = "back")]
+    pub node: Option<String>,
+
+    /// Give it back to the node that has it by the file
+    #[arg(long, conflicts_with_all = ["node", "persist"])]
+    pub back: bool,
 
     /// How long it holds, how long to wait, which agent, in what form.
     #[command(flatten)]

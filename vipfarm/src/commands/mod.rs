@@ -17,6 +17,7 @@ pub(crate) mod fixture;
 mod import;
 mod keygen;
 mod metrics;
+mod move_vip;
 mod nodes;
 mod power;
 mod reload;
@@ -67,6 +68,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Undrain(args) => wait_for(drain::undrain(args)),
         Verb::Close(args) => wait_for(drain::close(args)),
         Verb::Open(args) => wait_for(drain::open(args)),
+        Verb::Move(args) => wait_for(move_vip::run(args)),
         Verb::Reload(args) => wait_for(reload::run(args)),
         Verb::Upgrade(args) => wait_for(upgrade::run(args)),
         Verb::Down(options) => down::run(options),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{NodeId, NodeSet, Overrides, View};
+use crate::model::{NodeId, NodeSet, Overrides, StayKind, View};
 
 pub(super) use crate::model::Life;
 
@@ -93,7 +93,7 @@ impl Agreement {
 }
 
 fn hash(id: ViewId, content: &Content) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new_derive_key("vipfarm 3 view");
+    let mut hasher = blake3::Hasher::new_derive_key("vipfarm 4 view");
     hasher
         .update(&id.epoch.to_be_bytes())
         .update(&(id.coordinator.index() as u64).to_be_bytes())
@@ -113,6 +113,15 @@ fn hash(id: ViewId, content: &Content) -> [u8; 16] {
             .update(&entry.power.to_be_bytes())
             .update(&[u8::from(entry.life.is_some())])
             .update(&entry.life.unwrap_or(0).to_be_bytes());
+    }
+    hasher.update(&(content.powers.stays().len() as u64).to_be_bytes());
+    for stay in content.powers.stays() {
+        hasher
+            .update(&stay.vip.0.to_be_bytes())
+            .update(&[u8::from(stay.kind == StayKind::Pinned)])
+            .update(&(stay.node.index() as u64).to_be_bytes())
+            .update(&[u8::from(stay.life.is_some())])
+            .update(&stay.life.unwrap_or(0).to_be_bytes());
     }
     let mut hash = [0; 16];
     hasher.finalize_xof().fill(&mut hash);
