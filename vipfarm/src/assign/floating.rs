@@ -192,3 +192,6 @@ fn room(
 fn nodes() -> impl Iterator<Item = NodeId> {
     (0..MAX_NODES).filter_map(NodeId::new)
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,7 +131,7 @@ fn hash(id: ViewId, content: &Content) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Override;
+    use crate::model::{Override, Stay, VipId};
 
     #[test]
     fn lives_are_found_by_member() {
@@ -148,6 +148,19 @@ mod tests {
         let entry = Override::persistent(node, Some(0), 1);
         let powers = |entry| Arc::new(Overrides::default().with(node, entry).expect("room"));
         let lives = [0, 1].map(|life| powers(Override { life: Some(life), ..entry }));
+        let stay = Stay { vip: VipId(1), kind: StayKind::Pinned, node, life: None };
+        let stays = [
+            stay,
+            Stay { vip: VipId(2), ..stay },
+            Stay { kind: StayKind::Incumbent, ..stay },
+            Stay { node: NodeId::default(), ..stay },
+            Stay { life: Some(0), ..stay },
+            Stay { life: Some(1), ..stay },
+        ];
+        let stays = stays.map(|stay| Overrides::default().and([stay]).expect("room"));
+        let stays = stays.map(|powers| {
+            Agreement::new(id, Content { powers: Arc::new(powers), ..content.clone() })
+        });
         let others = [
             Agreement::new(ViewId { epoch: 1, ..id }, content.clone()),
             Agreement::new(ViewId { coordinator: node, ..id }, content.clone()),
@@ -159,10 +172,11 @@ mod tests {
             Agreement::new(id, Content { powers: powers(entry), ..content.clone() }),
         ];
         let lives = lives.map(|powers| Agreement::new(id, Content { powers, ..content.clone() }));
-        let mut hashes: Vec<_> = others.iter().chain(&lives).map(|it| it.stamp.hash).collect();
+        let all = others.iter().chain(&lives).chain(&stays);
+        let mut hashes: Vec<_> = all.map(|it| it.stamp.hash).collect();
         hashes.push(Agreement::new(id, content).stamp.hash);
         hashes.sort_unstable();
         hashes.dedup();
-        assert_eq!(hashes.len(), 11);
+        assert_eq!(hashes.len(), 17);
     }
 }

@@ -273,6 +273,30 @@ mod tests {
     }
 
     #[test]
+    fn who_is_to_hold_a_vip_is_kept_until_it_is_taken_back_or_its_agent_ends() {
+        let stay = |vip, kind, of, life| Stay { vip: VipId(vip), kind, node: node(of), life };
+        let pinned = stay(1, StayKind::Pinned, 1, None);
+        let incumbent = stay(1, StayKind::Incumbent, 2, Some(9));
+        let set = Overrides::default()
+            .with_stay(node(0), pinned)
+            .and_then(|set| set.with_stay(node(0), incumbent))
+            .and_then(|set| set.with(node(0), entry(1, Some(0), 3)))
+            .expect("room");
+        assert_eq!(set.stays(), [incumbent, pinned]);
+        assert_eq!(set.for_another_file(node(0)).stays(), [incumbent, pinned]);
+        assert_eq!(set.without(node(0), None, node(1)).stays(), [incumbent, pinned]);
+        assert_eq!(set.without_former(node(0), |_| None), None, "nobody is there");
+        let left = set.without_former(node(0), |_| Some(8)).expect("its agent has ended");
+        assert_eq!((left.stays(), left.entries().len()), (&[pinned][..], 1));
+        let other = stay(1, StayKind::Pinned, 2, None);
+        let moved = set.with_stay(node(0), other).expect("in its place");
+        assert_eq!(moved.stays(), [incumbent, other]);
+        assert!(moved.version() > set.version());
+        let none = moved.without_stays(node(0), |stay| stay.node == node(2));
+        assert_eq!((none.stays(), none.entries().len()), (&[][..], 1));
+    }
+
+    #[test]
     fn the_set_is_bounded() {
         let mut set = Overrides::default();
         for group in 0..=255 {
