@@ -16,7 +16,7 @@ pub use self::{
 };
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
-    model::Mac,
+    model::{Mac, VlanTags},
     status::{ExplainProto, ExplainQuery, HostPort},
 };
 
@@ -114,6 +114,7 @@ pub enum Verb {
   vipfarm explain [2001:db8::7]:51000 [2001:db8::222]:80
   vipfarm explain 203.0.113.7 192.168.1.222 --proto icmp
   vipfarm explain 203.0.113.7:4000 192.168.1.222:53 --proto udp --fragment
+  vipfarm explain 203.0.113.7:51000 192.168.1.222:80 --vlan 10
   vipfarm explain 203.0.113.7:51000 192.168.1.222:80 -c farm.yaml --down node2")]
     Explain(ExplainArgs),
 
@@ -366,6 +367,11 @@ pub struct ExplainArgs {
     #[arg(long)]
     pub fragment: bool,
 
+    /// The VLAN that the packet comes in, with two tags OUTER.INNER, 0 for none; matters where the
+    /// address is a VIP in several
+    #[arg(long, value_name = "ID")]
+    pub vlan: Option<VlanTags>,
+
     /// Ask this file instead of an agent
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["run_dir", "farm", "socket"])]
     pub config: Option<PathBuf>,
@@ -394,6 +400,7 @@ impl ExplainArgs {
             proto: self.proto,
             ip_id: self.ip_id,
             fragment: self.fragment,
+            vlan: self.vlan,
         }
     }
 }

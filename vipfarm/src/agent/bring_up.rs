@@ -92,7 +92,7 @@ pub(super) async fn bring_up(
     let used: Vec<Interface> = used.into_iter().cloned().collect();
     let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
     let digest = config::digest(&farm, keys);
-    let config = Configuration::new(digest, farm.clone(), places, &used)?;
+    let config = Configuration::new(digest, farm.clone(), places, &used, &interfaces)?;
     let ports = ports_with_old_connections(&config, keys).await?;
 
     let mut datapaths = Vec::new();

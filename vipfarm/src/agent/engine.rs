@@ -132,8 +132,9 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         unowned: false,
         hold: None,
         left_at: None,
+        followed: None,
     };
-    engine.unowned = engine.wired.iter().any(|wired| wired.datapath.lease() > 0);
+    engine.take_over();
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
 }
@@ -164,6 +165,8 @@ struct Engine {
     hold: Option<Duration>,
     /// When the machine was out of the farm.
     left_at: Option<BootTime>,
+    /// By which view of others frames are handed over, while this node is in none.
+    followed: Option<View>,
 }
 
 /// Something for the history.
@@ -268,6 +271,7 @@ impl Engine {
             }
             let heard = self.receive();
             self.hear_of_handovers();
+            self.follow_others();
             let now = realtime::now();
             if !heard {
                 self.lateness.add(now.saturating_since(due));

@@ -100,7 +100,7 @@ use crate::{
     config::{self, keys::Keys},
     datapath::{LeftOver, Trace},
     membership::{self, OwnLink},
-    model::{Farm, NodeId, Overrides},
+    model::{Farm, Mode, NodeId, Overrides},
     net::{self, Network},
 };
 
@@ -511,11 +511,13 @@ fn announce(up: &Up, digest: [u8; 16], history: &History) {
         let addresses: Vec<String> =
             block.addresses.iter().map(|address| address.addr.to_string()).collect();
         let datapath = &up.datapaths[interface];
-        let mac = block
-            .virtual_mac()
-            .map_or_else(|| "each node's own MAC".to_owned(), |vmac| format!("virtual MAC {vmac}"));
+        let (holds, mac) = match (block.mode, block.virtual_mac()) {
+            (Mode::Failover, _) => ("may hold", "with its own MAC".to_owned()),
+            (_, Some(vmac)) => ("holds", format!("virtual MAC {vmac}")),
+            (_, None) => ("holds", "each node's own MAC".to_owned()),
+        };
         let message = format!(
-            "{name} holds {} on {} ({mac}, {} XDP)",
+            "{name} {holds} {} on {} ({mac}, {} XDP)",
             addresses.join(" "),
             datapath.interface(),
             datapath.xdp_mode().as_str(),

@@ -71,6 +71,13 @@ impl Port {
         self.hand_over(&tables);
     }
 
+    /// Hands over to the owners in a view that this node is not in.
+    pub fn follow_others(&mut self, view: &View) {
+        self.placement.take_powers(view);
+        let tables = self.placement.tables(view);
+        self.hand_over(&tables);
+    }
+
     /// Notes to whom frames go that are not the node's.
     fn hand_over(&mut self, tables: &[Table]) {
         if self.services.is_directed() {
@@ -114,6 +121,11 @@ impl Port {
     /// Those buckets, by kernel group, have connections of a former agent's, which go on.
     pub fn find(&mut self, used: &[Bitmap]) {
         self.share.find(used);
+    }
+
+    /// Takes nodes that are not there for ones that may serve old connections until then.
+    pub fn doubt(&mut self, until: BootTime) {
+        self.share.doubt(until);
     }
 
     /// Has the other nodes be told that old connections are served for so long after this node has left.

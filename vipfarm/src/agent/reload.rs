@@ -154,7 +154,7 @@ impl Reloader {
                 new.map_or("an interface", |interface| interface.name.as_str())
             );
         };
-        Ok(Configuration::new(digest, farm, places, &self.interfaces)?)
+        Ok(Configuration::new(digest, farm, places, &self.interfaces, present)?)
     }
 
     /// Has the kernel know the configuration's VIPs, closed, then the interfaces have them.

@@ -21,7 +21,7 @@ use super::{
     conflicts::{self, Conflicts, Prober},
     control::Source,
     engine::{Latest, Report, Snapshot},
-    explain::Viewpoint,
+    explain::{self, Viewpoint},
     failover::Holding,
     history::{History, Level},
     keep::Keeping,
@@ -331,12 +331,8 @@ impl Source for Reporter {
     fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
-        let block = config
-            .farm
-            .vips
-            .iter()
-            .position(|block| block.addresses.iter().any(|address| address.addr == query.vip));
-        let interface = block.map_or(0, |block| config.interface_of[block]);
+        let (block, _) = explain::block_of(&config.farm, query)?;
+        let interface = config.interface_of[block];
         Viewpoint {
             farm: &config.farm,
             node: self.own,
@@ -503,10 +499,7 @@ impl Reporter {
             VipStatus {
                 failover: self.failover(config, index, snapshot),
                 interface: self.watched[interface].interface.clone(),
-                vlan: [block.vlan.outer, block.vlan.inner]
-                    .into_iter()
-                    .filter(|&id| id != 0)
-                    .collect(),
+                vlan: block.vlan.ids(),
                 mode: block.mode,
                 vmac: block.virtual_mac().map(|vmac| vmac.to_string()),
                 addresses: block

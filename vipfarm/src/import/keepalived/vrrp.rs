@@ -147,9 +147,7 @@ fn parameter(statement: &Statement, blocks: &mut [Vip], notes: &mut Notes) {
             "how soon a failure is noticed is for `membership` to say, and takes a fraction of a second"
         }
         "authentication" => "heartbeats are authenticated by the key in `key_file`",
-        "use_vmac" | "vmac_xmit_base" | "use_ipvlan" => {
-            "a failover VIP has its node's MAC"
-        }
+        "use_vmac" | "vmac_xmit_base" | "use_ipvlan" => "a failover VIP has its node's MAC",
         "track_interface" | "dont_track_primary" => {
             "the interface of a VIP is always watched, and no other one"
         }

@@ -170,10 +170,8 @@ impl Reader<'_> {
 
     fn virtual_interface(&mut self, element: Element<'_>, block: &mut Vip) {
         element.attributes(&["type", "addr"], self.notes);
-        let modes = [
-            ("vmac_invisible", Mode::VmacInvisible),
-            ("vmac_directed", Mode::VmacDirected),
-        ];
+        let modes =
+            [("vmac_invisible", Mode::VmacInvisible), ("vmac_directed", Mode::VmacDirected)];
         match element.get("type") {
             None => self.notes.approximated(
                 element.at(),
