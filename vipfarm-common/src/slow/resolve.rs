@@ -50,7 +50,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return Err(Reason::NotVip);
         }
         self.claim(vip)?;
-        // A node that does not have a failover VIP is its client, and is told like all others.
+        // Of a failover VIP, the nodes that do not have it are clients like all others.
         let is_client = from_peer && (vip | claimed) & VIP_FAILOVER != 0;
         if claimed != 0 && is_client {
             return Err(Reason::ArpReply);

@@ -31,7 +31,7 @@ use super::{
     site,
 };
 use crate::{
-    model::{Group, NodeId, NodeSet, Vip, VipId},
+    model::{Group, NodeId, NodeSet, Vip, VipId, VlanTags},
     net::{Interface, Network, sockets},
     plan::HeldVip,
     status::NodeState,
@@ -80,7 +80,7 @@ pub(super) struct Mover {
     /// Shared with whoever reports.
     pub(super) holding: Arc<Holding>,
     /// Whether the interface has the address; a former agent may have left those that are missing here.
-    present: BTreeMap<(usize, IpAddr), bool>,
+    present: BTreeMap<(usize, VlanTags, IpAddr), bool>,
     staying: Staying,
     /// Who was alive in the view before.
     alive: NodeSet,
@@ -191,7 +191,7 @@ impl Mover {
     async fn gain(&mut self, block: &Block<'_>) -> bool {
         let mut gained = false;
         for vip in vips_of(block.vip) {
-            let key = (block.place, vip.addr);
+            let key = (block.place, vip.tags, vip.addr);
             if self.present.get(&key) == Some(&true) {
                 continue;
             }
@@ -219,7 +219,7 @@ impl Mover {
     /// Ends the connections of the block's addresses, if the file has that done, and removes them.
     async fn lose(&mut self, block: &Block<'_>) {
         for vip in vips_of(block.vip) {
-            let key = (block.place, vip.addr);
+            let key = (block.place, vip.tags, vip.addr);
             let before = self.present.get(&key).copied();
             if before == Some(false) {
                 continue;
@@ -268,7 +268,7 @@ impl Mover {
                 );
             }
             Ok(Err(error)) => {
-                self.warn(format!("open connections of {vip} were not reset: {error}"))
+                self.warn(format!("open connections of {vip} were not reset: {error}"));
             }
             _ => {}
         }
@@ -304,7 +304,7 @@ impl Mover {
 
 /// The interface itself, if the VIP is in no VLAN.
 fn plain(interface: &Interface, vip: HeldVip) -> Option<&Interface> {
-    (vip.tags == crate::model::VlanTags::default()).then_some(interface)
+    (vip.tags == VlanTags::default()).then_some(interface)
 }
 
 /// The failover blocks of a configuration, and who has them.

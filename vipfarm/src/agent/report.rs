@@ -1,8 +1,8 @@
 //! What the control socket tells: the snapshot of the heartbeat thread, the kernel's counters and
 //! the history, in the words of [`crate::status`].
 
-mod failover;
 mod groups;
+mod vips;
 
 use std::{
     collections::BTreeMap,
@@ -36,11 +36,11 @@ use crate::{
     config::keys::Keys,
     datapath::{self, Counters, Datapath, XdpMode},
     membership::PowerRefused,
-    model::{BUCKETS, Farm, MAX_POWER, Mac, NodeId, Open},
+    model::{BUCKETS, Farm, MAX_POWER, Mac, NodeId},
     status::{
         ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, MoveRequest, NodeState,
         NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
-        Status, UpgradeReply, UpgradeRequest, VipStatus,
+        Status, UpgradeReply, UpgradeRequest,
     },
 };
 
@@ -491,33 +491,6 @@ impl Reporter {
             }
         };
         farm.node_ids().zip(&farm.nodes).map(status).collect()
-    }
-
-    fn vips(&self, config: &Configuration, snapshot: &Snapshot) -> Vec<VipStatus> {
-        let status = |(index, block): (usize, &crate::model::Vip)| {
-            let interface = config.interface_of[index];
-            VipStatus {
-                failover: self.failover(config, index, snapshot),
-                interface: self.watched[interface].interface.clone(),
-                vlan: block.vlan.ids(),
-                mode: block.mode,
-                vmac: block.virtual_mac().map(|vmac| vmac.to_string()),
-                addresses: block
-                    .addresses
-                    .iter()
-                    .map(|address| format!("{}/{}", address.addr, address.prefix))
-                    .collect(),
-                connections: block
-                    .addresses
-                    .iter()
-                    .filter_map(|vip| Some((vip.addr.to_string(), self.linger.of_vip(vip)?)))
-                    .collect(),
-                xdp: self.watched[interface].mode.as_str().into(),
-                jumbo: self.watched[interface].jumbo,
-                open: block.open == Open::Auto,
-            }
-        };
-        config.farm.vips.iter().enumerate().map(status).collect()
     }
 }
 

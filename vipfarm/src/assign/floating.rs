@@ -125,7 +125,7 @@ pub fn holders(
     let open: Vec<usize> =
         (0..vips.len()).filter(|&vip| is_spread(vip) && holders[vip].is_none()).collect();
     let had = |vip: usize| stays(vip, StayKind::Incumbent);
-    for (vip, node) in spread(vips, &open, &may, had, load) {
+    for (vip, node) in spread(vips, &open, &may, had, &load) {
         holders[vip] = Some(Holder { node, why: Why::Spread });
     }
     holders
@@ -138,7 +138,7 @@ fn spread(
     open: &[usize],
     may: &[NodeSet],
     had: impl Fn(usize) -> Option<NodeId>,
-    load: [usize; MAX_NODES],
+    load: &[usize; MAX_NODES],
 ) -> Vec<(usize, NodeId)> {
     let room = room(open, may, &had, load);
     let mut left: [usize; MAX_NODES] = array::from_fn(|node| room[node] - load[node]);
@@ -172,9 +172,9 @@ fn room(
     open: &[usize],
     may: &[NodeSet],
     had: impl Fn(usize) -> Option<NodeId>,
-    load: [usize; MAX_NODES],
+    load: &[usize; MAX_NODES],
 ) -> [usize; MAX_NODES] {
-    let mut room = load;
+    let mut room = *load;
     let nodes: NodeSet = open.iter().fold(NodeSet::EMPTY, |all, &vip| all.union(may[vip]));
     let wanted = |node: NodeId| {
         load[node.index()] + open.iter().filter(|&&vip| had(vip) == Some(node)).count()

@@ -1,6 +1,6 @@
 //! The verbs that change what the farm does.
 
-use std::{net::IpAddr, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use clap::Args;
 
@@ -30,9 +30,9 @@ pub struct PowerArgs {
 /// Arguments of `move`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct MoveArgs {
-    /// An address of the failover VIP
+    /// An address of the failover VIP; of one in several VLANs with its tags, such as 192.168.1.222@10
     #[arg(value_name = "VIP")]
-    pub vip: IpAddr,
+    pub vip: String,
 
     /// The node that is to have it
     #[arg(value_name = "NODE", required_unless_present = "back")]

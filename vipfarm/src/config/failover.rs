@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::model::{Balance, Failover, Filter, Group, Mode, Proto, Rule, VipAddr};
+use crate::model::{Balance, Failover, Filter, Group, Mode, Proto, Rule, VipAddr, VlanTags};
 
 use super::diagnostic::{Located, Report};
 use super::duration;
@@ -19,6 +19,7 @@ const PREEMPT_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_
 pub(super) fn groups(
     vip: &Fields<'_>,
     mode: Mode,
+    vlan: VlanTags,
     addresses: &[Located<VipAddr>],
     report: &mut Report,
 ) -> Vec<GroupDraft> {
@@ -27,7 +28,7 @@ pub(super) fn groups(
             let why = "is not for `mode: failover`: one node has the VIP, with its own MAC, and all of its traffic";
             refuse(vip, key, why, report);
         }
-        return vec![read(vip, addresses, report)];
+        return vec![read(vip, name(vlan, addresses), report)];
     }
     for key in KEYS {
         refuse(vip, key, "is for `mode: failover`, in which one node has the VIP", report);
@@ -41,8 +42,14 @@ fn refuse(vip: &Fields<'_>, key: &str, why: &str, report: &mut Report) {
     }
 }
 
-fn read(vip: &Fields<'_>, addresses: &[Located<VipAddr>], report: &mut Report) -> GroupDraft {
+/// What the block's group is called: as its first address, which may be a VIP in several VLANs.
+fn name(vlan: VlanTags, addresses: &[Located<VipAddr>]) -> String {
     let name = addresses.first().map(|address| address.value.addr.to_string());
+    let name = name.unwrap_or_default();
+    if vlan == VlanTags::default() { name } else { format!("{name}@{vlan}") }
+}
+
+fn read(vip: &Fields<'_>, name: String, report: &mut Report) -> GroupDraft {
     let priorities = vip.get("priorities");
     let powers = priorities.and_then(|it| group::read_powers(it, &group::PRIORITIES, report));
     let policy = policy(vip, report);
@@ -63,7 +70,7 @@ fn read(vip: &Fields<'_>, addresses: &[Located<VipAddr>], report: &mut Report) -
     };
     let rules = vip.get("rules").map(|it| group::read_rules(it, Some(Filter::OnAddr), report));
     GroupDraft {
-        name: Located { at: vip.at, value: name.unwrap_or_default() },
+        name: Located { at: vip.at, value: name },
         powers,
         rules: rules.unwrap_or_else(|| vec![any(Proto::Tcp), any(Proto::Udp)]),
         handover_timeout: Group::HANDOVER_TIMEOUT,

@@ -103,14 +103,15 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
         .filter_map(|item| address::read(item, check, resolve, report))
         .collect();
     let mode = read_mode(&fields, report);
-    let groups = failover::groups(&fields, mode.value, &addresses, report);
+    let vlan = fields.get("vlan").and_then(|value| read_vlan(value, report)).unwrap_or_default();
+    let groups = failover::groups(&fields, mode.value, vlan, &addresses, report);
     let whole = mode.value == Mode::Failover && fields.get("rules").is_none();
     Some(VipDraft {
         interface: fields
             .get("interface")
             .and_then(|value| fields::name(value, "an interface", &INTERFACE, report))
             .map(|name| name.value),
-        vlan: fields.get("vlan").and_then(|value| read_vlan(value, report)).unwrap_or_default(),
+        vlan,
         arp_refresh: arp_refresh::read(fields.get("arp_refresh"), mode.value, report),
         mode,
         vmac: fields.get("vmac").and_then(|value| read_vmac(value, report)),

@@ -8,6 +8,8 @@ use crate::model::Balance;
 /// Who has a failover VIP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailoverStatus {
+    /// The name of its group: the first address, and its VLAN if it is in one.
+    pub name: String,
     /// The node; absent if none can have it.
     pub holder: Option<String>,
     /// Why it is that one.
@@ -32,7 +34,7 @@ pub struct FailoverStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MoveRequest {
-    /// An address of the failover VIP.
+    /// An address of the failover VIP, or the name of its group.
     pub vip: String,
     /// The node that is to have it; absent = whoever has it by the file.
     pub node: Option<String>,

@@ -37,7 +37,9 @@ pub(super) fn read(
             _ => parameters.push(statement),
         }
     }
-    parameters.into_iter().for_each(|statement| parameter(statement, &mut blocks, notes));
+    for statement in parameters {
+        parameter(statement, &mut blocks, notes);
+    }
     read_nodes(peers, draft, notes);
     let shown = format!("vrrp_instance {name}");
     match blocks.len() {
@@ -133,7 +135,9 @@ fn parameter(statement: &Statement, blocks: &mut [Vip], notes: &mut Notes) {
             return notes.approximated(at, &text, "equal priorities", why);
         }
         "nopreempt" => {
-            blocks.iter_mut().for_each(|block| block.preempt = false);
+            for block in blocks {
+                block.preempt = false;
+            }
             return notes.translated(at, &text, "preempt: false");
         }
         "preempt" => return notes.translated(at, &text, "preempt: true, the default"),
@@ -179,7 +183,9 @@ fn preempt_delay(statement: &Statement, blocks: &mut [Vip], notes: &mut Notes) {
     };
     let has_fraction = fraction.chars().any(|c| c != '0');
     let rounded = seconds.saturating_add(u64::from(has_fraction)).min(MOST);
-    blocks.iter_mut().for_each(|block| block.preempt_delay = rounded);
+    for block in blocks {
+        block.preempt_delay = rounded;
+    }
     let into = format!("preempt_delay: {rounded}s");
     if rounded == seconds {
         notes.translated(at, &text, into);

@@ -1,6 +1,6 @@
-//! What is told of failover VIPs, and what of a wish to move one.
+//! What is told of VIPs, and what of a wish to move one.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use tokio::sync::oneshot;
 
@@ -8,13 +8,41 @@ use super::Reporter;
 use crate::{
     agent::{command::Command, configurations::Configuration, engine::Snapshot},
     membership::PowerRefused,
-    model::{Group, NodeId, StayKind, VipId},
-    status::{FailoverStatus, MoveRequest},
+    model::{Group, NodeId, Open, StayKind, Vip, VipId},
+    status::{FailoverStatus, MoveRequest, VipStatus},
 };
 
 impl Reporter {
+    /// All VIP blocks of the configuration.
+    pub(super) fn vips(&self, config: &Configuration, snapshot: &Snapshot) -> Vec<VipStatus> {
+        let status = |(index, block): (usize, &Vip)| {
+            let interface = config.interface_of[index];
+            VipStatus {
+                failover: self.failover(config, index, snapshot),
+                interface: self.watched[interface].interface.clone(),
+                vlan: block.vlan.ids(),
+                mode: block.mode,
+                vmac: block.virtual_mac().map(|vmac| vmac.to_string()),
+                addresses: block
+                    .addresses
+                    .iter()
+                    .map(|address| format!("{}/{}", address.addr, address.prefix))
+                    .collect(),
+                connections: block
+                    .addresses
+                    .iter()
+                    .filter_map(|vip| Some((vip.addr.to_string(), self.linger.of_vip(vip)?)))
+                    .collect(),
+                xdp: self.watched[interface].mode.as_str().into(),
+                jumbo: self.watched[interface].jumbo,
+                open: block.open == Open::Auto,
+            }
+        };
+        config.farm.vips.iter().enumerate().map(status).collect()
+    }
+
     /// Who has the failover VIP of that block; `None` of another block.
-    pub(super) fn failover(
+    fn failover(
         &self,
         config: &Configuration,
         block: usize,
@@ -29,6 +57,7 @@ impl Reporter {
         let pin = view.powers.stay(id, StayKind::Pinned);
         let millis = failover.preempt_delay.as_millis();
         Some(FailoverStatus {
+            name: group.name.clone(),
             holder: holder.map(|holder| name(holder.node)),
             why: holder.map(|holder| holder.why),
             persist: pin.is_some_and(|pin| pin.life.is_none()),
@@ -73,31 +102,33 @@ fn group_of(config: &Configuration, block: usize) -> Option<(usize, &Group)> {
     Some((number, group))
 }
 
-/// The failover block with that address.
-fn failover_block(config: &Arc<Configuration>, vip: &str) -> Result<usize, String> {
-    let blocks = || config.farm.vips.iter().enumerate();
-    let floats =
-        |block: usize| group_of(config, block).is_some_and(|(_, group)| group.failover.is_some());
+/// The failover block with that address, or whose group has that name.
+fn failover_block(config: &Configuration, vip: &str) -> Result<usize, String> {
     let addr: Option<IpAddr> = vip.parse().ok();
-    let has = |addr| {
-        move |&(_, block): &(usize, &crate::model::Vip)| {
-            block.addresses.iter().any(|address| Some(address.addr) == addr)
-        }
+    let has = |block: usize| {
+        let mut addresses = config.farm.vips[block].addresses.iter();
+        addresses.any(|address| Some(address.addr) == addr)
     };
-    match blocks().find(has(addr)) {
-        Some((block, _)) if floats(block) => Ok(block),
-        Some(_) => Err(format!(
+    let floating = || {
+        let groups = config.kernel_groups().filter(|(_, _, group)| group.failover.is_some());
+        groups.map(|(_, block, group)| (block, group.name.as_str()))
+    };
+    let meant: Vec<_> = floating().filter(|&(block, name)| name == vip || has(block)).collect();
+    let join = |names: Vec<&str>, with: &str| names.join(with);
+    match meant[..] {
+        [(block, _)] => Ok(block),
+        [] if (0..config.farm.vips.len()).any(has) => Err(format!(
             "{vip} is on all nodes at once: only a VIP with `mode: failover` can be moved; `vipfarm power` changes the nodes' shares"
         )),
-        None => {
-            let names = blocks().filter(|&(block, _)| floats(block));
-            let names = names.flat_map(|(_, block)| &block.addresses);
-            let names: Vec<_> = names.map(|address| address.addr.to_string()).collect();
-            let names = if names.is_empty() { "none".into() } else { names.join(", ") };
-            Err(format!(
-                "farm {} has no VIP {vip}; its failover VIPs are {names}",
-                config.farm.name
-            ))
+        [] => {
+            let names = floating().map(|(_, name)| name).collect::<Vec<_>>();
+            let names = if names.is_empty() { "none".into() } else { join(names, ", ") };
+            let farm = &config.farm.name;
+            Err(format!("farm {farm} has no VIP {vip}; its failover VIPs are {names}"))
+        }
+        _ => {
+            let names = meant.iter().map(|&(_, name)| name).collect();
+            Err(format!("{vip} is in several VLANs: say {}", join(names, " or ")))
         }
     }
 }
