@@ -13,6 +13,7 @@ mod directed;
 mod doctor;
 mod drained;
 mod explained;
+mod failover;
 mod handover;
 mod heartbeats;
 mod hostile;
