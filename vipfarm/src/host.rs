@@ -4,13 +4,14 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use vipfarm_common::{
     Generation, Reason, State, Tables, decide,
     hash::{Start, key_words},
     layout::{Control, active_word},
-    packet::{Connection, FragmentKey, HostPacket, Tuple},
+    packet::{Connection, FlowKey, FragmentKey, HostPacket, Tuple},
 };
 
 use crate::{model::Mac, plan::Plan};
@@ -29,6 +30,7 @@ pub struct HostTables {
     observed: Cell<Option<(u32, u8)>>,
     fragments: RefCell<BTreeMap<FragmentKey, u32>>,
     connections: BTreeMap<Ends, Connection>,
+    flows: RefCell<BTreeMap<FlowKey, u64>>,
 }
 
 impl HostTables {
@@ -49,6 +51,7 @@ impl HostTables {
             observed: Cell::new(None),
             fragments: RefCell::default(),
             connections: BTreeMap::new(),
+            flows: RefCell::default(),
         }
     }
 
@@ -65,6 +68,20 @@ impl HostTables {
     pub fn forced_slow(mut self) -> Self {
         self.state.control.deadline_ticks = 0;
         self
+    }
+
+    /// Has so much time pass, with a lease that stays in force.
+    pub fn pass(&mut self, time: Duration) {
+        self.boot_ns += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.state.control.deadline_ns = self.boot_ns + 1;
+    }
+
+    /// Brings the tables to another plan, as a running agent would; what was remembered of flows and
+    /// fragments stays.
+    pub fn apply(&mut self, plan: &Plan) {
+        let tables = *plan.generation();
+        self.state.control.active = active_word(0, &tables);
+        self.state.generations[0] = tables;
     }
 
     /// Takes that MAC for the node's from now on.
@@ -137,6 +154,14 @@ impl Tables for HostTables {
         known.copied().unwrap_or(Connection::None)
     }
 
+    fn flow_seen(&self, flow: &Tuple) -> u64 {
+        self.flows.borrow().get(&key_of(flow)).copied().unwrap_or(0)
+    }
+
+    fn note_flow(&self, flow: &Tuple, now_ns: u64) {
+        self.flows.borrow_mut().insert(key_of(flow), now_ns);
+    }
+
     fn fragment(&self, key: &FragmentKey) -> Option<u32> {
         self.fragments.borrow().get(key).copied()
     }
@@ -152,4 +177,9 @@ impl Tables for HostTables {
     fn observe(&self, group: u32, bucket: u8) {
         self.observed.set(Some((group, bucket)));
     }
+}
+
+fn key_of(flow: &Tuple) -> FlowKey {
+    let Tuple { client, vip, client_port, vip_port, .. } = *flow;
+    FlowKey { client, vip, client_port, vip_port }
 }

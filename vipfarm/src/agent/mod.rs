@@ -35,6 +35,7 @@ mod fixture;
 pub mod handover;
 pub mod history;
 pub mod judge;
+mod judges;
 mod keep;
 mod linger;
 pub mod links;

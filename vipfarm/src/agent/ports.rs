@@ -41,6 +41,8 @@ struct Members {
     nodes: Vec<(String, u16)>,
     /// Whether it has connections that stay where they are when their bucket moves.
     lingers: bool,
+    /// Whether some of them are flows of UDP.
+    keeps_flows: bool,
 }
 
 impl Members {
@@ -82,6 +84,7 @@ impl Port {
             index: None,
             nodes: everybody,
             lingers: false,
+            keeps_flows: false,
         }];
         for (index, group) in farm.vips.iter().flat_map(|block| &block.groups).enumerate() {
             let nodes = names().zip(farm.node_ids()).map(|(name, id)| (name, group.power(id)));
@@ -90,6 +93,7 @@ impl Port {
                 index: u8::try_from(index).ok(),
                 nodes: nodes.collect(),
                 lingers: group.lingers(),
+                keeps_flows: group.keeps_flows(),
             });
         }
         let powers = Arc::<Overrides>::default();
@@ -98,7 +102,8 @@ impl Port {
             served: Arc::clone(&services),
             services,
             assigners: groups.iter().map(|group| group.assigner(&powers)).collect(),
-            share: Share::of(groups.iter().map(|group| group.lingers).collect()),
+            share: Share::of(groups.iter().map(|group| group.lingers).collect())
+                .keeping_flows(groups.iter().map(|group| group.keeps_flows).collect()),
             groups: groups.into(),
             powers,
             owners: Vec::new(),
@@ -148,6 +153,7 @@ impl Port {
         self.take_powers(view);
         let tables = self.tables(view);
         self.share.acquire(own, view, |group| tables[group].bitmap(own));
+        self.share.judge(own, view, |group| *tables[group].owners());
         self.hand_over(&tables);
     }
 
@@ -183,6 +189,7 @@ impl Port {
         self.share = former.share.renumbered(
             |group| own.get(group).and_then(|name| theirs.iter().position(|other| other == name)),
             self.groups.iter().map(|group| group.lingers).collect(),
+            self.groups.iter().map(|group| group.keeps_flows).collect(),
         );
         self.peers.clone_from(&former.peers);
     }
@@ -233,7 +240,8 @@ impl Port {
         let plan = self.plan();
         let moving = plan.moving.iter().zip(&plan.bitmaps).map(|(moving, mine)| moving.or(*mine));
         let none = vec![Bitmap::default(); plan.bitmaps.len()];
-        Plan { moving: moving.collect(), bitmaps: none, ..plan }
+        let turns = self.share.no_turns();
+        Plan { moving: moving.collect(), bitmaps: none, turns, ..plan }
     }
 
     /// Takes what the other nodes say of old connections.
@@ -279,6 +287,7 @@ impl Port {
             moving: self.share.moving(),
             former: if self.owners.is_empty() { Vec::new() } else { self.share.former() },
             owners: self.owners.clone(),
+            turns: self.share.turns(),
             peers: self.peers.clone(),
         }
     }

@@ -5,11 +5,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::handover::{Handover, Said};
+use super::{
+    handover::{Handover, Said},
+    judges::Judges,
+};
 use crate::{
     membership::{BootTime, Membership},
-    model::{Bitmap, NodeId, View},
-    plan::Owners,
+    model::{BUCKETS, Bitmap, NodeId, View},
+    plan::{Owners, Turns},
 };
 
 /// Which rules of a handover hold, so that tests can show what each is for. Outside tests all do.
@@ -39,6 +42,7 @@ pub struct Share {
     /// Where a former agent's connections were found, which the kernel serves without that lease.
     found: Vec<Bitmap>,
     handover: Handover,
+    judges: Judges,
     /// How often this node has changed what it has.
     steps: u64,
     #[cfg(test)]
@@ -55,10 +59,17 @@ impl Share {
             has_served: false,
             found: vec![Bitmap::default(); groups],
             handover: Handover::of(groups),
+            judges: Judges::of(vec![false; groups]),
             steps: 0,
             #[cfg(test)]
             rules: Rules::ALL,
         }
+    }
+
+    /// The same of kernel groups that have UDP flows which linger, or have not.
+    #[must_use]
+    pub fn keeping_flows(self, keep: Vec<bool>) -> Self {
+        Self { judges: Judges::of(keep), ..self }
     }
 
     /// Stops accepting what is not the node's in a view, which is `table` of each group. Accepts
@@ -73,6 +84,7 @@ impl Share {
                 self.handover.give_away(group, served);
             }
         }
+        self.judges.promise();
         self.steps += 1;
     }
 
@@ -93,6 +105,17 @@ impl Share {
         self.steps += 1;
     }
 
+    /// Notes who owns what in the view that was acquired, by kernel group: with that, flows that linger
+    /// are judged one after the other.
+    pub fn judge(
+        &mut self,
+        own: NodeId,
+        view: &View,
+        owners: impl Fn(usize) -> [Option<NodeId>; BUCKETS],
+    ) {
+        self.judges.install(own, view, owners);
+    }
+
     /// The kernel has a lease.
     pub fn serve(&mut self) {
         self.has_served = true;
@@ -104,6 +127,7 @@ impl Share {
         self.has_served = false;
         self.found.fill(Bitmap::default());
         self.handover.forget();
+        self.judges.forget();
     }
 
     /// Those buckets have connections of a former agent's, which go on.
@@ -145,11 +169,13 @@ impl Share {
         });
         let said: Vec<_> = said.collect();
         self.handover.hear(&said, now);
+        self.judges.hear(&said);
     }
 
     /// No other node has connections left of what it has given away.
     pub fn settle(&mut self) {
         self.handover.hear(&[], BootTime::ZERO);
+        self.judges.hear(&[]);
     }
 
     /// Only those buckets still have connections here, as was counted after that step.
@@ -161,7 +187,12 @@ impl Share {
 
     /// The same with other kernel groups: `former` tells which one each of them was before.
     #[must_use]
-    pub fn renumbered(&self, former: impl Fn(usize) -> Option<usize>, lingers: Vec<bool>) -> Self {
+    pub fn renumbered(
+        &self,
+        former: impl Fn(usize) -> Option<usize>,
+        lingers: Vec<bool>,
+        keep: Vec<bool>,
+    ) -> Self {
         let groups = lingers.len();
         let take = |bitmaps: &[Bitmap]| -> Vec<Bitmap> {
             let bitmap = |group| former(group).map_or(Bitmap::default(), |group| bitmaps[group]);
@@ -173,6 +204,7 @@ impl Share {
             has_served: self.has_served,
             found: take(&self.found),
             handover: self.handover.renumbered(&former, groups),
+            judges: self.judges.renumbered(&former, keep),
             steps: self.steps,
             #[cfg(test)]
             rules: self.rules,
@@ -199,6 +231,16 @@ impl Share {
         self.handover.former()
     }
 
+    /// Who judges flows that linger before and after this node, by kernel group; empty if none do.
+    pub fn turns(&self) -> Vec<Turns> {
+        self.judges.turns(&self.handover, &self.accept)
+    }
+
+    /// The same of a node that judges none.
+    pub fn no_turns(&self) -> Vec<Turns> {
+        self.judges.no_turns()
+    }
+
     /// The buckets given away whose old connections this node still serves.
     pub fn lingering(&self) -> &[Bitmap] {
         self.handover.lingering()
@@ -216,7 +258,7 @@ impl Share {
 
     /// Whether nothing is in a move.
     pub fn is_settled(&self) -> bool {
-        self.handover.is_over()
+        self.handover.is_over() && self.judges.know_all()
     }
 
     #[cfg(test)]

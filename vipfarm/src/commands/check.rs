@@ -298,7 +298,8 @@ pub(super) mod tests {
 
     pub(in crate::commands) fn farm() -> Farm {
         let addr = [192, 168, 1, 222].into();
-        let rule = |port, proto, filter| Rule { virtual_addr: None, port, proto, filter };
+        let rule =
+            |port, proto, filter| Rule { virtual_addr: None, port, proto, filter, linger: None };
         let nodes = ["node1", "node2", fixture::LONGEST].map(|name| Node {
             name: name.into(),
             addresses: vec![[192, 168, 1, 11].into(), [10, 0, 0, 11].into()],

@@ -13,6 +13,9 @@ use super::yaml::Value;
 const HANDOVER_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24);
 
+/// Idle flows are looked at once a second, too, and the longer they are remembered the more there are.
+const LINGER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
+
 /// A group as read.
 #[derive(Debug)]
 pub(super) struct GroupDraft {
@@ -90,7 +93,7 @@ fn read_powers(value: &Value, report: &mut Report) -> Option<Vec<(Located<String
 }
 
 fn read_rule(value: &Value, report: &mut Report) -> Option<Located<Rule>> {
-    let known = ["virtual_addr", "port", "proto", "filter"];
+    let known = ["virtual_addr", "port", "proto", "filter", "linger"];
     let fields = Fields::of(value, "a rule", &known, report)?;
     let protos = [("tcp", Proto::Tcp), ("udp", Proto::Udp), ("arp", Proto::Arp)];
     let proto = fields
@@ -105,11 +108,14 @@ fn read_rule(value: &Value, report: &mut Report) -> Option<Located<Rule>> {
     let port = read_port(&fields, proto, report);
     let (proto, filter) = (proto?, filter?);
     check_filter(proto, filter, report);
+    let linger =
+        fields.get("linger").and_then(|value| read_linger(value, proto.value, filter.value, report));
     let rule = Rule {
         virtual_addr: virtual_addr.unwrap_or(Some(None))?,
         port: port?,
         proto: proto.value,
         filter: filter.value,
+        linger,
     };
     Some(Located { at: fields.at, value: rule })
 }
@@ -159,6 +165,33 @@ fn read_port(
         );
     }
     port.map(Some)
+}
+
+fn read_linger(
+    value: &Value,
+    proto: Proto,
+    filter: Filter,
+    report: &mut Report,
+) -> Option<Duration> {
+    let linger = duration::read(value, "`linger`", LINGER, report)?;
+    let (problem, help) = match (proto, filter) {
+        (Proto::Tcp, _) => (
+            "`linger` is for UDP: a TCP connection stays with its node anyway, by its socket",
+            "remove `linger` from this rule; a group's `handover_timeout` says for how long",
+        ),
+        (Proto::Arp, _) => ("ARP has no flows that could linger", "remove `linger` from this rule"),
+        (Proto::Udp, Filter::OnIpid) => (
+            "`linger` keeps flows where they are, and `on_ipid` gives each datagram of a flow to another \
+             node",
+            "remove `linger`, or use on_port or on_addr",
+        ),
+        (Proto::Udp, _) if linger.subsec_nanos() > 0 => {
+            ("`linger` counts whole seconds", "write it in seconds, such as 30s")
+        }
+        (Proto::Udp, Filter::OnAddr | Filter::OnPort) => return Some(linger),
+    };
+    report.error(value.at, problem, help);
+    None
 }
 
 fn check_filter(proto: Located<Proto>, filter: Located<Filter>, report: &mut Report) {

@@ -406,6 +406,7 @@ fn apply(state: &mut SharedState, old: Option<&Plan>, new: &Plan) -> Result<(), 
             Change::Moving { group, bitmap } => state.store_moving(group, bitmap),
             Change::Former { group, owners } => state.store_former(group, &owners),
             Change::Owners { group, owners } => state.store_owners(group, &owners),
+            Change::Turns { group, turns } => state.store_turns(group, &turns),
             Change::Peer { index, mac } => state.store_peer(index, mac),
             Change::PeerSlot { slot, mac } => state.store_peer_slot(slot, mac),
         }

@@ -160,7 +160,12 @@ impl Group {
 
     /// Whether it has connections that stay where they are when their bucket moves.
     pub fn lingers(&self) -> bool {
-        self.rules.iter().any(|rule| rule.proto == Proto::Tcp)
+        self.rules.iter().any(|rule| rule.proto == Proto::Tcp || rule.linger.is_some())
+    }
+
+    /// Whether some of them are flows of UDP.
+    pub fn keeps_flows(&self) -> bool {
+        self.rules.iter().any(|rule| rule.linger.is_some())
     }
 
     /// The node's power: 0 when it is not in the group.
@@ -180,6 +185,9 @@ pub struct Rule {
     pub proto: Proto,
     /// The hash input.
     pub filter: Filter,
+    /// UDP: for how long an idle flow still belongs to the node that has served it, whole seconds; `None`
+    /// = it moves with its bucket.
+    pub linger: Option<Duration>,
 }
 
 /// The protocol of a rule.

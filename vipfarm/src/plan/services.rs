@@ -9,12 +9,12 @@ use thiserror::Error;
 use vipfarm_common::hash;
 use vipfarm_common::layout::{
     self, Generation, MAC_SLOTS, MAX_GROUPS, MAX_RULES, MAX_VIPS, NO_VMAC, RESOLVE_GROUP,
-    RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED, VIP_NO_ECHO,
+    MAX_LINGER_S, RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED, VIP_NO_ECHO,
     VIP_OTHER, VIP_SLOTS, Vip6Slot, VipSlot, key_v4, mac_word, mix, mix_v6, rule_index, vip_index,
 };
 
 use super::{addr_word, addr_words, mac_set, multipliers};
-use crate::model::{Filter, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Vip, VlanTags};
+use crate::model::{Filter, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Rule, Vip, VlanTags};
 
 /// Protocol number, as it is hashed.
 const TCP: u8 = 6;
@@ -86,6 +86,8 @@ struct RuleKey {
 struct RuleEntry {
     group: u32,
     filter: Filter,
+    /// In seconds; 0 = not at all.
+    linger_s: u16,
 }
 
 /// Why a configuration does not fit the kernel tables.
@@ -256,14 +258,16 @@ impl Services {
                     && rule.port == port
                 {
                     let group = number(self.groups + index);
-                    let entry = RuleEntry { group, filter: rule.filter };
+                    let entry = RuleEntry::of(group, rule);
                     entries.push(entry);
                     self.rules.insert(RuleKey { vip, udp, port }, entry);
                 }
             }
             // Fragments of ports without a rule are taken too: without a first one they are nothing.
             later[usize::from(udp)] = entries.first().copied().filter(|first| {
-                first.filter != Filter::OnPort && entries.iter().all(|entry| entry == first)
+                first.filter != Filter::OnPort
+                    && first.linger_s == 0
+                    && entries.iter().all(|entry| entry == first)
             });
         }
         let resolve = block.rule_for(addr, Proto::Arp, None);
@@ -336,13 +340,19 @@ pub struct HeldVip {
 }
 
 impl RuleEntry {
+    fn of(group: u32, rule: &Rule) -> Self {
+        let linger = rule.linger.map_or(0, |linger| linger.as_secs());
+        let linger_s = u16::try_from(linger).unwrap_or(MAX_LINGER_S);
+        Self { group, filter: rule.filter, linger_s }
+    }
+
     fn encode(self) -> u32 {
         let flags = match self.filter {
             Filter::OnAddr => 0,
             Filter::OnPort => RULE_ON_PORT,
             Filter::OnIpid => RULE_ON_IPID,
         };
-        layout::rule(self.group, flags)
+        layout::rule(self.group, flags | layout::rule_linger(self.linger_s))
     }
 }
 
