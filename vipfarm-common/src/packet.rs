@@ -155,6 +155,19 @@ pub struct FlowKey {
     pub client_port: [u8; 2],
     /// The VIP's port.
     pub vip_port: [u8; 2],
+    /// 1: the addresses are of IPv6; else 0.
+    pub is_v6: u16,
+}
+
+/// How many flows a node remembers on an interface.
+pub const MAX_FLOWS: u32 = 65_536;
+
+impl From<&Tuple> for FlowKey {
+    #[inline(always)]
+    fn from(flow: &Tuple) -> Self {
+        let &Tuple { client, vip, client_port, vip_port, is_v6, .. } = flow;
+        Self { client, vip, client_port, vip_port, is_v6: is_v6 as u16 }
+    }
 }
 
 /// What this node's stack has of a connection.

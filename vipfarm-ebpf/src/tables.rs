@@ -17,7 +17,7 @@ use vipfarm_common::{
     Guarded, Outcome, State, Tables,
     hash::Start,
     layout::{Claim, GUARD_COUNTERS, mac_word},
-    packet::{Connection, FlowKey, FragmentKey, Requester, Tuple},
+    packet::{Connection, FlowKey, FragmentKey, MAX_FLOWS, Requester, Tuple},
     reason::COUNTERS,
 };
 
@@ -52,7 +52,7 @@ static REQUESTERS: LruHashMap<Requester, u64> = LruHashMap::with_max_entries(16_
 
 /// UDP flows that are to stay here, with the time of their last datagram in nanoseconds of the boot clock.
 #[map]
-static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(65_536, 0);
+static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 
 /// The flow that is asked for.
 #[map]
@@ -264,10 +264,9 @@ fn connection(ctx: *mut xdp_md, size: u32, network: usize, transport: usize) -> 
 /// Has [`FLOW`] say that flow.
 #[inline(always)]
 fn put_flow(flow: &Tuple) {
-    let &Tuple { client, vip, client_port, vip_port, .. } = flow;
     if let Some(key) = FLOW.get_ptr_mut(0) {
         // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
-        unsafe { *key = FlowKey { client, vip, client_port, vip_port } };
+        unsafe { *key = flow.into() };
     }
 }
 

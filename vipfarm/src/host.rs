@@ -155,11 +155,11 @@ impl Tables for HostTables {
     }
 
     fn flow_seen(&self, flow: &Tuple) -> u64 {
-        self.flows.borrow().get(&key_of(flow)).copied().unwrap_or(0)
+        self.flows.borrow().get(&flow.into()).copied().unwrap_or(0)
     }
 
     fn note_flow(&self, flow: &Tuple, now_ns: u64) {
-        self.flows.borrow_mut().insert(key_of(flow), now_ns);
+        self.flows.borrow_mut().insert(flow.into(), now_ns);
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<u32> {
@@ -177,9 +177,4 @@ impl Tables for HostTables {
     fn observe(&self, group: u32, bucket: u8) {
         self.observed.set(Some((group, bucket)));
     }
-}
-
-fn key_of(flow: &Tuple) -> FlowKey {
-    let Tuple { client, vip, client_port, vip_port, .. } = *flow;
-    FlowKey { client, vip, client_port, vip_port }
 }

@@ -12,6 +12,7 @@ mod conflicts;
 mod directed;
 mod drained;
 mod explained;
+mod flows;
 mod handover;
 mod heartbeats;
 mod ipv6;

@@ -37,10 +37,12 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return Ok(self.owner(ip.found.vip, group, bucket));
         }
         let (now, key) = (self.tables.boot_ns(), tuple(ip, flow, None));
-        let longest = u64::from(linger_s) * NS_PER_S;
-        if !mine && now.saturating_sub(self.tables.flow_seen(&key)) > longest {
-            self.tables.observe(group, bucket);
-            return Err(self.pass_to(self.next(place), Reason::Forwarded));
+        if !mine {
+            let (seen, longest) = (self.tables.flow_seen(&key), u64::from(linger_s) * NS_PER_S);
+            if seen == 0 || now.saturating_sub(seen) > longest {
+                self.tables.observe(group, bucket);
+                return Err(self.pass_to(self.next(place), Reason::Forwarded));
+            }
         }
         // An error about the flow is no sign of life.
         if ip.proto == UDP {

@@ -7,6 +7,7 @@
 mod attach;
 mod clock;
 mod counters;
+mod flows;
 pub mod manual;
 mod object;
 mod pins;
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use counters::Counters;
+pub use flows::{FlowSeen, Flows};
 pub use requesters::Requesters;
 pub use shared::Mapping;
 
@@ -260,6 +262,11 @@ impl Datapath {
     /// The reader of who asked for the VIPs, for another thread; there is one.
     pub fn take_requesters(&mut self) -> Result<Requesters, Error> {
         Requesters::of(&mut self.ebpf)
+    }
+
+    /// The reader of the UDP flows that linger, for another thread; there is one.
+    pub fn take_flows(&mut self) -> Result<Flows, Error> {
+        Flows::of(&mut self.ebpf)
     }
 
     /// What `slow` logs, if tracing was asked for; there is one reader.

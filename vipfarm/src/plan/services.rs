@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -16,8 +17,9 @@ use vipfarm_common::layout::{
 use super::{addr_word, addr_words, mac_set, multipliers};
 use crate::model::{Filter, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Rule, Vip, VlanTags};
 
-/// Protocol number, as it is hashed.
+/// Protocol numbers, as they are hashed.
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// As whom a node asks where it must not ask as a VIP: its own addresses on the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -212,20 +214,26 @@ impl Services {
         client: SocketAddr,
         vip: SocketAddr,
     ) -> Option<(usize, u8)> {
+        let rule = self.rule_of(vip, false)?;
+        Some(rule.place(hash_key, client, TCP))
+    }
+
+    /// The same of a UDP flow whose rule has it linger, and for how long.
+    pub fn lingering_flow(
+        &self,
+        hash_key: [u8; 16],
+        client: SocketAddr,
+        vip: SocketAddr,
+    ) -> Option<((usize, u8), Duration)> {
+        let rule = self.rule_of(vip, true).filter(|rule| rule.linger_s > 0)?;
+        Some((rule.place(hash_key, client, UDP), Duration::from_secs(rule.linger_s.into())))
+    }
+
+    fn rule_of(&self, vip: SocketAddr, udp: bool) -> Option<&RuleEntry> {
         let place = self.vips.iter().position(|entry| entry.addr == vip.ip())?;
-        let key = |port| RuleKey { vip: number(place + 1), udp: false, port };
+        let key = |port| RuleKey { vip: number(place + 1), udp, port };
         let exact = self.rules.get(&key(Some(vip.port())));
-        let rule = exact.or_else(|| self.rules.get(&key(None)))?;
-        let field = match rule.filter {
-            Filter::OnPort => client.port().to_be_bytes(),
-            Filter::OnAddr | Filter::OnIpid => [0; 2],
-        };
-        let words = hash::key_words(hash_key);
-        let hash = match client.ip() {
-            IpAddr::V4(addr) => hash::hash_v4(words, addr.octets(), field, TCP),
-            IpAddr::V6(addr) => hash::hash_v6(words, addr.octets(), field, TCP),
-        };
-        Some((rule.group as usize, hash::bucket(hash, rule.group)))
+        exact.or_else(|| self.rules.get(&key(None)))
     }
 
     /// The virtual address with that identity.
@@ -344,6 +352,20 @@ impl RuleEntry {
         let linger = rule.linger.map_or(0, |linger| linger.as_secs());
         let linger_s = u16::try_from(linger).unwrap_or(MAX_LINGER_S);
         Self { group, filter: rule.filter, linger_s }
+    }
+
+    /// The kernel group, and the client's bucket of it.
+    fn place(&self, hash_key: [u8; 16], client: SocketAddr, proto: u8) -> (usize, u8) {
+        let field = match self.filter {
+            Filter::OnPort => client.port().to_be_bytes(),
+            Filter::OnAddr | Filter::OnIpid => [0; 2],
+        };
+        let words = hash::key_words(hash_key);
+        let hash = match client.ip() {
+            IpAddr::V4(addr) => hash::hash_v4(words, addr.octets(), field, proto),
+            IpAddr::V6(addr) => hash::hash_v6(words, addr.octets(), field, proto),
+        };
+        (self.group as usize, hash::bucket(hash, self.group))
     }
 
     fn encode(self) -> u32 {
