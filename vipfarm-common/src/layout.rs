@@ -183,8 +183,9 @@ pub struct Group {
     /// The node that judges the bucket's flows before this one does, by rules that have flows linger:
     /// [`NOBODY`] = none, [`SEVERAL`] = it is not known which.
     pub first: [u8; 256],
-    /// The node that gets the flows which this one does not know, by such rules: [`NOBODY`] = this node
-    /// knows none either, [`SEVERAL`] = none gets them now.
+    /// Of a bucket that is this node's, the last one that judges its flows before. Of another's, the node
+    /// that gets the flows which this one does not know, by such rules: [`NOBODY`] = it judges none,
+    /// [`SEVERAL`] = none gets them now.
     pub next: [u8; 256],
 }
 

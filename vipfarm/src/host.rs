@@ -111,6 +111,17 @@ impl HostTables {
         self
     }
 
+    /// The UDP flows that it remembers, with the time of each one's last datagram, in nanoseconds of the boot
+    /// clock.
+    pub fn flows(&self) -> Vec<(FlowKey, u64)> {
+        self.flows.borrow().iter().map(|(key, seen)| (*key, *seen)).collect()
+    }
+
+    /// Nanoseconds of the boot clock.
+    pub fn boot_ns(&self) -> u64 {
+        self.boot_ns
+    }
+
     /// The kernel group and the bucket that decided the last frame, if any did.
     pub fn observed(&self) -> Option<(u32, u8)> {
         self.observed.get()

@@ -122,7 +122,11 @@ impl ProbeLog {
     }
 
     /// The nodes that answered each flow's probes sent between two instants.
-    pub fn servers(&self, from: Instant, until: Instant) -> BTreeMap<SocketAddr, BTreeSet<Arc<str>>> {
+    pub fn servers(
+        &self,
+        from: Instant,
+        until: Instant,
+    ) -> BTreeMap<SocketAddr, BTreeSet<Arc<str>>> {
         let servers = |flow: &Mutex<Flow>| {
             let flow = lock(flow);
             let sent = flow.probes.iter().filter(|probe| (from..until).contains(&probe.sent));

@@ -6,11 +6,12 @@
 //! nothing else. One node at a time has the datagram, so that no two accept it, whatever they believe.
 //!
 //! Former owners hand on in the order of the nodes, and to the owner of an installed view only: all who
-//! are in it have let the bucket go by then, so that no frame comes back to who has handed it on.
+//! are in it have let the bucket go by then, so that no frame comes back to who has handed it on. Who
+//! has a client's frames, where they come to one node, sends them to the first of them.
 
 use super::{Address, Flow, Frame, Ip, Place, connection::tuple};
 use crate::{
-    layout::{MAX_GROUPS, NOBODY, VIP_DIRECTED},
+    layout::{MAX_GROUPS, MAX_PEERS, NOBODY, VIP_DIRECTED, mac_word},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{self, UDP},
@@ -73,15 +74,28 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let first = self.tables.volatile(&group.first[usize::from(place.bucket)]);
         let [target] = self.ethernet.head.get::<0, 1>();
         let comes_to_one = vip & VIP_DIRECTED != 0 && target & 1 == 0;
+        let mine = vip::is_mine(self.tables, self.now, place.group, place.bucket);
         match (first != NOBODY, self.is_from_peer()) {
             (true, false) if comes_to_one => Some(self.pass_to(first, Reason::HandedBack)),
+            (true, false) if !mine => Some(Reason::NotMine),
             (true, false) => Some(Reason::Inherited),
+            // Sent by who does not know that others judge first, or not yet.
+            (true, true) if mine && !self.is_from(first) && !self.is_from(self.next(place)) => {
+                Some(Reason::Inherited)
+            }
             (false, true) if !comes_to_one => Some(Reason::HandedOver),
             _ => None,
         }
     }
 
-    /// Whom this node hands on what it does not remember.
+    /// Whether that node sent the frame.
+    #[inline(always)]
+    fn is_from(&self, node: u8) -> bool {
+        let mac = self.tables.volatile(&self.now.peers[usize::from(node) & (MAX_PEERS - 1)]);
+        usize::from(node) < MAX_PEERS && mac == mac_word(self.ethernet.head.get::<6, 6>())
+    }
+
+    /// Whom this node hands on what it does not remember; of its own bucket, who judged last.
     #[inline(always)]
     fn next(&self, place: Place) -> u8 {
         let group = &self.now.groups[place.group as usize & (MAX_GROUPS - 1)];

@@ -26,6 +26,9 @@ pub(super) struct Judges {
     last: Option<Installed>,
     /// Another view was promised, but not installed yet.
     promised: bool,
+    /// Who may have served since the view installed last, by kernel group: its owners, and those of
+    /// views that were promised here and may have been installed elsewhere.
+    candidates: Vec<Nodes>,
     /// Former owners that have not said yet what lingers with them, by kernel group.
     assumed: Vec<Nodes>,
     /// Who they are is not known, for no view was installed here before, and not all have said.
@@ -45,18 +48,30 @@ impl Judges {
     /// Nothing in a move, of kernel groups that have flows that linger, or have not.
     pub(super) fn of(keep: Vec<bool>) -> Self {
         let groups = if keep.contains(&true) { keep.len() } else { 0 };
-        let assumed = vec![[NodeSet::EMPTY; BUCKETS]; groups];
-        Self { keep, last: None, promised: false, assumed, unknown: false }
+        let nobody = vec![[NodeSet::EMPTY; BUCKETS]; groups];
+        Self {
+            keep,
+            last: None,
+            promised: false,
+            candidates: nobody.clone(),
+            assumed: nobody,
+            unknown: false,
+        }
     }
 
     /// Whether any flows linger.
-    pub(super) fn keep_any(&self) -> bool {
+    fn keep_any(&self) -> bool {
         !self.assumed.is_empty()
     }
 
-    /// This node has let go of what is not its own in the next view.
-    pub(super) fn promise(&mut self) {
+    /// A view with those owners by kernel group may be in force soon, at other nodes before it is here.
+    pub(super) fn promise(&mut self, owners: impl Fn(usize) -> [Option<NodeId>; BUCKETS]) {
         self.promised = true;
+        for (group, candidates) in self.candidates.iter_mut().enumerate() {
+            for (nodes, owner) in candidates.iter_mut().zip(owners(group)) {
+                *nodes = owner.into_iter().fold(*nodes, NodeSet::with);
+            }
+        }
     }
 
     /// The view is in force, with those owners by kernel group.
@@ -73,12 +88,11 @@ impl Judges {
         let owners: Vec<_> = (0..self.keep.len()).map(owners).collect();
         let others = view.alive.without(own);
         self.unknown |= self.last.is_none() && !others.is_empty();
-        for (group, assumed) in self.assumed.iter_mut().enumerate() {
-            for (bucket, nodes) in assumed.iter_mut().enumerate() {
-                let before = self.last.as_ref().and_then(|last| last.owners[group][bucket]);
-                let moved = before.filter(|_| before != owners[group][bucket]);
-                *nodes = moved.into_iter().fold(*nodes, NodeSet::with).intersection(others);
-            }
+        let groups = self.assumed.iter_mut().flatten().zip(self.candidates.iter_mut().flatten());
+        for ((assumed, candidates), owner) in groups.zip(owners.iter().flatten()) {
+            let owner = owner.iter().copied().collect();
+            *assumed = assumed.union(*candidates).intersection(others).difference(owner);
+            *candidates = owner;
         }
         self.last = Some(Installed { own, alive: view.alive, owners });
     }
@@ -118,19 +132,22 @@ impl Judges {
                 let others = others.fold(self.assumed[group][bucket], NodeSet::with);
                 let others = others.intersection(last.alive.without(last.own));
                 let others = owner.into_iter().fold(others, NodeSet::without);
-                let judges = !accept[group].has(bucket) && lingering.has(bucket);
-                let first = others.iter().next().filter(|first| !judges || *first < last.own);
-                let next = others.iter().find(|node| *node > last.own);
-                turns.first.0[bucket] = match first {
-                    Some(first) => index(first),
-                    None if self.unknown && accept[group].has(bucket) => SEVERAL,
-                    None => NOBODY,
+                let place = |node: Option<NodeId>| node.map_or(NOBODY, index);
+                let (first, next) = if accept[group].has(bucket) {
+                    match self.unknown {
+                        true => (SEVERAL, NOBODY),
+                        false => (place(others.iter().next()), place(others.iter().last())),
+                    }
+                } else if lingering.has(bucket) {
+                    let first = others.iter().next().filter(|first| *first < last.own);
+                    let after = others.iter().find(|node| *node > last.own);
+                    let next = after.or(owner.filter(|owner| *owner != last.own));
+                    let next = next.filter(|_| !self.promised);
+                    (place(first), next.map_or(SEVERAL, index))
+                } else {
+                    (place(others.iter().next()), NOBODY)
                 };
-                turns.next.0[bucket] = match next.or(owner.filter(|owner| *owner != last.own)) {
-                    _ if !judges => NOBODY,
-                    Some(next) if !self.promised => index(next),
-                    _ => SEVERAL,
-                };
+                (turns.first.0[bucket], turns.next.0[bucket]) = (first, next);
             }
             turns
         };
@@ -150,9 +167,10 @@ impl Judges {
         keep: Vec<bool>,
     ) -> Self {
         let new = Self::of(keep);
-        let assumed = |group| {
-            let before = former(group).and_then(|group| self.assumed.get(group));
-            before.copied().unwrap_or([NodeSet::EMPTY; BUCKETS])
+        let nodes = |nodes: &[Nodes]| {
+            let before = |group| former(group).and_then(|group| nodes.get(group));
+            let nodes = |group| before(group).copied().unwrap_or([NodeSet::EMPTY; BUCKETS]);
+            (0..new.assumed.len()).map(nodes).collect()
         };
         let owners = |last: &Installed, group| {
             let before = former(group).and_then(|group| last.owners.get(group));
@@ -165,7 +183,8 @@ impl Judges {
         Self {
             last,
             promised: self.promised,
-            assumed: (0..new.assumed.len()).map(assumed).collect(),
+            candidates: nodes(&self.candidates),
+            assumed: nodes(&self.assumed),
             unknown: self.unknown,
             ..new
         }
@@ -175,3 +194,6 @@ impl Judges {
 fn index(node: NodeId) -> u8 {
     u8::try_from(node.index()).unwrap_or(NOBODY)
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,16 +167,17 @@ impl Linger {
         config: &Arc<Configuration>,
     ) -> anyhow::Result<Vec<(usize, u8)>> {
         let lingers = |group: usize| snapshot.lingering.get(group).is_some_and(|it| !it.is_empty());
-        if !config.kernel_groups().any(|(number, _, group)| group.keeps_flows() && lingers(number)) {
+        if !config.kernel_groups().any(|(number, _, group)| group.keeps_flows() && lingers(number))
+        {
             return Ok(Vec::new());
         }
-        let (flows, config, hash_key) = (Arc::clone(&self.flows), Arc::clone(config), self.hash_key);
+        let (flows, config, hash_key) =
+            (Arc::clone(&self.flows), Arc::clone(config), self.hash_key);
         let walk = move || {
             let now = realtime::now();
             let place = |flow: &FlowSeen| {
-                let place = |port: &Port| {
-                    port.services().lingering_flow(hash_key, flow.client, flow.vip)
-                };
+                let place =
+                    |port: &Port| port.services().lingering_flow(hash_key, flow.client, flow.vip);
                 let (place, linger) = config.ports.iter().find_map(place)?;
                 let idle = now.saturating_since(BootTime::from_nanos(flow.at_ns));
                 (idle <= linger).then_some(place)
@@ -366,8 +367,7 @@ impl Counted {
         flows: &[(usize, u8)],
         place: impl Fn(&Connection) -> Option<(usize, u8)>,
     ) -> Self {
-        let none =
-            InGroup { open: [0; BUCKETS], flows: [0; BUCKETS], counted: [0; BUCKETS] };
+        let none = InGroup { open: [0; BUCKETS], flows: [0; BUCKETS], counted: [0; BUCKETS] };
         let mut groups = vec![none; config.kernel_groups().count() + 1];
         let addresses = config.farm.vips.iter().flat_map(|block| &block.addresses);
         let wanted: HashSet<_> =

@@ -3,6 +3,8 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
+#[cfg(test)]
+use super::handover::Said;
 use super::share::Share;
 use crate::{
     assign::Assigner,
@@ -145,6 +147,7 @@ impl Port {
         self.take_powers(view);
         let tables = self.tables(view);
         self.share.release(|group| tables[group].bitmap(own));
+        self.share.foresee(|group| *tables[group].owners());
         self.hand_over(&tables);
     }
 
@@ -247,6 +250,12 @@ impl Port {
     /// Takes what the other nodes say of old connections.
     pub fn hear(&mut self, membership: &Membership, now: BootTime) {
         self.share.hear(membership, now);
+    }
+
+    /// The same, as it was said.
+    #[cfg(test)]
+    pub(super) fn take(&mut self, said: &[Said<'_>], now: BootTime) {
+        self.share.take(said, now);
     }
 
     /// The kernel has a lease.

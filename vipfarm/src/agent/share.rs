@@ -84,7 +84,6 @@ impl Share {
                 self.handover.give_away(group, served);
             }
         }
-        self.judges.promise();
         self.steps += 1;
     }
 
@@ -103,6 +102,11 @@ impl Share {
             self.handover.hear_nothing_new();
         }
         self.steps += 1;
+    }
+
+    /// Notes who will own what in a view for which was released, by kernel group.
+    pub fn foresee(&mut self, owners: impl Fn(usize) -> [Option<NodeId>; BUCKETS]) {
+        self.judges.promise(owners);
     }
 
     /// Notes who owns what in the view that was acquired, by kernel group: with that, flows that linger
@@ -168,14 +172,18 @@ impl Share {
             }
         });
         let said: Vec<_> = said.collect();
-        self.handover.hear(&said, now);
-        self.judges.hear(&said);
+        self.take(&said, now);
+    }
+
+    /// The same, as it was said.
+    pub(super) fn take(&mut self, said: &[Said<'_>], now: BootTime) {
+        self.handover.hear(said, now);
+        self.judges.hear(said);
     }
 
     /// No other node has connections left of what it has given away.
     pub fn settle(&mut self) {
-        self.handover.hear(&[], BootTime::ZERO);
-        self.judges.hear(&[]);
+        self.take(&[], BootTime::ZERO);
     }
 
     /// Only those buckets still have connections here, as was counted after that step.

@@ -108,8 +108,9 @@ fn read_rule(value: &Value, report: &mut Report) -> Option<Located<Rule>> {
     let port = read_port(&fields, proto, report);
     let (proto, filter) = (proto?, filter?);
     check_filter(proto, filter, report);
-    let linger =
-        fields.get("linger").and_then(|value| read_linger(value, proto.value, filter.value, report));
+    let linger = fields
+        .get("linger")
+        .and_then(|value| read_linger(value, proto.value, filter.value, report));
     let rule = Rule {
         virtual_addr: virtual_addr.unwrap_or(Some(None))?,
         port: port?,

@@ -173,7 +173,10 @@ impl SharedState {
     /// itself for the first one.
     pub(super) fn store_turns(&mut self, group: usize, turns: &Turns) {
         // SAFETY: as above.
-        store_words(unsafe { addr_of_mut!((*self.group(group)).first) }.cast(), turns.first.words());
+        store_words(
+            unsafe { addr_of_mut!((*self.group(group)).first) }.cast(),
+            turns.first.words(),
+        );
         // SAFETY: as above.
         store_words(unsafe { addr_of_mut!((*self.group(group)).next) }.cast(), turns.next.words());
     }

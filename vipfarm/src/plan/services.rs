@@ -9,9 +9,10 @@ use std::{
 use thiserror::Error;
 use vipfarm_common::hash;
 use vipfarm_common::layout::{
-    self, Generation, MAC_SLOTS, MAX_GROUPS, MAX_RULES, MAX_VIPS, NO_VMAC, RESOLVE_GROUP,
-    MAX_LINGER_S, RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED, VIP_NO_ECHO,
-    VIP_OTHER, VIP_SLOTS, Vip6Slot, VipSlot, key_v4, mac_word, mix, mix_v6, rule_index, vip_index,
+    self, Generation, MAC_SLOTS, MAX_GROUPS, MAX_LINGER_S, MAX_RULES, MAX_VIPS, NO_VMAC,
+    RESOLVE_GROUP, RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED,
+    VIP_NO_ECHO, VIP_OTHER, VIP_SLOTS, Vip6Slot, VipSlot, key_v4, mac_word, mix, mix_v6,
+    rule_index, vip_index,
 };
 
 use super::{addr_word, addr_words, mac_set, multipliers};
