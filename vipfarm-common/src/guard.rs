@@ -91,9 +91,11 @@ fn arp<P: Packet>(
     }
     if claimed & VIP_DIRECTED != 0 {
         // An answer with the node's own MAC is right; a question would teach it to everybody.
-        let asks = arp.get::<6, 2>() == ARP_REQUEST && now.own_v4 != 0;
+        let asker = now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
+        let asks = arp.get::<6, 2>() == ARP_REQUEST && asker != [0; 2];
         if asks {
-            arp.set::<14, 4>(now.own_v4.to_ne_bytes());
+            let [a, b, c, d, ..] = asker[0].to_ne_bytes();
+            arp.set::<14, 4>([a, b, c, d]);
         }
         return asks;
     }
@@ -130,9 +132,10 @@ fn neighbour<P: Packet>(
         return false;
     }
     if claimed & VIP_DIRECTED != 0 {
-        let asks = kind == SOLICITATION && now.own_v6 != [0; 2];
+        let asker = now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
+        let asks = kind == SOLICITATION && asker != [0; 2];
         if asks {
-            let [high, low] = now.own_v6;
+            let [high, low] = asker;
             let own = join(high.to_ne_bytes(), low.to_ne_bytes());
             message.set::<8, 16>(own);
             message.set::<42, 2>(adjusted(checksum, &speaks_for, &own));

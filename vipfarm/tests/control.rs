@@ -112,11 +112,13 @@ fn explain_carries_the_packet_there_and_the_answer_back() {
         proto: ExplainProto::Udp,
         ip_id: Some(7),
         fragment: false,
+        vlan: Some("20.10".parse().expect("a VLAN")),
     };
     let path = format!("/v1/explain?{}", query.to_url_query());
     let answer: Explanation = get(&served, &path).expect("an explanation");
     assert_eq!((answer.client_port, answer.vip_port), (Some(51_000), Some(53)));
     assert_eq!((&*answer.proto, answer.bucket), ("udp", Some(137)));
+    assert_eq!(answer.vlan, [20, 10]);
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn expected_bytes(frame: &[u8], reason: Reason) -> Vec<u8> {
         frame[..6].copy_from_slice(&PEER.0);
         frame[6..12].copy_from_slice(&OWN.0);
     }
-    if reason == Reason::CopiedFragment {
+    if [Reason::CopiedFragment, Reason::CopiedIcmp].contains(&reason) {
         // How TC ingress knows it: the node's own MAC with the bit of groups.
         frame[6..12].copy_from_slice(&OWN.0);
         frame[6] |= 1;

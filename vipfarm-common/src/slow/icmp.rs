@@ -76,7 +76,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                     u16::from_ne_bytes([a, b]),
                 );
                 if rule & RULE_ON_IPID != 0 {
-                    return Err(Reason::IcmpShared);
+                    let copied = self.copies_to_all(ip.found.vip);
+                    return Err(if copied { Reason::CopiedIcmp } else { Reason::IcmpShared });
                 }
                 Ok(Flow { client, client_port: [c, d], vip_port: [a, b], ip_id: [0; 2], proto })
             }

@@ -134,7 +134,7 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         left_at: None,
         followed: None,
     };
-    engine.unowned = engine.wired.iter().any(|wired| wired.datapath.lease() > 0);
+    engine.take_over();
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
 }

@@ -101,6 +101,9 @@ impl Judges {
     pub(super) fn hear(&mut self, others: &[Said<'_>]) {
         let silent = others.iter().filter(|said| said.lingering.is_none()).map(|said| said.node);
         let silent: NodeSet = silent.collect();
+        // Others may hold, but what holds judges nothing.
+        let alive = self.last.as_ref().map_or(NodeSet::EMPTY, |last| last.alive);
+        let silent = silent.intersection(alive);
         for nodes in self.assumed.iter_mut().flatten() {
             *nodes = nodes.intersection(silent);
         }

@@ -227,6 +227,11 @@ impl Port {
         self.share.find(used);
     }
 
+    /// Takes nodes that are not there for ones that may serve old connections until then.
+    pub fn doubt(&mut self, until: BootTime) {
+        self.share.doubt(until);
+    }
+
     /// Has the other nodes be told that old connections are served for so long after this node has left.
     pub fn hold(&mut self, hold: Duration) {
         self.share.hold(hold);

@@ -20,7 +20,7 @@ use super::{
     conflicts::{self, Conflicts, Prober},
     control::Source,
     engine::{Latest, Report, Snapshot},
-    explain::Viewpoint,
+    explain::{self, Viewpoint},
     history::{History, Level},
     keep::Keeping,
     linger::{self, Linger},
@@ -328,12 +328,8 @@ impl Source for Reporter {
     fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
-        let block = config
-            .farm
-            .vips
-            .iter()
-            .position(|block| block.addresses.iter().any(|address| address.addr == query.vip));
-        let interface = block.map_or(0, |block| config.interface_of[block]);
+        let (block, _) = explain::block_of(&config.farm, query)?;
+        let interface = config.interface_of[block];
         Viewpoint {
             farm: &config.farm,
             node: self.own,
@@ -485,7 +481,7 @@ impl Reporter {
     fn vips(&self, config: &Configuration) -> Vec<VipStatus> {
         let status = |(block, &interface): (&crate::model::Vip, &usize)| VipStatus {
             interface: self.watched[interface].interface.clone(),
-            vlan: [block.vlan.outer, block.vlan.inner].into_iter().filter(|&id| id != 0).collect(),
+            vlan: block.vlan.ids(),
             mode: block.mode,
             vmac: block.virtual_mac().map(|vmac| vmac.to_string()),
             addresses: block

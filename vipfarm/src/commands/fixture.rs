@@ -179,6 +179,7 @@ pub(super) fn explanation() -> Explanation {
         vip_port: Some(80),
         proto: "tcp".into(),
         fragment: false,
+        vlan: vec![],
         group: Some("FarmProto".into()),
         rule: Some("port 80, tcp, on_port".into()),
         bucket: Some(0x89),

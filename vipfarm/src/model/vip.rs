@@ -1,6 +1,6 @@
 //! VIP blocks: addresses, how their traffic comes, and the groups and rules that share it out.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,13 +62,65 @@ impl Vip {
     }
 }
 
-/// IEEE 802.1Q and 802.1ad VLAN identifiers, 1 to 4094; 0 = no tag. One tag is the inner one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// IEEE 802.1Q and 802.1ad VLAN identifiers, 1 to 4094; 0 = no tag. One tag is the inner one. As text
+/// `10`, `20.10` (the outer one first), or `0` for none.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
 pub struct VlanTags {
     /// The service tag.
     pub outer: u16,
     /// The tag next to the packet.
     pub inner: u16,
+}
+
+impl VlanTags {
+    /// The identifiers of the tags that there are, the outer one first.
+    pub fn ids(self) -> Vec<u16> {
+        [self.outer, self.inner].into_iter().filter(|&id| id != 0).collect()
+    }
+}
+
+impl FromStr for VlanTags {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id = |text: &str| text.parse().ok().filter(|id| (1..=4094).contains(id));
+        let tags = match text.split_once('.') {
+            None if text == "0" => Some(Self::default()),
+            None => id(text).map(|inner| Self { outer: 0, inner }),
+            Some((outer, inner)) => {
+                id(outer).zip(id(inner)).map(|(outer, inner)| Self { outer, inner })
+            }
+        };
+        tags.ok_or_else(|| {
+            format!("`{text}` is not a VLAN such as 10, 20.10 (the outer tag first), or 0 for none")
+        })
+    }
+}
+
+impl fmt::Display for VlanTags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.outer {
+            0 => self.inner.fmt(f),
+            outer => write!(f, "{outer}.{}", self.inner),
+        }
+    }
+}
+
+impl TryFrom<String> for VlanTags {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<VlanTags> for String {
+    fn from(tags: VlanTags) -> Self {
+        tags.to_string()
+    }
 }
 
 /// One virtual address.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -22,14 +22,10 @@ use crate::model::{Filter, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Rul
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// As whom a node asks where it must not ask as a VIP: its own addresses on the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct OwnAddresses {
-    /// Of IPv4.
-    pub v4: Option<Ipv4Addr>,
-    /// Of IPv6, link-local.
-    pub v6: Option<Ipv6Addr>,
-}
+/// As whom a node asks where it must not ask as a VIP: by VIP, its own address on that network, of
+/// IPv6 the link-local one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwnAddresses(pub BTreeMap<(VlanTags, IpAddr), IpAddr>);
 
 /// The structural part of a [`Plan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -295,8 +291,6 @@ impl Services {
         let vmacs = self.vips.iter().filter_map(|vip| vip.vmac);
         tables.vmac_multiplier = self.vmac_multiplier;
         tables.vmac_slots = mac_set(vmacs, self.vmac_multiplier).unwrap_or([0; MAC_SLOTS]);
-        tables.own_v4 = self.own.v4.map_or(0, addr_word);
-        tables.own_v6 = self.own.v6.map_or([0; 2], addr_words);
         for (vip, entry) in (1u32..).zip(&self.vips) {
             let slot = vip_index(entry.mixed(self.vip_multiplier));
             let (word, vlans) = (vip | entry.flags, entry.vlans());
@@ -309,6 +303,15 @@ impl Services {
                     let addr = addr_words(addr);
                     tables.vips6[slot] = Vip6Slot { addr, vlans, vip: word, padding: 0 };
                 }
+            }
+            if let Some(&own) = self.own.0.get(&(entry.tags, entry.addr)) {
+                tables.askers[vip as usize] = match own {
+                    IpAddr::V4(own) => {
+                        let [a, b, c, d] = own.octets();
+                        [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0]
+                    }
+                    IpAddr::V6(own) => addr_words(own),
+                };
             }
             tables.vmacs[vip as usize] = entry.vmac.map_or(NO_VMAC, |mac| mac_word(mac.0));
             let rules = &mut tables.vip_rules[vip as usize];

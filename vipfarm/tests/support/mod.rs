@@ -11,7 +11,7 @@ use vipfarm::{
         control::{ControlSocket, Source},
         history::History,
     },
-    model::{Bitmap, Filter, Mode, Proto},
+    model::{Bitmap, Filter, Mode, Proto, VlanTags},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, NodeState,
         NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
@@ -50,6 +50,7 @@ impl Source for FakeAgent {
             vip_port: query.vip_port,
             proto: query.proto.to_string(),
             fragment: query.fragment,
+            vlan: query.vlan.map(VlanTags::ids).unwrap_or_default(),
             group: Some("FarmProto".into()),
             rule: None,
             bucket: Some(137),
