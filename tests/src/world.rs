@@ -10,9 +10,12 @@ use vipfarm::{
     datapath::{Buffers, Datapath, Error, Options, manual::Manual},
     host::HostTables,
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Open, View, VlanTags},
-    plan::{OwnAddresses, Owners, Plan},
+    plan::{OwnAddresses, Owners, Plan, Turns},
 };
-use vipfarm_common::{hash, layout::SEVERAL};
+use vipfarm_common::{
+    hash,
+    layout::{NOBODY, SEVERAL},
+};
 
 /// The file.
 const FARM: &str = "
@@ -34,7 +37,7 @@ vips:
         rules:
           - { port: 53, proto: udp, filter: on_ipid }
           - { port: 514, proto: udp, filter: on_addr }
-          - { port: \"*\", proto: udp, filter: on_port }
+          - { port: \"*\", proto: udp, filter: on_port, linger: 30s }
   - addresses: [10.9.0.102/24]
     vmac: 5a:fe:00:00:00:02
     icmp_echo: drop
@@ -61,7 +64,7 @@ vips:
       - name: direct
         rules:
           - { port: 80, proto: tcp, filter: on_port }
-          - { port: \"*\", proto: udp, filter: on_port }
+          - { port: \"*\", proto: udp, filter: on_port, linger: 30s }
           - { virtual_addr: 10.9.0.104, port: 53, proto: udp, filter: on_ipid }
       - name: answer
         powers: { node1: 1, node2: 1 }
@@ -82,6 +85,13 @@ vips:
     vlan: 40
     mode: vmac_directed
     groups: [{ name: direct-tagged, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+  - addresses: [10.9.0.108/24, \"fd00:9::108/64\"]
+    mode: failover
+    priorities: { node1: 3, node2: 2, node3: 1 }
+  - addresses: [10.9.0.109/24, \"fd00:9::109/64\"]
+    mode: failover
+    priorities: { node1: 2, node2: 3 }
+    rules: [{ port: 80, proto: tcp }]
 ";
 
 /// The two addresses of the first block, and the second block's.
@@ -116,6 +126,14 @@ pub const VMAC_TAGGED_TWICE: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 7]);
 pub const VIP_DIRECTED_TAGGED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 107);
 /// See [`VIP_DIRECTED_TAGGED`].
 pub const VIP6_DIRECTED_TAGGED: Ipv6Addr = v6(0x107);
+/// One node at a time has these: node1 does.
+pub const VIP_FLOATING: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 108);
+/// See [`VIP_FLOATING`].
+pub const VIP6_FLOATING: Ipv6Addr = v6(0x108);
+/// One node at a time has these: node2 does.
+pub const VIP_FLOATED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 109);
+/// See [`VIP_FLOATED`].
+pub const VIP6_FLOATED: Ipv6Addr = v6(0x109);
 /// The node's own addresses.
 pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 11);
 /// See [`OWN_V4`].
@@ -215,6 +233,11 @@ impl World {
             plan.moving = vec![Bitmap([0x5555_5555_5555_5555; 4]); plan.bitmaps.len()];
             let former = std::array::from_fn(|bucket| if bucket % 4 == 0 { SEVERAL } else { 1 });
             plan.former = vec![Owners(former); plan.bitmaps.len()];
+            // Node3's MAC is not known here.
+            let first = std::array::from_fn(|bucket| [NOBODY, 1, NOBODY, SEVERAL][bucket % 4]);
+            let next = std::array::from_fn(|bucket| [NOBODY, 1, 2, SEVERAL][bucket / 4 % 4]);
+            let turns = Turns { first: Owners(first), next: Owners(next) };
+            plan.turns = vec![turns; plan.bitmaps.len()];
         }
         plan
     }
@@ -332,7 +355,9 @@ impl Default for World {
 /// As whom the node asks: its addresses on the networks of the VIPs without a MAC.
 fn own_addresses() -> OwnAddresses {
     let tagged = VlanTags { outer: 0, inner: 40 };
-    let asks: [((VlanTags, IpAddr), IpAddr); 4] = [
+    let asks: [((VlanTags, IpAddr), IpAddr); 6] = [
+        ((VlanTags::default(), VIP_FLOATING.into()), OWN_V4.into()),
+        ((VlanTags::default(), VIP_FLOATED.into()), OWN_V4.into()),
         ((VlanTags::default(), VIP_DIRECTED.into()), OWN_V4.into()),
         ((VlanTags::default(), VIP6_DIRECTED.into()), OWN_V6.into()),
         ((tagged, VIP_DIRECTED_TAGGED.into()), OWN_V4_TAGGED.into()),

@@ -13,6 +13,8 @@ mod directed;
 mod doctor;
 mod drained;
 mod explained;
+mod failover;
+mod flows;
 mod handover;
 mod heartbeats;
 mod hostile;

@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use super::screen::{self, Ink, Row};
 use crate::{
-    assign::Assigner,
     cli::CheckArgs,
     config::{
         self, Diagnostics,
         key::{KeyError, KeyProblem, Secret},
     },
-    model::{BUCKETS, Farm, Filter, Group, Mode, Proto, Rule},
+    model::{BUCKETS, Farm, Filter, Group, Mode, Proto, Rule, Table, View},
+    placement::Placement,
 };
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
@@ -107,6 +107,9 @@ struct RuleSummary {
     port: String,
     proto: Proto,
     filter: Filter,
+    /// UDP flows linger for so long; absent if they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    linger_s: Option<u64>,
 }
 
 /// What one node gets of a group's traffic while all nodes are alive.
@@ -124,8 +127,12 @@ impl Summary {
         let timers = farm.membership.timers;
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let text = |path: &Path| path.display().to_string();
-        let groups = farm.vips.iter().enumerate().flat_map(|(vip, block)| {
-            block.groups.iter().map(move |group| GroupSummary::of(farm, vip, group))
+        let placement = Placement::new(farm);
+        let groups = farm.vips.iter().enumerate();
+        let groups = groups.flat_map(|(vip, it)| it.groups.iter().map(move |group| (vip, group)));
+        let groups = (1..).zip(groups).map(|(kernel_group, (vip, group))| {
+            let everybody = View::of(farm.node_ids().collect());
+            GroupSummary::of(farm, vip, group, &placement.table(kernel_group, &everybody))
         });
         Self {
             file: text(file),
@@ -169,13 +176,7 @@ impl Summary {
 }
 
 impl GroupSummary {
-    fn of(farm: &Farm, vip: usize, group: &Group) -> Self {
-        let members: Vec<_> = farm
-            .node_ids()
-            .zip(&farm.nodes)
-            .map(|(id, node)| (node.name.as_str(), group.power(id)))
-            .collect();
-        let table = Assigner::new(&group.name, &members).table(farm.node_ids().collect());
+    fn of(farm: &Farm, vip: usize, group: &Group, table: &Table) -> Self {
         let shares = farm.node_ids().zip(&farm.nodes).zip(&group.powers);
         let shares = shares.filter_map(|((id, node), power)| {
             let load = table.load(id);
@@ -199,6 +200,7 @@ impl RuleSummary {
             port: rule.port.map_or_else(any, |port| port.to_string()),
             proto: rule.proto,
             filter: rule.filter,
+            linger_s: rule.linger.map(|linger| linger.as_secs()),
         }
     }
 }
@@ -266,6 +268,8 @@ fn rule_table(rules: &[RuleSummary], ink: Ink) -> String {
         .iter()
         .map(|rule| {
             let (proto, filter) = (screen::word(&rule.proto), screen::word(&rule.filter));
+            let linger = rule.linger_s.map(|seconds| format!(", linger {seconds}s"));
+            let filter = filter + &linger.unwrap_or_default();
             let cells = [rule.virtual_addr.clone(), rule.port.clone(), proto, filter];
             Row::new(Style::new(), cells)
         })
@@ -298,7 +302,8 @@ pub(super) mod tests {
 
     pub(in crate::commands) fn farm() -> Farm {
         let addr = [192, 168, 1, 222].into();
-        let rule = |port, proto, filter| Rule { virtual_addr: None, port, proto, filter };
+        let rule =
+            |port, proto, filter| Rule { virtual_addr: None, port, proto, filter, linger: None };
         let nodes = ["node1", "node2", fixture::LONGEST].map(|name| Node {
             name: name.into(),
             addresses: vec![[192, 168, 1, 11].into(), [10, 0, 0, 11].into()],
@@ -337,12 +342,14 @@ pub(super) mod tests {
                             rule(None, Proto::Udp, Filter::OnIpid),
                         ],
                         handover_timeout: Group::HANDOVER_TIMEOUT,
+                        failover: None,
                     },
                     Group {
                         name: "Idle".into(),
                         powers: vec![Some(0); 3],
                         rules: vec![rule(Some(53), Proto::Udp, Filter::OnAddr)],
                         handover_timeout: Group::HANDOVER_TIMEOUT,
+                        failover: None,
                     },
                 ],
             }],
