@@ -1,7 +1,10 @@
 //! The command line's grammar and its help; [`crate::commands`] gives the verbs their meaning.
 
 mod change;
+mod doctor;
 mod import;
+mod packaged;
+mod plan;
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -12,7 +15,10 @@ pub use self::{
         CloseArgs, DrainArgs, HoldArgs, MoveArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs,
         UpgradeArgs, WaitArgs,
     },
+    doctor::DoctorArgs,
     import::{ImportArgs, ImportFrom, ImportInto},
+    packaged::{CompletionsArgs, ManArgs},
+    plan::PlanArgs,
 };
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
@@ -143,6 +149,18 @@ pub enum Verb {
   tcpdump -i eth0 -U -w - tcp | vipfarm replay - -c farm.yaml --json | jq .owner")]
     Replay(ReplayArgs),
 
+    /// Say what a change would do to the nodes' loads, before it happens
+    ///
+    /// Asks no agent but the file: the loads of each group while all nodes are alive (but those of
+    /// --up and --absent), the loads afterwards, and which buckets move between whom. These are the
+    /// tables that the agents would agree on.
+    #[command(after_help = "Examples:
+  vipfarm plan -c farm.yaml --down node2
+  vipfarm plan -c farm.yaml --down node1,node2 --json | jq '.groups[].moves'
+  vipfarm plan -c farm.yaml --absent node3 --drain node1      # while node3 is being rebuilt
+  vipfarm plan -c farm.yaml --power FarmProto node1=3 --power FarmProto node2=0")]
+    Plan(PlanArgs),
+
     /// Show what happened to the farm
     ///
     /// The last 1000 events of this node's agent, oldest first; with -f also those to come, until
@@ -249,6 +267,21 @@ Examples:
   vipfarm upgrade --exit && systemctl restart vipfarm")]
     Upgrade(UpgradeArgs),
 
+    /// Say what on this machine keeps an agent from serving, or may
+    ///
+    /// Looks at the kernel and its BPF, at the rights of whoever asks, at the farm's files, and at the
+    /// interfaces of its VIPs (or the one of --interface): driver and XDP, other XDP programs, MTU,
+    /// LRO, VLAN tags, ARP settings, reverse path filter, routes. Changes nothing. Each finding that is
+    /// not as it should be says what to do. An agent that starts has the same findings in its history.
+    ///
+    /// Ends with 0 if there is no error, whatever the warnings are; else with 1. Run it as the agent is
+    /// run: rights and limits are those of the asker.
+    #[command(after_help = "Examples:
+  vipfarm doctor -c /etc/vipfarm/farm.yaml
+  vipfarm doctor --interface eth0            # before there is a file
+  vipfarm doctor -c /etc/vipfarm/farm.yaml --json | jq '.findings[] | select(.fix)'")]
+    Doctor(DoctorArgs),
+
     /// Remove what an agent that crashed left on this node
     ///
     /// Takes the farm's VIPs, filters, pinned maps and changed settings off this node. Harmless
@@ -280,6 +313,22 @@ Examples:
   vipfarm import safekit userconfig.xml --cluster cluster.xml --prefix 24 -o farm.yaml
   vipfarm import keepalived /etc/keepalived/keepalived.conf > farm.yaml")]
     Import(ImportArgs),
+
+    /// Print what makes a shell complete this program's verbs and options
+    #[command(after_help = "Examples:
+  vipfarm completions bash > /usr/share/bash-completion/completions/vipfarm
+  vipfarm completions zsh > /usr/share/zsh/site-functions/_vipfarm
+  vipfarm completions fish > /usr/share/fish/vendor_completions.d/vipfarm.fish")]
+    Completions(CompletionsArgs),
+
+    /// Write the manual pages
+    ///
+    /// Writes vipfarm.1 and a page for each verb, such as vipfarm-agent.1, to the directory; without
+    /// one prints vipfarm.1. They say what `--help` says.
+    #[command(after_help = "Examples:
+  vipfarm man /usr/local/share/man/man1
+  vipfarm man | man -l -")]
+    Man(ManArgs),
 }
 
 /// Which agent to talk to.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod datapath;
+pub mod doctor;
 mod file;
 pub mod host;
 pub mod import;

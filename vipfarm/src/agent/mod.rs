@@ -6,11 +6,13 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
+//! - [`rights`]: the capabilities that are needed, and giving up all others.
 //! - [`upgrade`]: has the agent replaced by another program.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`forecast`]: what a change would do, from the file alone.
 //! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
@@ -34,6 +36,7 @@ pub mod explain;
 mod failover;
 #[cfg(test)]
 mod fixture;
+pub mod forecast;
 pub mod handover;
 pub mod history;
 pub mod judge;
@@ -49,6 +52,7 @@ pub mod proof;
 mod realtime;
 mod reload;
 pub mod report;
+pub mod rights;
 pub mod share;
 pub mod site;
 mod stop;
@@ -78,6 +82,7 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
+pub use self::bring_up::{Record, distinct};
 use self::{
     announce::Announcer,
     bring_up::Up,
@@ -99,8 +104,9 @@ use self::{
 use crate::{
     config::{self, keys::Keys},
     datapath::{LeftOver, Trace},
+    doctor::{self, Finding, Scope, Severity, facts::RealTime},
     membership::{self, OwnLink},
-    model::{Farm, Mode, NodeId, Overrides},
+    model::{Farm, Mode, NodeId, Overrides, Timers},
     net::{self, Network},
 };
 
@@ -115,9 +121,13 @@ const REPORTS: usize = 1024;
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
 pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let program = Program::of_this_process()?;
+    rights::hide_memory().context("cannot hide the process's memory")?;
     let history = Arc::new(History::new());
     loop {
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
+        site::refuse_exposed(&options.place.config)?;
+        // Before there is a second thread.
+        rights::give_up_others().context("cannot give up rights that are not needed")?;
         let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
         let serving = serve(options, farm, keys, Arc::clone(&history), (upgrader, asked));
         match runtime()?.block_on(serving)? {
@@ -131,6 +141,15 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     }
 }
 
+/// Whether this process's heartbeats would run before all ordinary threads, and what it means for a farm
+/// with these timers if not.
+pub fn real_time(timers: &Timers) -> RealTime {
+    match realtime::probe() {
+        Ok(()) => RealTime::Granted,
+        Err(refused) => refused.weigh(timers),
+    }
+}
+
 /// Removes what an agent that could not do so itself left on this node, and says what that was.
 /// Idempotent.
 pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
@@ -140,7 +159,7 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
         // Held meanwhile: no agent may start on what is being removed, and none may run.
         let _socket = ControlSocket::open(&place.run_dir, &farm.name)?;
         let network = Network::connect()?;
-        let mut undo = bring_up::Record::read(&place.run_dir, &farm.name)?;
+        let mut undo = Record::read(&place.run_dir, &farm.name)?;
         let present = Network::interfaces().await?;
         let mut interfaces: BTreeSet<(String, u32)> =
             undo.interfaces().map(|(name, index)| (name.to_owned(), index)).collect();
@@ -191,6 +210,7 @@ async fn serve(
     let config = membership_config(&farm, &keys, up.own, up.networks.links.clone(), overrides);
     let ports = std::mem::take(&mut up.ports);
     announce(&up, config.digest, &history);
+    tell_findings(options, &farm, &history).await?;
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
     }
@@ -273,6 +293,30 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(None)
+}
+
+/// Has the history say what `vipfarm doctor` would say, but for what it says anyway.
+async fn tell_findings(
+    options: &AgentOptions,
+    farm: &Farm,
+    history: &History,
+) -> anyhow::Result<()> {
+    let AgentOptions { place, generic, .. } = options;
+    let scope = Scope {
+        farm: Some((&place.config, farm)),
+        node: place.node.as_deref(),
+        interface: None,
+        run_dir: &place.run_dir,
+        bpf_dir: &place.bpf_dir,
+        generic: *generic,
+        by_agent: true,
+    };
+    let findings = doctor::judge(&doctor::gather(&scope).await?);
+    let told = |it: &&Finding| it.severity >= Severity::Warning && it.check != "real_time";
+    for finding in findings.iter().filter(told) {
+        history.push(Level::Warn, "preflight", finding.to_string());
+    }
+    Ok(())
 }
 
 /// The powers of this node's disk; what the file has no place for is told.

@@ -86,6 +86,7 @@ impl Reloader {
         // Names are looked up, which may take seconds.
         let read = tokio::task::spawn_blocking(move || config::load_with_keys(&file));
         let (farm, keys) = read.await??;
+        site::refuse_exposed(&self.file)?;
         let digest = config::digest(&farm, &keys);
         let current = self.configurations.get(self.servable().await?[0]);
         let changes = differences(&current.farm, &farm);
