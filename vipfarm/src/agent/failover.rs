@@ -192,7 +192,8 @@ impl Mover {
             tokio::spawn(Arc::clone(&self.herald).tell_all(told));
         }
         // Nobody waits for that.
-        for block in blocks.iter().filter(|block| block.holder.is_some_and(|it| it != self.own)) {
+        let own = self.own;
+        for block in blocks.iter().filter(|block| block.holder.is_some_and(|it| it != own)) {
             self.lose(block).await;
         }
     }

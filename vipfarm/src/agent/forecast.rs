@@ -78,7 +78,7 @@ pub fn forecast(farm: &Farm, before: &View, after: &View) -> Result<Vec<GroupFor
         let [first, second] = [before, after].map(|view| port.table(group, view));
         let share = |node: NodeId, view: &View, table: &Table| Share {
             alive: view.alive.contains(node),
-            power: port.power(group, node, view),
+            power: port.placement().power(group, node, view),
             load: table.load(node),
             percent: 100.0 * table.load(node) as f64 / BUCKETS as f64,
         };
@@ -90,7 +90,7 @@ pub fn forecast(farm: &Farm, before: &View, after: &View) -> Result<Vec<GroupFor
         let takes_part = |it: &NodeForecast| it.before.power > 0 || it.after.power > 0;
         let moves = moves(farm, &first, &second);
         GroupForecast {
-            group: port.group_name(group).to_owned(),
+            group: port.placement().name(group).to_owned(),
             vips: block.addresses.iter().map(|vip| vip.addr.to_string()).collect(),
             mode: block.mode,
             nodes: nodes.filter(takes_part).collect(),
