@@ -13,9 +13,7 @@ mod resolve;
 use crate::{
     Step,
     hash::{self, Start},
-    layout::{
-        Generation, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_OTHER, linger_s, mac_word,
-    },
+    layout::{Generation, MAX_VIPS, State, VIP_CLOSED, VIP_OTHER, linger_s, mac_word},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{
@@ -280,7 +278,7 @@ impl<'a, P: Packet, T: Tables> Frame<'a, P, T> {
             }
             (rule & 0xff, vip::field_of(rule, flow.client_port, flow.ip_id), linger_s(rule))
         } else {
-            (RESOLVE_GROUP, [0; 2], 0)
+            (self.vip_rules(vip).other, [0; 2], 0)
         };
         let hash = flow.client.hash(self.tables.hash_start(), field, flow.proto);
         Ok(Place { group, bucket: hash::bucket(hash, group), linger_s })

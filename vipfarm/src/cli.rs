@@ -12,8 +12,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     change::{
-        CloseArgs, DrainArgs, HoldArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs, UpgradeArgs,
-        WaitArgs,
+        CloseArgs, DrainArgs, HoldArgs, MoveArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs,
+        UpgradeArgs, WaitArgs,
     },
     doctor::DoctorArgs,
     import::{ImportArgs, ImportFrom, ImportInto},
@@ -222,6 +222,17 @@ pub enum Verb {
     /// `drain` and `power` did for this node.
     #[command(after_help = "Examples:\n  vipfarm open\n  vipfarm open FarmProto")]
     Open(CloseArgs),
+
+    /// Move a failover VIP to a node, or back
+    ///
+    /// The node that has it stops first, the new one starts when it has, and tells the network. The VIP
+    /// stays there while that node lives, until another `move`, `--back`, or the next start of its
+    /// agent; with --persist also after that. --back gives it to the node that has it by the file: the
+    /// one with the highest priority, or one with fewest VIPs. Returns when the farm has agreed.
+    #[command(after_help = "Examples:
+  vipfarm move 192.168.1.222 node2
+  vipfarm move 192.168.1.222 --back")]
+    Move(MoveArgs),
 
     /// Read the farm's file anew and go over to it without a packet lost
     ///

@@ -17,5 +17,6 @@ pub mod membership;
 pub mod model;
 pub mod net;
 pub mod pcap;
+pub mod placement;
 pub mod plan;
 pub mod status;

@@ -390,7 +390,8 @@ async fn receive(
     interface: &Interface,
     present: &[Interface],
 ) -> anyhow::Result<()> {
-    for vip in vips_of(block) {
+    // Those that float come with a view that gives them to this node.
+    for vip in vips_of(block).filter(|vip| !vip.floats) {
         receive_vip(network, vip, interface, present).await?;
     }
     Ok(())

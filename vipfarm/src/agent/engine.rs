@@ -289,6 +289,10 @@ impl Engine {
             Command::SetPower { group, node, power, persist, reply } => {
                 let _ = reply.send(self.membership.set_power(now, group, node, power, persist));
             }
+            Command::Move { vip, node, persist, reply } => {
+                let _ = reply.send(self.membership.move_vip(now, vip, node, persist));
+            }
+            Command::Stay(vips) => self.membership.stay(now, &vips),
             Command::SetFit { fit, reply } => {
                 self.membership.set_fit(now, fit);
                 // In force before the answer.

@@ -17,6 +17,7 @@
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
 //! - [`announce`]: tells clients of directed VIPs whose MAC to send to.
+//! - [`failover`]: has the addresses of failover VIPs where they belong.
 //! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
@@ -32,6 +33,7 @@ pub mod conflicts;
 pub mod control;
 pub mod engine;
 pub mod explain;
+mod failover;
 #[cfg(test)]
 mod fixture;
 pub mod forecast;
@@ -89,6 +91,7 @@ use self::{
     conflicts::{PROBE_ROUND, Prober},
     control::ControlSocket,
     engine::{Latest, Parts, Report},
+    failover::Mover,
     history::{History, Level},
     keep::{Keeper, Keeping},
     notify::Notifier,
@@ -104,7 +107,7 @@ use crate::{
     datapath::{LeftOver, Trace},
     doctor::{self, Finding, Scope, Severity, facts::RealTime},
     membership::{self, OwnLink},
-    model::{Farm, NodeId, Overrides, Timers},
+    model::{Farm, Mode, NodeId, Overrides, Timers},
     net::{self, Network},
 };
 
@@ -119,12 +122,13 @@ const REPORTS: usize = 1024;
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
 pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let program = Program::of_this_process()?;
-    // Before there is a second thread, and before a key is read.
-    rights::give_up_others().context("cannot give up rights that are not needed")?;
+    rights::hide_memory().context("cannot hide the process's memory")?;
     let history = Arc::new(History::new());
     loop {
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
         site::refuse_exposed(&options.place.config)?;
+        // Before there is a second thread.
+        rights::give_up_others().context("cannot give up rights that are not needed")?;
         let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
         let serving = serve(options, farm, keys, Arc::clone(&history), (upgrader, asked));
         match runtime()?.block_on(serving)? {
@@ -217,7 +221,7 @@ async fn serve(
     let file = options.place.config.clone();
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone(), upgrader);
     let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
-    let (reporter, announcer) = match read {
+    let (reporter, announcer, mover) = match read {
         Ok(readers) => readers,
         Err(error) => {
             bring_up::take_down(&network, &undo, up.datapaths).await?;
@@ -226,6 +230,7 @@ async fn serve(
     };
     let (changes, changed) = mpsc::channel(1);
     let announcing = tokio::spawn(announcer.follow());
+    let moving = tokio::spawn(mover.follow());
     let writing = tokio::spawn(keeper.follow(latest.clone(), configurations, history));
     let watching = Needs::watch(needed, changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
@@ -271,6 +276,7 @@ async fn serve(
         running.supervise(finished, answering, watching, notifying).await?;
     writing.abort();
     announcing.abort();
+    moving.abort();
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
@@ -500,12 +506,23 @@ fn readers(
     history: Arc<History>,
     reloader: Reloader,
     keeping: Arc<Keeping>,
-) -> anyhow::Result<(Arc<Reporter>, Announcer)> {
+) -> anyhow::Result<(Arc<Reporter>, Announcer, Mover)> {
     follow_traces(up)?;
     let announcer = Announcer::new(keys, up, latest.clone(), Arc::clone(&history))?;
     let announcing = Arc::clone(&announcer.announcing);
-    let reporter = Reporter::new(keys, up, latest.clone(), history, reloader, keeping, announcing)?;
-    Ok((Arc::new(reporter), announcer))
+    let commander = reloader.commander.clone();
+    let (told, seen) = (Arc::clone(&announcing), Arc::clone(&history));
+    let mover = Mover::new(up, latest.clone(), commander, seen, told)?;
+    let reporter = Reporter::new(
+        keys,
+        up,
+        latest.clone(),
+        history,
+        reloader,
+        keeping,
+        (announcing, Arc::clone(&mover.holding)),
+    )?;
+    Ok((Arc::new(reporter), announcer, mover))
 }
 
 /// Starts a reader for each interface whose slow path logs.
@@ -539,11 +556,13 @@ fn announce(up: &Up, digest: [u8; 16], history: &History) {
         let addresses: Vec<String> =
             block.addresses.iter().map(|address| address.addr.to_string()).collect();
         let datapath = &up.datapaths[interface];
-        let mac = block
-            .virtual_mac()
-            .map_or_else(|| "each node's own MAC".to_owned(), |vmac| format!("virtual MAC {vmac}"));
+        let (holds, mac) = match (block.mode, block.virtual_mac()) {
+            (Mode::Failover, _) => ("may hold", "with its own MAC".to_owned()),
+            (_, Some(vmac)) => ("holds", format!("virtual MAC {vmac}")),
+            (_, None) => ("holds", "each node's own MAC".to_owned()),
+        };
         let message = format!(
-            "{name} holds {} on {} ({mac}, {} XDP)",
+            "{name} {holds} {} on {} ({mac}, {} XDP)",
             addresses.join(" "),
             datapath.interface(),
             datapath.xdp_mode().as_str(),

@@ -44,17 +44,21 @@ pub fn effective() -> u64 {
     effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
 
+/// From now on the process leaves no core dump, and nobody without `CAP_SYS_PTRACE` can look into its
+/// memory.
+pub(super) fn hide_memory() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0)
+}
+
 /// Gives up, for good, all that the agent does not need: capabilities, those that a program it
-/// executes could have, and those that one with the set-user-ID bit would give. The process also
-/// leaves no core dump, and nobody without `CAP_SYS_PTRACE` can look into its memory.
+/// executes could have, and those that one with the set-user-ID bit would give.
 ///
 /// To be called while the process has one thread: the kernel keeps capabilities by thread.
 pub(super) fn give_up_others() -> io::Result<()> {
     let needed = NEEDED.iter().fold(0, |set, capability| set | 1 << capability.number);
     forget_bounding(needed)?;
     keep_only(needed)?;
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    prctl(libc::PR_SET_DUMPABLE, 0)
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
 }
 
 /// Takes capabilities out of the bounding set, if the process may: whoever has started it without
@@ -101,9 +105,9 @@ fn keep_only(needed: u64) -> io::Result<()> {
     let mut sets = [Half::default(); 2];
     // SAFETY: the kernel reads the header and writes two halves; both are alive.
     check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
-    for (half, needed) in sets.iter_mut().zip([needed, needed >> 32]) {
-        // Each half's 32 bits.
-        let needed = (needed & u64::from(u32::MAX)) as u32;
+    let bytes = needed.to_le_bytes();
+    for (half, needed) in sets.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        let needed = u32::from_le_bytes(*needed);
         half.permitted &= needed;
         half.effective &= needed;
         half.inheritable &= needed;
@@ -129,7 +133,16 @@ fn check(result: libc::c_long) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::{
+        agent::{
+            options::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR},
+            realtime::PRIORITY,
+        },
+        cli::Cli,
+    };
 
     /// A field of this thread's status, as a number.
     fn status(field: &str) -> u64 {
@@ -156,6 +169,40 @@ mod tests {
             assert_eq!(after[3] & !needed, 0, "{:x}", after[3]);
         }
         assert_eq!(effective(), before[1], "other threads have theirs");
+    }
+
+    #[test]
+    fn the_unit_grants_what_is_needed_and_starts_what_there_is() {
+        const UNIT: &str = include_str!("../../../packaging/vipfarm.service");
+        let values = |setting: &str| {
+            let of = |line: &'static str| line.strip_prefix(setting)?.strip_prefix('=');
+            UNIT.lines().filter_map(of).collect::<Vec<_>>()
+        };
+        for setting in ["CapabilityBoundingSet", "AmbientCapabilities"] {
+            let granted = values(setting).concat();
+            let mut granted: Vec<&str> = granted.split(' ').collect();
+            let mut needed = NEEDED.map(|capability| capability.name);
+            granted.sort_unstable();
+            needed.sort_unstable();
+            assert_eq!(granted, needed, "{setting}");
+        }
+        assert_eq!(values("LimitRTPRIO"), [PRIORITY.to_string()]);
+        assert_eq!((values("Type"), values("NoNewPrivileges")), (vec!["notify"], vec!["yes"]));
+        let commands = values("ExecStart").into_iter().chain(values("ExecReload"));
+        for command in commands.filter(|command| command.contains("vipfarm ")) {
+            let words = command.split(' ').filter(|word| *word != "$VIPFARM_OPTIONS");
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{command}: {error}"));
+        }
+        // As the agent would have it without being told.
+        for (directory, default) in
+            [("RuntimeDirectory", DEFAULT_RUN_DIR), ("StateDirectory", DEFAULT_STATE_DIR)]
+        {
+            let name = values(directory).concat();
+            assert!(default.ends_with(&format!("/{name}")), "{directory}");
+        }
+        // What is to be taken back is written down there.
+        assert_eq!(values("RuntimeDirectoryPreserve"), ["yes"]);
+        assert_eq!(values("ProtectKernelTunables"), [""; 0], "it sets sysctls");
     }
 
     #[test]

@@ -46,16 +46,13 @@ pub(super) struct Diagnosis {
 /// A line or more for each finding, what is wrong with its fix below; then how many there are.
 pub(super) fn render(diagnosis: &Diagnosis, ink: Ink) -> String {
     let findings = &diagnosis.findings;
-    let mut text: String = findings.iter().map(|finding| of_finding(finding, ink)).collect();
+    let text: String = findings.iter().map(|finding| of_finding(finding, ink)).collect();
     let number = |severity| findings.iter().filter(|it| it.severity == severity).count();
-    text += &format!(
-        "\n{}, {}, {} ok{}\n",
-        screen::count(number(Severity::Error), "error", "errors"),
-        screen::count(number(Severity::Warning), "warning", "warnings"),
-        number(Severity::Ok) + number(Severity::Note),
-        if diagnosis.agent { "; the farm's agent runs" } else { "" },
-    );
-    text
+    let errors = screen::count(number(Severity::Error), "error", "errors");
+    let warnings = screen::count(number(Severity::Warning), "warning", "warnings");
+    let well = number(Severity::Ok) + number(Severity::Note);
+    let agent = if diagnosis.agent { "; the farm's agent runs" } else { "" };
+    text + &format!("\n{errors}, {warnings}, {well} ok{agent}\n")
 }
 
 fn of_finding(finding: &Finding, ink: Ink) -> String {
@@ -69,11 +66,9 @@ fn of_finding(finding: &Finding, ink: Ink) -> String {
     let subject = subject.as_ref().map_or_else(String::new, |subject| format!("{subject}: "));
     let sentence = format!("{subject}{why}");
     let label = format!("{:<8}{check:<13}", screen::word(severity));
-    let mut text = screen::wrapped(&label, sentence.split(' '));
-    if let Some(fix) = fix {
-        // Commands are not broken: they are to be copied.
-        text += &format!("{:22}fix: {fix}\n", "");
-    }
+    // Commands are not broken: they are to be copied.
+    let fix = fix.as_ref().map_or_else(String::new, |fix| format!("{:22}fix: {fix}\n", ""));
+    let text = screen::wrapped(&label, sentence.split(' ')) + &fix;
     let word = screen::word(severity);
     text.replacen(&word, &ink.paint(&word, style), 1)
 }

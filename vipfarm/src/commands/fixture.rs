@@ -46,6 +46,7 @@ pub(crate) fn healthy() -> Status {
             jumbo: true,
             vlan: vec![],
             open: true,
+            failover: None,
         }],
         groups: vec![group("FarmProto", owners)],
         packets: BTreeMap::from([

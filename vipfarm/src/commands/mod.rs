@@ -20,6 +20,7 @@ mod import;
 mod keygen;
 mod man;
 mod metrics;
+mod move_vip;
 mod nodes;
 mod plan;
 mod power;
@@ -72,6 +73,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Undrain(args) => wait_for(drain::undrain(args)),
         Verb::Close(args) => wait_for(drain::close(args)),
         Verb::Open(args) => wait_for(drain::open(args)),
+        Verb::Move(args) => wait_for(move_vip::run(args)),
         Verb::Reload(args) => wait_for(reload::run(args)),
         Verb::Upgrade(args) => wait_for(upgrade::run(args)),
         Verb::Doctor(args) => wait_for(doctor::run(args)),

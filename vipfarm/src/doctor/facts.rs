@@ -79,6 +79,7 @@ pub enum FileKind {
 }
 
 /// An interface.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfaceFacts {
     /// Its name.

@@ -10,6 +10,7 @@ use nix::unistd::{AccessFlags, access};
 
 /// An interface's settings of IPv4 and IPv6, in the network namespace of the calling thread. What
 /// `conf/all` says counts as the kernel counts it.
+#[expect(clippy::struct_excessive_bools, reason = "switches of the kernel")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
     /// Reverse path filter: 0 none, 1 strict, 2 loose.

@@ -13,9 +13,9 @@ use vipfarm::{
     },
     model::{Bitmap, Filter, Mode, Proto, VlanTags},
     status::{
-        EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, NodeState,
-        NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
-        RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
+        EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, MoveRequest,
+        NodeState, NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
+        ResetReply, RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
     },
 };
 
@@ -60,6 +60,13 @@ impl Source for FakeAgent {
             reason: "accept".into(),
             text: "node1 serves it.".into(),
         })
+    }
+
+    fn move_vip<'a>(
+        &'a self,
+        request: &'a MoveRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        Box::pin(std::future::ready(Err(format!("{} is on all nodes at once", request.vip))))
     }
 
     fn set_power<'a>(
@@ -142,6 +149,7 @@ pub(crate) fn status() -> Status {
             jumbo: true,
             vlan: vec![],
             open: true,
+            failover: None,
         }],
         groups: vec![GroupStatus {
             name: "FarmProto".into(),

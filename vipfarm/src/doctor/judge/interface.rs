@@ -16,12 +16,16 @@ type Judge = fn(&InterfaceFacts, &Facts) -> Option<Finding>;
 
 /// In the order of looking at it.
 pub(super) fn judge(interface: &InterfaceFacts, facts: &Facts) -> Vec<Finding> {
-    const ALL: [Judge; 12] = [
-        link, xdp, occupied, lro, mtu, rp_filter, arp_ignore, arp_filter, proxy_arp, ipv6,
-        writable, route,
+    const ALL: [Judge; 11] = [
+        link, occupied, lro, mtu, rp_filter, arp_ignore, arp_filter, proxy_arp, ipv6, writable,
+        route,
     ];
-    let findings = ALL.iter().filter_map(|judge| judge(interface, facts));
-    findings.map(|finding| finding.of(&*interface.name)).collect()
+    let further = ALL.iter().filter_map(|judge| judge(interface, facts));
+    [xdp(interface)]
+        .into_iter()
+        .chain(further)
+        .map(|finding| finding.of(&*interface.name))
+        .collect()
 }
 
 /// Where sysctl(8) has the settings of the interface that has the VIPs: a dot of its name is a slash.
@@ -42,20 +46,20 @@ fn link(interface: &InterfaceFacts, _: &Facts) -> Option<Finding> {
 }
 
 /// How the filter is attached, or would be.
-fn xdp(interface: &InterfaceFacts, _: &Facts) -> Option<Finding> {
+fn xdp(interface: &InterfaceFacts) -> Finding {
     let driver = interface.driver.name.as_deref().unwrap_or("unknown");
     let of = |severity, why: &str| Finding::new("xdp", severity, format!("driver {driver}: {why}"));
     let slow = || {
         of(Severity::Warning, "no native XDP: the filter runs in generic mode, which is slower")
             .fixed_by("use a network card whose driver has native XDP, or say --generic")
     };
-    Some(match (interface.pinned, interface.driver.xdp) {
+    match (interface.pinned, interface.driver.xdp) {
         (Some(XdpMode::Native), _) => of(Severity::Ok, "the filter is attached natively"),
         _ if interface.generic => of(Severity::Ok, "generic mode, as asked for"),
         (Some(XdpMode::Generic), _) | (None, Some(XdpFeatures { native: false, .. })) => slow(),
         (None, Some(_)) => of(Severity::Ok, "native XDP"),
         (None, None) => of(Severity::Note, "this kernel does not tell whether it has native XDP"),
-    })
+    }
 }
 
 fn occupied(interface: &InterfaceFacts, _: &Facts) -> Option<Finding> {
