@@ -40,6 +40,7 @@ pub mod forecast;
 pub mod handover;
 pub mod history;
 pub mod judge;
+mod judges;
 mod keep;
 mod linger;
 pub mod links;
