@@ -8,6 +8,7 @@
 mod agreement;
 mod announced;
 mod arp;
+mod checked;
 mod conflicts;
 mod directed;
 mod drained;

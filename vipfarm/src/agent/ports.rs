@@ -56,11 +56,11 @@ impl Members {
         Assigner::new(&self.name, &nodes)
     }
 
-    /// The nodes that may own buckets of the group.
-    fn owners(&self, view: &View) -> NodeSet {
+    /// The nodes that may own buckets of the group, which has that number in the kernel.
+    fn owners(&self, kernel_group: usize, view: &View) -> NodeSet {
         let has_power = |&node: &NodeId| {
             let changed = self.index.and_then(|index| view.powers.power(index, node));
-            changed != Some(0)
+            changed != Some(0) && !view.abstains(node, kernel_group)
         };
         view.owners().iter().filter(has_power).collect()
     }
@@ -124,7 +124,7 @@ impl Port {
         } else {
             Cow::Owned(members.assigner(&view.powers))
         };
-        assigner.table(members.owners(view))
+        assigner.table(members.owners(group, view))
     }
 
     /// A kernel group's power at a node as that view has it.

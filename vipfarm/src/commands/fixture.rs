@@ -29,6 +29,8 @@ pub(crate) fn healthy() -> Status {
         powers_saved: 0,
         configuration: "a0".repeat(16),
         staged: None,
+        abstention_agreed: true,
+        checks: Vec::new(),
         lease_ms: 143.2,
         uptime_s: 11_520.0,
         nodes: vec![
@@ -216,6 +218,7 @@ fn group(name: &str, owners: Vec<Option<usize>>) -> GroupStatus {
         }],
         powers: names.iter().zip([2, 1, 1]).map(|(name, power)| ((*name).into(), power)).collect(),
         changed: BTreeMap::new(),
+        abstaining: Vec::new(),
         handover: HandoverStatus { connections: Some(0), ..HandoverStatus::default() },
         connections: None,
         load: names.iter().zip([128, 64, 64]).map(|(name, load)| ((*name).into(), load)).collect(),

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cli::WaitArgs,
     model::BUCKETS,
-    status::{NodeState, PowerReply, PowerRequest, Status},
+    status::{NodeState, OpenRequest, PowerReply, PowerRequest, Status},
 };
 
 /// How often to look. An agreement takes a few round trips.
@@ -21,10 +21,29 @@ pub(super) const ROUND: Duration = Duration::from_millis(20);
 /// How long to wait for the farm where nothing else was said.
 pub(super) const AGREEMENT: Duration = Duration::from_secs(10);
 
+/// A change that the whole farm has to agree on.
+#[derive(Debug, Clone)]
+pub(super) enum Request {
+    /// Of a power.
+    Power(PowerRequest),
+    /// Of what the node whose agent is asked serves.
+    Open(OpenRequest),
+}
+
+impl Request {
+    /// Whether it is to outlast restarts, or may take back what was to.
+    fn lasts(&self) -> bool {
+        match self {
+            Self::Power(request) => request.persist || request.power.is_none(),
+            Self::Open(request) => request.persist || request.open,
+        }
+    }
+}
+
 /// Asks for the changes and returns when the farm has agreed on them all, having shown the loads.
 pub(super) async fn change(
     client: &Client,
-    requests: &[PowerRequest],
+    requests: &[Request],
     wait: &WaitArgs,
 ) -> anyhow::Result<()> {
     let status = agree(client, requests, wait.timeout).await?;
@@ -37,12 +56,11 @@ pub(super) async fn change(
 /// Asks for the changes: the status when the farm has agreed on them all.
 pub(super) async fn agree(
     client: &Client,
-    requests: &[PowerRequest],
+    requests: &[Request],
     timeout: Duration,
 ) -> anyhow::Result<Status> {
     let deadline = Instant::now() + timeout;
-    // What is taken back may have been persistent.
-    let lasts = requests.iter().any(|request| request.persist || request.power.is_none());
+    let lasts = requests.iter().any(Request::lasts);
     let mut version = ask(client, requests).await?;
     loop {
         let status = agreed(client, version, lasts, deadline).await?;
@@ -56,10 +74,13 @@ pub(super) async fn agree(
     }
 }
 
-async fn ask(client: &Client, requests: &[PowerRequest]) -> anyhow::Result<u64> {
+async fn ask(client: &Client, requests: &[Request]) -> anyhow::Result<u64> {
     let mut version = 0;
     for request in requests {
-        let reply: PowerReply = client.post("/v1/power", request, PATIENCE).await?;
+        let reply: PowerReply = match request {
+            Request::Power(request) => client.post("/v1/power", request, PATIENCE).await?,
+            Request::Open(request) => client.post("/v1/open", request, PATIENCE).await?,
+        };
         version = version.max(reply.version);
     }
     Ok(version)
@@ -75,7 +96,8 @@ async fn agreed(
 ) -> anyhow::Result<Status> {
     loop {
         let status: Status = client.get("/v1/status", PATIENCE).await?;
-        let in_force = status.powers_version >= version && status.converged;
+        let in_force =
+            status.powers_version >= version && status.abstention_agreed && status.converged;
         if in_force && (!lasts || status.powers_saved >= version) {
             return Ok(status);
         }

@@ -1,19 +1,23 @@
 //! What all nodes must agree on, as 16 bytes.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use vipfarm_common::hash::HASH_VERSION;
 
 use crate::assign::TABLE_VERSION;
 use crate::model::{
-    ArpRefresh, Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, OtherProtocols, Proto,
-    Rule, Vip, VlanTags,
+    ArpRefresh, Check, Effect, Farm, Filter, Group, Hooks, Http, HttpProbe, IcmpEcho, Membership,
+    Mode, Node, Open, OtherProtocols, Probe, Proto, Rule, Run, Vip, VlanTags,
 };
 
 use super::keys::Keys;
 
 /// The parts of a [`digest`], in its order: what to look at where two nodes' digests differ.
-const PARTS: [&str; 4] = ["program version or hash key", "nodes or timers", "VIPs", "groups"];
+const PARTS: [&str; 4] =
+    ["program version or hash key", "nodes, timers or farm-wide settings", "VIPs", "groups"];
 
 /// A digest of everything that the nodes of a farm must agree on: names, order, addresses, VIPs,
 /// groups, rules, powers, timers and time-outs, port, the identity of the secret behind the bucket hash, the
@@ -33,6 +37,9 @@ pub fn digest(farm: &Farm, keys: &Keys) -> [u8; 16] {
             encoder.membership(farm.membership);
             encoder.duration(farm.stop_timeout);
             encoder.list(&farm.nodes, Encoder::node);
+            encoder.list(&farm.checks, Encoder::check);
+            encoder.hooks(&farm.hooks);
+            encoder.http(&farm.http);
         }),
         part(|encoder| encoder.list(&farm.vips, Encoder::vip)),
         part(|encoder| {
@@ -136,6 +143,7 @@ impl Encoder {
             icmp_echo,
             other,
             arp_refresh,
+            checks,
             groups: _,
         } = vip;
         let mode = match mode {
@@ -171,13 +179,74 @@ impl Encoder {
                 u8::from(address.connections),
             ]);
         });
+        self.list(checks, Self::check);
     }
 
-    fn group(&mut self, Group { name, powers, rules, handover_timeout }: &Group) {
+    fn group(&mut self, Group { name, powers, rules, handover_timeout, checks }: &Group) {
         self.text(name);
         self.duration(*handover_timeout);
         self.list(powers, |encoder, &power| encoder.option(power, Self::number));
         self.list(rules, Self::rule);
+        self.list(checks, Self::check);
+    }
+
+    fn check(&mut self, Check { probe, interval, timeout, rise, fall, effect }: &Check) {
+        match probe {
+            Probe::Tcp(address) => {
+                self.bytes(&[0]);
+                self.socket(address);
+            }
+            Probe::Http(HttpProbe { tls, host, port, path, status, verify }) => {
+                self.bytes(&[1, u8::from(*tls), u8::from(*verify)]);
+                self.text(host);
+                self.number(*port);
+                self.text(path);
+                self.list(status, |encoder, &code| encoder.number(code));
+            }
+            Probe::Exec(Run { argv, user }) => {
+                self.bytes(&[2]);
+                self.argv(argv);
+                self.option(user.as_deref(), Self::text);
+            }
+            Probe::File { path, present } => {
+                self.bytes(&[3, u8::from(*present)]);
+                self.text(&path.to_string_lossy());
+            }
+            Probe::Interface(name) => {
+                self.bytes(&[4]);
+                self.text(name);
+            }
+        }
+        self.duration(*interval);
+        self.duration(*timeout);
+        self.number(*rise);
+        self.number(*fall);
+        self.bytes(&[match effect {
+            Effect::Drain => 0,
+            Effect::Leave => 1,
+        }]);
+    }
+
+    fn hooks(&mut self, Hooks { on_view, on_ready, on_closed, timeout, user }: &Hooks) {
+        for hook in [on_view, on_ready, on_closed] {
+            self.option(hook.as_deref(), Self::argv);
+        }
+        self.duration(*timeout);
+        self.option(user.as_deref(), Self::text);
+    }
+
+    fn http(&mut self, Http { listen, safekit_module }: &Http) {
+        self.list(listen, Self::socket);
+        self.option(safekit_module.as_deref(), Self::text);
+    }
+
+    fn argv(&mut self, argv: &[String]) {
+        self.list(argv, |encoder, argument| encoder.text(argument));
+    }
+
+    fn socket(&mut self, address: &SocketAddr) {
+        self.address(address.ip());
+        self.number(address.port());
     }
 
     fn rule(&mut self, Rule { virtual_addr, port, proto, filter }: &Rule) {
@@ -242,7 +311,10 @@ vips:
             differing_parts(digest(&farm(), &keys(1)), digest(&other, &keys(1)))
         };
         assert!(parts(|_| ()).is_empty());
-        assert_eq!(parts(|farm| farm.nodes[0].name.push('x')), ["nodes or timers"]);
+        assert_eq!(
+            parts(|farm| farm.nodes[0].name.push('x')),
+            ["nodes, timers or farm-wide settings"]
+        );
         assert_eq!(parts(|farm| farm.vips[0].addresses[0].prefix = 8), ["VIPs"]);
         assert_eq!(parts(|farm| farm.vips[0].groups[0].rules[0].port = None), ["groups"]);
         let other_key = digest(&farm(), &keys(2));

@@ -2,8 +2,9 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
-use crate::model::{Filter, Group, MAX_POWER, Proto, Rule};
+use crate::model::{Check, Filter, Group, MAX_POWER, Proto, Rule};
 
+use super::checks;
 use super::diagnostic::{Located, Report};
 use super::duration;
 use super::fields::{self, Fields, NAME};
@@ -21,6 +22,7 @@ pub(super) struct GroupDraft {
     pub(super) powers: Option<Vec<(Located<String>, u16)>>,
     pub(super) rules: Vec<Located<Rule>>,
     handover_timeout: Duration,
+    checks: Vec<Check>,
 }
 
 impl GroupDraft {
@@ -37,6 +39,7 @@ impl GroupDraft {
             rules: self.rules.iter().map(|rule| rule.value).collect(),
             name: self.name.value,
             handover_timeout: self.handover_timeout,
+            checks: self.checks,
         }
     }
 }
@@ -51,7 +54,7 @@ pub(super) fn read(vip: &Fields<'_>, report: &mut Report) -> Vec<GroupDraft> {
 }
 
 fn read_group(value: &Value, report: &mut Report) -> Option<GroupDraft> {
-    let known = ["name", "powers", "handover_timeout", "rules"];
+    let known = ["name", "powers", "handover_timeout", "checks", "rules"];
     let fields = Fields::of(value, "a group", &known, report)?;
     let powers = fields.get("powers").and_then(|powers| read_powers(powers, report));
     let example = "{ port: 80, proto: tcp, filter: on_port }";
@@ -66,9 +69,10 @@ fn read_group(value: &Value, report: &mut Report) -> Option<GroupDraft> {
         .get("handover_timeout")
         .and_then(|value| duration::read(value, "`handover_timeout`", HANDOVER_TIMEOUT, report))
         .unwrap_or(Group::HANDOVER_TIMEOUT);
+    let checks = checks::read(&fields, report);
     let name = fields.require("name", "name: http", report)?;
     let name = fields::name(name, "a group's name", &NAME, report)?;
-    Some(GroupDraft { name, powers, rules, handover_timeout })
+    Some(GroupDraft { name, powers, rules, handover_timeout, checks })
 }
 
 fn read_powers(value: &Value, report: &mut Report) -> Option<Vec<(Located<String>, u16)>> {

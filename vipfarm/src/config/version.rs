@@ -1,11 +1,11 @@
 //! What the file format knows and this version does not serve yet.
 
-use crate::model::{Mode, Open};
+use crate::model::Mode;
 
 use super::diagnostic::Report;
 use super::vip::VipDraft;
 
-/// Refuses `mode: failover` and VIPs that are opened by hand.
+/// Refuses `mode: failover`.
 pub(super) fn refuse_unserved(vip: &VipDraft, report: &mut Report) {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     if vip.mode.value == Mode::Failover {
@@ -13,15 +13,6 @@ pub(super) fn refuse_unserved(vip: &VipDraft, report: &mut Report) {
             vip.mode.at,
             format!("vipfarm {VERSION} does not serve `mode: failover` yet"),
             "use `mode: vmac_invisible` or `mode: vmac_directed`",
-        );
-    }
-    if vip.open.value == Open::Manual {
-        report.error(
-            vip.open.at,
-            format!(
-                "vipfarm {VERSION} cannot open a VIP by hand yet, so this one would stay closed"
-            ),
-            "use `open: auto`",
         );
     }
 }

@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::model::{ArpRefresh, IcmpEcho, Mac, Mode, Open, OtherProtocols, Vip, VipAddr, VlanTags};
+use crate::model::{
+    ArpRefresh, Check, IcmpEcho, Mac, Mode, Open, OtherProtocols, Vip, VipAddr, VlanTags,
+};
 
 use super::address::{self, Resolve};
 use super::arp_refresh;
+use super::checks;
 use super::diagnostic::{Located, Report};
 use super::fields::{self, Fields, INTERFACE};
 use super::group::{self, GroupDraft};
@@ -27,6 +30,7 @@ pub(super) struct VipDraft {
     icmp_echo: IcmpEcho,
     other: OtherProtocols,
     arp_refresh: Option<ArpRefresh>,
+    checks: Vec<Check>,
     pub(super) groups: Vec<GroupDraft>,
 }
 
@@ -46,6 +50,7 @@ impl VipDraft {
             icmp_echo: self.icmp_echo,
             other: self.other,
             arp_refresh: self.arp_refresh,
+            checks: self.checks,
             groups: self.groups.into_iter().map(|group| group.build(names)).collect(),
         })
     }
@@ -70,7 +75,7 @@ pub(super) fn read(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> 
     items.iter().filter_map(|item| read_block(item, resolve, report)).collect()
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "interface",
     "vlan",
     "mode",
@@ -82,6 +87,7 @@ const KEYS: [&str; 12] = [
     "icmp_echo",
     "other",
     "arp_refresh",
+    "checks",
     "groups",
 ];
 
@@ -133,6 +139,7 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
             report,
         )
         .value,
+        checks: checks::read(&fields, report),
         groups: group::read(&fields, report),
     })
 }

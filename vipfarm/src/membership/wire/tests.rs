@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::{
     membership::view::{Content, ViewId},
-    model::Override,
+    model::{Abstentions, Override},
 };
 
 const KEY: [u8; 32] = [7; 32];
@@ -36,9 +36,17 @@ fn overrides() -> impl Strategy<Value = Overrides> {
     })
 }
 
+fn abstentions() -> impl Strategy<Value = Abstentions> {
+    vec(any::<u32>(), 0..5).prop_map(|groups| {
+        let entries = (0..).map(id).zip(groups.into_iter().map(Abstention::from_bits));
+        Abstentions::new(entries).expect("in order")
+    })
+}
+
 fn contents() -> impl Strategy<Value = Content> {
-    let fields = (any::<(u64, u64, [u8; 16])>(), vec(any::<u32>(), MAX_NODES), overrides());
-    fields.prop_map(|((alive, idle, digest), mut lives, powers)| {
+    let powers = (overrides(), abstentions());
+    let fields = (any::<(u64, u64, [u8; 16])>(), vec(any::<u32>(), MAX_NODES), powers);
+    fields.prop_map(|((alive, idle, digest), mut lives, (powers, abstentions))| {
         lives.truncate(alive.count_ones() as usize);
         Content {
             alive: NodeSet::from_bits(alive),
@@ -46,14 +54,17 @@ fn contents() -> impl Strategy<Value = Content> {
             digest,
             lives,
             powers: Arc::new(powers),
+            abstentions: Arc::new(abstentions),
         }
     })
 }
 
 fn states() -> impl Strategy<Value = State> {
-    let rest = any::<([u8; 16], Option<[u8; 16]>, [u64; 4], (u64, u8), u16)>();
+    let rest = any::<([u8; 16], Option<[u8; 16]>, [u64; 4], (u64, u8), u16, [u32; 2])>();
     (0..32u16, stamps(), stamps(), rest).prop_map(|(flags, installed, promised, rest)| {
-        let (digest, staged, [ready, hears, linked, max_epoch], (counter, author), hears_on) = rest;
+        let (digest, staged, sets, (counter, author), hears_on, abstains) = rest;
+        let [ready, hears, linked, max_epoch] = sets;
+        let [abstains, abstains_next] = abstains.map(Abstention::from_bits);
         State {
             flags: Flags(flags),
             digest,
@@ -66,6 +77,8 @@ fn states() -> impl Strategy<Value = State> {
             max_epoch,
             overrides: Version { counter, author },
             hears_on,
+            abstains,
+            abstains_next,
         }
     })
 }
@@ -159,7 +172,7 @@ fn a_heartbeat_of_one_network_is_refused_on_another() {
 #[test]
 fn sizes_are_as_documented() {
     let size = |nodes| seal(&simple(nodes), 0, FARM, &KEY).len();
-    assert_eq!((size(2), size(64)), (225, 721));
+    assert_eq!((size(2), size(64)), (233, 729));
     let mut powers = Overrides::default();
     for entry in 0..Overrides::MAX {
         let group = u8::try_from(entry).expect("a byte");
@@ -233,6 +246,8 @@ fn simple(nodes: usize) -> Heartbeat {
             max_epoch: 0x9192_9394_9596_9798,
             overrides: Version { counter: 0xa1a2_a3a4_a5a6_a7a8, author: 0xa9 },
             hears_on: 0xaaab,
+            abstains: Abstention::from_bits(0xbbbc_bdbe),
+            abstains_next: Abstention::from_bits(0xbfc0_c1c2),
         },
         mac: Mac([0xb1, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6]),
         proof: Proof { epoch: 0xb8b8_b8b8_b8b8_b8b8, digest: 0xb9b9_b9b9_b9b9_b9b9 },
@@ -258,6 +273,7 @@ fn whole() -> Heartbeat {
         digest: [0xe2; 16],
         lives: vec![0xf1f2_f3f4, 0xf5f6_f7f8],
         powers: Arc::default(),
+        abstentions: Arc::new(Abstentions::new([(id(2), Abstention::ALL)]).expect("in order")),
     };
     heartbeat.proposal = Some(Arc::new(Agreement { stamp: heartbeat.state.promised, content }));
     heartbeat.lingering = [0x99; 5].into();
