@@ -9,6 +9,7 @@
 mod opened;
 mod probe;
 mod tally;
+mod tls;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

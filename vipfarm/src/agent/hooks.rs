@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time};
+use tokio::{sync::oneshot, task::JoinHandle, time};
 
 use super::{
     bring_up::Up,
@@ -91,8 +91,13 @@ impl Hooks {
         }
     }
 
-    /// Tells until the agent has ended, and of that too.
-    pub(super) async fn follow(mut self, mut ended: oneshot::Receiver<()>) {
+    /// Tells until the agent has ended, and of that too: how to say so, and the work itself.
+    pub(super) fn start(self) -> (oneshot::Sender<()>, JoinHandle<()>) {
+        let (ended, ends) = oneshot::channel();
+        (ended, tokio::spawn(self.follow(ends)))
+    }
+
+    async fn follow(mut self, mut ended: oneshot::Receiver<()>) {
         let mut looks = time::interval(LOOK);
         loop {
             tokio::select! {

@@ -74,7 +74,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -119,6 +119,9 @@ const CONFLICT_ROUND: Duration = Duration::from_secs(1);
 
 /// Reports waiting for the history: more than a farm of 64 nodes makes in one view change.
 const REPORTS: usize = 1024;
+
+const PANICKED: &str =
+    "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up";
 
 /// Runs the agent until SIGTERM or SIGINT; the log has been set up.
 ///
@@ -204,10 +207,9 @@ async fn serve(
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
     }
-    let (undo, network) = (up.undo.clone(), up.network.clone());
+    let (undo, network, file) = (up.undo.clone(), up.network.clone(), options.place.config.clone());
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
-    let file = options.place.config.clone();
     let health = Health::new(&up, &options.place.run_dir, &commander, &history);
     let abstains = health.begin();
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone(), upgrader, health);
@@ -224,8 +226,7 @@ async fn serve(
     let announcing = tokio::spawn(announcer.follow());
     let writing = tokio::spawn(keeper.follow(latest.clone(), configurations, history));
     let watching = Needs::watch(needed, changes);
-    let (ended, ends) = oneshot::channel();
-    let hooking = tokio::spawn(hooks.follow(ends));
+    let (ended, hooking) = hooks.start();
     let (reports, incoming) = mpsc::channel(REPORTS);
     let turns = Arc::new(AtomicU64::new(0));
     let parts = Parts {
@@ -273,11 +274,7 @@ async fn serve(
     let _ = ended.send(());
     writing.abort();
     announcing.abort();
-    let Ok((datapaths, outcome)) = joined else {
-        bail!(
-            "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
-        );
-    };
+    let (datapaths, outcome) = joined.map_err(|_panic| anyhow!(PANICKED))?;
     if let Some(Upgrade { hold, .. }) = upgrade
         && outcome.is_ok()
     {

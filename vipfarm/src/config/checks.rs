@@ -43,7 +43,16 @@ pub(super) fn read(of: &Fields<'_>, report: &mut Report) -> Vec<Check> {
     let items = of
         .get("checks")
         .and_then(|list| fields::list(list, "`checks`", &format!("- {EXAMPLE}"), report));
-    items.unwrap_or_default().iter().filter_map(|item| read_check(item, report)).collect()
+    let mut checks: Vec<Check> = Vec::new();
+    for item in items.unwrap_or_default() {
+        let Some(check) = read_check(item, report) else { continue };
+        if checks.iter().any(|other| other.probe == check.probe) {
+            let message = format!("`{}` is looked at already, in this list", check.probe);
+            report.error(item.at, message, "keep one of the two");
+        }
+        checks.push(check);
+    }
+    checks
 }
 
 fn read_check(value: &Value, report: &mut Report) -> Option<Check> {

@@ -35,6 +35,8 @@ pub(super) struct Vip {
     pub(super) addresses: Vec<Address>,
     pub(super) check: bool,
     pub(super) tcp_reset: bool,
+    /// `open: manual`.
+    pub(super) manual: bool,
     /// The key's value.
     pub(super) arp_refresh: Option<String>,
     pub(super) groups: Vec<Group>,
@@ -54,6 +56,7 @@ impl Vip {
             addresses: Vec::new(),
             check: true,
             tcp_reset: true,
+            manual: false,
             arp_refresh: None,
             groups: vec![Group { name: usable_name(group), powers: Vec::new(), rules }],
         }

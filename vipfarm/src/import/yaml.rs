@@ -135,6 +135,9 @@ fn write_vip(out: &mut String, mark: &str, vip: &Vip) -> fmt::Result {
     if !vip.tcp_reset {
         writeln!(out, "{mark}    tcp_reset: false")?;
     }
+    if vip.manual {
+        writeln!(out, "{mark}    open: manual")?;
+    }
     if let Some(refresh) = &vip.arp_refresh {
         writeln!(out, "{mark}    arp_refresh: {refresh}")?;
     }

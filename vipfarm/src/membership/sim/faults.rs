@@ -6,6 +6,7 @@ use super::{
     node::{Count, Kernel},
     rng::Rng,
 };
+use crate::model::Abstention;
 
 /// What the network does to datagrams.
 #[derive(Clone, Copy)]
@@ -59,6 +60,7 @@ impl Farm {
                 13 => self.set_power(node),
                 14 => self.stage(),
                 15 => self.set_fit(node),
+                17 => self.abstain(node),
                 _ => {}
             }
         }
@@ -202,6 +204,20 @@ impl Farm {
     pub(super) fn stage_everywhere(&mut self) {
         let file = self.nodes.iter().map(|node| node.file).max().unwrap_or(0);
         (0..self.nodes.len()).for_each(|index| self.give_file(index, file, false));
+    }
+
+    /// From the only group, from all, or from nothing any more; with one file, or with all.
+    fn abstain(&mut self, index: usize) {
+        let from = [Abstention::NONE, Abstention::NONE.and_from(0), Abstention::ALL];
+        let from = from[self.rng.index(3)];
+        let files = if self.rng.once_in(2) { 0..4 } else { 0..1 };
+        self.record(index, || format!("abstains from {from:?} with the files {files:?}"));
+        let (now, node) = (self.now, &mut self.nodes[index]);
+        let clock = node.clock(now);
+        if let Some(agent) = node.listening(now) {
+            agent.abstain(clock, files.map(|file| ([file; 16], from)).collect());
+        }
+        self.schedule(index);
     }
 
     fn set_fit(&mut self, index: usize) {

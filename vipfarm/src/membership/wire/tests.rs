@@ -180,10 +180,13 @@ fn sizes_are_as_documented() {
         powers = powers.with(id(0), Override { life: Some(1), ..entry }).expect("room");
     }
     let powers = Arc::new(powers);
+    let everybody = (0..MAX_NODES).map(|node| (id(node), Abstention::ALL));
+    let abstentions = Abstentions::new(everybody).expect("in order");
     let content = Content {
         alive: NodeSet::from_bits(u64::MAX),
         lives: vec![1; 64],
         powers: Arc::clone(&powers),
+        abstentions: Arc::new(abstentions),
         ..Content::default()
     };
     let mut longest = simple(64);
@@ -192,7 +195,7 @@ fn sizes_are_as_documented() {
     longest.proposal = Some(Arc::new(Agreement { stamp: longest.state.promised, content }));
     let bytes = seal(&longest, 0, FARM, &KEY);
     assert_eq!(bytes.len(), MAX_LEN);
-    assert_eq!(MAX_LEN, 6741, "what a UDP datagram can carry is 65,507");
+    assert_eq!(MAX_LEN, 7070, "what a UDP datagram can carry is 65,507");
     assert_eq!(decode(&bytes), Ok(longest));
 }
 
@@ -294,15 +297,15 @@ fn the_layout_is_frozen() {
     let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
     let lines: Vec<_> = bytes.chunks(32).map(|bytes| line(bytes).concat()).collect();
     insta::assert_snapshot!(lines.join("\n"), @"
-    56495066040000010102030402e6aaab11121314151617182122232425262728
+    56495066050000010102030402e6aaab11121314151617182122232425262728
     33333333333333333333333333333333e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1
     4444444444444444054444444444444444444444444444444444444444444444
     4455555555555555550555555555555555555555555555555555555555555555
     5555616263646566676871727374757677788182838485868788919293949596
     9798a1a2a3a4a5a6a7a8a9b1b2b3b4b5b6b8b8b8b8b8b8b8b8b9b9b9b9b9b9b9
-    b9c1c2c3c4d1d2d3d400000000000000050000000000000004e2e2e2e2e2e2e2
-    e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7f8000000000000000000000000000000
-    0000000202000201010700090000000003020000000102030400059999999999
-    fde6ca80a35466c0b77eaea279288020
+    b9bbbcbdbebfc0c1c2c1c2c3c4d1d2d3d4000000000000000500000000000000
+    04e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7f800000000000000
+    000000000102ffffffff00000000000000020200020101070009000000000302
+    0000000102030400059999999999946e70d07b52a4e995e2fd3316249f88
     ");
 }
