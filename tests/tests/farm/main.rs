@@ -22,6 +22,7 @@ mod lease;
 mod life;
 mod losses;
 mod networks;
+mod opened;
 mod operated;
 mod persisted;
 mod probed;
