@@ -152,13 +152,12 @@ fn read_http(value: &Value, fields: &Fields<'_>, report: &mut Report) -> Option<
             _ => return None,
         };
         let authority = uri.authority().filter(|it| !it.as_str().contains('@'))?;
-        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
-        let port = match authority.port() {
-            Some(port) => Some(port.as_u16()).filter(|&port| port > 0)?,
-            // `http://host:/` or a port that is no number.
-            None if authority.as_str().ends_with(':') => return None,
+        let (host, port) = (uri.host()?, authority.as_str().strip_prefix(uri.host()?)?);
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().ok().filter(|&port: &u16| port > 0)?,
             None => HttpProbe::default_port(tls),
         };
+        let host = host.trim_matches(['[', ']']).to_owned();
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         Some((tls, host, port, path)).filter(|(_, host, ..)| !host.is_empty())
     });
