@@ -10,10 +10,12 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=CARGO_TARGET_DIR");
 
+    let other_layout = env::var_os("CARGO_FEATURE_OTHER_LAYOUT").is_some();
+    let directory = if other_layout { "bpf/other-layout" } else { "bpf" };
     for (name, variable) in
         [("vipfarm-bpf", "VIPFARM_BPF_OBJECT"), ("vipfarm-frags-bpf", "VIPFARM_FRAGS_BPF_OBJECT")]
     {
-        let object = target_dir().join("bpf").join(name);
+        let object = target_dir().join(directory).join(name);
         println!("cargo::rerun-if-changed={}", object.display());
         if object.is_file() {
             println!("cargo::rustc-env={variable}={}", object.display());

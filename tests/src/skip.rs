@@ -110,6 +110,14 @@ pub fn farm() -> Result<PathBuf, String> {
     }
 }
 
+/// Requires a `vipfarm` program whose memory looks different, which `cargo xtask test` builds.
+pub fn other_layout() -> Result<PathBuf, String> {
+    let program = std::env::var_os("VIPFARM_OTHER_LAYOUT_BIN").map(PathBuf::from);
+    program
+        .filter(|program| program.is_file())
+        .ok_or_else(|| "needs a program of another layout: run `cargo xtask test`".into())
+}
+
 /// `cargo xtask build` leaves the objects in the build directory.
 fn object(name: &str) -> Result<PathBuf, String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -9,7 +9,7 @@ use vipfarm::{
     config,
     datapath::{Buffers, Datapath, Error, Options, manual::Manual},
     host::HostTables,
-    model::{Bitmap, Farm, Mac, NodeId, NodeSet, Open, View},
+    model::{Bitmap, Farm, Mac, NodeId, NodeSet, Open, View, VlanTags},
     plan::{OwnAddresses, Owners, Plan},
 };
 use vipfarm_common::{hash, layout::SEVERAL};
@@ -62,6 +62,7 @@ vips:
         rules:
           - { port: 80, proto: tcp, filter: on_port }
           - { port: \"*\", proto: udp, filter: on_port }
+          - { virtual_addr: 10.9.0.104, port: 53, proto: udp, filter: on_ipid }
       - name: answer
         powers: { node1: 1, node2: 1 }
         rules: [{ proto: arp, filter: on_addr }]
@@ -77,6 +78,17 @@ vips:
     vlan: [20, 10]
     vmac: 5a:fe:00:00:00:07
     groups: [{ name: twice, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+  - addresses: [10.9.0.107/24, \"fd00:9::107/64\"]
+    vlan: 40
+    mode: vmac_directed
+    groups: [{ name: direct-tagged, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+  - addresses: [10.9.0.108/24, \"fd00:9::108/64\"]
+    mode: failover
+    priorities: { node1: 3, node2: 2, node3: 1 }
+  - addresses: [10.9.0.109/24, \"fd00:9::109/64\"]
+    mode: failover
+    priorities: { node1: 2, node2: 3 }
+    rules: [{ port: 80, proto: tcp }]
 ";
 
 /// The two addresses of the first block, and the second block's.
@@ -107,10 +119,26 @@ pub const VMAC6: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 6]);
 pub const VMAC_TAGGED: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 5]);
 /// VMAC of the block in two.
 pub const VMAC_TAGGED_TWICE: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 7]);
+/// Nodes answer for these with their own MACs too, in VLAN 40.
+pub const VIP_DIRECTED_TAGGED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 107);
+/// See [`VIP_DIRECTED_TAGGED`].
+pub const VIP6_DIRECTED_TAGGED: Ipv6Addr = v6(0x107);
+/// One node at a time has these: node1 does.
+pub const VIP_FLOATING: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 108);
+/// See [`VIP_FLOATING`].
+pub const VIP6_FLOATING: Ipv6Addr = v6(0x108);
+/// One node at a time has these: node2 does.
+pub const VIP_FLOATED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 109);
+/// See [`VIP_FLOATED`].
+pub const VIP6_FLOATED: Ipv6Addr = v6(0x109);
 /// The node's own addresses.
 pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 11);
 /// See [`OWN_V4`].
 pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x11);
+/// Those that it has in VLAN 40.
+pub const OWN_V4_TAGGED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 41);
+/// See [`OWN_V4_TAGGED`].
+pub const OWN_V6_TAGGED: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x41);
 /// VMAC of the first block.
 pub const VMAC: Mac = Mac([0x5a, 0xfe, 10, 9, 0, 100]);
 /// VMAC of the closed block.
@@ -174,9 +202,7 @@ impl World {
         farm.vips[2].open = Open::Manual;
         let own = NodeId::new(node).expect("few nodes");
         let mac = MACS[node];
-        let mut port =
-            Port::new(&farm, |_| true, OwnAddresses { v4: Some(OWN_V4), v6: Some(OWN_V6) })
-                .expect("it fits the tables");
+        let mut port = Port::new(&farm, |_| true, own_addresses()).expect("it fits the tables");
         let view = View::of(farm.node_ids().collect());
         port.settle(own, &view);
         Self { port, own, mac, view, moves: false }
@@ -316,6 +342,20 @@ impl Default for World {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// As whom the node asks: its addresses on the networks of the VIPs without a MAC.
+fn own_addresses() -> OwnAddresses {
+    let tagged = VlanTags { outer: 0, inner: 40 };
+    let asks: [((VlanTags, IpAddr), IpAddr); 6] = [
+        ((VlanTags::default(), VIP_FLOATING.into()), OWN_V4.into()),
+        ((VlanTags::default(), VIP_FLOATED.into()), OWN_V4.into()),
+        ((VlanTags::default(), VIP_DIRECTED.into()), OWN_V4.into()),
+        ((VlanTags::default(), VIP6_DIRECTED.into()), OWN_V6.into()),
+        ((tagged, VIP_DIRECTED_TAGGED.into()), OWN_V4_TAGGED.into()),
+        ((tagged, VIP6_DIRECTED_TAGGED.into()), OWN_V6_TAGGED.into()),
+    ];
+    OwnAddresses(asks.into())
 }
 
 const fn v6(last: u16) -> Ipv6Addr {

@@ -20,8 +20,9 @@ pub const RULE_SLOTS: usize = 4096;
 pub const MAX_RULES: usize = 256;
 /// Groups at most, the built-in one included.
 pub const MAX_GROUPS: usize = 32;
-/// Peers at most.
-pub const MAX_PEERS: usize = 64;
+/// Peers at most: one for each node that a file may have, or, so that tests can replace an agent by one
+/// whose memory looks different, twice as many.
+pub const MAX_PEERS: usize = if cfg!(feature = "other-layout") { 128 } else { 64 };
 /// Slots of a set of MACs.
 pub const MAC_SLOTS: usize = 256;
 /// In [`Group::owners`]: no node serves the bucket.
@@ -78,12 +79,6 @@ pub struct Generation {
     pub peer_multiplier: u64,
     /// Multiplier of the set of VMACs, likewise.
     pub vmac_multiplier: u64,
-    /// The interface's own IPv4 address, for ARP requests that must not ask as a VIP. 0 = none.
-    pub own_v4: u32,
-    /// Unused.
-    pub padding: u32,
-    /// Its link-local IPv6 address, in two words, for neighbour solicitations likewise. 0 = none.
-    pub own_v6: [u64; 2],
     /// The IPv4 virtual addresses, each in its slot.
     pub vips: [VipSlot; VIP_SLOTS],
     /// The IPv6 virtual addresses, each in its slot.
@@ -103,6 +98,9 @@ pub struct Generation {
     pub peer_slots: [u64; MAC_SLOTS],
     /// The VMACs as a set likewise.
     pub vmac_slots: [u64; MAC_SLOTS],
+    /// As whom the node asks where it must not ask as a VIP, by the VIP's identity: its own address on
+    /// that network, in packet order (one of IPv4 is the first four bytes). 0 = none.
+    pub askers: [[u64; 2]; 2 * MAX_VIPS],
 }
 
 /// One IPv4 virtual address.
@@ -112,7 +110,7 @@ pub struct VipSlot {
     /// The address and its VLAN: see [`key_v4`].
     pub key: u64,
     /// Its identity (`1..=MAX_VIPS`) and flags ([`VIP_CLOSED`], [`VIP_NO_ECHO`],
-    /// [`VIP_DIRECTED`], [`VIP_OTHER`]); 0 = empty slot.
+    /// [`VIP_DIRECTED`], [`VIP_OTHER`], [`VIP_FAILOVER`]); 0 = empty slot.
     pub vip: u32,
     /// Unused.
     pub padding: u32,
@@ -142,8 +140,10 @@ pub struct VipRules {
     pub later: [u32; 2],
     /// The kernel group whose buckets say who answers address resolution.
     pub resolve: u32,
+    /// The kernel group of ICMP and of protocols without ports.
+    pub other: u32,
     /// Unused.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
 }
 
 /// Flag of [`VipSlot::vip`]: traffic is not accepted here now.
@@ -154,6 +154,10 @@ pub const VIP_NO_ECHO: u32 = 1 << 9;
 pub const VIP_DIRECTED: u32 = 1 << 10;
 /// Flag of [`VipSlot::vip`]: protocols other than TCP, UDP and ICMP go by the client's address.
 pub const VIP_OTHER: u32 = 1 << 11;
+
+/// Flag of [`VipSlot::vip`]: one node has the address and all that is for it. Other nodes may be its
+/// clients.
+pub const VIP_FAILOVER: u32 = 1 << 12;
 
 /// One rule with a port.
 #[derive(Debug, Clone, Copy, Default)]
@@ -314,7 +318,7 @@ const _: () = {
     assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
     assert!(size_of::<Group>() == 64 + 512);
     assert!(align_of::<Generation>() == 64);
-    assert!(offset_of!(Generation, vips) == 56);
+    assert!(offset_of!(Generation, vips) == 32);
     assert!(offset_of!(Generation, vips6) == offset_of!(Generation, vips) + 16 * VIP_SLOTS);
     assert!(offset_of!(Generation, vmacs) == offset_of!(Generation, vips6) + 32 * VIP_SLOTS);
     assert!(offset_of!(Generation, vip_rules) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
@@ -325,6 +329,7 @@ const _: () = {
     assert!(
         offset_of!(Generation, vmac_slots) == offset_of!(Generation, peer_slots) + 8 * MAC_SLOTS
     );
+    assert!(offset_of!(Generation, askers) == offset_of!(Generation, vmac_slots) + 8 * MAC_SLOTS);
     assert!(MAX_VIPS < 0x7f && MAX_GROUPS <= 0xff);
 };
 

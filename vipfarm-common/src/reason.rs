@@ -114,6 +114,8 @@ reasons! {
     EarlyFragment = 18, Accept, PASS, "early_fragment";
     /// An ICMP error about an answer that any node may have sent (`on_ipid`): every node is told.
     IcmpShared = 19, Accept, PASS, "icmp_shared";
+    /// The same where nodes hand over: accepted, and copied to the other nodes.
+    CopiedIcmp = 20, Accept, PASS, "copied_icmp";
     /// More early fragments than nodes keep in a moment.
     FragmentFlood = 19, Drop, DROP, "fragment_flood";
     /// The bucket belongs to another node, which gets the frame.

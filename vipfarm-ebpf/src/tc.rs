@@ -53,7 +53,7 @@ fn vipfarm_guard(ctx: TcContext) -> i32 {
 
 /// Ingress: a device that classified the frame before XDP rewrote its destination (veth) took it
 /// for another host's, or everybody's; say that it is ours (T20). And what XDP cannot: two frames out of
-/// one (T8, T12).
+/// one (T8, T9, T12).
 #[classifier]
 #[inline(always)]
 fn vipfarm_fixup(ctx: TcContext) -> i32 {

@@ -1,7 +1,10 @@
 //! The command line's grammar and its help; [`crate::commands`] gives the verbs their meaning.
 
 mod change;
+mod doctor;
 mod import;
+mod packaged;
+mod plan;
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -9,14 +12,17 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     change::{
-        CloseArgs, DrainArgs, HoldArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs, UpgradeArgs,
-        WaitArgs,
+        CloseArgs, DrainArgs, HoldArgs, MoveArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs,
+        UpgradeArgs, WaitArgs,
     },
+    doctor::DoctorArgs,
     import::{ImportArgs, ImportFrom, ImportInto},
+    packaged::{CompletionsArgs, ManArgs},
+    plan::PlanArgs,
 };
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
-    model::Mac,
+    model::{Mac, VlanTags},
     status::{ExplainProto, ExplainQuery, HostPort},
 };
 
@@ -114,6 +120,7 @@ pub enum Verb {
   vipfarm explain [2001:db8::7]:51000 [2001:db8::222]:80
   vipfarm explain 203.0.113.7 192.168.1.222 --proto icmp
   vipfarm explain 203.0.113.7:4000 192.168.1.222:53 --proto udp --fragment
+  vipfarm explain 203.0.113.7:51000 192.168.1.222:80 --vlan 10
   vipfarm explain 203.0.113.7:51000 192.168.1.222:80 -c farm.yaml --down node2")]
     Explain(ExplainArgs),
 
@@ -141,6 +148,18 @@ pub enum Verb {
   vipfarm replay clients.pcap -c farm.yaml --node node1 --mac node1=02:00:00:00:00:0b
   tcpdump -i eth0 -U -w - tcp | vipfarm replay - -c farm.yaml --json | jq .owner")]
     Replay(ReplayArgs),
+
+    /// Say what a change would do to the nodes' loads, before it happens
+    ///
+    /// Asks no agent but the file: the loads of each group while all nodes are alive (but those of
+    /// --up and --absent), the loads afterwards, and which buckets move between whom. These are the
+    /// tables that the agents would agree on.
+    #[command(after_help = "Examples:
+  vipfarm plan -c farm.yaml --down node2
+  vipfarm plan -c farm.yaml --down node1,node2 --json | jq '.groups[].moves'
+  vipfarm plan -c farm.yaml --absent node3 --drain node1      # while node3 is being rebuilt
+  vipfarm plan -c farm.yaml --power FarmProto node1=3 --power FarmProto node2=0")]
+    Plan(PlanArgs),
 
     /// Show what happened to the farm
     ///
@@ -208,6 +227,17 @@ pub enum Verb {
     )]
     Open(CloseArgs),
 
+    /// Move a failover VIP to a node, or back
+    ///
+    /// The node that has it stops first, the new one starts when it has, and tells the network. The VIP
+    /// stays there while that node lives, until another `move`, `--back`, or the next start of its
+    /// agent; with --persist also after that. --back gives it to the node that has it by the file: the
+    /// one with the highest priority, or one with fewest VIPs. Returns when the farm has agreed.
+    #[command(after_help = "Examples:
+  vipfarm move 192.168.1.222 node2
+  vipfarm move 192.168.1.222 --back")]
+    Move(MoveArgs),
+
     /// Read the farm's file anew and go over to it without a packet lost
     ///
     /// Run it on every node, after the new file is there: when all have read the same one, all go
@@ -241,6 +271,21 @@ Examples:
   vipfarm upgrade --exit && systemctl restart vipfarm")]
     Upgrade(UpgradeArgs),
 
+    /// Say what on this machine keeps an agent from serving, or may
+    ///
+    /// Looks at the kernel and its BPF, at the rights of whoever asks, at the farm's files, and at the
+    /// interfaces of its VIPs (or the one of --interface): driver and XDP, other XDP programs, MTU,
+    /// LRO, VLAN tags, ARP settings, reverse path filter, routes. Changes nothing. Each finding that is
+    /// not as it should be says what to do. An agent that starts has the same findings in its history.
+    ///
+    /// Ends with 0 if there is no error, whatever the warnings are; else with 1. Run it as the agent is
+    /// run: rights and limits are those of the asker.
+    #[command(after_help = "Examples:
+  vipfarm doctor -c /etc/vipfarm/farm.yaml
+  vipfarm doctor --interface eth0            # before there is a file
+  vipfarm doctor -c /etc/vipfarm/farm.yaml --json | jq '.findings[] | select(.fix)'")]
+    Doctor(DoctorArgs),
+
     /// Remove what an agent that crashed left on this node
     ///
     /// Takes the farm's VIPs, filters, pinned maps and changed settings off this node. Harmless
@@ -272,6 +317,22 @@ Examples:
   vipfarm import safekit userconfig.xml --cluster cluster.xml --prefix 24 -o farm.yaml
   vipfarm import keepalived /etc/keepalived/keepalived.conf > farm.yaml")]
     Import(ImportArgs),
+
+    /// Print what makes a shell complete this program's verbs and options
+    #[command(after_help = "Examples:
+  vipfarm completions bash > /usr/share/bash-completion/completions/vipfarm
+  vipfarm completions zsh > /usr/share/zsh/site-functions/_vipfarm
+  vipfarm completions fish > /usr/share/fish/vendor_completions.d/vipfarm.fish")]
+    Completions(CompletionsArgs),
+
+    /// Write the manual pages
+    ///
+    /// Writes vipfarm.1 and a page for each verb, such as vipfarm-agent.1, to the directory; without
+    /// one prints vipfarm.1. They say what `--help` says.
+    #[command(after_help = "Examples:
+  vipfarm man /usr/local/share/man/man1
+  vipfarm man | man -l -")]
+    Man(ManArgs),
 }
 
 /// Which agent to talk to.
@@ -359,6 +420,11 @@ pub struct ExplainArgs {
     #[arg(long)]
     pub fragment: bool,
 
+    /// The VLAN that the packet comes in, with two tags OUTER.INNER, 0 for none; matters where the
+    /// address is a VIP in several
+    #[arg(long, value_name = "ID")]
+    pub vlan: Option<VlanTags>,
+
     /// Ask this file instead of an agent
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["run_dir", "farm", "socket"])]
     pub config: Option<PathBuf>,
@@ -387,6 +453,7 @@ impl ExplainArgs {
             proto: self.proto,
             ip_id: self.ip_id,
             fragment: self.fragment,
+            vlan: self.vlan,
         }
     }
 }

@@ -200,9 +200,6 @@ pub fn empty_generation() -> Box<Generation> {
         rule_multiplier: 1,
         peer_multiplier: 1,
         vmac_multiplier: 1,
-        own_v4: 0,
-        padding: 0,
-        own_v6: [0; 2],
         vips: [VipSlot::default(); VIP_SLOTS],
         vips6: [Vip6Slot::default(); VIP_SLOTS],
         vmacs: [0; 2 * MAX_VIPS],
@@ -212,6 +209,7 @@ pub fn empty_generation() -> Box<Generation> {
         peers: [0; MAX_PEERS],
         peer_slots: [0; MAC_SLOTS],
         vmac_slots: [0; MAC_SLOTS],
+        askers: [[0; 2]; 2 * MAX_VIPS],
     })
 }
 

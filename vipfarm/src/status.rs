@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     checks::{CheckState, CheckStatus},
     explain::{ExplainProto, ExplainQuery, Explanation, HostPort},
+    failover::{FailoverStatus, MoveRequest, Why},
     handover::{HandoverStatus, ResetReply},
     proof::{Fault, FaultKind, GroupProof, ProofStatus, Verdict},
     requests::{
@@ -20,6 +21,7 @@ use crate::model::{Bitmap, Filter, Mode, Proto};
 
 mod checks;
 mod explain;
+mod failover;
 mod handover;
 mod proof;
 mod requests;
@@ -181,6 +183,9 @@ pub struct VipStatus {
     pub jumbo: bool,
     /// Whether traffic is accepted.
     pub open: bool,
+    /// Who has it, where one node at a time does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<FailoverStatus>,
 }
 
 /// One group.

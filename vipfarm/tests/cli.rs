@@ -108,6 +108,8 @@ fn bad_usage_exits_2() {
         &["explain", "192.0.2.1:9", "192.168.1.222:80", "--down", "node2"],
         &["explain", "192.0.2.1:9", "192.168.1.222:80", "--proto", "icmp"],
         &["explain", "192.0.2.1:9", "192.168.1.222:80", "--proto", "sctp"],
+        &["explain", "192.0.2.1:9", "192.168.1.222:80", "--vlan", "4095"],
+        &["explain", "192.0.2.1:9", "192.168.1.222:80", "--vlan", "20.0"],
         &["replay", "clients.pcap"],
         &["replay", "clients.pcap", "-c", "farm.yaml", "--mac", "node1"],
     ] {
@@ -243,6 +245,25 @@ fn an_ipv6_client_and_a_fragment_are_explained_from_the_file() {
     assert!(fragment.contains("goes the way of its packet's first one"), "{fragment}");
     let gre = explain(&["203.0.113.7", "192.168.1.222", "--proto", "47"]);
     assert!(gre.contains("protocol 47 from 203.0.113.7"), "{gre}");
+}
+
+#[test]
+fn of_a_vip_in_two_vlans_explain_asks_which() {
+    let dir = RunDir::new();
+    let farm = farm_file(&dir);
+    let text = fs::read_to_string(&farm).expect("it is there");
+    let (nodes, vips) = text.split_once("vips:\n").expect("a file with VIPs");
+    let tagged = vips.replace("name: ", "name: tagged-").replacen("  - ", "  - vlan: 10\n    ", 1);
+    fs::write(&farm, format!("{nodes}vips:\n{vips}{tagged}")).expect("a file");
+    let asked = ["explain", "203.0.113.7:51000", "192.168.1.222:80", "-c", &farm];
+    assert!(fails_with(1, &asked).contains("say which with --vlan 0 or --vlan 10"));
+    let told = |vlan| {
+        let output = vipfarm(&[&asked[..], &["--vlan", vlan]].concat());
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let packet = "packet   tcp from 203.0.113.7:51000 to 192.168.1.222:80";
+    assert!(told("10").contains(&format!("{packet} in VLAN 10\n  group    tagged-")));
+    assert!(told("0").contains(&format!("{packet}\n  group    ")));
 }
 
 #[test]

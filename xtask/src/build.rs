@@ -31,6 +31,18 @@ pub(crate) fn vipfarm(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     artifact::program(&artifact::build(workspace, &args)?, "vipfarm")
 }
 
+/// Builds `vipfarm` with memory that looks different, for the tests, and returns a copy of the binary: the
+/// next build of the real one takes its place.
+pub(crate) fn other_layout(workspace: &Workspace) -> Result<PathBuf> {
+    ebpf::build_other_layout(workspace)?;
+    let features = ["--features", "other-layout"];
+    let args = ["build", "--locked", "--package", "vipfarm", "--bin", "vipfarm"];
+    let built = artifact::build(workspace, &[&args[..], &features].concat())?;
+    let copy = workspace.other_layout().join("vipfarm");
+    ebpf::copy_if_changed(&artifact::program(&built, "vipfarm")?, &copy)?;
+    Ok(copy)
+}
+
 /// Builds optimized, with the eBPF objects: vipfarm and the lab's program called `name`.
 pub(crate) fn release_with_lab(workspace: &Workspace, name: &str) -> Result<Vec<Artifact>> {
     ebpf::build(workspace)?;

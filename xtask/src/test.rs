@@ -43,6 +43,8 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let runner = Runner {
         workspace,
         filter: args.filter.as_deref(),
+        // First: both are built in the same place.
+        other_layout: build::other_layout(workspace)?,
         vipfarm: build::vipfarm(workspace, false)?,
         skips: workspace.target().join("test-skips"),
     };
@@ -60,6 +62,7 @@ struct Runner<'a> {
     workspace: &'a Workspace,
     filter: Option<&'a str>,
     vipfarm: PathBuf,
+    other_layout: PathBuf,
     /// Tests that cannot run here append a line to this file: `name: reason`.
     skips: PathBuf,
 }
@@ -94,6 +97,7 @@ impl Runner<'_> {
         // With CI=true a skipping test fails by itself; here skips are counted first, then judged.
         command.env("VIPFARM_SKIPS", &self.skips).env_remove("CI");
         command.env("VIPFARM_BIN", &self.vipfarm);
+        command.env("VIPFARM_OTHER_LAYOUT_BIN", &self.other_layout);
         command.env("VIPFARM_LAB_OBJECT", self.workspace.lab_object());
         command.stdin(Stdio::null()).stdout(Stdio::piped());
 

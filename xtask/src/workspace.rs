@@ -52,6 +52,11 @@ impl Workspace {
         self.target.join("bpf/vipfarm-frags-bpf")
     }
 
+    /// The agent's objects, and the agent with them, for memory that looks different.
+    pub(crate) fn other_layout(&self) -> PathBuf {
+        self.target.join("bpf/other-layout")
+    }
+
     /// The eBPF object of the lab: the `XDP_PASS` program of the switch side, and test programs.
     pub(crate) fn lab_object(&self) -> PathBuf {
         self.target.join("bpf/lab-bpf")

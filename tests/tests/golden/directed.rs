@@ -1,12 +1,12 @@
 //! `vmac_directed`: nodes answer with their own MACs and hand frames to the owner.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use vipfarm::model::{Mac, NodeId};
 use vipfarm_common::{Reason, hash::ARP};
 use vipfarm_lab::{
     Frame,
-    frame::SYN,
+    frame::{ACK, SYN},
     world::{ANSWER, CLIENT, DIRECT, OWN, PEER, VIP_DIRECTED, VIP6_DIRECTED, World},
 };
 
@@ -68,4 +68,40 @@ pub(super) fn rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Re
             .bytes(),
         Reason::ArpPeer,
     );
+    error_rows(world, row);
+}
+
+/// T9: what a router says about an answer of the VIP, to the one node whose MAC it has.
+fn error_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason)) {
+    const ALL: Mac = Mac([0xff; 6]);
+    let is_of =
+        |node, c: IpAddr| world.owner(DIRECT, c, 4000, TCP).map(NodeId::index) == Some(node);
+    let of = |node| client(|c| is_of(node, c.into()));
+    let quoted = |answer: Frame| answer.bytes()[14..].to_vec();
+    let error = |answer: Frame| {
+        let body = [&[3, 4, 0, 0, 0, 0, 5, 0][..], &quoted(answer)].concat();
+        Frame::ip(Ipv4Addr::new(10, 1, 1, 1).into(), VIP_DIRECTED.into(), 1, &body)
+    };
+    let tcp = |to: Ipv4Addr| Frame::tcp((VIP_DIRECTED, 80), (to, 4000), ACK);
+    let to_here = |frame: Frame| frame.macs(CLIENT, OWN).bytes();
+    row("T9: directed, of an own flow", to_here(error(tcp(of(0)))), Reason::Mine);
+    row("T9: directed, of a peer's flow", to_here(error(tcp(of(1)))), Reason::Forwarded);
+
+    // Which node sent it, nobody knows: all are told, by the one that was.
+    let by_id = |to| error(Frame::udp((VIP_DIRECTED, 53), (to, 4000), b"!"));
+    for to in [of(0), of(1)] {
+        row("T9: directed, by IP-ID", to_here(by_id(to)), Reason::CopiedIcmp);
+        row("T9: that a peer copied", by_id(to).macs(PEER, ALL).bytes(), Reason::IcmpShared);
+        row("T9: to all stations", by_id(to).macs(CLIENT, ALL).bytes(), Reason::IcmpShared);
+        row("T9: to another station", by_id(to).macs(CLIENT, PEER).bytes(), Reason::OtherMac);
+    }
+
+    let too_big = |node| {
+        let to = SocketAddr::from((ipv6::client(|c| is_of(node, c.into())), 4000));
+        let answer = Frame::tcp((VIP6_DIRECTED, 80), to, ACK);
+        let router = "fd00:1::1".parse().expect("an address");
+        Frame::icmpv6(router, VIP6_DIRECTED, [2, 0, 0, 0, 5, 0], &quoted(answer))
+    };
+    row("T9: directed IPv6, of an own flow", to_here(too_big(0)), Reason::Mine);
+    row("T9: directed IPv6, of a peer's flow", to_here(too_big(1)), Reason::Forwarded);
 }

@@ -3,6 +3,7 @@
 //! Add a row for every bug found.
 
 mod directed;
+mod failover;
 mod fragments;
 mod ipv6;
 
@@ -113,7 +114,7 @@ fn expected_bytes(frame: &[u8], reason: Reason) -> Vec<u8> {
         frame[..6].copy_from_slice(&PEER.0);
         frame[6..12].copy_from_slice(&OWN.0);
     }
-    if reason == Reason::CopiedFragment {
+    if [Reason::CopiedFragment, Reason::CopiedIcmp].contains(&reason) {
         // How TC ingress knows it: the node's own MAC with the bit of groups.
         frame[6..12].copy_from_slice(&OWN.0);
         frame[6] |= 1;
@@ -182,6 +183,7 @@ fn golden(world: &World) -> Vec<Golden> {
     ipv6::rows(world, &mut row);
     fragments::rows(world, &mut row);
     directed::rows(world, &mut row);
+    failover::rows(&mut row);
     table
 }
 

@@ -91,10 +91,22 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
     }
 
+    /// Has a frame that is for all nodes copied to the others, where it has come to this one only;
+    /// whether it has.
+    #[inline(always)]
+    pub(super) fn copies_to_all(&self, vip: u32) -> bool {
+        let came_here = self.ethernet.head.get::<0, 6>() == self.tables.own_mac();
+        let copies = vip & VIP_DIRECTED != 0 && came_here && !self.is_from_peer();
+        if copies {
+            self.mark_for_copies();
+        }
+        copies
+    }
+
     /// Has TC ingress copy the frame to all stations: XDP cannot make two frames of one. It knows
     /// it by a source that no frame on a wire has, this node's with the bit of groups.
     #[inline(always)]
-    pub(super) fn mark_for_copies(&self) {
+    fn mark_for_copies(&self) {
         let mut own = self.tables.own_mac();
         own[0] |= 1;
         self.ethernet.head.set::<6, 6>(own);

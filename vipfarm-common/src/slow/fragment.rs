@@ -5,7 +5,7 @@
 
 use super::{Address, Flow, Fragment, Frame, Ip, other};
 use crate::{
-    layout::{VIP_DIRECTED, VIP_NO_ECHO},
+    layout::VIP_NO_ECHO,
     packet::{FragmentKey, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{self, TCP, UDP},
@@ -77,10 +77,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             }
             Some(fate) => Err(Reason::from_code(fate as usize).unwrap_or(Reason::Broken)),
             None if !self.tables.may_keep_fragment() => Err(Reason::FragmentFlood),
-            None if vip & VIP_DIRECTED != 0 && !self.is_from_peer() => {
-                self.mark_for_copies();
-                Err(Reason::CopiedFragment)
-            }
+            None if self.copies_to_all(vip) => Err(Reason::CopiedFragment),
             None => Err(Reason::EarlyFragment),
         }
     }

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{command::Servable, ports::Port};
+use super::{command::Servable, ports::Port, site};
 use crate::{
-    model::{Farm, Group, Vip},
+    model::{Farm, Group, Mode, Vip, VlanTags},
     net::Interface,
     plan::{HeldVip, OwnAddresses, PlanError},
 };
@@ -28,16 +28,25 @@ pub(super) struct Configuration {
 }
 
 impl Configuration {
-    /// The configuration of that file, whose blocks are on these of the agent's interfaces.
+    /// The configuration of that file, whose blocks are on these of the agent's interfaces; `present`
+    /// are all of the machine.
     pub(super) fn new(
         digest: [u8; 16],
         farm: Farm,
         interface_of: Vec<usize>,
         interfaces: &[Interface],
+        present: &[Interface],
     ) -> Result<Self, PlanError> {
+        let vips = farm.vips.iter().flat_map(|block| &block.addresses);
+        let vips: Vec<IpAddr> = vips.map(|vip| vip.addr).collect();
         let port = |(place, interface): (usize, &Interface)| {
-            let own = own_addresses(&farm, interface);
-            Port::new(&farm, |block| interface_of[block] == place, own)
+            let here = |block: usize| interface_of[block] == place;
+            let blocks = farm.vips.iter().enumerate().filter(|&(index, _)| here(index));
+            let held = blocks.filter_map(|(_, block)| {
+                Some((block, site::holder(interface, block.vlan, present)?))
+            });
+            let own = held.flat_map(|(block, device)| asks_as(block, &vips, device));
+            Port::new(&farm, here, OwnAddresses(own.collect()))
         };
         let ports = interfaces.iter().enumerate().map(port).collect::<Result<_, _>>()?;
         Ok(Self { digest, farm, interface_of, ports })
@@ -80,24 +89,33 @@ impl Configuration {
 
 /// The VIPs of a block.
 pub(super) fn vips_of(block: &Vip) -> impl Iterator<Item = HeldVip> {
-    let vmac = block.virtual_mac();
-    block.addresses.iter().map(move |vip| HeldVip { addr: vip.addr, tags: block.vlan, vmac })
+    let (vmac, floats) = (block.virtual_mac(), block.mode == Mode::Failover);
+    block.addresses.iter().map(move |vip| HeldVip {
+        addr: vip.addr,
+        tags: block.vlan,
+        vmac,
+        floats,
+    })
 }
 
-/// As whom this node asks on an interface: with the address of a VIP's network, if it has one there.
-fn own_addresses(farm: &Farm, interface: &Interface) -> OwnAddresses {
-    let vips = || farm.vips.iter().flat_map(|block| &block.addresses).map(|vip| vip.addr);
-    let own = || interface.addresses.iter().filter(|net| !vips().any(|vip| vip == net.addr()));
-    let near = own().filter(|net| vips().any(|vip| net.contains(&vip)));
-    let v4 = |net: &IpNet| match net.addr() {
-        IpAddr::V4(addr) => Some(addr),
-        IpAddr::V6(_) => None,
+/// As whom this node asks in the place of the VIPs of a block: with an address of the device that has
+/// them, which in a VLAN is not the interface.
+fn asks_as<'b>(
+    block: &'b Vip,
+    vips: &'b [IpAddr],
+    device: &'b Interface,
+) -> impl Iterator<Item = ((VlanTags, IpAddr), IpAddr)> + 'b {
+    let own = move || device.addresses.iter().filter(|net| !vips.contains(&net.addr()));
+    let of = move |vip: IpAddr| {
+        // One of the VIP's network, if there is one.
+        let near = own().filter(|net| net.contains(&vip));
+        let fits = |own: &IpAddr| match own {
+            IpAddr::V4(_) => vip.is_ipv4(),
+            IpAddr::V6(own) => vip.is_ipv6() && own.is_unicast_link_local(),
+        };
+        near.chain(own()).map(IpNet::addr).find(fits)
     };
-    let link_local = |net: &IpNet| match net.addr() {
-        IpAddr::V6(addr) => addr.is_unicast_link_local().then_some(addr),
-        IpAddr::V4(_) => None,
-    };
-    OwnAddresses { v4: near.chain(own()).find_map(v4), v6: own().find_map(link_local) }
+    block.addresses.iter().filter_map(move |vip| Some(((block.vlan, vip.addr), of(vip.addr)?)))
 }
 
 /// All that can be served now, for whoever looks.
@@ -131,4 +149,76 @@ impl Configurations {
 /// The place of an interface among the agent's.
 pub(super) fn place_of(interfaces: &[Interface], found: &Interface) -> Option<usize> {
     interfaces.iter().position(|interface| interface.index == found.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        model::Mac,
+        net::{Offloads, Vlan},
+    };
+
+    fn device(index: u32, vlan: Option<u16>, addresses: &[&str]) -> Interface {
+        Interface {
+            index,
+            name: format!("eth{index}"),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            up: true,
+            carrier: true,
+            xdp_program: None,
+            offloads: Offloads::default(),
+            vlan: vlan.map(|id| Vlan { parent: 1, id, service: false }),
+            addresses: addresses.iter().map(|net| net.parse().expect("a net")).collect(),
+        }
+    }
+
+    /// What the tables of eth1 have a node ask as, for each VIP in the order of the file.
+    fn asked_as(vips: &str, present: &[Interface]) -> Vec<String> {
+        let text = format!(
+            "farm: web\nkey_file: k\nnodes:\n - {{ name: node1, addresses: [10.0.0.11, 10.1.0.11] }}\nvips:\n{vips}"
+        );
+        let farm = config::parse("farm.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
+        let places = vec![0; farm.vips.len()];
+        let count = farm.vips.iter().map(|block| block.addresses.len()).sum();
+        let config = Configuration::new([0; 16], farm, places, &present[..1], present);
+        let tables = config.expect("it fits").ports[0].plan().generation();
+        let text = |[high, low]: [u64; 2]| {
+            let bytes: [u8; 16] = [high, low].map(u64::to_ne_bytes).concat().try_into().ok()?;
+            let [a, b, c, d, rest @ ..] = bytes;
+            let addr = if rest == [0; 12] { [a, b, c, d].into() } else { IpAddr::from(bytes) };
+            Some(addr.to_string())
+        };
+        tables.askers[1..=count].iter().filter_map(|&words| text(words)).collect()
+    }
+
+    const GROUP: &str = "rules: [{ port: 80, proto: tcp, filter: on_port }] }]\n";
+
+    #[test]
+    fn a_node_asks_with_its_address_on_each_vips_own_network() {
+        let eth1 =
+            device(1, None, &["10.0.0.100/24", "10.0.0.11/24", "10.1.0.11/24", "fe80::1/64"]);
+        let vips = format!(
+            " - addresses: [10.1.0.100/24, \"fd00::100/64\", 10.0.0.100/24]\n   groups: [{{ name: g, {GROUP}"
+        );
+        assert_eq!(asked_as(&vips, &[eth1]), ["10.1.0.11", "fe80::1", "10.0.0.11"]);
+    }
+
+    #[test]
+    fn in_a_vlan_a_node_asks_with_an_address_of_the_vlans_device() {
+        let here = [
+            device(1, None, &["10.0.0.11/24", "fe80::1/64"]),
+            device(2, Some(10), &["10.0.0.12/24", "fe80::2/64"]),
+        ];
+        let block = |vlan: &str, name| {
+            format!(
+                " - addresses: [10.0.0.100/24, \"fd00::100/64\"]\n{vlan}   groups: [{{ name: {name}, {GROUP}"
+            )
+        };
+        let vips = block("", "a") + &block("   vlan: 10\n", "b") + &block("   vlan: 11\n", "c");
+        let none = "0.0.0.0";
+        let expected = ["10.0.0.11", "fe80::1", "10.0.0.12", "fe80::2", none, none];
+        assert_eq!(asked_as(&vips, &here), expected, "VLAN 11 has no device");
+    }
 }

@@ -136,8 +136,9 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         unowned: false,
         hold: None,
         left_at: None,
+        followed: None,
     };
-    engine.unowned = engine.wired.iter().any(|wired| wired.datapath.lease() > 0);
+    engine.take_over();
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
 }
@@ -168,6 +169,8 @@ struct Engine {
     hold: Option<Duration>,
     /// When the machine was out of the farm.
     left_at: Option<BootTime>,
+    /// By which view of others frames are handed over, while this node is in none.
+    followed: Option<View>,
 }
 
 /// Something for the history.
@@ -272,6 +275,7 @@ impl Engine {
             }
             let heard = self.receive();
             self.hear_of_handovers();
+            self.follow_others();
             let now = realtime::now();
             if !heard {
                 self.lateness.add(now.saturating_since(due));
@@ -289,6 +293,10 @@ impl Engine {
             Command::SetPower { group, node, power, persist, reply } => {
                 let _ = reply.send(self.membership.set_power(now, group, node, power, persist));
             }
+            Command::Move { vip, node, persist, reply } => {
+                let _ = reply.send(self.membership.move_vip(now, vip, node, persist));
+            }
+            Command::Stay(vips) => self.membership.stay(now, &vips),
             Command::SetFit { fit, reply } => {
                 self.membership.set_fit(now, fit);
                 // In force before the answer.

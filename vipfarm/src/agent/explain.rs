@@ -4,8 +4,6 @@
 mod frame;
 mod text;
 
-use std::net::IpAddr;
-
 use vipfarm_common::Reason;
 
 use self::{
@@ -18,7 +16,7 @@ use super::{
 };
 use crate::{
     host::HostTables,
-    model::{Bitmap, Farm, Filter, Mac, Mode, NodeId, NodeSet, Proto, Rule, View, Vip},
+    model::{Bitmap, Farm, Filter, Mac, NodeId, NodeSet, Proto, Rule, View, Vip, VlanTags},
     status::{ExplainProto, ExplainQuery, Explanation},
 };
 
@@ -65,7 +63,7 @@ pub fn offline(
 impl Viewpoint<'_> {
     /// The verdict on such a packet, and how it comes about.
     pub fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
-        let block = self.block_of(query.vip)?;
+        let (_, block) = block_of(self.farm, query)?;
         let rule = rule(block, query);
         check_fields(block, rule, query)?;
         let mut plan = self.port.plan();
@@ -102,6 +100,7 @@ impl Viewpoint<'_> {
             vip_port: query.vip_port,
             proto: query.proto.to_string(),
             fragment: query.fragment,
+            vlan: block.vlan.ids(),
             group: judged.group.map(str::to_owned),
             rule: rule.map(describe),
             bucket: judged.bucket,
@@ -112,19 +111,51 @@ impl Viewpoint<'_> {
             text: sentences.into_iter().flatten().collect::<Vec<_>>().join(" "),
         })
     }
+}
 
-    fn block_of(&self, vip: IpAddr) -> Result<&Vip, String> {
-        let has = |block: &&Vip| block.addresses.iter().any(|address| address.addr == vip);
-        self.farm.vips.iter().find(has).ok_or_else(|| {
-            let addresses = self.farm.vips.iter().flat_map(|block| &block.addresses);
+/// The block of the VIP that a packet is for, and its place in the file.
+pub(super) fn block_of<'f>(
+    farm: &'f Farm,
+    query: &ExplainQuery,
+) -> Result<(usize, &'f Vip), String> {
+    let vip = query.vip;
+    let has = |block: &Vip| block.addresses.iter().any(|address| address.addr == vip);
+    let with: Vec<_> = farm.vips.iter().enumerate().filter(|(_, block)| has(block)).collect();
+    let each = |words: fn(VlanTags) -> String, last: &str| {
+        let words: Vec<_> = with.iter().map(|(_, block)| words(block.vlan)).collect();
+        words.join(last)
+    };
+    match (query.vlan, &with[..]) {
+        (_, []) => {
+            let addresses = farm.vips.iter().flat_map(|block| &block.addresses);
             let addresses: Vec<_> = addresses.map(|address| address.addr.to_string()).collect();
-            format!(
+            Err(format!(
                 "{vip} is no VIP of farm {}: its packets pass untouched; the VIPs are {}",
-                self.farm.name,
+                farm.name,
                 addresses.join(", ")
-            )
-        })
+            ))
+        }
+        (None, &[only]) => Ok(only),
+        (None, _) => Err(format!(
+            "{vip} is a VIP {}, each with rules of its own: say which with {}",
+            each(place, " and "),
+            each(|vlan| format!("--vlan {vlan}"), " or ")
+        )),
+        (Some(asked), _) => {
+            with.iter().find(|(_, block)| block.vlan == asked).copied().ok_or_else(|| {
+                format!(
+                    "{vip} is no VIP {}, whose packets for it pass untouched: it is one {}",
+                    place(asked),
+                    each(place, " and ")
+                )
+            })
+        }
     }
+}
+
+/// Where frames with those tags are.
+fn place(vlan: VlanTags) -> String {
+    if vlan == VlanTags::default() { "without a VLAN".into() } else { format!("in VLAN {vlan}") }
 }
 
 /// The MAC of the node that is asked, in the frames made up here.
@@ -133,7 +164,7 @@ const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
 /// The frame of the question, and the first fragment that comes before it if it is another one.
 /// Where nodes answer with their own MACs, it comes to this node.
 pub(crate) fn frames(block: &Vip, query: &ExplainQuery) -> (Option<Vec<u8>>, Vec<u8>) {
-    let target = if block.mode == Mode::VmacDirected { OWN } else { block.vmac };
+    let target = block.virtual_mac().unwrap_or(OWN);
     let part = |part| frame::frame(query, part, target, block.vlan);
     if query.fragment {
         (Some(part(Part::First)), part(Part::Later))
@@ -201,11 +232,7 @@ pub(super) fn describe(rule: &Rule) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        agent::{fixture, ports::RESOLVE_GROUP},
-        config,
-        plan::OwnAddresses,
-    };
+    use crate::{agent::fixture, config, placement::RESOLVE_GROUP, plan::OwnAddresses};
 
     const GROUPS: &str = "[{ name: http, rules: [{ port: 80, proto: tcp, filter: on_port }, { port: 53, proto: udp, filter: on_ipid }] }, { name: idle, powers: { node2: 1 }, rules: [{ port: 22, proto: tcp, filter: on_addr }] }]";
 
@@ -218,6 +245,7 @@ mod tests {
             proto,
             ip_id: None,
             fragment: false,
+            vlan: None,
         }
     }
 
@@ -360,6 +388,47 @@ mod tests {
             let told = ask_file(&block, &ask(ExplainProto::Tcp, Some(1), Some(80)));
             assert_eq!(told.owner.as_deref(), Some("node2"), "{vlan}: {told:?}");
         }
+    }
+
+    #[test]
+    fn of_a_vip_in_several_vlans_the_question_says_which() {
+        let block = |vlan, node, name| {
+            format!(
+                "- addresses: [10.0.0.100/24]\n{vlan}  groups: [{{ name: {name}, powers: {{ {node}: 1 }}, rules: [{{ port: 80, proto: tcp, filter: on_addr }}] }}]\n"
+            )
+        };
+        let nodes = "nodes:\n- { name: node1, addresses: [10.0.0.11] }\n- { name: node2, addresses: [10.0.0.12] }\n";
+        let vips = block("", "node1", "a")
+            + &block("  vlan: 10\n", "node2", "b")
+            + &block("  vlan: [20, 10]\n", "node1", "c");
+        let text = format!("farm: web\nkey_file: k\n{nodes}vips:\n{vips}");
+        let farm = config::parse("farm.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
+        let tcp = ask(ExplainProto::Tcp, Some(1), Some(80));
+        let told = |vlan: Option<&str>| {
+            let vlan = vlan.map(|vlan| vlan.parse().expect("a VLAN"));
+            let node = NodeId::new(0).expect("in range");
+            let query = ExplainQuery { vlan, ..tcp };
+            offline(&farm, [7; 16], farm.node_ids().collect(), node, &query)
+        };
+        for (vlan, group, owner) in
+            [("0", "a", "node1"), ("10", "b", "node2"), ("20.10", "c", "node1")]
+        {
+            let told = told(Some(vlan)).expect("it is one");
+            let (group, owner) = (Some(group.to_owned()), Some(owner.to_owned()));
+            assert_eq!((told.group, told.owner), (group, owner));
+            let ids: Vec<_> = told.vlan.iter().map(u16::to_string).collect();
+            assert_eq!(ids.join("."), if vlan == "0" { "" } else { vlan });
+        }
+        assert_eq!(
+            told(None).expect_err("which?"),
+            "10.0.0.100 is a VIP without a VLAN and in VLAN 10 and in VLAN 20.10, each with rules of its own: \
+             say which with --vlan 0 or --vlan 10 or --vlan 20.10"
+        );
+        assert_eq!(
+            told(Some("11")).expect_err("in another"),
+            "10.0.0.100 is no VIP in VLAN 11, whose packets for it pass untouched: it is one without a VLAN \
+             and in VLAN 10 and in VLAN 20.10"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod groups;
 mod powers;
+mod vips;
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +18,12 @@ use super::{
     announce::Announcing,
     bring_up::{Record, Up},
     command::Commander,
-    configurations::{Configuration, Configurations},
+    configurations::Configurations,
     conflicts::{self, Conflicts, Prober},
     control::Source,
     engine::{Latest, Report, Snapshot},
-    explain::Viewpoint,
+    explain::{self, Viewpoint},
+    failover::Holding,
     health::Health,
     history::{History, Level},
     keep::Keeping,
@@ -39,9 +41,9 @@ use crate::{
     datapath::{self, Counters, Datapath, XdpMode},
     model::{Abstention, BUCKETS, Farm, Http, Mac, NodeId},
     status::{
-        ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus,
-        OpenRequest, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
-        Status, UpgradeReply, UpgradeRequest, VipStatus,
+        ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, MoveRequest, NodeState,
+        NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
+        ResetReply, Status, UpgradeReply, UpgradeRequest,
     },
 };
 
@@ -71,6 +73,7 @@ pub struct Reporter {
     prover: Prover,
     keeping: Arc<Keeping>,
     announcing: Arc<Announcing>,
+    holding: Arc<Holding>,
     pub(super) linger: Linger,
     pub(super) health: Arc<Health>,
     mender: Lock<Mender>,
@@ -86,7 +89,7 @@ impl Reporter {
         history: Arc<History>,
         reloader: Reloader,
         keeping: Arc<Keeping>,
-        announcing: Arc<Announcing>,
+        (announcing, holding): (Arc<Announcing>, Arc<Holding>),
     ) -> Result<Self, datapath::Error> {
         let watch = |datapath: &mut Datapath| {
             let counters = datapath.take_counters()?;
@@ -116,6 +119,7 @@ impl Reporter {
             keeping,
             announcing,
             mender: Lock::new(Mender::new()),
+            holding,
             started: Instant::now(),
         })
     }
@@ -136,6 +140,7 @@ impl Reporter {
                 }
             }
             Report::Installed => {
+                self.holding.installed.notify_one();
                 self.leave_what_fails().await;
                 self.keeping.installed.notify_one();
                 self.announcing.installed.notify_one();
@@ -349,7 +354,7 @@ impl Source for Reporter {
             configuration: hex(snapshot.digest),
             staged: snapshot.staged.map(hex),
             nodes: self.nodes(&config.farm, &snapshot, &groups),
-            vips: self.vips(&config),
+            vips: self.vips(&config, &snapshot),
             groups,
             packets: sum(self
                 .watched
@@ -381,12 +386,8 @@ impl Source for Reporter {
     fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
-        let block = config
-            .farm
-            .vips
-            .iter()
-            .position(|block| block.addresses.iter().any(|address| address.addr == query.vip));
-        let interface = block.map_or(0, |block| config.interface_of[block]);
+        let (block, _) = explain::block_of(&config.farm, query)?;
+        let interface = config.interface_of[block];
         Viewpoint {
             farm: &config.farm,
             node: self.own,
@@ -411,6 +412,13 @@ impl Source for Reporter {
         request: &'a OpenRequest,
     ) -> BoxFuture<'a, Result<PowerReply, String>> {
         Box::pin(self.open_or_close(request))
+    }
+
+    fn move_vip<'a>(
+        &'a self,
+        request: &'a MoveRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        Box::pin(self.move_failover(request))
     }
 
     fn reload(&self, request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>> {
@@ -494,29 +502,6 @@ impl Reporter {
             }
         };
         farm.node_ids().zip(&farm.nodes).map(status).collect()
-    }
-
-    fn vips(&self, config: &Configuration) -> Vec<VipStatus> {
-        let status = |(block, &interface): (&crate::model::Vip, &usize)| VipStatus {
-            interface: self.watched[interface].interface.clone(),
-            vlan: [block.vlan.outer, block.vlan.inner].into_iter().filter(|&id| id != 0).collect(),
-            mode: block.mode,
-            vmac: block.virtual_mac().map(|vmac| vmac.to_string()),
-            addresses: block
-                .addresses
-                .iter()
-                .map(|address| format!("{}/{}", address.addr, address.prefix))
-                .collect(),
-            connections: block
-                .addresses
-                .iter()
-                .filter_map(|vip| Some((vip.addr.to_string(), self.linger.of_vip(vip)?)))
-                .collect(),
-            xdp: self.watched[interface].mode.as_str().into(),
-            jumbo: self.watched[interface].jumbo,
-            open: self.health.is_open(block),
-        };
-        config.farm.vips.iter().zip(&config.interface_of).map(status).collect()
     }
 }
 

@@ -12,10 +12,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{
-    Client, Failure, PATIENCE, screen,
-    settle::{self, Request},
-};
+use super::{Client, Failure, PATIENCE, screen, settle};
 use crate::{
     cli::{CloseArgs, DrainArgs, UndrainArgs},
     status::{GroupStatus, OpenRequest, PowerRequest, ResetReply, Status},
@@ -52,7 +49,7 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
     let node = node_or_own(&client, args.node).await?;
     let request =
         PowerRequest { group: None, node: node.clone(), power: Some(0), persist: args.persist };
-    settle::agree(&client, &[Request::Power(request)], settle::AGREEMENT).await?;
+    settle::agree(&client, &[request], settle::AGREEMENT).await?;
     let (status, reset) = match args.timeout {
         None => (known(&client, &node).await?, 0),
         Some(timeout) => wait(&client, &node, timeout, args.talk.json).await?,
@@ -93,7 +90,7 @@ pub(super) async fn undrain(args: UndrainArgs) -> anyhow::Result<()> {
     let client = Client::find(&args.hold.wait.talk.agent)?;
     let node = node_or_own(&client, args.node).await?;
     let request = PowerRequest { group: None, node, power: None, persist: args.hold.persist };
-    settle::change(&client, &[Request::Power(request)], &args.hold.wait).await
+    settle::change(&client, &[request], &args.hold.wait).await
 }
 
 pub(super) async fn close(args: CloseArgs) -> anyhow::Result<()> {
@@ -107,7 +104,9 @@ pub(super) async fn open(args: CloseArgs) -> anyhow::Result<()> {
 async fn set_open(args: CloseArgs, open: bool) -> anyhow::Result<()> {
     let client = Client::find(&args.hold.wait.talk.agent)?;
     let request = OpenRequest { what: args.what, open, persist: args.hold.persist };
-    settle::change(&client, &[Request::Open(request)], &args.hold.wait).await
+    let (wait, lasts) = (&args.hold.wait, request.persist || open);
+    let agreed = settle::agree_on(&client, "/v1/open", &[request], lasts, wait.timeout).await?;
+    settle::show(&agreed, wait)
 }
 
 /// The node: `None` = the one whose agent is asked.

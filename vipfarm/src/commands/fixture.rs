@@ -48,6 +48,7 @@ pub(crate) fn healthy() -> Status {
             jumbo: true,
             vlan: vec![],
             open: true,
+            failover: None,
         }],
         groups: vec![group("FarmProto", owners)],
         packets: BTreeMap::from([
@@ -198,6 +199,7 @@ pub(super) fn explanation() -> Explanation {
         vip_port: Some(80),
         proto: "tcp".into(),
         fragment: false,
+        vlan: vec![],
         group: Some("FarmProto".into()),
         rule: Some("port 80, tcp, on_port".into()),
         bucket: Some(0x89),

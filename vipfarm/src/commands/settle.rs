@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use owo_colors::Style;
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     cli::WaitArgs,
     model::BUCKETS,
-    status::{NodeState, OpenRequest, PowerReply, PowerRequest, Status},
+    status::{NodeState, PowerReply, PowerRequest, Status},
 };
 
 /// How often to look. An agreement takes a few round trips.
@@ -21,52 +22,50 @@ pub(super) const ROUND: Duration = Duration::from_millis(20);
 /// How long to wait for the farm where nothing else was said.
 pub(super) const AGREEMENT: Duration = Duration::from_secs(10);
 
-/// A change that the whole farm has to agree on.
-#[derive(Debug, Clone)]
-pub(super) enum Request {
-    /// Of a power.
-    Power(PowerRequest),
-    /// Of what the node whose agent is asked serves.
-    Open(OpenRequest),
-}
-
-impl Request {
-    /// Whether it is to outlast restarts, or may take back what was to.
-    fn lasts(&self) -> bool {
-        match self {
-            Self::Power(request) => request.persist || request.power.is_none(),
-            Self::Open(request) => request.persist || request.open,
-        }
-    }
-}
-
 /// Asks for the changes and returns when the farm has agreed on them all, having shown the loads.
 pub(super) async fn change(
     client: &Client,
-    requests: &[Request],
+    requests: &[PowerRequest],
     wait: &WaitArgs,
 ) -> anyhow::Result<()> {
     let status = agree(client, requests, wait.timeout).await?;
+    show(&status, wait)
+}
+
+/// Prints the loads, as they are now.
+pub(super) fn show(status: &Status, wait: &WaitArgs) -> anyhow::Result<()> {
     if wait.talk.json {
         return screen::print_json(&status.groups);
     }
-    Ok(screen::print(&render(&status, Ink::of_stdout()))?)
+    Ok(screen::print(&render(status, Ink::of_stdout()))?)
 }
 
 /// Asks for the changes: the status when the farm has agreed on them all.
 pub(super) async fn agree(
     client: &Client,
-    requests: &[Request],
+    requests: &[PowerRequest],
+    timeout: Duration,
+) -> anyhow::Result<Status> {
+    // What is taken back may have been persistent.
+    let lasts = requests.iter().any(|request| request.persist || request.power.is_none());
+    agree_on(client, "/v1/power", requests, lasts, timeout).await
+}
+
+/// The same of any requests that change the powers; `lasts`: they may be persistent.
+pub(super) async fn agree_on<R: Serialize + Sync>(
+    client: &Client,
+    route: &str,
+    requests: &[R],
+    lasts: bool,
     timeout: Duration,
 ) -> anyhow::Result<Status> {
     let deadline = Instant::now() + timeout;
-    let lasts = requests.iter().any(Request::lasts);
-    let mut version = ask(client, requests).await?;
+    let mut version = ask(client, route, requests).await?;
     loop {
         let status = agreed(client, version, lasts, deadline).await?;
         // A change made elsewhere at the same instant, or before this agent knew of the farm, may
         // have won over this one: then it is made once more.
-        let again = ask(client, requests).await?;
+        let again = ask(client, route, requests).await?;
         if again == version {
             return Ok(status);
         }
@@ -74,13 +73,14 @@ pub(super) async fn agree(
     }
 }
 
-async fn ask(client: &Client, requests: &[Request]) -> anyhow::Result<u64> {
+async fn ask<R: Serialize + Sync>(
+    client: &Client,
+    route: &str,
+    requests: &[R],
+) -> anyhow::Result<u64> {
     let mut version = 0;
     for request in requests {
-        let reply: PowerReply = match request {
-            Request::Power(request) => client.post("/v1/power", request, PATIENCE).await?,
-            Request::Open(request) => client.post("/v1/open", request, PATIENCE).await?,
-        };
+        let reply: PowerReply = client.post(route, request, PATIENCE).await?;
         version = version.max(reply.version);
     }
     Ok(version)

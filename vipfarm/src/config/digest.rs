@@ -9,8 +9,8 @@ use vipfarm_common::hash::HASH_VERSION;
 
 use crate::assign::TABLE_VERSION;
 use crate::model::{
-    ArpRefresh, Check, Effect, Farm, Filter, Group, Hooks, Http, HttpProbe, IcmpEcho, Membership,
-    Mode, Node, Open, OtherProtocols, Probe, Proto, Rule, Run, Vip, VlanTags,
+    ArpRefresh, Balance, Check, Effect, Failover, Farm, Filter, Group, Hooks, Http, HttpProbe,
+    IcmpEcho, Membership, Mode, Node, Open, OtherProtocols, Probe, Proto, Rule, Run, Vip, VlanTags,
 };
 
 use super::keys::Keys;
@@ -182,12 +182,22 @@ impl Encoder {
         self.list(checks, Self::check);
     }
 
-    fn group(&mut self, Group { name, powers, rules, handover_timeout, checks }: &Group) {
+    fn group(&mut self, group: &Group) {
+        let Group { name, powers, rules, handover_timeout, checks, failover } = group;
         self.text(name);
         self.duration(*handover_timeout);
         self.list(powers, |encoder, &power| encoder.option(power, Self::number));
         self.list(rules, Self::rule);
         self.list(checks, Self::check);
+        // The block's mode tells whether there is one.
+        if let Some(Failover { preempt, preempt_delay, balance }) = failover {
+            let balance = match balance {
+                Balance::Priority => 0,
+                Balance::Spread => 1,
+            };
+            self.bytes(&[u8::from(*preempt), balance]);
+            self.duration(*preempt_delay);
+        }
     }
 
     fn check(&mut self, Check { probe, interval, timeout, rise, fall, effect }: &Check) {
@@ -386,6 +396,9 @@ vips:
         ("handover_timeout", |farm| {
             farm.vips[0].groups[0].handover_timeout += Duration::from_secs(1);
         }),
+        ("preempt", |farm| failover(farm, |it| it.preempt = false)),
+        ("preempt_delay", |farm| failover(farm, |it| it.preempt_delay += Duration::from_secs(1))),
+        ("balance", |farm| failover(farm, |it| it.balance = Balance::Spread)),
         ("group order", |farm| farm.vips[0].groups.swap(0, 1)),
         ("power", |farm| farm.vips[0].groups[0].powers[0] = Some(7)),
         ("power removed", |farm| farm.vips[0].groups[0].powers[0] = None),
@@ -481,6 +494,15 @@ vips:
 
     fn flip(vip: &mut VipAddr, field: fn(&mut VipAddr) -> &mut bool) {
         *field(vip) ^= true;
+    }
+
+    /// Has the first block be one with failover, and changes how.
+    fn failover(farm: &mut Farm, change: fn(&mut Failover)) {
+        let preempt_delay = Duration::ZERO;
+        let failover = Failover { preempt: true, preempt_delay, balance: Balance::Priority };
+        farm.vips[0].mode = Mode::Failover;
+        let group = &mut farm.vips[0].groups[0];
+        change(group.failover.get_or_insert(failover));
     }
 
     fn farm() -> Farm {

@@ -13,6 +13,7 @@ mod diagnostic;
 mod digest;
 mod duplicates;
 mod duration;
+mod failover;
 mod fields;
 mod group;
 pub mod key;
@@ -24,7 +25,6 @@ mod source;
 mod suggest;
 #[cfg(test)]
 mod tests;
-mod version;
 mod vip;
 mod yaml;
 
@@ -164,8 +164,5 @@ fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> 
             .map_or_else(Vec::new, |value| vip::read(value, resolve, report)),
     };
     check::check(&draft.nodes, &draft.vips, report);
-    for vip in &draft.vips {
-        version::refuse_unserved(vip, report);
-    }
     Some(draft)
 }

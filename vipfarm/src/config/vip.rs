@@ -10,8 +10,9 @@ use super::address::{self, Resolve};
 use super::arp_refresh;
 use super::checks;
 use super::diagnostic::{Located, Report};
+use super::failover;
 use super::fields::{self, Fields, INTERFACE};
-use super::group::{self, GroupDraft};
+use super::group::GroupDraft;
 use super::yaml::{Kind, Value};
 
 /// A VIP block as read.
@@ -26,7 +27,7 @@ pub(super) struct VipDraft {
     pub(super) addresses_complete: bool,
     check: bool,
     tcp_reset: bool,
-    pub(super) open: Located<Open>,
+    open: Open,
     icmp_echo: IcmpEcho,
     other: OtherProtocols,
     arp_refresh: Option<ArpRefresh>,
@@ -46,7 +47,7 @@ impl VipDraft {
             addresses,
             check: self.check,
             tcp_reset: self.tcp_reset,
-            open: self.open.value,
+            open: self.open,
             icmp_echo: self.icmp_echo,
             other: self.other,
             arp_refresh: self.arp_refresh,
@@ -75,7 +76,7 @@ pub(super) fn read(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> 
     items.iter().filter_map(|item| read_block(item, resolve, report)).collect()
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 18] = [
     "interface",
     "vlan",
     "mode",
@@ -89,6 +90,11 @@ const KEYS: [&str; 13] = [
     "arp_refresh",
     "checks",
     "groups",
+    "priorities",
+    "preempt",
+    "preempt_delay",
+    "balance",
+    "rules",
 ];
 
 fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Option<VipDraft> {
@@ -103,12 +109,15 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
         .filter_map(|item| address::read(item, check, resolve, report))
         .collect();
     let mode = read_mode(&fields, report);
+    let vlan = fields.get("vlan").and_then(|value| read_vlan(value, report)).unwrap_or_default();
+    let groups = failover::groups(&fields, mode.value, vlan, &addresses, report);
+    let whole = mode.value == Mode::Failover && fields.get("rules").is_none();
     Some(VipDraft {
         interface: fields
             .get("interface")
             .and_then(|value| fields::name(value, "an interface", &INTERFACE, report))
             .map(|name| name.value),
-        vlan: fields.get("vlan").and_then(|value| read_vlan(value, report)).unwrap_or_default(),
+        vlan,
         arp_refresh: arp_refresh::read(fields.get("arp_refresh"), mode.value, report),
         mode,
         vmac: fields.get("vmac").and_then(|value| read_vmac(value, report)),
@@ -122,7 +131,8 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
             &[("auto", Open::Auto), ("manual", Open::Manual)],
             Open::Auto,
             report,
-        ),
+        )
+        .value,
         icmp_echo: word(
             &fields,
             "icmp_echo",
@@ -135,12 +145,12 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
             &fields,
             "other",
             &[("drop", OtherProtocols::Drop), ("on_addr", OtherProtocols::OnAddr)],
-            OtherProtocols::Drop,
+            if whole { OtherProtocols::OnAddr } else { OtherProtocols::Drop },
             report,
         )
         .value,
         checks: checks::read(&fields, report),
-        groups: group::read(&fields, report),
+        groups,
     })
 }
 

@@ -1,6 +1,6 @@
 //! VIP blocks: addresses, how their traffic comes, and the groups and rules that share it out.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub struct Vip {
 impl Vip {
     /// The virtual MAC; `None` where nodes answer with their own.
     pub fn virtual_mac(&self) -> Option<Mac> {
-        (self.mode != Mode::VmacDirected).then_some(self.vmac)
+        (self.mode == Mode::VmacInvisible).then_some(self.vmac)
     }
 
     /// The rule for a service of one of the block's addresses, and the index of its group: the most
@@ -64,13 +64,65 @@ impl Vip {
     }
 }
 
-/// IEEE 802.1Q and 802.1ad VLAN identifiers, 1 to 4094; 0 = no tag. One tag is the inner one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// IEEE 802.1Q and 802.1ad VLAN identifiers, 1 to 4094; 0 = no tag. One tag is the inner one. As text
+/// `10`, `20.10` (the outer one first), or `0` for none.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
 pub struct VlanTags {
     /// The service tag.
     pub outer: u16,
     /// The tag next to the packet.
     pub inner: u16,
+}
+
+impl VlanTags {
+    /// The identifiers of the tags that there are, the outer one first.
+    pub fn ids(self) -> Vec<u16> {
+        [self.outer, self.inner].into_iter().filter(|&id| id != 0).collect()
+    }
+}
+
+impl FromStr for VlanTags {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id = |text: &str| text.parse().ok().filter(|id| (1..=4094).contains(id));
+        let tags = match text.split_once('.') {
+            None if text == "0" => Some(Self::default()),
+            None => id(text).map(|inner| Self { outer: 0, inner }),
+            Some((outer, inner)) => {
+                id(outer).zip(id(inner)).map(|(outer, inner)| Self { outer, inner })
+            }
+        };
+        tags.ok_or_else(|| {
+            format!("`{text}` is not a VLAN such as 10, 20.10 (the outer tag first), or 0 for none")
+        })
+    }
+}
+
+impl fmt::Display for VlanTags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.outer {
+            0 => self.inner.fmt(f),
+            outer => write!(f, "{outer}.{}", self.inner),
+        }
+    }
+}
+
+impl TryFrom<String> for VlanTags {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<VlanTags> for String {
+    fn from(tags: VlanTags) -> Self {
+        tags.to_string()
+    }
 }
 
 /// One virtual address.
@@ -156,15 +208,46 @@ pub struct Group {
     pub handover_timeout: Duration,
     /// What must be right on a node for it to serve this group.
     pub checks: Vec<Check>,
+    /// Of the only group of a `failover` block: its powers are priorities, and one node has all buckets.
+    pub failover: Option<Failover>,
+}
+
+/// How the holder of a failover VIP is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failover {
+    /// Whether a node that would be the better holder takes over from one that lives.
+    pub preempt: bool,
+    /// How long it waits for that.
+    pub preempt_delay: Duration,
+    /// Who would be the better holder.
+    pub balance: Balance,
+}
+
+impl Failover {
+    /// Whether the holder stays it for a while, or for good, when a better one comes.
+    pub fn stays(&self) -> bool {
+        !self.preempt || !self.preempt_delay.is_zero()
+    }
+}
+
+/// Which node is to hold a failover VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// The one with the highest priority.
+    Priority,
+    /// One with fewest of the VIPs that are balanced so.
+    Spread,
 }
 
 impl Group {
     /// [`Group::handover_timeout`] of a file that says nothing.
     pub const HANDOVER_TIMEOUT: Duration = Duration::from_mins(10);
 
-    /// Whether it has connections that stay where they are when their bucket moves.
+    /// Whether it has connections that stay where they are when their bucket moves. Those of a failover
+    /// VIP cannot: their address goes.
     pub fn lingers(&self) -> bool {
-        self.rules.iter().any(|rule| rule.proto == Proto::Tcp)
+        self.failover.is_none() && self.rules.iter().any(|rule| rule.proto == Proto::Tcp)
     }
 
     /// The node's power: 0 when it is not in the group.

@@ -46,6 +46,7 @@ fn block(addresses: &[Ipv4Addr], groups: &[&[Rule]]) -> Vip {
                 rules: rules.to_vec(),
                 handover_timeout: Group::HANDOVER_TIMEOUT,
                 checks: Vec::new(),
+                failover: None,
             })
             .collect(),
     }

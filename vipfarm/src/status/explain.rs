@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::VlanTags;
+
 /// One client's packet: the parameters of `GET /v1/explain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,12 +29,14 @@ pub struct ExplainQuery {
     /// Whether it is about a fragment without the transport header.
     #[serde(default)]
     pub fragment: bool,
+    /// The VLAN that it comes in; needed where the VIP is one in several.
+    pub vlan: Option<VlanTags>,
 }
 
 impl ExplainQuery {
     /// Whether such a packet can exist; the error says what is wrong or missing.
     pub fn check(&self) -> Result<(), String> {
-        let Self { client, client_port, vip, vip_port, proto, ip_id, fragment } = *self;
+        let Self { client, client_port, vip, vip_port, proto, ip_id, fragment, vlan: _ } = *self;
         if client.is_ipv4() != vip.is_ipv4() {
             return Err(format!(
                 "client {client} and VIP {vip} are of different families: no packet can go from one to the other"
@@ -67,7 +71,7 @@ impl ExplainQuery {
 
     /// The query as the part of a URL after `?`; every character in it may stand there unescaped.
     pub fn to_url_query(&self) -> String {
-        let Self { client, client_port, vip, vip_port, proto, ip_id, fragment } = self;
+        let Self { client, client_port, vip, vip_port, proto, ip_id, fragment, vlan } = self;
         let mut query = format!("client={client}&vip={vip}&proto={proto}");
         for (key, value) in [("client_port", client_port), ("vip_port", vip_port), ("ip_id", ip_id)]
         {
@@ -77,6 +81,9 @@ impl ExplainQuery {
         }
         if *fragment {
             query.push_str("&fragment=true");
+        }
+        if let Some(vlan) = vlan {
+            write!(query, "&vlan={vlan}").expect("a String takes every write");
         }
         query
     }
@@ -207,6 +214,9 @@ pub struct Explanation {
     /// Whether it is a fragment without the transport header.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fragment: bool,
+    /// Identifiers of the tags of the VIP's VLAN, the outer one first; none if it is in no VLAN.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlan: Vec<u16>,
     /// The group whose rule matched.
     pub group: Option<String>,
     /// The rule that matched, as in the file.
@@ -238,6 +248,7 @@ mod tests {
             proto,
             ip_id: None,
             fragment: false,
+            vlan: None,
         }
     }
 

@@ -11,11 +11,11 @@ use vipfarm::{
         control::{ControlSocket, Source},
         history::History,
     },
-    model::{Bitmap, Filter, Mode, Proto},
+    model::{Bitmap, Filter, Mode, Proto, VlanTags},
     status::{
-        EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, NodeState,
-        NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
-        RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
+        EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, MoveRequest,
+        NodeState, NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
+        ResetReply, RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
     },
 };
 
@@ -50,6 +50,7 @@ impl Source for FakeAgent {
             vip_port: query.vip_port,
             proto: query.proto.to_string(),
             fragment: query.fragment,
+            vlan: query.vlan.map(VlanTags::ids).unwrap_or_default(),
             group: Some("FarmProto".into()),
             rule: None,
             bucket: Some(137),
@@ -59,6 +60,13 @@ impl Source for FakeAgent {
             reason: "accept".into(),
             text: "node1 serves it.".into(),
         })
+    }
+
+    fn move_vip<'a>(
+        &'a self,
+        request: &'a MoveRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        Box::pin(std::future::ready(Err(format!("{} is on all nodes at once", request.vip))))
     }
 
     fn set_power<'a>(
@@ -141,6 +149,7 @@ pub(crate) fn status() -> Status {
             jumbo: true,
             vlan: vec![],
             open: true,
+            failover: None,
         }],
         groups: vec![GroupStatus {
             name: "FarmProto".into(),

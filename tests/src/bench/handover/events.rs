@@ -109,10 +109,14 @@ pub(super) enum Event {
     MoveTwice,
     /// Buckets come back to their first owner.
     Return,
+    /// Each node's agent ends and is started again, and its kernel serves meanwhile.
+    Restart,
+    /// Each node's agent is replaced in place.
+    Upgrade,
 }
 
 impl Event {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Join,
         Self::Leave,
         Self::Drain,
@@ -122,6 +126,8 @@ impl Event {
         Self::DeathOfALingering,
         Self::MoveTwice,
         Self::Return,
+        Self::Restart,
+        Self::Upgrade,
     ];
 
     /// The word in tables and JSON.
@@ -136,6 +142,8 @@ impl Event {
             Self::DeathOfALingering => "death_of_a_lingering",
             Self::MoveTwice => "move_twice",
             Self::Return => "return",
+            Self::Restart => "restart",
+            Self::Upgrade => "upgrade",
         }
     }
 
@@ -190,6 +198,11 @@ impl Event {
                 stage.ask(1, &["drain", "node3"])?;
                 stage.ask(1, &["undrain", "node3"])
             }
+            Self::Restart => NODES.into_iter().try_for_each(|node| stage.restart(node)),
+            Self::Upgrade => NODES.into_iter().try_for_each(|node| {
+                stage.ask(node, &["upgrade"])?;
+                stage.agree(&NODES)
+            }),
         }
     }
 }
@@ -236,6 +249,15 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn start(&mut self, node: usize) -> Result<()> {
         self.farm.start_node(node, if self.setting.generic { &["--generic"] } else { &[] })
+    }
+
+    /// Ends a node's agent, and starts it again when it has gone.
+    fn restart(&mut self, node: usize) -> Result<()> {
+        self.ask(node, &["upgrade", "--exit"])?;
+        let ended = self.farm.agent(node)?.wait_timeout(PATIENCE)?;
+        ensure!(ended.success(), "the agent of node{node} ended: {ended}");
+        self.start(node)?;
+        self.agree(&NODES)
     }
 
     fn agree(&mut self, nodes: &[usize]) -> Result<()> {

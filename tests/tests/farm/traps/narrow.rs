@@ -16,7 +16,7 @@ use vipfarm_lab::{
 };
 
 use super::{BOTH, VIPS, Wires, lab, listen};
-use crate::{all, eventually, packets, running, vmac};
+use crate::{all, directed, eventually, packets, packets_of_all, running, vmac};
 
 /// What fits the way to the remote client, and no other link of the lab.
 const NARROW: u16 = 1300;
@@ -208,4 +208,43 @@ async fn t9_every_node_learns_of_a_narrow_way_from_one_error_if_any_may_answer()
         answered.insert(answer[0]);
     }
     assert_eq!(answered.len(), 3, "only {answered:?} were asked");
+}
+
+/// Where one node gets all that the router sends, it hands on what is one other's, and copies to the
+/// others what all are to know.
+#[tokio::test(flavor = "multi_thread")]
+async fn t9_errors_reach_who_must_know_where_nodes_hand_over() {
+    const NAME: &str = "t9_errors_reach_who_must_know_where_nodes_hand_over";
+    let (program, object) = require!(NAME, directed::needs());
+    let lab = directed::lab("told", 1, 1, &object);
+    let remote = lab.add_remote(lab.client(1), NARROW).unwrap();
+    let vips =
+        BOTH.replace("  - interface: eth0\n", "  - interface: eth0\n    mode: vmac_directed\n");
+    let farm = running(&lab, &program, &vips);
+    let _wires = Wires::of(&lab, "t9-directed");
+    serve_a_megabyte(&lab, 8080);
+    for (family, vip) in VIPS.into_iter().enumerate() {
+        let mut served = BTreeSet::new();
+        for _ in 0..12 {
+            let (owner, took) = fetch(&remote, SocketAddr::new(vip, 8080));
+            assert!(took < SWIFT, "node{} needed {took:?}", owner + 1);
+            served.insert(owner);
+        }
+        assert!(served.len() > 1, "no error had to be handed on");
+        let knowing: BTreeSet<_> =
+            (0..lab.nodes().len()).filter(|&node| knows(&lab.nodes()[node], family)).collect();
+        assert_eq!(knowing, served, "{vip}");
+    }
+    for node in lab.nodes() {
+        node.run("ip route flush cache").unwrap();
+        assert!(!knows(node, 0), "{} has forgotten", node.name());
+    }
+    let at = SocketAddr::new(VIPS[0], 7001);
+    answer_at_length(&lab, at);
+    let socket = remote.in_ns(|| UdpSocket::bind((remote::ADDRESSES[0], 0))).unwrap();
+    socket.send_to(b"first", at).unwrap();
+    eventually("every node has the error", || {
+        packets_of_all(&farm, "copied_icmp") == 1 && packets_of_all(&farm, "icmp_shared") == 2
+    });
+    eventually("every node knows the way", || lab.nodes().iter().all(|node| knows(node, 0)));
 }

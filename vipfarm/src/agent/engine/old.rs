@@ -1,9 +1,13 @@
 //! Old connections: what other nodes are told of them and say, and the lease that serves nothing else.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Engine, Port, Wired, realtime};
-use crate::membership::{BootTime, PeerStatus};
+use crate::{
+    membership::{BootTime, PeerStatus},
+    model::View,
+    status::NodeState,
+};
 
 /// How long peers that do not acknowledge it are told that this node holds.
 const UNHEARD: Duration = Duration::from_millis(500);
@@ -17,6 +21,17 @@ impl Engine {
         }
         self.tell_of_handovers();
         self.membership.leave(realtime::now());
+    }
+
+    /// Goes on where a former agent ended, if the kernel serves its connections. Others may have been
+    /// replaced at the same time, and said so to that one.
+    pub(super) fn take_over(&mut self) {
+        let lease = self.wired.iter().map(|wired| wired.datapath.lease()).max().unwrap_or(0);
+        self.unowned = lease > 0;
+        if self.unowned {
+            let until = BootTime::from_nanos(lease);
+            self.wired.iter_mut().for_each(|wired| wired.port.doubt(until));
+        }
     }
 
     /// Whether there is nothing left to do here. Who holds goes on until all peers know of it.
@@ -69,6 +84,29 @@ impl Engine {
         };
         let errors = self.wired.iter_mut().filter_map(hear).collect();
         self.report_kernel(errors);
+    }
+
+    /// Has frames go to the nodes that serve them, as far as can be told by one that is in no view: whose
+    /// clients still send to this node what is another's. A wrong guess costs a frame, for what a node
+    /// hands on is final.
+    pub(super) fn follow_others(&mut self) {
+        if !self.unowned || self.membership.view().is_some() {
+            self.followed = None;
+            return;
+        }
+        let serves = |peer: &PeerStatus| {
+            peer.state == NodeState::Up
+                && !peer.unfit
+                && !peer.leaving
+                && peer.digest == Some(self.digest)
+        };
+        let serving = self.membership.peers(realtime::now()).filter(serves).map(|peer| peer.node);
+        let powers = Arc::clone(self.membership.overrides());
+        let view = View { powers, ..View::of(serving.collect()) };
+        if self.followed.as_ref() != Some(&view) {
+            self.change(|port| port.follow_others(&view));
+            self.followed = Some(view);
+        }
     }
 
     /// Has the next heartbeat say what lingers here.

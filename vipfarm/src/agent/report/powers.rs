@@ -6,8 +6,8 @@ use super::Reporter;
 use crate::{
     agent::{command::Command, configurations::Configuration},
     membership::PowerRefused,
-    model::{Group, MAX_POWER, Vip},
-    status::{OpenRequest, PowerReply, PowerRequest},
+    model::{Farm, Group, MAX_POWER, NodeId, Vip},
+    status::{MoveRequest, OpenRequest, PowerReply, PowerRequest},
 };
 
 impl Reporter {
@@ -15,6 +15,22 @@ impl Reporter {
     pub(super) async fn change_power(&self, request: &PowerRequest) -> Result<PowerReply, String> {
         let (reply, answer) = oneshot::channel();
         let command = self.power_command(request, reply)?;
+        self.give(command, answer).await
+    }
+
+    /// Moves a failover VIP, likewise.
+    pub(super) async fn move_failover(&self, request: &MoveRequest) -> Result<PowerReply, String> {
+        let (reply, answer) = oneshot::channel();
+        let command = self.move_command(request, reply)?;
+        self.give(command, answer).await
+    }
+
+    /// Gives the heartbeat thread a command that changes the powers.
+    async fn give(
+        &self,
+        command: Command,
+        answer: oneshot::Receiver<Result<u64, PowerRefused>>,
+    ) -> Result<PowerReply, String> {
         self.commander.send(command).map_err(|error| error.to_string())?;
         let version = answer.await.map_err(|_ended| "the agent is stopping".to_owned())?;
         let version = version.map_err(|refused| refused.to_string())?;
@@ -55,7 +71,7 @@ impl Reporter {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
         config.kernel_groups().all(|(kernel_group, vip, _)| {
-            config.port_of(vip).power(kernel_group, self.own, &snapshot.view) == 0
+            config.port_of(vip).placement().power(kernel_group, self.own, &snapshot.view) == 0
         })
     }
 
@@ -68,15 +84,7 @@ impl Reporter {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
         let farm = &config.farm;
-        let node = farm.node_named(&request.node).ok_or_else(|| {
-            let names: Vec<&str> = farm.nodes.iter().map(|node| node.name.as_str()).collect();
-            format!(
-                "farm {} has no node `{}`; its nodes are {}",
-                farm.name,
-                request.node,
-                names.join(", ")
-            )
-        })?;
+        let node = node_named(farm, &request.node)?;
         let group = request.group.as_ref().map(|name| group_index(&config, name)).transpose()?;
         if let Some(power) = request.power.filter(|&power| power > MAX_POWER) {
             return Err(format!("a power is 0 to {MAX_POWER}, not {power}"));
@@ -128,5 +136,12 @@ fn group_index(config: &Configuration, name: &str) -> Result<u8, String> {
             config.farm.name,
             names.join(", ")
         )
+    })
+}
+
+pub(super) fn node_named(farm: &Farm, name: &str) -> Result<NodeId, String> {
+    farm.node_named(name).ok_or_else(|| {
+        let names: Vec<&str> = farm.nodes.iter().map(|node| node.name.as_str()).collect();
+        format!("farm {} has no node `{name}`; its nodes are {}", farm.name, names.join(", "))
     })
 }

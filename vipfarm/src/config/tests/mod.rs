@@ -2,6 +2,7 @@
 
 mod accepted;
 mod checks;
+mod failover;
 mod files;
 mod limits;
 mod mutated;

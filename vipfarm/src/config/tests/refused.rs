@@ -206,12 +206,3 @@ fn membership() {
         ),
     ]);
 }
-
-#[test]
-fn what_this_version_does_not_serve() {
-    refuses(&[(
-        &[("mode: vmac_invisible", "mode: failover")],
-        "farm.yaml:8:11: error: vipfarm VERSION does not serve `mode: failover` yet\n\
-         \x20 = help: use `mode: vmac_invisible` or `mode: vmac_directed`",
-    )]);
-}

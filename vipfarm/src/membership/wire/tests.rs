@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::{
     membership::view::{Content, ViewId},
-    model::{Abstentions, Override},
+    model::{Abstentions, Override, Stay, StayKind, VipId},
 };
 
 const KEY: [u8; 32] = [7; 32];
@@ -31,8 +31,15 @@ fn overrides() -> impl Strategy<Value = Overrides> {
     let rest = any::<(Option<u8>, Option<u32>)>();
     let entry = (0..MAX_NODES, 0..=crate::model::MAX_POWER, rest)
         .prop_map(|(node, power, (group, life))| Override { node: id(node), group, power, life });
-    (any::<(u64, u8)>(), vec(entry, 0..10)).prop_map(|((counter, author), entries)| {
-        Overrides::new(Version { counter, author }, entries).expect("few enough")
+    let stay = (0..MAX_NODES, any::<(u64, bool, Option<u32>)>()).prop_map(|(node, rest)| {
+        let (vip, pinned, life) = rest;
+        let kind = if pinned { StayKind::Pinned } else { StayKind::Incumbent };
+        Stay { vip: VipId(vip), kind, node: id(node), life }
+    });
+    let sets = (vec(entry, 0..10), vec(stay, 0..5));
+    (any::<(u64, u8)>(), sets).prop_map(|((counter, author), (entries, stays))| {
+        let overrides = Overrides::new(Version { counter, author }, entries);
+        overrides.and_then(|overrides| overrides.and(stays)).expect("few enough")
     })
 }
 
@@ -179,6 +186,14 @@ fn sizes_are_as_documented() {
         let entry = Override::persistent(id(1), Some(group), 1);
         powers = powers.with(id(0), Override { life: Some(1), ..entry }).expect("room");
     }
+    let kind = StayKind::Pinned;
+    let stays = (0..Overrides::MAX_STAYS as u64).map(|vip| Stay {
+        vip: VipId(vip),
+        kind,
+        node: id(1),
+        life: Some(1),
+    });
+    let powers = powers.and(stays).expect("room");
     let powers = Arc::new(powers);
     let everybody = (0..MAX_NODES).map(|node| (id(node), Abstention::ALL));
     let abstentions = Abstentions::new(everybody).expect("in order");
@@ -195,7 +210,7 @@ fn sizes_are_as_documented() {
     longest.proposal = Some(Arc::new(Agreement { stamp: longest.state.promised, content }));
     let bytes = seal(&longest, 0, FARM, &KEY);
     assert_eq!(bytes.len(), MAX_LEN);
-    assert_eq!(MAX_LEN, 7070, "what a UDP datagram can carry is 65,507");
+    assert_eq!(MAX_LEN, 10656, "what a UDP datagram can carry is 65,507");
     assert_eq!(decode(&bytes), Ok(longest));
 }
 
@@ -268,6 +283,9 @@ fn whole() -> Heartbeat {
     let set = Overrides::default().with(id(2), entry).expect("room");
     let entry = Override { life: Some(0x0102_0304), ..Override::persistent(id(3), None, 0) };
     let set = set.with(id(2), entry).expect("room");
+    let stay =
+        Stay { vip: VipId(0x0506_0708_090a_0b0c), kind: StayKind::Pinned, node: id(4), life: None };
+    let set = set.with_stay(id(2), stay).expect("room");
     heartbeat.state.staged = Some([0xe1; 16]);
     heartbeat.overrides = Some(Arc::new(set));
     let content = Content {
