@@ -10,9 +10,12 @@ use vipfarm::{
     datapath::{Buffers, Datapath, Error, Options, manual::Manual},
     host::HostTables,
     model::{Bitmap, Farm, Mac, NodeId, NodeSet, Open, View, VlanTags},
-    plan::{OwnAddresses, Owners, Plan},
+    plan::{OwnAddresses, Owners, Plan, Turns},
 };
-use vipfarm_common::{hash, layout::SEVERAL};
+use vipfarm_common::{
+    hash,
+    layout::{NOBODY, SEVERAL},
+};
 
 /// The file.
 const FARM: &str = "
@@ -34,7 +37,7 @@ vips:
         rules:
           - { port: 53, proto: udp, filter: on_ipid }
           - { port: 514, proto: udp, filter: on_addr }
-          - { port: \"*\", proto: udp, filter: on_port }
+          - { port: \"*\", proto: udp, filter: on_port, linger: 30s }
   - addresses: [10.9.0.102/24]
     vmac: 5a:fe:00:00:00:02
     icmp_echo: drop
@@ -61,7 +64,7 @@ vips:
       - name: direct
         rules:
           - { port: 80, proto: tcp, filter: on_port }
-          - { port: \"*\", proto: udp, filter: on_port }
+          - { port: \"*\", proto: udp, filter: on_port, linger: 30s }
           - { virtual_addr: 10.9.0.104, port: 53, proto: udp, filter: on_ipid }
       - name: answer
         powers: { node1: 1, node2: 1 }
@@ -230,6 +233,11 @@ impl World {
             plan.moving = vec![Bitmap([0x5555_5555_5555_5555; 4]); plan.bitmaps.len()];
             let former = std::array::from_fn(|bucket| if bucket % 4 == 0 { SEVERAL } else { 1 });
             plan.former = vec![Owners(former); plan.bitmaps.len()];
+            // Node3's MAC is not known here.
+            let first = std::array::from_fn(|bucket| [NOBODY, 1, NOBODY, SEVERAL][bucket % 4]);
+            let next = std::array::from_fn(|bucket| [NOBODY, 1, 2, SEVERAL][bucket / 4 % 4]);
+            let turns = Turns { first: Owners(first), next: Owners(next) };
+            plan.turns = vec![turns; plan.bitmaps.len()];
         }
         plan
     }

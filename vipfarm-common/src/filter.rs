@@ -8,7 +8,7 @@
 
 use crate::{
     hash,
-    layout::{Generation, State, VIP_CLOSED, key_v4, mix, mix_v6, multiplier},
+    layout::{Generation, State, VIP_CLOSED, key_v4, linger_s, mix, mix_v6, multiplier},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{
@@ -142,7 +142,10 @@ impl Service {
         const { assert!(TCP & 1 == 0 && UDP & 1 == 1) }
         let udp = self.proto & 1 != 0;
         let rule = vip::rule_of(now, mixed, vip, udp, u16::from_ne_bytes(self.port));
-        if rule == 0 { Err(done(Reason::NoRule)) } else { Ok(rule) }
+        if rule == 0 {
+            return Err(done(Reason::NoRule));
+        }
+        if linger_s(rule) > 0 { Err(Step::Slow) } else { Ok(rule) }
     }
 }
 

@@ -184,12 +184,25 @@ pub struct Group {
     /// The node that served each bucket before this one does, or [`NOBODY`]: read likewise, where a
     /// bucket was taken over.
     pub former: [u8; 256],
+    /// The node that judges the bucket's flows before this one does, by rules that have flows linger:
+    /// [`NOBODY`] = none, [`SEVERAL`] = it is not known which.
+    pub first: [u8; 256],
+    /// Of a bucket that is this node's, the last one that judges its flows before. Of another's, the node
+    /// that gets the flows which this one does not know, by such rules: [`NOBODY`] = it judges none,
+    /// [`SEVERAL`] = none gets them now.
+    pub next: [u8; 256],
 }
 
 impl Group {
     /// Nobody serves anything.
-    pub const NONE: Self =
-        Self { mine: [0; 4], moving: [0; 4], owners: [NOBODY; 256], former: [NOBODY; 256] };
+    pub const NONE: Self = Self {
+        mine: [0; 4],
+        moving: [0; 4],
+        owners: [NOBODY; 256],
+        former: [NOBODY; 256],
+        first: [NOBODY; 256],
+        next: [NOBODY; 256],
+    };
 }
 
 /// Flag of a rule: hash the source port too.
@@ -199,7 +212,24 @@ pub const RULE_ON_IPID: u32 = 1 << 9;
 /// Flag of every rule: the entry is in use.
 pub const RULE_VALID: u32 = 1 << 15;
 
-/// A rule entry: its group and filter flags.
+/// Where a rule has how long its flows linger, in seconds; 0 = not at all.
+const RULE_LINGER_SHIFT: u32 = 16;
+/// The longest that a rule can say, in seconds.
+pub const MAX_LINGER_S: u16 = u16::MAX;
+
+/// The bits of a rule whose flows linger for so many seconds.
+#[inline(always)]
+pub const fn rule_linger(seconds: u16) -> u32 {
+    (seconds as u32) << RULE_LINGER_SHIFT
+}
+
+/// For how many seconds the rule's flows linger, which are then for [`crate::slow()`]; 0 = not at all.
+#[inline(always)]
+pub const fn linger_s(rule: u32) -> u32 {
+    rule >> RULE_LINGER_SHIFT
+}
+
+/// A rule entry: its group and flags.
 #[inline(always)]
 pub const fn rule(group: u32, flags: u32) -> u32 {
     group | flags | RULE_VALID
@@ -316,7 +346,7 @@ const _: () = {
     assert!(size_of::<Control>() == 64);
     assert!(size_of::<VipSlot>() == 16 && size_of::<Vip6Slot>() == 32);
     assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
-    assert!(size_of::<Group>() == 64 + 512);
+    assert!(size_of::<Group>() == 64 + 1024);
     assert!(align_of::<Generation>() == 64);
     assert!(offset_of!(Generation, vips) == 32);
     assert!(offset_of!(Generation, vips6) == offset_of!(Generation, vips) + 16 * VIP_SLOTS);
@@ -324,7 +354,7 @@ const _: () = {
     assert!(offset_of!(Generation, vip_rules) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
     assert!(offset_of!(Generation, rules) == offset_of!(Generation, vip_rules) + 32 * 2 * MAX_VIPS);
     assert!(offset_of!(Generation, groups) == offset_of!(Generation, rules) + 8 * RULE_SLOTS);
-    assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 576 * MAX_GROUPS);
+    assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 1088 * MAX_GROUPS);
     assert!(offset_of!(Generation, peer_slots) == offset_of!(Generation, peers) + 8 * MAX_PEERS);
     assert!(
         offset_of!(Generation, vmac_slots) == offset_of!(Generation, peer_slots) + 8 * MAC_SLOTS

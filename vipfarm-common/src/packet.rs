@@ -80,6 +80,13 @@ pub trait Tables {
     /// only.
     fn connection(&self, tuple: &Tuple) -> Connection;
 
+    /// When this node last accepted a datagram of that flow, in nanoseconds of the boot clock; 0 = it
+    /// remembers none.
+    fn flow_seen(&self, flow: &Tuple) -> u64;
+
+    /// Remembers that it did just now; the flows that were idle for longest are forgotten.
+    fn note_flow(&self, flow: &Tuple, now_ns: u64);
+
     /// What the first fragment of that packet came to, as [`Tables::put_fragment`] was told it.
     fn fragment(&self, key: &FragmentKey) -> Option<u32>;
 
@@ -118,7 +125,7 @@ pub struct FragmentKey {
     pub vip: u16,
 }
 
-/// A TCP connection to a VIP, all in packet order.
+/// A TCP connection or a UDP flow to a VIP, all in packet order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tuple {
     /// The client's address; an IPv4 one is the first four bytes.
@@ -134,6 +141,33 @@ pub struct Tuple {
     /// Where the headers begin, if it is a packet of the connection itself, so that its SYN cookie can
     /// be looked at.
     pub headers: Option<(usize, usize)>,
+}
+
+/// A UDP flow to a VIP, as it is remembered: all in packet order, IPv4 addresses in the first four bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The client's address.
+    pub client: [u8; 16],
+    /// The virtual address.
+    pub vip: [u8; 16],
+    /// The client's port.
+    pub client_port: [u8; 2],
+    /// The VIP's port.
+    pub vip_port: [u8; 2],
+    /// 1: the addresses are of IPv6; else 0.
+    pub is_v6: u16,
+}
+
+/// How many flows a node remembers on an interface.
+pub const MAX_FLOWS: u32 = 65_536;
+
+impl From<&Tuple> for FlowKey {
+    #[inline(always)]
+    fn from(flow: &Tuple) -> Self {
+        let &Tuple { client, vip, client_port, vip_port, is_v6, .. } = flow;
+        Self { client, vip, client_port, vip_port, is_v6: is_v6 as u16 }
+    }
 }
 
 /// What this node's stack has of a connection.

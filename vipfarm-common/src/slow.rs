@@ -4,6 +4,7 @@
 //! A superset of [`crate::filter()`]: forced through here, every frame gets the same verdict.
 
 mod connection;
+mod flow;
 mod fragment;
 mod icmp;
 mod ip;
@@ -12,7 +13,7 @@ mod resolve;
 use crate::{
     Step,
     hash::{self, Start},
-    layout::{Generation, MAX_VIPS, State, VIP_CLOSED, VIP_OTHER, mac_word},
+    layout::{Generation, MAX_VIPS, State, VIP_CLOSED, VIP_OTHER, linger_s, mac_word},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{
@@ -183,6 +184,16 @@ struct Flow<A> {
     proto: u8,
 }
 
+/// Where a flow belongs.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The kernel group.
+    group: u32,
+    bucket: u8,
+    /// For how long it stays where it is when the bucket moves, in seconds; 0 = not at all.
+    linger_s: u32,
+}
+
 impl<A> Flow<A> {
     /// A packet that goes by the client's address alone.
     #[inline(always)]
@@ -231,8 +242,8 @@ impl<'a, P: Packet, T: Tables> Frame<'a, P, T> {
             return self.fragment(ip, fragment);
         }
         let flow = self.flow(ip)?;
-        let (group, bucket) = self.bucket(&flow, ip.found)?;
-        self.served(ip, &flow, group, bucket)
+        let place = self.bucket(&flow, ip.found)?;
+        self.served(ip, &flow, place)
     }
 
     /// The flow of a packet with a transport header.
@@ -255,22 +266,22 @@ impl<'a, P: Packet, T: Tables> Frame<'a, P, T> {
         }
     }
 
-    /// The kernel group and the bucket of a flow to that VIP.
+    /// Where a flow to that VIP belongs.
     #[inline(always)]
-    fn bucket<A: Address>(&self, flow: &Flow<A>, found: Found) -> Result<(u32, u8), Reason> {
+    fn bucket<A: Address>(&self, flow: &Flow<A>, found: Found) -> Result<Place, Reason> {
         let Found { vip, mixed } = found;
-        let (group, field) = if flow.proto == TCP || flow.proto == UDP {
+        let (group, field, linger_s) = if flow.proto == TCP || flow.proto == UDP {
             let port = u16::from_ne_bytes(flow.vip_port);
             let rule = vip::rule_of(self.now, mixed, vip, flow.proto == UDP, port);
             if rule == 0 {
                 return Err(Reason::NoRule);
             }
-            (rule & 0xff, vip::field_of(rule, flow.client_port, flow.ip_id))
+            (rule & 0xff, vip::field_of(rule, flow.client_port, flow.ip_id), linger_s(rule))
         } else {
-            (self.vip_rules(vip).other, [0; 2])
+            (self.vip_rules(vip).other, [0; 2], 0)
         };
         let hash = flow.client.hash(self.tables.hash_start(), field, flow.proto);
-        Ok((group, hash::bucket(hash, group)))
+        Ok(Place { group, bucket: hash::bucket(hash, group), linger_s })
     }
 
     #[inline(always)]

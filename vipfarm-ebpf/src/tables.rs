@@ -17,7 +17,7 @@ use vipfarm_common::{
     Guarded, Outcome, State, Tables,
     hash::Start,
     layout::{Claim, GUARD_COUNTERS, mac_word},
-    packet::{Connection, FragmentKey, Requester, Tuple},
+    packet::{Connection, FlowKey, FragmentKey, MAX_FLOWS, Requester, Tuple},
     reason::COUNTERS,
 };
 
@@ -49,6 +49,14 @@ static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(16
 /// [`vipfarm_common::layout::mac_word`].
 #[map]
 static REQUESTERS: LruHashMap<Requester, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// UDP flows that are to stay here, with the time of their last datagram in nanoseconds of the boot clock.
+#[map]
+static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+
+/// The flow that is asked for.
+#[map]
+static FLOW: PerCpuArray<FlowKey> = PerCpuArray::with_max_entries(1, 0);
 
 /// Early fragments of this CPU: the time slot, and how many were kept in it.
 #[map]
@@ -157,6 +165,18 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn flow_seen(&self, flow: &Tuple) -> u64 {
+        put_flow(flow);
+        flow_seen()
+    }
+
+    #[inline(always)]
+    fn note_flow(&self, flow: &Tuple, now_ns: u64) {
+        put_flow(flow);
+        note_flow(now_ns);
+    }
+
+    #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<u32> {
         // SAFETY: the value is copied at once; an entry that is replaced meanwhile is as good.
         unsafe { FRAGMENTS.get(key) }.copied()
@@ -238,6 +258,37 @@ fn connection(ctx: *mut xdp_md, size: u32, network: usize, transport: usize) -> 
             TIME_WAIT => Connection::Ended,
             _ => Connection::Own,
         }
+    }
+}
+
+/// Has [`FLOW`] say that flow.
+#[inline(always)]
+fn put_flow(flow: &Tuple) {
+    if let Some(key) = FLOW.get_ptr_mut(0) {
+        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
+        unsafe { *key = flow.into() };
+    }
+}
+
+/// When [`FLOW`] was seen last; 0 = never. A function of its own, as above.
+#[inline(never)]
+fn flow_seen() -> u64 {
+    let Some(key) = FLOW.get_ptr(0) else { return 0 };
+    // SAFETY: the key is a map value; what was found is copied at once.
+    unsafe { FLOWS.get(&*key) }.copied().unwrap_or(0)
+}
+
+/// Notes that [`FLOW`] is seen now, likewise.
+#[inline(never)]
+fn note_flow(now_ns: u64) {
+    let Some(key) = FLOW.get_ptr(0) else { return };
+    // SAFETY: the key is a map value.
+    let key = unsafe { &*key };
+    match FLOWS.get_ptr_mut(key) {
+        // SAFETY: an aligned word of the map; all CPUs store the same time, nearly.
+        Some(seen) => unsafe { ptr::write_volatile(seen, now_ns) },
+        // Fails only without memory: the flow then moves with its bucket.
+        None => drop(FLOWS.insert(key, now_ns, 0)),
     }
 }
 

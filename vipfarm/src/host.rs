@@ -4,13 +4,14 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use vipfarm_common::{
     Generation, Reason, State, Tables, decide,
     hash::{Start, key_words},
     layout::{Control, active_word},
-    packet::{Connection, FragmentKey, HostPacket, Tuple},
+    packet::{Connection, FlowKey, FragmentKey, HostPacket, Tuple},
 };
 
 use crate::{model::Mac, plan::Plan};
@@ -29,6 +30,7 @@ pub struct HostTables {
     observed: Cell<Option<(u32, u8)>>,
     fragments: RefCell<BTreeMap<FragmentKey, u32>>,
     connections: BTreeMap<Ends, Connection>,
+    flows: RefCell<BTreeMap<FlowKey, u64>>,
 }
 
 impl HostTables {
@@ -49,6 +51,7 @@ impl HostTables {
             observed: Cell::new(None),
             fragments: RefCell::default(),
             connections: BTreeMap::new(),
+            flows: RefCell::default(),
         }
     }
 
@@ -65,6 +68,20 @@ impl HostTables {
     pub fn forced_slow(mut self) -> Self {
         self.state.control.deadline_ticks = 0;
         self
+    }
+
+    /// Has so much time pass, with a lease that stays in force.
+    pub fn pass(&mut self, time: Duration) {
+        self.boot_ns += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.state.control.deadline_ns = self.boot_ns + 1;
+    }
+
+    /// Brings the tables to another plan, as a running agent would; what was remembered of flows and
+    /// fragments stays.
+    pub fn apply(&mut self, plan: &Plan) {
+        let tables = *plan.generation();
+        self.state.control.active = active_word(0, &tables);
+        self.state.generations[0] = tables;
     }
 
     /// Takes that MAC for the node's from now on.
@@ -92,6 +109,17 @@ impl HostTables {
         let ends = (bytes(client.ip()), bytes(vip.ip()), ports[0], ports[1]);
         self.connections.insert(ends, connection);
         self
+    }
+
+    /// The UDP flows that it remembers, with the time of each one's last datagram, in nanoseconds of the boot
+    /// clock.
+    pub fn flows(&self) -> Vec<(FlowKey, u64)> {
+        self.flows.borrow().iter().map(|(key, seen)| (*key, *seen)).collect()
+    }
+
+    /// Nanoseconds of the boot clock.
+    pub fn boot_ns(&self) -> u64 {
+        self.boot_ns
     }
 
     /// The kernel group and the bucket that decided the last frame, if any did.
@@ -135,6 +163,14 @@ impl Tables for HostTables {
         let Tuple { client, vip, client_port, vip_port, .. } = *tuple;
         let known = self.connections.get(&(client, vip, client_port, vip_port));
         known.copied().unwrap_or(Connection::None)
+    }
+
+    fn flow_seen(&self, flow: &Tuple) -> u64 {
+        self.flows.borrow().get(&flow.into()).copied().unwrap_or(0)
+    }
+
+    fn note_flow(&self, flow: &Tuple, now_ns: u64) {
+        self.flows.borrow_mut().insert(flow.into(), now_ns);
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<u32> {

@@ -36,6 +36,8 @@ struct Members {
     nodes: Vec<(String, u16)>,
     /// Whether it has connections that stay where they are when their bucket moves.
     lingers: bool,
+    /// Whether some of them are flows of UDP.
+    keeps_flows: bool,
     /// The place among the failover VIPs, if it is one.
     floating: Option<usize>,
 }
@@ -79,6 +81,7 @@ impl Placement {
             index: None,
             nodes: everybody,
             lingers: false,
+            keeps_flows: false,
             floating: None,
         }];
         let mut vips = Vec::new();
@@ -95,6 +98,7 @@ impl Placement {
                 index: u8::try_from(index).ok(),
                 nodes,
                 lingers: group.lingers(),
+                keeps_flows: group.keeps_flows(),
                 floating,
             });
         }
@@ -125,6 +129,11 @@ impl Placement {
     /// Which groups have connections that stay where they are when their bucket moves.
     pub fn lingers(&self) -> Vec<bool> {
         self.groups.iter().map(|group| group.lingers).collect()
+    }
+
+    /// Which have flows of UDP that do.
+    pub fn keeps_flows(&self) -> Vec<bool> {
+        self.groups.iter().map(|group| group.keeps_flows).collect()
     }
 
     /// A group's power at a node as that view has it.

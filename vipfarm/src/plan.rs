@@ -36,8 +36,25 @@ pub struct Plan {
     pub former: Vec<Owners>,
     /// Who owns each bucket, by kernel group; empty where no VIP has nodes hand frames over.
     pub owners: Vec<Owners>,
+    /// Who judges flows that linger before and after this node, by kernel group; empty where none do.
+    pub turns: Vec<Turns>,
     /// The other nodes on this network.
     pub peers: Peers,
+}
+
+/// Who judges a group's flows before a node, and after it, as the kernel reads them: see
+/// [`Group::first`] and [`Group::next`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turns {
+    /// Before.
+    pub first: Owners,
+    /// After.
+    pub next: Owners,
+}
+
+impl Turns {
+    /// Nobody judges any.
+    pub const NONE: Self = Self { first: Owners::NONE, next: Owners::NONE };
 }
 
 /// A group's owners as the kernel reads them: a node's index for each bucket, or [`NOBODY`].
@@ -102,6 +119,13 @@ pub enum Change {
         /// Its new owners.
         owners: Owners,
     },
+    /// It differs who judges one group's flows: word stores in place.
+    Turns {
+        /// Kernel group.
+        group: usize,
+        /// Who now judges them.
+        turns: Turns,
+    },
     /// One peer's MAC differs: a word store in place.
     Peer {
         /// Its place in [`Generation::peers`].
@@ -137,7 +161,10 @@ impl Plan {
         let bitmaps = bitmaps.map(|(group, bitmap)| Change::Bitmap { group, bitmap });
         let owners = changed(&old.owners, &self.owners);
         let owners = owners.map(|(group, owners)| Change::Owners { group, owners });
-        let mut changes: Vec<Change> = former.chain(moving).chain(bitmaps).chain(owners).collect();
+        let turns = changed(&old.turns, &self.turns);
+        let turns = turns.map(|(group, turns)| Change::Turns { group, turns });
+        let mut changes: Vec<Change> =
+            former.chain(moving).chain(turns).chain(bitmaps).chain(owners).collect();
         if old.peers != self.peers {
             let peers = changed(&old.peers.words(), &self.peers.words())
                 .map(|(index, mac)| Change::Peer { index, mac })
@@ -166,6 +193,10 @@ impl Plan {
         }
         for (group, owners) in tables.groups.iter_mut().zip(&self.owners) {
             group.owners = owners.0;
+        }
+        for (group, turns) in tables.groups.iter_mut().zip(&self.turns) {
+            group.first = turns.first.0;
+            group.next = turns.next.0;
         }
         tables.peer_multiplier = self.peers.multiplier;
         tables.peers = self.peers.words();

@@ -1,7 +1,7 @@
 //! What became of every probe, and what that says about an outage.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -119,6 +119,21 @@ impl ProbeLog {
             Some((flow.client, flow.owner(at)?))
         };
         self.flows.iter().filter_map(owner).collect()
+    }
+
+    /// The nodes that answered each flow's probes sent between two instants.
+    pub fn servers(
+        &self,
+        from: Instant,
+        until: Instant,
+    ) -> BTreeMap<SocketAddr, BTreeSet<Arc<str>>> {
+        let servers = |flow: &Mutex<Flow>| {
+            let flow = lock(flow);
+            let sent = flow.probes.iter().filter(|probe| (from..until).contains(&probe.sent));
+            let nodes = sent.filter_map(|probe| Some(Arc::clone(&probe.answer.as_ref()?.node)));
+            (flow.client, nodes.collect())
+        };
+        self.flows.iter().map(servers).collect()
     }
 
     /// When the last probe was sent that `node` answered.

@@ -15,6 +15,7 @@ mod doctor;
 mod drained;
 mod explained;
 mod failover;
+mod flows;
 mod handover;
 mod heartbeats;
 mod hostile;

@@ -43,6 +43,14 @@ impl Probed {
         Self { _echoes: echoes, probe }
     }
 
+    /// Traffic to nodes that echo anyway, which is served.
+    pub(crate) async fn start_anew(lab: &Lab, to: SocketAddr, period: Duration) -> Self {
+        let probe = UdpProbe::start(lab.clients(), to, FLOWS, period).unwrap();
+        let probed = Self { _echoes: Vec::new(), probe };
+        probed.all_served().await;
+        probed
+    }
+
     /// Traffic that is served.
     pub(crate) async fn start(lab: &Lab) -> Self {
         Self::start_to(lab, ECHO.into()).await

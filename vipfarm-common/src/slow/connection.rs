@@ -7,7 +7,7 @@
 //! nodes hand over: its stack would answer by a reset. When the former owner dies, the bucket is in a
 //! move no more, and the reset is right.
 
-use super::{Address, Flow, Frame, Ip};
+use super::{Address, Flow, Frame, Ip, Place};
 use crate::{
     layout::{MAX_GROUPS, SEVERAL, VIP_DIRECTED},
     packet::{Connection, Head, Packet, Tables, Tuple},
@@ -27,10 +27,12 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         &self,
         ip: &Ip<A>,
         flow: &Flow<A>,
-        group: u32,
-        bucket: u8,
+        place: Place,
     ) -> Result<Outcome, Reason> {
-        let vip = ip.found.vip;
+        let (vip, Place { group, bucket, linger_s }) = (ip.found.vip, place);
+        if linger_s > 0 {
+            return self.lingers(ip, flow, place);
+        }
         if flow.proto != TCP || !vip::is_moving(self.tables, self.now, group, bucket) {
             return Ok(self.owner(vip, group, bucket));
         }
@@ -40,15 +42,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         if has(SYN) {
             return Ok(self.owner(vip, group, bucket));
         }
-        let tuple = Tuple {
-            client: flow.client.bytes(),
-            vip: ip.vip.bytes(),
-            client_port: flow.client_port,
-            vip_port: flow.vip_port,
-            is_v6: A::IS_V6,
-            headers: (!quoted).then_some((self.ethernet.network, ip.transport)),
-        };
-        let own = match self.tables.connection(&tuple) {
+        let headers = (!quoted).then_some((self.ethernet.network, ip.transport));
+        let own = match self.tables.connection(&tuple(ip, flow, headers)) {
             Connection::None => false,
             // A port is soon used again (RFC 6191), and then it is another's.
             Connection::Ended => has(FIN),
@@ -110,5 +105,22 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let mut own = self.tables.own_mac();
         own[0] |= 1;
         self.ethernet.head.set::<6, 6>(own);
+    }
+}
+
+/// The ends of a flow, and where the headers of the packet are, if it is one of the flow itself.
+#[inline(always)]
+pub(super) fn tuple<A: Address>(
+    ip: &Ip<A>,
+    flow: &Flow<A>,
+    headers: Option<(usize, usize)>,
+) -> Tuple {
+    Tuple {
+        client: flow.client.bytes(),
+        vip: ip.vip.bytes(),
+        client_port: flow.client_port,
+        vip_port: flow.vip_port,
+        is_v6: A::IS_V6,
+        headers,
     }
 }

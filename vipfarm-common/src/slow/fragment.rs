@@ -3,7 +3,7 @@
 //! gets the first one too, and the others forget theirs without a word (no first fragment, no error:
 //! RFC 792, "time exceeded"). Where frames come to one node only, that one copies them to the others.
 
-use super::{Address, Flow, Fragment, Frame, Ip, other};
+use super::{Address, Flow, Fragment, Frame, Ip, Place, other};
 use crate::{
     layout::VIP_NO_ECHO,
     packet::{FragmentKey, Packet, Tables},
@@ -15,6 +15,8 @@ use crate::{
 const BY_BUCKET: u32 = 1 << 31;
 /// Also: a connection that the former owner of the bucket has.
 const BACK: u32 = 1 << 30;
+/// Also: a flow that is another node's to judge.
+const ON: u32 = 1 << 29;
 
 impl<P: Packet, T: Tables> Frame<'_, P, T> {
     /// Judges a fragment.
@@ -27,7 +29,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let vip = ip.found.vip;
         if ip.proto != TCP && ip.proto != UDP {
             let flow = self.without_ports(ip, fragment)?;
-            let (group, bucket) = self.bucket(&flow, ip.found)?;
+            let Place { group, bucket, .. } = self.bucket(&flow, ip.found)?;
             return Ok(self.owner(vip, group, bucket));
         }
         let later = self.vip_rules(vip).later[usize::from(ip.proto == UDP)];
@@ -48,15 +50,20 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
         let flow = self.flow(ip);
         let judged = flow.and_then(|flow| {
-            let (group, bucket) = self.bucket(&flow, ip.found)?;
-            Ok((BY_BUCKET | group << 8 | u32::from(bucket), self.served(ip, &flow, group, bucket)))
+            let place = self.bucket(&flow, ip.found)?;
+            let lingers = if place.linger_s > 0 { ON } else { 0 };
+            let fate = BY_BUCKET | lingers | place.group << 8 | u32::from(place.bucket);
+            Ok((fate, self.served(ip, &flow, place)))
         });
         let (fate, outcome) = match judged {
+            Ok((on, Err(reason @ (Reason::HandedBack | Reason::Forwarded)))) if on & ON != 0 => {
+                (on, Err(reason))
+            }
             Ok((by_bucket, Err(back @ (Reason::HandedBack | Reason::CopiedBack)))) => {
                 (by_bucket | BACK, Err(back))
             }
             Ok((_, Err(reason))) | Err(reason) => (u32::from(reason as u8), Err(reason)),
-            Ok((by_bucket, outcome)) => (by_bucket, outcome),
+            Ok((by_bucket, outcome)) => (by_bucket & !ON, outcome),
         };
         if later == 0 {
             self.tables.put_fragment(&key, fate);
@@ -70,6 +77,11 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         match self.tables.fragment(key) {
             Some(fate) if fate & BY_BUCKET != 0 => {
                 let [bucket, group, ..] = fate.to_le_bytes();
+                if fate & ON != 0 {
+                    return Err(
+                        self.hand_on(vip, Place { group: u32::from(group), bucket, linger_s: 0 })
+                    );
+                }
                 if fate & BACK != 0 {
                     return Err(self.hand_back(u32::from(group), bucket));
                 }

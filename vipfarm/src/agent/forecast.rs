@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::ports::Port;
 use crate::{
     model::{BUCKETS, Farm, Mode, NodeId, Table, View, Vip},
-    plan::{OwnAddresses, PlanError},
+    placement::Placement,
 };
 
 /// What a change does to one group.
@@ -68,17 +67,16 @@ pub struct Move {
 }
 
 /// What becomes of each group of the file, in its order, when the farm goes from one view to another.
-pub fn forecast(farm: &Farm, before: &View, after: &View) -> Result<Vec<GroupForecast>, PlanError> {
-    // Who owns what is the same on all interfaces, so no address need fit one interface's tables.
-    let port = Port::new(farm, |_| false, OwnAddresses::default())?;
+pub fn forecast(farm: &Farm, before: &View, after: &View) -> Vec<GroupForecast> {
+    let placement = Placement::new(farm);
     let groups = farm.vips.iter().flat_map(|block| block.groups.iter().map(move |_| block));
     let of_group = |(index, block): (usize, &Vip)| {
         // The first kernel group is the built-in one.
         let group = index + 1;
-        let [first, second] = [before, after].map(|view| port.table(group, view));
+        let [first, second] = [before, after].map(|view| placement.table(group, view));
         let share = |node: NodeId, view: &View, table: &Table| Share {
             alive: view.alive.contains(node),
-            power: port.power(group, node, view),
+            power: placement.power(group, node, view),
             load: table.load(node),
             percent: 100.0 * table.load(node) as f64 / BUCKETS as f64,
         };
@@ -90,7 +88,7 @@ pub fn forecast(farm: &Farm, before: &View, after: &View) -> Result<Vec<GroupFor
         let takes_part = |it: &NodeForecast| it.before.power > 0 || it.after.power > 0;
         let moves = moves(farm, &first, &second);
         GroupForecast {
-            group: port.group_name(group).to_owned(),
+            group: placement.name(group).to_owned(),
             vips: block.addresses.iter().map(|vip| vip.addr.to_string()).collect(),
             mode: block.mode,
             nodes: nodes.filter(takes_part).collect(),
@@ -100,7 +98,7 @@ pub fn forecast(farm: &Farm, before: &View, after: &View) -> Result<Vec<GroupFor
             moves,
         }
     };
-    Ok(groups.enumerate().map(of_group).collect())
+    groups.enumerate().map(of_group).collect()
 }
 
 fn moves(farm: &Farm, before: &Table, after: &Table) -> Vec<Move> {
@@ -142,7 +140,7 @@ mod tests {
     }
 
     fn of(before: &View, after: &View) -> Vec<GroupForecast> {
-        forecast(&fixture::farm(GROUPS), before, after).expect("it fits")
+        forecast(&fixture::farm(GROUPS), before, after)
     }
 
     fn loads(group: &GroupForecast) -> Vec<(usize, usize)> {

@@ -131,6 +131,11 @@ impl Handover {
         &self.lingering
     }
 
+    /// What lingers with which other nodes, by kernel group.
+    pub(super) fn said(&self) -> impl Iterator<Item = (NodeId, &[Bitmap])> + Clone {
+        self.said.iter().map(|named| (named.node, &named.lingering[..]))
+    }
+
     /// Only those buckets, by kernel group, still have connections here.
     pub fn keep(&mut self, buckets: &[Bitmap]) {
         for (group, lingering) in self.lingering.iter_mut().enumerate() {

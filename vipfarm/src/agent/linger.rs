@@ -1,5 +1,6 @@
-//! Counts the TCP connections of the VIPs: the kernel's sockets are all the state there is. What was
-//! given away and has none left is let go of.
+//! Counts the TCP connections of the VIPs: the kernel's sockets are all the state there is; and while
+//! buckets linger the UDP flows of rules that have them linger, which the filter remembers. What was given
+//! away and has none left is let go of.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,8 +15,10 @@ use super::{
     engine::{Latest, Snapshot},
     handover::{Handover, Said},
     ports::Port,
+    realtime,
 };
 use crate::{
+    datapath::{self, FlowSeen, Flows},
     membership::{BootTime, PeerStatus},
     model::{BUCKETS, Bitmap, Group, VipAddr},
     net::sockets::{self, Connection},
@@ -34,6 +37,8 @@ pub(super) struct Linger {
     configurations: Configurations,
     commander: Commander,
     hash_key: [u8; 16],
+    /// By interface.
+    flows: Arc<[Flows]>,
     counted: Mutex<Arc<Counted>>,
     since: Mutex<Since>,
 }
@@ -57,6 +62,8 @@ pub(super) struct Counted {
 struct InGroup {
     /// By bucket.
     open: [u32; BUCKETS],
+    /// UDP flows that were not idle for longer than they linger, by bucket.
+    flows: [u32; BUCKETS],
     /// The same of VIPs whose connections are to be counted.
     counted: [u32; BUCKETS],
 }
@@ -74,12 +81,14 @@ impl Linger {
         configurations: &Configurations,
         commander: &Commander,
         hash_key: [u8; 16],
+        flows: Vec<Flows>,
     ) -> Self {
         Self {
             latest: latest.clone(),
             configurations: configurations.clone(),
             commander: commander.clone(),
             hash_key,
+            flows: flows.into(),
             counted: Mutex::default(),
             since: Mutex::default(),
         }
@@ -136,11 +145,12 @@ impl Linger {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
         let connections = find(&config).await?;
+        let flows = self.find_flows(&snapshot, &config).await?;
         let counted = Counted {
             at: Some(Instant::now()),
             digest: snapshot.digest,
             steps: snapshot.steps,
-            ..Counted::of(&config, &connections, |one| place(&config, self.hash_key, one))
+            ..Counted::of(&config, &connections, &flows, |one| place(&config, self.hash_key, one))
         };
         let mut latest = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         // Two counts may have run at once.
@@ -148,6 +158,37 @@ impl Linger {
             *latest = Arc::new(counted);
         }
         Ok(connections)
+    }
+
+    /// Where UDP flows are that linger, if they may in what was given away.
+    async fn find_flows(
+        &self,
+        snapshot: &Snapshot,
+        config: &Arc<Configuration>,
+    ) -> anyhow::Result<Vec<(usize, u8)>> {
+        let lingers = |group: usize| snapshot.lingering.get(group).is_some_and(|it| !it.is_empty());
+        if !config.kernel_groups().any(|(number, _, group)| group.keeps_flows() && lingers(number))
+        {
+            return Ok(Vec::new());
+        }
+        let (flows, config, hash_key) =
+            (Arc::clone(&self.flows), Arc::clone(config), self.hash_key);
+        let walk = move || {
+            let now = realtime::now();
+            let place = |flow: &FlowSeen| {
+                let place =
+                    |port: &Port| port.services().lingering_flow(hash_key, flow.client, flow.vip);
+                let (place, linger) = config.ports.iter().find_map(place)?;
+                let idle = now.saturating_since(BootTime::from_nanos(flow.at_ns));
+                (idle <= linger).then_some(place)
+            };
+            let mut places = Vec::new();
+            for flows in flows.iter() {
+                places.extend(flows.all()?.iter().filter_map(place));
+            }
+            Ok::<_, datapath::Error>(places)
+        };
+        Ok(tokio::task::spawn_blocking(walk).await??)
     }
 
     fn counted(&self) -> Arc<Counted> {
@@ -250,15 +291,19 @@ impl Linger {
         let (lingering, inherited) = (bitmap(&snapshot.lingering), bitmap(&snapshot.inherited));
         let counted = self.counted();
         let is_of_now = (counted.digest, counted.steps) == (snapshot.digest, snapshot.steps);
-        let open = counted.groups.get(group).filter(|_| is_of_now).map(|group| &group.open);
-        let in_bucket = |open: &[u32; BUCKETS]| {
+        let in_buckets = |open: &[u32; BUCKETS]| -> u64 {
             (0..BUCKETS).filter(|&it| lingering.has(it)).map(|it| u64::from(open[it])).sum()
+        };
+        let counted = counted.groups.get(group).filter(|_| is_of_now);
+        let count = |of: fn(&InGroup) -> &[u32; BUCKETS]| {
+            if lingering.is_empty() { Some(0) } else { counted.map(|group| in_buckets(of(group))) }
         };
         let since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let first = since.groups.get(group).and_then(|group| group.iter().flatten().min());
         HandoverStatus {
             lingering: lingering.len(),
-            connections: if lingering.is_empty() { Some(0) } else { open.map(in_bucket) },
+            connections: count(|group| &group.open),
+            flows: count(|group| &group.flows),
             since_s: first.filter(|_| !lingering.is_empty()).map(|first| first.elapsed().as_secs()),
             inherited: inherited.len(),
         }
@@ -287,7 +332,7 @@ pub(super) async fn used(
     hash_key: [u8; 16],
 ) -> anyhow::Result<Vec<Bitmap>> {
     let connections = find(config).await?;
-    let counted = Counted::of(config, &connections, |one| place(config, hash_key, one));
+    let counted = Counted::of(config, &connections, &[], |one| place(config, hash_key, one));
     Ok(counted.groups.iter().map(InGroup::used).collect())
 }
 
@@ -309,23 +354,25 @@ fn place(config: &Configuration, hash_key: [u8; 16], one: &Connection) -> Option
 }
 
 impl InGroup {
-    /// The buckets that have connections.
+    /// The buckets that have connections or flows.
     fn used(&self) -> Bitmap {
         let mut used = Bitmap::default();
-        let buckets = (0u8..=u8::MAX).zip(&self.open).filter(|(_, count)| **count > 0);
+        let counts = self.open.iter().zip(&self.flows).map(|(open, flows)| open + flows);
+        let buckets = (0u8..=u8::MAX).zip(counts).filter(|(_, count)| *count > 0);
         buckets.for_each(|(bucket, _)| used.add(bucket));
         used
     }
 }
 
 impl Counted {
-    /// What these connections come to.
+    /// What these connections come to, and flows by kernel group and bucket.
     fn of(
         config: &Configuration,
         connections: &[Connection],
+        flows: &[(usize, u8)],
         place: impl Fn(&Connection) -> Option<(usize, u8)>,
     ) -> Self {
-        let none = InGroup { open: [0; BUCKETS], counted: [0; BUCKETS] };
+        let none = InGroup { open: [0; BUCKETS], flows: [0; BUCKETS], counted: [0; BUCKETS] };
         let mut groups = vec![none; config.kernel_groups().count() + 1];
         let addresses = config.farm.vips.iter().flat_map(|block| &block.addresses);
         let wanted: HashSet<_> =
@@ -338,6 +385,11 @@ impl Counted {
             group.open[usize::from(bucket)] += 1;
             if wanted.contains(&one.local.ip()) {
                 group.counted[usize::from(bucket)] += 1;
+            }
+        }
+        for &(group, bucket) in flows {
+            if let Some(group) = groups.get_mut(group) {
+                group.flows[usize::from(bucket)] += 1;
             }
         }
         Self { groups, vips, ..Self::default() }

@@ -46,6 +46,7 @@ mod health;
 pub mod history;
 mod hooks;
 pub mod judge;
+mod judges;
 mod keep;
 mod linger;
 pub mod links;

@@ -3,6 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+#[cfg(test)]
+use super::handover::Said;
 use super::share::Share;
 use crate::{
     membership::{BootTime, Membership},
@@ -38,7 +40,7 @@ impl Port {
         Ok(Self {
             served: Arc::clone(&services),
             services,
-            share: Share::of(placement.lingers()),
+            share: Share::of(placement.lingers()).keeping_flows(placement.keeps_flows()),
             placement,
             owners: Vec::new(),
             peers: Peers::unknown(farm.nodes.len()),
@@ -60,6 +62,7 @@ impl Port {
         self.placement.take_powers(view);
         let tables = self.placement.tables(view);
         self.share.release(|group| tables[group].bitmap(own));
+        self.share.foresee(|group| *tables[group].owners());
         self.hand_over(&tables);
     }
 
@@ -68,6 +71,7 @@ impl Port {
         self.placement.take_powers(view);
         let tables = self.placement.tables(view);
         self.share.acquire(own, view, |group| tables[group].bitmap(own));
+        self.share.judge(own, view, |group| *tables[group].owners());
         self.hand_over(&tables);
     }
 
@@ -96,8 +100,11 @@ impl Port {
     pub fn follow(&mut self, former: &Self) {
         let (own, theirs) = (&self.placement, &former.placement);
         let of_name = |name| (0..theirs.groups()).find(|&other| theirs.name(other) == name);
-        let share = former.share.renumbered(|group| of_name(own.name(group)), own.lingers());
-        self.share = share;
+        self.share = former.share.renumbered(
+            |group| of_name(own.name(group)),
+            own.lingers(),
+            own.keeps_flows(),
+        );
         self.peers.clone_from(&former.peers);
     }
 
@@ -144,12 +151,19 @@ impl Port {
         let plan = self.plan();
         let moving = plan.moving.iter().zip(&plan.bitmaps).map(|(moving, mine)| moving.or(*mine));
         let none = vec![Bitmap::default(); plan.bitmaps.len()];
-        Plan { moving: moving.collect(), bitmaps: none, ..plan }
+        let turns = self.share.no_turns();
+        Plan { moving: moving.collect(), bitmaps: none, turns, ..plan }
     }
 
     /// Takes what the other nodes say of old connections.
     pub fn hear(&mut self, membership: &Membership, now: BootTime) {
         self.share.hear(membership, now);
+    }
+
+    /// The same, as it was said.
+    #[cfg(test)]
+    pub(super) fn take(&mut self, said: &[Said<'_>], now: BootTime) {
+        self.share.take(said, now);
     }
 
     /// The kernel has a lease.
@@ -190,6 +204,7 @@ impl Port {
             moving: self.share.moving(),
             former: if self.owners.is_empty() { Vec::new() } else { self.share.former() },
             owners: self.owners.clone(),
+            turns: self.share.turns(),
             peers: self.peers.clone(),
         }
     }

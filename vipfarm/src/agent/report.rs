@@ -102,13 +102,15 @@ impl Reporter {
             })
         };
         let hash_key = keys.bucket_key();
+        let flows: Result<_, datapath::Error> =
+            up.datapaths.iter_mut().map(Datapath::take_flows).collect();
         Ok(Self {
             own: up.own,
             own_macs: up.networks.links.iter().map(|link| link.mac).collect(),
             hash_key,
             health: Arc::clone(&reloader.health),
             watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
-            linger: Linger::new(&latest, &up.configurations, &reloader.commander, hash_key),
+            linger: Linger::new(&latest, &up.configurations, &reloader.commander, hash_key, flows?),
             configurations: up.configurations.clone(),
             latest,
             history,

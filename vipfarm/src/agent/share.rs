@@ -5,11 +5,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::handover::{Handover, Said};
+use super::{
+    handover::{Handover, Said},
+    judges::Judges,
+};
 use crate::{
     membership::{BootTime, Membership},
-    model::{Bitmap, NodeId, NodeSet, View},
-    plan::Owners,
+    model::{BUCKETS, Bitmap, NodeId, NodeSet, View},
+    plan::{Owners, Turns},
 };
 
 /// Which rules of a handover hold, so that tests can show what each is for. Outside tests all do.
@@ -39,6 +42,7 @@ pub struct Share {
     /// Where a former agent's connections were found, which the kernel serves without that lease.
     found: Vec<Bitmap>,
     handover: Handover,
+    judges: Judges,
     /// Until then a node that has not been there may hold: this agent, which was started meanwhile,
     /// would not have heard so.
     doubt_until: Option<BootTime>,
@@ -60,12 +64,19 @@ impl Share {
             has_served: false,
             found: vec![Bitmap::default(); groups],
             handover: Handover::of(groups),
+            judges: Judges::of(vec![false; groups]),
             doubt_until: None,
             met: NodeSet::EMPTY,
             steps: 0,
             #[cfg(test)]
             rules: Rules::ALL,
         }
+    }
+
+    /// The same of kernel groups that have UDP flows which linger, or have not.
+    #[must_use]
+    pub fn keeping_flows(self, keep: Vec<bool>) -> Self {
+        Self { judges: Judges::of(keep), ..self }
     }
 
     /// Stops accepting what is not the node's in a view, which is `table` of each group. Accepts
@@ -103,6 +114,22 @@ impl Share {
         self.steps += 1;
     }
 
+    /// Notes who will own what in a view for which was released, by kernel group.
+    pub fn foresee(&mut self, owners: impl Fn(usize) -> [Option<NodeId>; BUCKETS]) {
+        self.judges.promise(owners);
+    }
+
+    /// Notes who owns what in the view that was acquired, by kernel group: with that, flows that linger
+    /// are judged one after the other.
+    pub fn judge(
+        &mut self,
+        own: NodeId,
+        view: &View,
+        owners: impl Fn(usize) -> [Option<NodeId>; BUCKETS],
+    ) {
+        self.judges.install(own, view, owners);
+    }
+
     /// The kernel has a lease.
     pub fn serve(&mut self) {
         self.has_served = true;
@@ -114,6 +141,7 @@ impl Share {
         self.has_served = false;
         self.found.fill(Bitmap::default());
         self.handover.forget();
+        self.judges.forget();
     }
 
     /// Takes nodes that have not been there for ones that may hold until then, as if they had been heard to.
@@ -162,12 +190,18 @@ impl Share {
             }
         });
         let said: Vec<_> = said.collect();
-        self.handover.hear(&said, now);
+        self.take(&said, now);
+    }
+
+    /// The same, as it was said.
+    pub(super) fn take(&mut self, said: &[Said<'_>], now: BootTime) {
+        self.handover.hear(said, now);
+        self.judges.hear(said);
     }
 
     /// No other node has connections left of what it has given away.
     pub fn settle(&mut self) {
-        self.handover.hear(&[], BootTime::ZERO);
+        self.take(&[], BootTime::ZERO);
     }
 
     /// Only those buckets still have connections here, as was counted after that step.
@@ -179,7 +213,12 @@ impl Share {
 
     /// The same with other kernel groups: `former` tells which one each of them was before.
     #[must_use]
-    pub fn renumbered(&self, former: impl Fn(usize) -> Option<usize>, lingers: Vec<bool>) -> Self {
+    pub fn renumbered(
+        &self,
+        former: impl Fn(usize) -> Option<usize>,
+        lingers: Vec<bool>,
+        keep: Vec<bool>,
+    ) -> Self {
         let groups = lingers.len();
         let take = |bitmaps: &[Bitmap]| -> Vec<Bitmap> {
             let bitmap = |group| former(group).map_or(Bitmap::default(), |group| bitmaps[group]);
@@ -191,6 +230,7 @@ impl Share {
             has_served: self.has_served,
             found: take(&self.found),
             handover: self.handover.renumbered(&former, groups),
+            judges: self.judges.renumbered(&former, keep),
             doubt_until: self.doubt_until,
             met: self.met,
             steps: self.steps,
@@ -219,6 +259,16 @@ impl Share {
         self.handover.former()
     }
 
+    /// Who judges flows that linger before and after this node, by kernel group; empty if none do.
+    pub fn turns(&self) -> Vec<Turns> {
+        self.judges.turns(&self.handover, &self.accept)
+    }
+
+    /// The same of a node that judges none.
+    pub fn no_turns(&self) -> Vec<Turns> {
+        self.judges.no_turns()
+    }
+
     /// The buckets given away whose old connections this node still serves.
     pub fn lingering(&self) -> &[Bitmap] {
         self.handover.lingering()
@@ -236,7 +286,7 @@ impl Share {
 
     /// Whether nothing is in a move.
     pub fn is_settled(&self) -> bool {
-        self.handover.is_over()
+        self.handover.is_over() && self.judges.know_all()
     }
 
     #[cfg(test)]

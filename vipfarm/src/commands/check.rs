@@ -107,6 +107,9 @@ struct RuleSummary {
     port: String,
     proto: Proto,
     filter: Filter,
+    /// UDP flows linger for so long; absent if they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    linger_s: Option<u64>,
 }
 
 /// What one node gets of a group's traffic while all nodes are alive.
@@ -197,6 +200,7 @@ impl RuleSummary {
             port: rule.port.map_or_else(any, |port| port.to_string()),
             proto: rule.proto,
             filter: rule.filter,
+            linger_s: rule.linger.map(|linger| linger.as_secs()),
         }
     }
 }
@@ -264,6 +268,8 @@ fn rule_table(rules: &[RuleSummary], ink: Ink) -> String {
         .iter()
         .map(|rule| {
             let (proto, filter) = (screen::word(&rule.proto), screen::word(&rule.filter));
+            let linger = rule.linger_s.map(|seconds| format!(", linger {seconds}s"));
+            let filter = filter + &linger.unwrap_or_default();
             let cells = [rule.virtual_addr.clone(), rule.port.clone(), proto, filter];
             Row::new(Style::new(), cells)
         })
@@ -296,7 +302,8 @@ pub(super) mod tests {
 
     pub(in crate::commands) fn farm() -> Farm {
         let addr = [192, 168, 1, 222].into();
-        let rule = |port, proto, filter| Rule { virtual_addr: None, port, proto, filter };
+        let rule =
+            |port, proto, filter| Rule { virtual_addr: None, port, proto, filter, linger: None };
         let nodes = ["node1", "node2", fixture::LONGEST].map(|name| Node {
             name: name.into(),
             addresses: vec![[192, 168, 1, 11].into(), [10, 0, 0, 11].into()],

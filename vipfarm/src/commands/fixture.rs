@@ -166,8 +166,13 @@ pub(super) fn operated() -> Status {
 /// The healthy farm, where buckets have moved from and to node1 and connections are counted.
 pub(crate) fn moved() -> Status {
     let mut status = healthy();
-    status.groups[0].handover =
-        HandoverStatus { lingering: 37, connections: Some(120), since_s: Some(12), inherited: 5 };
+    status.groups[0].handover = HandoverStatus {
+        lingering: 37,
+        connections: Some(120),
+        flows: Some(0),
+        since_s: Some(12),
+        inherited: 5,
+    };
     status.groups[0].connections = Some((0..256).map(|bucket| bucket % 3).collect());
     status.vips[0].connections =
         BTreeMap::from([("192.168.1.222".into(), 250), ("fd00:1::222".into(), 5)]);
@@ -243,7 +248,11 @@ fn group(name: &str, owners: Vec<Option<usize>>) -> GroupStatus {
         powers: names.iter().zip([2, 1, 1]).map(|(name, power)| ((*name).into(), power)).collect(),
         changed: BTreeMap::new(),
         abstaining: Vec::new(),
-        handover: HandoverStatus { connections: Some(0), ..HandoverStatus::default() },
+        handover: HandoverStatus {
+            connections: Some(0),
+            flows: Some(0),
+            ..HandoverStatus::default()
+        },
         connections: None,
         load: names.iter().zip([128, 64, 64]).map(|(name, load)| ((*name).into(), load)).collect(),
         owners,

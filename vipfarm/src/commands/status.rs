@@ -263,13 +263,16 @@ pub(super) fn failover(status: &FailoverStatus) -> String {
 fn old_connections(status: &Status, ink: Ink) -> String {
     let mut lines = Vec::new();
     for GroupStatus { name, handover, .. } in &status.groups {
-        let HandoverStatus { lingering, connections, since_s, inherited } = *handover;
+        let HandoverStatus { lingering, connections, flows, since_s, inherited } = *handover;
         let buckets = |count: usize| screen::count(count, "bucket", "buckets");
         if lingering > 0 {
             let count = connections.map_or_else(
                 || "connections, not yet counted,".to_owned(),
                 |count| screen::count(count, "connection", "connections"),
             );
+            let flows = flows.filter(|&count| count > 0).map_or_else(String::new, |count| {
+                format!(" and {}", screen::count(count, "UDP flow", "UDP flows"))
+            });
             let since = since_s.map_or_else(String::new, |since| {
                 format!(
                     ", for {}",
@@ -277,7 +280,7 @@ fn old_connections(status: &Status, ink: Ink) -> String {
                 )
             });
             let from = buckets(lingering);
-            lines.push(format!("  {name}: lingering: {count} in {from} given away{since}"));
+            lines.push(format!("  {name}: lingering: {count}{flows} in {from} given away{since}"));
         }
         if inherited > 0 {
             let taken = buckets(inherited);

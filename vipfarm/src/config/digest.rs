@@ -259,11 +259,13 @@ impl Encoder {
         self.number(address.port());
     }
 
-    fn rule(&mut self, Rule { virtual_addr, port, proto, filter }: &Rule) {
+    fn rule(&mut self, Rule { virtual_addr, port, proto, filter, linger }: &Rule) {
         let proto = match proto {
             Proto::Tcp => 0,
-            Proto::Udp => 1,
+            Proto::Udp if linger.is_none() => 1,
             Proto::Arp => 2,
+            // Followed by how long.
+            Proto::Udp => 3,
         };
         let filter = match filter {
             Filter::OnAddr => 0,
@@ -273,6 +275,9 @@ impl Encoder {
         self.option(*virtual_addr, Self::address);
         self.option(*port, Self::number);
         self.bytes(&[proto, filter]);
+        if let Some(linger) = *linger {
+            self.duration(linger);
+        }
     }
 }
 
@@ -408,6 +413,12 @@ vips:
         }),
         ("rule port", |farm| farm.vips[0].groups[0].rules[0].port = Some(81)),
         ("rule port 0 instead of all", |farm| farm.vips[0].groups[2].rules[0].port = Some(0)),
+        ("rule linger", |farm| {
+            farm.vips[0].groups[1].rules[0].linger = Some(Duration::from_secs(30));
+        }),
+        ("rule linger of another length", |farm| {
+            farm.vips[0].groups[1].rules[0].linger = Some(Duration::from_secs(31));
+        }),
         ("rule proto", |farm| farm.vips[0].groups[0].rules[0].proto = Proto::Udp),
         ("rule filter", |farm| farm.vips[0].groups[0].rules[0].filter = Filter::OnAddr),
         ("rule filter on_ipid", |farm| farm.vips[0].groups[0].rules[0].filter = Filter::OnIpid),

@@ -65,7 +65,8 @@ fn read(vip: &Fields<'_>, name: String, report: &mut Report) -> GroupDraft {
         );
     }
     let any = |proto| {
-        let rule = Rule { virtual_addr: None, port: None, proto, filter: Filter::OnAddr };
+        let rule =
+            Rule { virtual_addr: None, port: None, proto, filter: Filter::OnAddr, linger: None };
         Located { at: vip.at, value: rule }
     };
     let rules = vip.get("rules").map(|it| group::read_rules(it, Some(Filter::OnAddr), report));

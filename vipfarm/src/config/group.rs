@@ -14,6 +14,9 @@ use super::yaml::Value;
 const HANDOVER_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24);
 
+/// Idle flows are looked at once a second, too, and the longer they are remembered the more there are.
+const LINGER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
+
 /// A group as read.
 #[derive(Debug)]
 pub(super) struct GroupDraft {
@@ -37,8 +40,13 @@ impl GroupDraft {
         };
         let rules = self.rules.iter().map(|rule| rule.value);
         // Who has the VIP has all that is about it.
-        let arp =
-            Rule { virtual_addr: None, port: None, proto: Proto::Arp, filter: Filter::OnAddr };
+        let arp = Rule {
+            virtual_addr: None,
+            port: None,
+            proto: Proto::Arp,
+            filter: Filter::OnAddr,
+            linger: None,
+        };
         Group {
             powers: names.iter().map(power).collect(),
             rules: rules.chain(self.failover.map(|_| arp)).collect(),
@@ -136,8 +144,10 @@ pub(super) fn read_rules(
 }
 
 fn read_rule(value: &Value, default: Option<Filter>, report: &mut Report) -> Option<Located<Rule>> {
-    let known = ["virtual_addr", "port", "proto", "filter"];
-    let fields = Fields::of(value, "a rule", &known, report)?;
+    let known = ["virtual_addr", "port", "proto", "filter", "linger"];
+    // Nothing lingers of a failover VIP: its address goes.
+    let known = if default.is_some() { &known[..4] } else { &known };
+    let fields = Fields::of(value, "a rule", known, report)?;
     let protos = [("tcp", Proto::Tcp), ("udp", Proto::Udp), ("arp", Proto::Arp)];
     let proto = fields
         .require("proto", "proto: tcp", report)
@@ -154,11 +164,15 @@ fn read_rule(value: &Value, default: Option<Filter>, report: &mut Report) -> Opt
     let port = read_port(&fields, proto, report);
     let (proto, filter) = (proto?, filter?);
     check_filter(proto, filter, report);
+    let linger = fields
+        .get("linger")
+        .and_then(|value| read_linger(value, proto.value, filter.value, report));
     let rule = Rule {
         virtual_addr: virtual_addr.unwrap_or(Some(None))?,
         port: port?,
         proto: proto.value,
         filter: filter.value,
+        linger,
     };
     Some(Located { at: fields.at, value: rule })
 }
@@ -208,6 +222,33 @@ fn read_port(
         );
     }
     port.map(Some)
+}
+
+fn read_linger(
+    value: &Value,
+    proto: Proto,
+    filter: Filter,
+    report: &mut Report,
+) -> Option<Duration> {
+    let linger = duration::read(value, "`linger`", LINGER, report)?;
+    let (problem, help) = match (proto, filter) {
+        (Proto::Tcp, _) => (
+            "`linger` is for UDP: a TCP connection stays with its node anyway, by its socket",
+            "remove `linger` from this rule; a group's `handover_timeout` says for how long",
+        ),
+        (Proto::Arp, _) => ("ARP has no flows that could linger", "remove `linger` from this rule"),
+        (Proto::Udp, Filter::OnIpid) => (
+            "`linger` keeps flows where they are, and `on_ipid` gives each datagram of a flow to another \
+             node",
+            "remove `linger`, or use on_port or on_addr",
+        ),
+        (Proto::Udp, _) if linger.subsec_nanos() > 0 => {
+            ("`linger` counts whole seconds", "write it in seconds, such as 30s")
+        }
+        (Proto::Udp, Filter::OnAddr | Filter::OnPort) => return Some(linger),
+    };
+    report.error(value.at, problem, help);
+    None
 }
 
 fn check_filter(proto: Located<Proto>, filter: Located<Filter>, report: &mut Report) {

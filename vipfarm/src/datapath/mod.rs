@@ -7,6 +7,7 @@
 mod attach;
 mod clock;
 mod counters;
+mod flows;
 pub mod manual;
 mod object;
 mod pins;
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use counters::Counters;
+pub use flows::{FlowSeen, Flows};
 pub use requesters::Requesters;
 pub use shared::Mapping;
 
@@ -274,6 +276,11 @@ impl Datapath {
         Requesters::of(&mut self.ebpf)
     }
 
+    /// The reader of the UDP flows that linger, for another thread; there is one.
+    pub fn take_flows(&mut self) -> Result<Flows, Error> {
+        Flows::of(&mut self.ebpf)
+    }
+
     /// What `slow` logs, if tracing was asked for; there is one reader.
     pub fn take_trace(&mut self) -> Result<Option<Trace>, Error> {
         if !self.trace {
@@ -418,6 +425,7 @@ fn apply(state: &mut SharedState, old: Option<&Plan>, new: &Plan) -> Result<(), 
             Change::Moving { group, bitmap } => state.store_moving(group, bitmap),
             Change::Former { group, owners } => state.store_former(group, &owners),
             Change::Owners { group, owners } => state.store_owners(group, &owners),
+            Change::Turns { group, turns } => state.store_turns(group, &turns),
             Change::Peer { index, mac } => state.store_peer(index, mac),
             Change::PeerSlot { slot, mac } => state.store_peer_slot(slot, mac),
         }

@@ -17,7 +17,10 @@ use vipfarm_common::layout::{
 };
 
 use super::Error;
-use crate::{model::Bitmap, plan::Owners};
+use crate::{
+    model::Bitmap,
+    plan::{Owners, Turns},
+};
 
 /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
@@ -164,6 +167,18 @@ impl SharedState {
     pub(super) fn store_former(&mut self, group: usize, owners: &Owners) {
         // SAFETY: as above.
         store_words(unsafe { addr_of_mut!((*self.group(group)).former) }.cast(), owners.words());
+    }
+
+    /// Stores who judges a group's flows likewise: who is before this node first, so that it does not take
+    /// itself for the first one.
+    pub(super) fn store_turns(&mut self, group: usize, turns: &Turns) {
+        // SAFETY: as above.
+        store_words(
+            unsafe { addr_of_mut!((*self.group(group)).first) }.cast(),
+            turns.first.words(),
+        );
+        // SAFETY: as above.
+        store_words(unsafe { addr_of_mut!((*self.group(group)).next) }.cast(), turns.next.words());
     }
 
     fn group(&mut self, group: usize) -> *mut Group {

@@ -247,7 +247,13 @@ impl Group {
     /// Whether it has connections that stay where they are when their bucket moves. Those of a failover
     /// VIP cannot: their address goes.
     pub fn lingers(&self) -> bool {
-        self.failover.is_none() && self.rules.iter().any(|rule| rule.proto == Proto::Tcp)
+        let stays = |rule: &Rule| rule.proto == Proto::Tcp || rule.linger.is_some();
+        self.failover.is_none() && self.rules.iter().any(stays)
+    }
+
+    /// Whether some of them are flows of UDP.
+    pub fn keeps_flows(&self) -> bool {
+        self.failover.is_none() && self.rules.iter().any(|rule| rule.linger.is_some())
     }
 
     /// The node's power: 0 when it is not in the group.
@@ -267,6 +273,9 @@ pub struct Rule {
     pub proto: Proto,
     /// The hash input.
     pub filter: Filter,
+    /// UDP: for how long an idle flow still belongs to the node that has served it, whole seconds; `None`
+    /// = it moves with its bucket.
+    pub linger: Option<Duration>,
 }
 
 /// The protocol of a rule.

@@ -3,22 +3,24 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use thiserror::Error;
 use vipfarm_common::hash;
 use vipfarm_common::layout::{
-    self, Generation, MAC_SLOTS, MAX_GROUPS, MAX_RULES, MAX_VIPS, NO_VMAC, RESOLVE_GROUP,
-    RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED, VIP_FAILOVER,
-    VIP_NO_ECHO, VIP_OTHER, VIP_SLOTS, Vip6Slot, VipSlot, key_v4, mac_word, mix, mix_v6,
-    rule_index, vip_index,
+    self, Generation, MAC_SLOTS, MAX_GROUPS, MAX_LINGER_S, MAX_RULES, MAX_VIPS, NO_VMAC,
+    RESOLVE_GROUP, RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED,
+    VIP_FAILOVER, VIP_NO_ECHO, VIP_OTHER, VIP_SLOTS, Vip6Slot, VipSlot, key_v4, mac_word, mix,
+    mix_v6, rule_index, vip_index,
 };
 
 use super::{addr_word, addr_words, mac_set, multipliers};
-use crate::model::{Filter, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Vip, VlanTags};
+use crate::model::{Filter, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Rule, Vip, VlanTags};
 
-/// Protocol number, as it is hashed.
+/// Protocol numbers, as they are hashed.
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// As whom a node asks where it must not ask as a VIP: by VIP, its own address on that network, of
 /// IPv6 the link-local one.
@@ -85,6 +87,8 @@ struct RuleKey {
 struct RuleEntry {
     group: u32,
     filter: Filter,
+    /// In seconds; 0 = not at all.
+    linger_s: u16,
 }
 
 /// Why a configuration does not fit the kernel tables.
@@ -210,20 +214,26 @@ impl Services {
         client: SocketAddr,
         vip: SocketAddr,
     ) -> Option<(usize, u8)> {
+        let rule = self.rule_of(vip, false)?;
+        Some(rule.place(hash_key, client, TCP))
+    }
+
+    /// The same of a UDP flow whose rule has it linger, and for how long.
+    pub fn lingering_flow(
+        &self,
+        hash_key: [u8; 16],
+        client: SocketAddr,
+        vip: SocketAddr,
+    ) -> Option<((usize, u8), Duration)> {
+        let rule = self.rule_of(vip, true).filter(|rule| rule.linger_s > 0)?;
+        Some((rule.place(hash_key, client, UDP), Duration::from_secs(rule.linger_s.into())))
+    }
+
+    fn rule_of(&self, vip: SocketAddr, udp: bool) -> Option<&RuleEntry> {
         let place = self.vips.iter().position(|entry| entry.addr == vip.ip())?;
-        let key = |port| RuleKey { vip: number(place + 1), udp: false, port };
+        let key = |port| RuleKey { vip: number(place + 1), udp, port };
         let exact = self.rules.get(&key(Some(vip.port())));
-        let rule = exact.or_else(|| self.rules.get(&key(None)))?;
-        let field = match rule.filter {
-            Filter::OnPort => client.port().to_be_bytes(),
-            Filter::OnAddr | Filter::OnIpid => [0; 2],
-        };
-        let words = hash::key_words(hash_key);
-        let hash = match client.ip() {
-            IpAddr::V4(addr) => hash::hash_v4(words, addr.octets(), field, TCP),
-            IpAddr::V6(addr) => hash::hash_v6(words, addr.octets(), field, TCP),
-        };
-        Some((rule.group as usize, hash::bucket(hash, rule.group)))
+        exact.or_else(|| self.rules.get(&key(None)))
     }
 
     /// The virtual address with that identity.
@@ -256,14 +266,16 @@ impl Services {
                     && rule.port == port
                 {
                     let group = number(self.groups + index);
-                    let entry = RuleEntry { group, filter: rule.filter };
+                    let entry = RuleEntry::of(group, rule);
                     entries.push(entry);
                     self.rules.insert(RuleKey { vip, udp, port }, entry);
                 }
             }
             // Fragments of ports without a rule are taken too: without a first one they are nothing.
             later[usize::from(udp)] = entries.first().copied().filter(|first| {
-                first.filter != Filter::OnPort && entries.iter().all(|entry| entry == first)
+                first.filter != Filter::OnPort
+                    && first.linger_s == 0
+                    && entries.iter().all(|entry| entry == first)
             });
         }
         let resolve = block.rule_for(addr, Proto::Arp, None);
@@ -349,13 +361,33 @@ pub struct HeldVip {
 }
 
 impl RuleEntry {
+    fn of(group: u32, rule: &Rule) -> Self {
+        let linger = rule.linger.map_or(0, |linger| linger.as_secs());
+        let linger_s = u16::try_from(linger).unwrap_or(MAX_LINGER_S);
+        Self { group, filter: rule.filter, linger_s }
+    }
+
+    /// The kernel group, and the client's bucket of it.
+    fn place(&self, hash_key: [u8; 16], client: SocketAddr, proto: u8) -> (usize, u8) {
+        let field = match self.filter {
+            Filter::OnPort => client.port().to_be_bytes(),
+            Filter::OnAddr | Filter::OnIpid => [0; 2],
+        };
+        let words = hash::key_words(hash_key);
+        let hash = match client.ip() {
+            IpAddr::V4(addr) => hash::hash_v4(words, addr.octets(), field, proto),
+            IpAddr::V6(addr) => hash::hash_v6(words, addr.octets(), field, proto),
+        };
+        (self.group as usize, hash::bucket(hash, self.group))
+    }
+
     fn encode(self) -> u32 {
         let flags = match self.filter {
             Filter::OnAddr => 0,
             Filter::OnPort => RULE_ON_PORT,
             Filter::OnIpid => RULE_ON_IPID,
         };
-        layout::rule(self.group, flags)
+        layout::rule(self.group, flags | layout::rule_linger(self.linger_s))
     }
 }
 

@@ -54,7 +54,7 @@ fn block(addresses: &[Ipv4Addr], groups: &[&[Rule]]) -> Vip {
 
 fn rule(only: Option<Ipv4Addr>, port: Option<u16>) -> Rule {
     let virtual_addr = only.map(IpAddr::V4);
-    Rule { virtual_addr, port, proto: Proto::Tcp, filter: Filter::OnAddr }
+    Rule { virtual_addr, port, proto: Proto::Tcp, filter: Filter::OnAddr, linger: None }
 }
 
 fn plan(blocks: &[Vip], here: impl Fn(usize) -> bool) -> Plan {
@@ -66,6 +66,7 @@ fn plan(blocks: &[Vip], here: impl Fn(usize) -> bool) -> Plan {
         moving: Vec::new(),
         former: Vec::new(),
         owners: Vec::new(),
+        turns: Vec::new(),
         peers: Peers::unknown(2),
     }
 }

@@ -12,6 +12,9 @@ pub struct HandoverStatus {
     /// Their open connections, counted within the last second or so; absent just after a change,
     /// until they have been counted.
     pub connections: Option<u64>,
+    /// UDP flows of such buckets that still linger, by rules that have them, counted likewise.
+    #[serde(default)]
+    pub flows: Option<u64>,
     /// Seconds since the first of them was given away; absent if there are none.
     pub since_s: Option<u64>,
     /// Buckets taken over whose old connections another node may still serve, of 256.

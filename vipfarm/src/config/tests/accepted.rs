@@ -49,7 +49,8 @@ fn what_a_file_says_is_in_the_model() {
     assert_eq!((vip.open, vip.icmp_echo), (Open::Auto, IcmpEcho::Drop));
     assert_eq!(vip.other, OtherProtocols::OnAddr);
     assert!(!vip.addresses[0].check, "inherited");
-    let rule = |port, filter| Rule { virtual_addr: None, port, proto: Proto::Tcp, filter };
+    let proto = Proto::Tcp;
+    let rule = |port, filter| Rule { virtual_addr: None, port, proto, filter, linger: None };
     assert_eq!(vip.groups[0].rules, [rule(Some(80), Filter::OnPort), rule(None, Filter::OnAddr)]);
 }
 
@@ -101,7 +102,13 @@ fn a_directed_block_may_say_who_answers_arp() {
         "- { proto: arp, filter: on_addr }",
     ));
     assert_eq!(farm.vips[0].mode, Mode::VmacDirected);
-    let arp = Rule { virtual_addr: None, port: None, proto: Proto::Arp, filter: Filter::OnAddr };
+    let arp = Rule {
+        virtual_addr: None,
+        port: None,
+        proto: Proto::Arp,
+        filter: Filter::OnAddr,
+        linger: None,
+    };
     assert_eq!(farm.vips[0].groups[0].rules[0], arp);
 }
 

@@ -1,0 +1,202 @@
+//! Who judges UDP flows where buckets are in a move, by rules that have them linger: the former owners
+//! one after the other, in the order of the nodes, then the owner.
+//!
+//! A node is taken for a former owner as soon as a view takes a bucket from it, and until its heartbeats
+//! say, in that view, what lingers with it. So all who install a view agree on who judges first without
+//! having heard of each other; and whatever they believe, one of them at a time has the datagram.
+
+use vipfarm_common::layout::{NOBODY, SEVERAL};
+
+use super::handover::{Handover, Said};
+use crate::{
+    model::{BUCKETS, Bitmap, NodeId, NodeSet, View},
+    plan::Turns,
+};
+
+/// Sets of nodes, by bucket.
+type Nodes = [NodeSet; BUCKETS];
+
+/// Who judges.
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
+pub(super) struct Judges {
+    /// Which kernel groups have flows that linger.
+    keep: Vec<bool>,
+    /// The view installed last, or nothing if this node came from nowhere.
+    last: Option<Installed>,
+    /// Another view was promised, but not installed yet.
+    promised: bool,
+    /// Who may have served since the view installed last, by kernel group: its owners, and those of
+    /// views that were promised here and may have been installed elsewhere.
+    candidates: Vec<Nodes>,
+    /// Former owners that have not said yet what lingers with them, by kernel group.
+    assumed: Vec<Nodes>,
+    /// Who they are is not known, for no view was installed here before, and not all have said.
+    unknown: bool,
+}
+
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq, Hash))]
+struct Installed {
+    own: NodeId,
+    alive: NodeSet,
+    /// By kernel group.
+    owners: Vec<[Option<NodeId>; BUCKETS]>,
+}
+
+impl Judges {
+    /// Nothing in a move, of kernel groups that have flows that linger, or have not.
+    pub(super) fn of(keep: Vec<bool>) -> Self {
+        let groups = if keep.contains(&true) { keep.len() } else { 0 };
+        let nobody = vec![[NodeSet::EMPTY; BUCKETS]; groups];
+        Self {
+            keep,
+            last: None,
+            promised: false,
+            candidates: nobody.clone(),
+            assumed: nobody,
+            unknown: false,
+        }
+    }
+
+    /// Whether any flows linger.
+    fn keep_any(&self) -> bool {
+        !self.assumed.is_empty()
+    }
+
+    /// A view with those owners by kernel group may be in force soon, at other nodes before it is here.
+    pub(super) fn promise(&mut self, owners: impl Fn(usize) -> [Option<NodeId>; BUCKETS]) {
+        self.promised = true;
+        for (group, candidates) in self.candidates.iter_mut().enumerate() {
+            for (nodes, owner) in candidates.iter_mut().zip(owners(group)) {
+                *nodes = owner.into_iter().fold(*nodes, NodeSet::with);
+            }
+        }
+    }
+
+    /// The view is in force, with those owners by kernel group.
+    pub(super) fn install(
+        &mut self,
+        own: NodeId,
+        view: &View,
+        owners: impl Fn(usize) -> [Option<NodeId>; BUCKETS],
+    ) {
+        self.promised = false;
+        if !self.keep_any() {
+            return;
+        }
+        let owners: Vec<_> = (0..self.keep.len()).map(owners).collect();
+        let others = view.alive.without(own);
+        self.unknown |= self.last.is_none() && !others.is_empty();
+        let groups = self.assumed.iter_mut().flatten().zip(self.candidates.iter_mut().flatten());
+        for ((assumed, candidates), owner) in groups.zip(owners.iter().flatten()) {
+            let owner = owner.iter().copied().collect();
+            *assumed = assumed.union(*candidates).intersection(others).difference(owner);
+            *candidates = owner;
+        }
+        self.last = Some(Installed { own, alive: view.alive, owners });
+    }
+
+    /// Takes what the other nodes say, of which only those count that do.
+    pub(super) fn hear(&mut self, others: &[Said<'_>]) {
+        let silent = others.iter().filter(|said| said.lingering.is_none()).map(|said| said.node);
+        let silent: NodeSet = silent.collect();
+        // Others may hold, but what holds judges nothing.
+        let alive = self.last.as_ref().map_or(NodeSet::EMPTY, |last| last.alive);
+        let silent = silent.intersection(alive);
+        for nodes in self.assumed.iter_mut().flatten() {
+            *nodes = nodes.intersection(silent);
+        }
+        self.unknown &= !silent.is_empty();
+    }
+
+    /// Forgets everything: the node serves nothing any more.
+    pub(super) fn forget(&mut self) {
+        *self = Self::of(std::mem::take(&mut self.keep));
+    }
+
+    /// Whether all have said what lingers with them.
+    pub(super) fn know_all(&self) -> bool {
+        !self.unknown && self.assumed.iter().flatten().all(|nodes| nodes.is_empty())
+    }
+
+    /// Who judges before and after this node, by kernel group, while it accepts those buckets; empty if no
+    /// flows linger.
+    pub(super) fn turns(&self, handover: &Handover, accept: &[Bitmap]) -> Vec<Turns> {
+        let Some(last) = &self.last else { return self.no_turns() };
+        let said = handover.said();
+        let group = |group: usize| {
+            let mut turns = Turns::NONE;
+            let lingering = handover.lingering()[group];
+            for bucket in (0..BUCKETS).filter(|_| self.keep[group]) {
+                let names = |(_, bitmaps): &(NodeId, &[Bitmap])| bitmaps[group].has(bucket);
+                let others = said.clone().filter(names).map(|(node, _)| node);
+                let owner = last.owners[group][bucket];
+                let others = others.fold(self.assumed[group][bucket], NodeSet::with);
+                let others = others.intersection(last.alive.without(last.own));
+                let others = owner.into_iter().fold(others, NodeSet::without);
+                let place = |node: Option<NodeId>| node.map_or(NOBODY, index);
+                let (first, next) = if accept[group].has(bucket) {
+                    match self.unknown {
+                        true => (SEVERAL, NOBODY),
+                        false => (place(others.iter().next()), place(others.iter().last())),
+                    }
+                } else if lingering.has(bucket) {
+                    let first = others.iter().next().filter(|first| *first < last.own);
+                    let after = others.iter().find(|node| *node > last.own);
+                    let next = after.or(owner.filter(|owner| *owner != last.own));
+                    let next = next.filter(|_| !self.promised);
+                    (place(first), next.map_or(SEVERAL, index))
+                } else {
+                    (place(others.iter().next()), NOBODY)
+                };
+                (turns.first.0[bucket], turns.next.0[bucket]) = (first, next);
+            }
+            turns
+        };
+        (0..self.assumed.len()).map(group).collect()
+    }
+
+    /// As [`Judges::turns`], of a node that judges nothing.
+    pub(super) fn no_turns(&self) -> Vec<Turns> {
+        vec![Turns::NONE; self.assumed.len()]
+    }
+
+    /// The same with other kernel groups: `former` tells which one each of them was before.
+    #[must_use]
+    pub(super) fn renumbered(
+        &self,
+        former: impl Fn(usize) -> Option<usize>,
+        keep: Vec<bool>,
+    ) -> Self {
+        let new = Self::of(keep);
+        let nodes = |nodes: &[Nodes]| {
+            let before = |group| former(group).and_then(|group| nodes.get(group));
+            let nodes = |group| before(group).copied().unwrap_or([NodeSet::EMPTY; BUCKETS]);
+            (0..new.assumed.len()).map(nodes).collect()
+        };
+        let owners = |last: &Installed, group| {
+            let before = former(group).and_then(|group| last.owners.get(group));
+            before.copied().unwrap_or([None; BUCKETS])
+        };
+        let last = self.last.as_ref().filter(|_| new.keep_any()).map(|last| Installed {
+            owners: (0..new.keep.len()).map(|group| owners(last, group)).collect(),
+            ..last.clone()
+        });
+        Self {
+            last,
+            promised: self.promised,
+            candidates: nodes(&self.candidates),
+            assumed: nodes(&self.assumed),
+            unknown: self.unknown,
+            ..new
+        }
+    }
+}
+
+fn index(node: NodeId) -> u8 {
+    u8::try_from(node.index()).unwrap_or(NOBODY)
+}
+
+#[cfg(test)]
+mod tests;
