@@ -13,7 +13,7 @@ fn groups_and_powers() {
         (
             &[("- name: http", "- comment: http")],
             "farm.yaml:11:9: error: `comment` is not a key of a group\n\
-             \x20 = help: write one of: name, powers, handover_timeout, rules\n\
+             \x20 = help: write one of: name, powers, handover_timeout, checks, rules\n\
              farm.yaml:11:9: error: a group needs the key `name`\n\
              \x20 = help: add `name: http`",
         ),
