@@ -137,9 +137,10 @@ impl Judges {
                 let others = owner.into_iter().fold(others, NodeSet::without);
                 let place = |node: Option<NodeId>| node.map_or(NOBODY, index);
                 let (first, next) = if accept[group].has(bucket) {
-                    match self.unknown {
-                        true => (SEVERAL, NOBODY),
-                        false => (place(others.iter().next()), place(others.iter().last())),
+                    if self.unknown {
+                        (SEVERAL, NOBODY)
+                    } else {
+                        (place(others.iter().next()), place(others.iter().last()))
                     }
                 } else if lingering.has(bucket) {
                     let first = others.iter().next().filter(|first| *first < last.own);

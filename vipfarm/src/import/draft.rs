@@ -25,6 +25,7 @@ pub(super) struct Node {
 }
 
 /// A VIP block.
+#[expect(clippy::struct_excessive_bools, reason = "keys of a file")]
 #[derive(Debug)]
 pub(super) struct Vip {
     pub(super) interface: Option<String>,
