@@ -24,7 +24,7 @@ use crate::agent::share::Share;
 pub(super) const MILLI: u64 = 1_000_000;
 
 pub(super) struct Farm {
-    seed: u64,
+    pub(super) seed: u64,
     pub(super) rng: Rng,
     flaw: Flaw,
     weather: Weather,

@@ -60,7 +60,8 @@ impl Farm {
                 13 => self.set_power(node),
                 14 => self.stage(),
                 15 => self.set_fit(node),
-                17 => self.abstain(node),
+                // In few histories, so that the others still are long enough for rare flaws.
+                17 if self.seed.is_multiple_of(4) => self.abstain(node),
                 _ => {}
             }
         }
