@@ -49,6 +49,9 @@ enum Bench {
         /// Also let a farm serve for so long while all processors are overloaded; 0 leaves that out.
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         soak: u64,
+        /// Only a VIP that one node at a time has, and keepalived beside it.
+        #[arg(long)]
+        floating: bool,
     },
     /// What becomes of TCP connections when their buckets move. Takes six minutes.
     Handover {
@@ -106,6 +109,9 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
     };
     for (option, value) in options {
         bench.arg(option).arg(value);
+    }
+    if matches!(args.what, Bench::Failover { floating: true, .. }) {
+        bench.arg("--floating");
     }
     bench.env("VIPFARM_BIN", artifact::program(&artifacts, "vipfarm")?);
     bench.env("VIPFARM_LAB_OBJECT", workspace.lab_object());

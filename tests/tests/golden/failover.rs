@@ -94,7 +94,7 @@ fn arp_rows(row: &mut impl FnMut(&'static str, Vec<u8>, Reason)) {
     row(
         "failover: a member's answer",
         Frame::arp_reply((PEER, VIP_FLOATED), (OWN, FROM)).bytes(),
-        Reason::ArpReply,
+        Reason::NotVip,
     );
     row(
         "failover: a stranger's announcement",

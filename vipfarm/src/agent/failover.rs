@@ -44,6 +44,9 @@ const ROUND: Duration = Duration::from_millis(250);
 /// farm again soon.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How often to look whether the addresses are still there.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// What the runtime's parts tell each other of failover VIPs.
 #[derive(Debug, Default)]
 pub(super) struct Holding {
@@ -85,6 +88,8 @@ pub(super) struct Mover {
     /// Who was alive in the view before.
     alive: NodeSet,
     idle_since: Option<Instant>,
+    /// When the addresses were last looked for.
+    looked: Instant,
 }
 
 /// A failover VIP on its interface.
@@ -132,6 +137,7 @@ impl Mover {
             staying: Staying::default(),
             alive: NodeSet::EMPTY,
             idle_since: None,
+            looked: Instant::now(),
         })
     }
 
@@ -148,13 +154,18 @@ impl Mover {
             let snapshot = self.latest.get();
             let config = self.configurations.get(snapshot.digest);
             let blocks: Vec<_> = blocks(&config, &snapshot).collect();
+            self.forget_others(&blocks);
             if blocks.is_empty() {
                 continue;
             }
             if snapshot.state == NodeState::Up {
                 self.idle_since = None;
-                self.follow_view(&snapshot, &blocks).await;
-                self.stay(&config, &snapshot, &blocks);
+                // Else the tables may be another configuration's than the view.
+                if snapshot.converged {
+                    self.look_after(&blocks).await;
+                    self.follow_view(&snapshot, &blocks).await;
+                    self.stay(&config, &snapshot, &blocks);
+                }
             } else if self.idle_since.get_or_insert_with(Instant::now).elapsed() > GRACE {
                 for block in &blocks {
                     self.lose(block).await;
@@ -171,19 +182,49 @@ impl Mover {
         let mut told = Vec::new();
         for block in blocks {
             self.holding.note(VipId::of(&block.group.name), block.holder);
-            if block.holder == Some(self.own) {
-                let gained = self.gain(block).await;
-                if gained || joined {
-                    let interface = &self.interfaces[block.place];
-                    let held = |vip| Held { interface: interface.clone(), vip };
-                    told.extend(vips_of(block.vip).map(held));
-                }
-            } else if block.holder.is_some() {
-                self.lose(block).await;
+            if block.holder == Some(self.own) && (self.gain(block).await || joined) {
+                let interface = &self.interfaces[block.place];
+                let held = |vip| Held { interface: interface.clone(), vip };
+                told.extend(vips_of(block.vip).map(held));
             }
         }
         if !told.is_empty() {
             tokio::spawn(Arc::clone(&self.herald).tell_all(told));
+        }
+        // Nobody waits for that.
+        let own = self.own;
+        for block in blocks.iter().filter(|block| block.holder.is_some_and(|it| it != own)) {
+            self.lose(block).await;
+        }
+    }
+
+    /// Keeps nothing of addresses that are no failover VIPs any more.
+    fn forget_others(&mut self, blocks: &[Block<'_>]) {
+        let is_one = |&(place, tags, addr): &(usize, VlanTags, IpAddr)| {
+            let mut here = blocks.iter().filter(|block| block.place == place);
+            here.any(|block| vips_of(block.vip).any(|it| (it.tags, it.addr) == (tags, addr)))
+        };
+        self.present.retain(|key, _| is_one(key));
+    }
+
+    /// Notices now and then what somebody else has removed: it is added again.
+    async fn look_after(&mut self, blocks: &[Block<'_>]) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let Ok(found) = Network::interfaces().await else { return };
+        let is_here = |vip: IpAddr| {
+            found.iter().any(|interface| interface.addresses.iter().any(|net| net.addr() == vip))
+        };
+        for block in blocks {
+            for vip in vips_of(block.vip).filter(|vip| !is_here(vip.addr)) {
+                let key = (block.place, vip.tags, vip.addr);
+                if self.present.get(&key) == Some(&true) {
+                    self.present.remove(&key);
+                    self.warn(format!("somebody has removed {}: it is added again", vip.addr));
+                }
+            }
         }
     }
 
@@ -287,7 +328,7 @@ impl Mover {
             }
         }
         self.staying.forget_others(&held);
-        if wanted != staying::of(&snapshot.view.powers, self.own) && snapshot.converged {
+        if wanted != staying::of(&snapshot.view.powers, self.own) {
             // After the thread's end there is nothing to remember.
             let _ended = self.commander.send(Command::Stay(wanted.into_iter().collect()));
         }

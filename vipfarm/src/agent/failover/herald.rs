@@ -60,6 +60,7 @@ impl Herald {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
         snapshot.state == NodeState::Up
+            && snapshot.converged
             && blocks(&config, &snapshot)
                 .filter(|block| block.holder == Some(self.own))
                 .any(|block| vips_of(block.vip).any(|vip| vip == held.vip))

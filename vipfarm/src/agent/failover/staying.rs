@@ -48,3 +48,49 @@ pub(super) fn of(overrides: &Overrides, node: NodeId) -> BTreeSet<VipId> {
     let own = stays.filter(|stay| stay.kind == StayKind::Incumbent && stay.node == node);
     own.map(|stay| stay.vip).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{Balance, Failover};
+
+    fn vip(preempt: bool, delay: u64, balance: Balance) -> Floating {
+        let preempt_delay = Duration::from_secs(delay);
+        let failover = Failover { preempt, preempt_delay, balance };
+        Floating::new("10.0.0.100", failover, ["node1", "node2"].into_iter())
+    }
+
+    fn node(index: usize) -> NodeId {
+        NodeId::new(index).expect("in range")
+    }
+
+    #[test]
+    fn a_holder_is_remembered_where_it_matters_only() {
+        let (own, now) = (node(1), Instant::now());
+        let stays = |vip: &Floating| Staying::default().stays(vip, own, || Some(node(0)), now);
+        assert!(!stays(&vip(true, 0, Balance::Priority)), "the better one has it at once");
+        assert!(stays(&vip(true, 0, Balance::Spread)), "so that no other VIP moves");
+        assert!(stays(&vip(false, 0, Balance::Priority)));
+        assert!(stays(&vip(true, 30, Balance::Priority)));
+    }
+
+    #[test]
+    fn a_better_node_waits_for_the_delay_from_when_it_came_on() {
+        let (own, begin, vip) = (node(1), Instant::now(), vip(true, 30, Balance::Priority));
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut staying = Staying::default();
+        let mut stays = |favourite, seconds| staying.stays(&vip, own, || favourite, at(seconds));
+        assert!(stays(Some(own), 0));
+        assert!(stays(Some(node(0)), 10));
+        assert!(stays(Some(node(0)), 39));
+        assert!(stays(None, 39), "it is gone again");
+        assert!(stays(Some(node(0)), 41));
+        assert!(stays(Some(node(0)), 70));
+        assert!(!stays(Some(node(0)), 71));
+        assert!(!stays(Some(node(0)), 72), "until the farm has agreed");
+        staying.forget_others(&BTreeSet::new());
+        assert!(staying.stays(&vip, own, || Some(node(0)), at(100)), "it has it once more");
+    }
+}

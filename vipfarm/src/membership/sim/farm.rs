@@ -24,7 +24,7 @@ use crate::agent::share::Share;
 pub(super) const MILLI: u64 = 1_000_000;
 
 pub(super) struct Farm {
-    pub(super) seed: u64,
+    seed: u64,
     pub(super) rng: Rng,
     flaw: Flaw,
     weather: Weather,
@@ -165,6 +165,8 @@ impl Farm {
         let ended =
             agreed.entries().iter().find(|it| it.life.is_some_and(|of| !is_of(it.node, of)));
         assert_eq!(ended, None, "a power outlives its agent: {self}");
+        let ended = agreed.stays().iter().find(|it| it.life.is_some_and(|of| !is_of(it.node, of)));
+        assert_eq!(ended, None, "who is to hold a VIP outlives its agent: {self}");
     }
 
     /// How long a joiner may be kept waiting, in milliseconds.

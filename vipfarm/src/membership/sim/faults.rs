@@ -6,7 +6,7 @@ use super::{
     node::{Count, Kernel},
     rng::Rng,
 };
-use crate::model::Abstention;
+use crate::model::{Abstention, VipId};
 
 /// What the network does to datagrams.
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ impl Farm {
             self.run_for(calm)?;
             let node = self.rng.index(self.nodes.len());
             let pause = 1 + self.rng.below(3 * fail);
-            match self.rng.below(18) {
+            match self.rng.below(20) {
                 0..=3 => self.freeze(node, pause),
                 4..=5 => self.crash(node, pause),
                 6 => self.power_off(node, pause),
@@ -60,8 +60,8 @@ impl Farm {
                 13 => self.set_power(node),
                 14 => self.stage(),
                 15 => self.set_fit(node),
-                // In few histories, so that the others still are long enough for rare flaws.
-                17 if self.seed.is_multiple_of(4) => self.abstain(node),
+                17 => self.move_vip(node),
+                18 => self.abstain(node),
                 _ => {}
             }
         }
@@ -149,6 +149,27 @@ impl Farm {
             format!("sets the power of {of} in {group:?} to {power:?}, persist {persist}")
         });
         self.give_power(by, group, of, power, persist);
+    }
+
+    /// An operator moves a failover VIP or takes that back, or its holder is to stay it.
+    fn move_vip(&mut self, by: usize) {
+        const VIP: VipId = VipId(7);
+        let (of, persist) = (self.rng.index(self.nodes.len()), self.rng.once_in(2));
+        let to = NodeId::new(of).filter(|_| !self.rng.once_in(4));
+        let stays = self.rng.once_in(3);
+        self.record(by, || format!("moves a VIP to {to:?}, persist {persist}, or stays: {stays}"));
+        let (now, node) = (self.now, &mut self.nodes[by]);
+        let clock = node.clock(now);
+        if let Some(agent) = node.listening(now) {
+            if stays {
+                agent.stay(clock, &[VIP][..usize::from(persist)]);
+            } else {
+                let refused = agent.move_vip(clock, VIP, to, persist).err();
+                let why = refused.map(|refused| refused.to_string()).unwrap_or_default();
+                assert!(why.is_empty() || (!persist && why.contains("add --persist")), "{why}");
+            }
+        }
+        self.schedule(by);
     }
 
     pub(super) fn give_power(

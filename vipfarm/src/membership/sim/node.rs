@@ -88,7 +88,9 @@ impl SimNode {
     /// What the runtime does when a view with those powers has come into force.
     pub(super) fn keep(&mut self, powers: &Overrides) {
         let persistent = powers.entries().iter().filter(|entry| entry.life.is_none()).copied();
-        self.disk = Overrides::new(powers.version(), persistent).expect("fewer than there were");
+        let pins = powers.stays().iter().filter(|stay| stay.life.is_none()).copied();
+        let disk = Overrides::new(powers.version(), persistent).and_then(|disk| disk.and(pins));
+        self.disk = disk.expect("fewer than there were");
     }
 
     /// The agent, if it runs: a frozen one takes no command.
