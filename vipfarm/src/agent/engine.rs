@@ -108,9 +108,12 @@ impl Latest {
     }
 }
 
+/// The kernel sides, and whether the thread could go on until it was told to stop.
+pub type Ended = (Vec<Datapath>, io::Result<()>);
+
 /// Runs the thread until told to stop and out of the farm; gives the kernel sides back, whatever
 /// happened.
-pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
+pub fn run(parts: Parts) -> Ended {
     let real_time = prepare_thread(parts.real_time, &parts.reports);
     // Only now: what preparing took must not look like a stall.
     let now = realtime::now();
