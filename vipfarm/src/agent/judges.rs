@@ -151,8 +151,11 @@ impl Judges {
                 } else {
                     (place(others.iter().next()), NOBODY)
                 };
-                // Who was first before may be the owner by now, and would take the frame for judged.
-                let unsure = self.promised && first != NOBODY && !accept[group].has(bucket);
+                // Who was first before may be the owner by now, and would take the frame for judged; and
+                // who does not know the others must not take itself for the first.
+                let unsure =
+                    self.promised && first != NOBODY || self.unknown && lingering.has(bucket);
+                let unsure = unsure && !accept[group].has(bucket);
                 turns.first.0[bucket] = if unsure { SEVERAL } else { first };
                 turns.next.0[bucket] = next;
             }
