@@ -2,6 +2,7 @@
 
 mod change;
 mod import;
+mod trace;
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -13,6 +14,7 @@ pub use self::{
         WaitArgs,
     },
     import::{ImportArgs, ImportFrom, ImportInto},
+    trace::TraceArgs,
 };
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
@@ -142,6 +144,21 @@ pub enum Verb {
   vipfarm replay clients.pcap -c farm.yaml --node node1 --mac node1=02:00:00:00:00:0b
   tcpdump -i eth0 -U -w - tcp | vipfarm replay - -c farm.yaml --json | jq .owner")]
     Replay(ReplayArgs),
+
+    /// Show one client's packets as this node's filter judges them
+    ///
+    /// A line for each packet from that address to a VIP: when, verdict, reason, bucket, whose that is,
+    /// and the rule. The other nodes have verdicts of their own: ask them too. Ends after --for, or
+    /// when interrupted.
+    ///
+    /// Meanwhile all traffic of the VIPs takes the filter's slow path, which is a few times slower and
+    /// judges the same. A thousand packets a second and processor are shown, one client at a time.
+    /// --json prints one object a line.
+    #[command(after_help = "Examples:
+  vipfarm trace 203.0.113.7
+  vipfarm trace 203.0.113.7:51000 --for 5m --json
+  vipfarm trace 2001:db8::7")]
+    Trace(TraceArgs),
 
     /// Show what happened to the farm
     ///

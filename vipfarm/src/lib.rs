@@ -18,3 +18,4 @@ pub mod net;
 pub mod pcap;
 pub mod plan;
 pub mod status;
+pub mod summary;

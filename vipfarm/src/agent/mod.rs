@@ -11,6 +11,7 @@
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`trace`]: one client's frames as they are judged.
 //! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
@@ -51,6 +52,7 @@ pub mod share;
 pub mod site;
 mod stop;
 mod tally;
+pub mod trace;
 pub mod upgrade;
 mod watch;
 
@@ -356,6 +358,7 @@ impl Running {
                 never = &mut notifying => match never {},
                 _ = conflicts.tick() => {
                     self.reporter.note_conflicts();
+                    self.reporter.tracer.end_idle();
                     self.reporter.count_connections().await;
                     self.reporter.tidy().await;
                     self.reporter.keep_neighbours().await;

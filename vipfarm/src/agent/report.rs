@@ -28,6 +28,7 @@ use super::{
     proof::{News, Prover},
     realtime,
     reload::Reloader,
+    trace::{self, Tracer},
     upgrade::Upgrader,
 };
 use crate::{
@@ -38,7 +39,7 @@ use crate::{
     status::{
         ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus,
         PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply, Status,
-        UpgradeReply, UpgradeRequest, VipStatus,
+        TraceQuery, TraceReply, UpgradeReply, UpgradeRequest, VipStatus,
     },
 };
 
@@ -68,6 +69,7 @@ pub struct Reporter {
     prover: Prover,
     keeping: Arc<Keeping>,
     announcing: Arc<Announcing>,
+    pub(super) tracer: Tracer,
     pub(super) linger: Linger,
     started: Instant,
 }
@@ -100,6 +102,7 @@ impl Reporter {
             hash_key,
             watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
             linger: Linger::new(&latest, &up.configurations, &reloader.commander, hash_key),
+            tracer: Tracer::new(&mut up.datapaths, &reloader.commander, &history)?,
             configurations: up.configurations.clone(),
             latest,
             history,
@@ -294,6 +297,7 @@ impl Source for Reporter {
             powers_version: snapshot.view.powers.version().counter,
             powers_saved: self.keeping.saved.load(Ordering::Relaxed),
             lease_ms: lease.as_secs_f64() * 1e3,
+            detour: snapshot.detour,
             uptime_s: self.started.elapsed().as_secs_f64(),
             configuration: hex(snapshot.digest),
             staged: snapshot.staged.map(hex),
@@ -338,6 +342,21 @@ impl Source for Reporter {
             fenced: snapshot.deadline <= realtime::now(),
         }
         .explain(query)
+    }
+
+    fn trace(&self, query: TraceQuery) -> BoxFuture<'_, Result<TraceReply, String>> {
+        Box::pin(async move {
+            let (traced, lost) = self.tracer.ask(query)?.answer().await;
+            let snapshot = self.latest.get();
+            let config = self.configurations.get(snapshot.digest);
+            let frames = self.watched.iter().enumerate().flat_map(|(place, watched)| {
+                let here = traced.iter().filter(|(at, _)| *at == place).map(|(_, frame)| frame);
+                let here: Vec<_> = here.collect();
+                let at = (place, watched.interface.as_str());
+                trace::named(&config, &snapshot, self.hash_key, at, &here)
+            });
+            Ok(TraceReply { frames: frames.collect(), lost })
+        })
     }
 
     fn set_power<'a>(

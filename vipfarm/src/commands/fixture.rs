@@ -30,6 +30,7 @@ pub(crate) fn healthy() -> Status {
         configuration: "a0".repeat(16),
         staged: None,
         lease_ms: 143.2,
+        detour: false,
         uptime_s: 11_520.0,
         nodes: vec![
             node("node1", NodeState::Up, None),

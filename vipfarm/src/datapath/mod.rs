@@ -7,6 +7,7 @@
 mod attach;
 mod clock;
 mod counters;
+mod follow;
 pub mod manual;
 mod object;
 mod pins;
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use counters::Counters;
+pub use follow::Follower;
 pub use requesters::Requesters;
 pub use shared::Mapping;
 
@@ -78,6 +80,7 @@ pub struct Datapath {
     frags: bool,
     generic_wanted: bool,
     trace: bool,
+    detour: bool,
     pins: Pins,
     plan: Option<Plan>,
     // Holds the programs and maps that are not pinned.
@@ -212,7 +215,9 @@ impl Datapath {
     /// Lets the kernel accept until `deadline_ns` of the boot clock; also when that fails, if more
     /// slowly.
     pub fn extend_lease(&mut self, deadline_ns: u64) -> Result<(), Error> {
-        extend_lease(&mut self.state, self.clock, &mut self.ebpf, deadline_ns)
+        extend_lease(&mut self.state, self.clock, &mut self.ebpf, deadline_ns)?;
+        self.detour(self.detour);
+        Ok(())
     }
 
     /// Ends the lease: every frame for a VIP is refused from now on.
@@ -260,6 +265,26 @@ impl Datapath {
     /// The reader of who asked for the VIPs, for another thread; there is one.
     pub fn take_requesters(&mut self) -> Result<Requesters, Error> {
         Requesters::of(&mut self.ebpf)
+    }
+
+    /// What tells of one client's frames, for another thread; there is one.
+    pub fn take_follower(&mut self) -> Result<Follower, Error> {
+        Follower::of(&mut self.ebpf)
+    }
+
+    /// Whether every frame for a VIP is to take the slow path, whose verdicts are the same: it is only
+    /// slower. Off, the hot path is back with the next extension of the lease.
+    pub fn detour(&mut self, detour: bool) {
+        self.detour = detour;
+        if detour {
+            self.state.force_slow();
+        }
+    }
+
+    /// Whether every frame for a VIP takes the slow path, read from the kernel's memory without a
+    /// system call.
+    pub fn is_detoured(&self) -> bool {
+        self.state.deadline_ticks() == 0
     }
 
     /// What `slow` logs, if tracing was asked for; there is one reader.
@@ -343,6 +368,7 @@ impl Loaded {
         Ok(Datapath {
             generic_wanted: self.options.generic,
             trace: self.options.trace,
+            detour: false,
             interface: self.options.interface,
             state: self.state,
             clock: self.clock,

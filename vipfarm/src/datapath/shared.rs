@@ -211,6 +211,12 @@ impl SharedState {
         Bitmap(from_fn(|word| load(unsafe { addr_of_mut!((*active).groups[group].mine[word]) })))
     }
 
+    /// The hot path's deadline in ticks; 0 = it asks the slow path about each frame.
+    pub(super) fn deadline_ticks(&self) -> u64 {
+        // SAFETY: the pointer lies within the mapping.
+        load(unsafe { addr_of_mut!((*self.state.as_ptr()).control.deadline_ticks) })
+    }
+
     /// The end of the lease in nanoseconds of the boot clock; 0 = fenced.
     pub(super) fn deadline_ns(&self) -> u64 {
         // SAFETY: the pointer lies within the mapping.

@@ -15,7 +15,7 @@ use vipfarm::{
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, NodeState,
         NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
-        RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
+        RuleStatus, Status, TraceQuery, TraceReply, UpgradeReply, UpgradeRequest, VipStatus,
     },
 };
 
@@ -60,6 +60,11 @@ impl Source for FakeAgent {
             reason: "accept".into(),
             text: "node1 serves it.".into(),
         })
+    }
+
+    fn trace(&self, query: TraceQuery) -> BoxFuture<'_, Result<TraceReply, String>> {
+        let lost = query.client_port.unwrap_or_default().into();
+        Box::pin(async move { Ok(TraceReply { frames: Vec::new(), lost }) })
     }
 
     fn set_power<'a>(
@@ -116,6 +121,7 @@ pub(crate) fn status() -> Status {
         configuration: "a0".repeat(16),
         staged: None,
         lease_ms: 143.25,
+        detour: false,
         uptime_s: 12.5,
         nodes: vec![NodeStatus {
             name: "node1".into(),
