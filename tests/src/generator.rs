@@ -8,9 +8,10 @@ use vipfarm::model::Mac;
 use crate::{
     Frame,
     world::{
-        CLIENT, OWN, PEER, VIP, VIP_BY_ADDR, VIP_CLOSED, VIP_DIRECTED, VIP_OF_NODE2, VIP_TAGGED,
-        VIP_TAGGED_TWICE, VIP6, VIP6_BY_ADDR, VIP6_DIRECTED, VIP6_TAGGED, VMAC, VMAC_CLOSED,
-        VMAC_OF_NODE2, VMAC_TAGGED, VMAC_TAGGED_TWICE, VMAC6,
+        CLIENT, OWN, PEER, VIP, VIP_BY_ADDR, VIP_CLOSED, VIP_DIRECTED, VIP_FLOATED, VIP_FLOATING,
+        VIP_OF_NODE2, VIP_TAGGED, VIP_TAGGED_TWICE, VIP6, VIP6_BY_ADDR, VIP6_DIRECTED,
+        VIP6_FLOATING, VIP6_TAGGED, VMAC, VMAC_CLOSED, VMAC_OF_NODE2, VMAC_TAGGED,
+        VMAC_TAGGED_TWICE, VMAC6,
     },
 };
 
@@ -31,7 +32,7 @@ const fn v6(addr: Ipv6Addr, mac: Mac) -> Target {
     Target { addr: IpAddr::V6(addr), mac, tags: (0, 0) }
 }
 
-const TARGETS: [Target; 16] = [
+const TARGETS: [Target; 19] = [
     v4(VIP, VMAC),
     v4(VIP, VMAC),
     v4(VIP, VMAC),
@@ -40,6 +41,9 @@ const TARGETS: [Target; 16] = [
     v4(VIP_CLOSED, VMAC_CLOSED),
     v4(Ipv4Addr::new(10, 9, 0, 99), VMAC),
     v4(VIP_DIRECTED, OWN),
+    v4(VIP_FLOATING, OWN),
+    v4(VIP_FLOATED, OWN),
+    v6(VIP6_FLOATING, OWN),
     v6(VIP6, VMAC6),
     v6(VIP6, VMAC6),
     v6(VIP6_BY_ADDR, VMAC6),

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -199,6 +199,18 @@ impl Host {
             thread::sleep(Duration::from_millis(2));
         }
         Ok(())
+    }
+
+    /// Sends frames from `eth0` over and over, as fast as it can, for so long; how many left.
+    pub fn flood(&self, frames: &[Vec<u8>], time: Duration) -> Result<usize> {
+        let socket = PacketSocket::open(&self.namespace, INTERFACE)?;
+        let until = Instant::now() + time;
+        let mut sent = 0;
+        while Instant::now() < until {
+            // A queue that is full loses some.
+            sent += frames.iter().filter(|frame| socket.send(frame).is_ok()).count();
+        }
+        Ok(sent)
     }
 
     /// The MAC that the host's neighbour table holds for `address`.

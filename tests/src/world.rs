@@ -82,6 +82,13 @@ vips:
     vlan: 40
     mode: vmac_directed
     groups: [{ name: direct-tagged, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+  - addresses: [10.9.0.108/24, \"fd00:9::108/64\"]
+    mode: failover
+    priorities: { node1: 3, node2: 2, node3: 1 }
+  - addresses: [10.9.0.109/24, \"fd00:9::109/64\"]
+    mode: failover
+    priorities: { node1: 2, node2: 3 }
+    rules: [{ port: 80, proto: tcp }]
 ";
 
 /// The two addresses of the first block, and the second block's.
@@ -116,6 +123,14 @@ pub const VMAC_TAGGED_TWICE: Mac = Mac([0x5a, 0xfe, 0, 0, 0, 7]);
 pub const VIP_DIRECTED_TAGGED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 107);
 /// See [`VIP_DIRECTED_TAGGED`].
 pub const VIP6_DIRECTED_TAGGED: Ipv6Addr = v6(0x107);
+/// One node at a time has these: node1 does.
+pub const VIP_FLOATING: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 108);
+/// See [`VIP_FLOATING`].
+pub const VIP6_FLOATING: Ipv6Addr = v6(0x108);
+/// One node at a time has these: node2 does.
+pub const VIP_FLOATED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 109);
+/// See [`VIP_FLOATED`].
+pub const VIP6_FLOATED: Ipv6Addr = v6(0x109);
 /// The node's own addresses.
 pub const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 11);
 /// See [`OWN_V4`].
@@ -332,7 +347,9 @@ impl Default for World {
 /// As whom the node asks: its addresses on the networks of the VIPs without a MAC.
 fn own_addresses() -> OwnAddresses {
     let tagged = VlanTags { outer: 0, inner: 40 };
-    let asks: [((VlanTags, IpAddr), IpAddr); 4] = [
+    let asks: [((VlanTags, IpAddr), IpAddr); 6] = [
+        ((VlanTags::default(), VIP_FLOATING.into()), OWN_V4.into()),
+        ((VlanTags::default(), VIP_FLOATED.into()), OWN_V4.into()),
         ((VlanTags::default(), VIP_DIRECTED.into()), OWN_V4.into()),
         ((VlanTags::default(), VIP6_DIRECTED.into()), OWN_V6.into()),
         ((tagged, VIP_DIRECTED_TAGGED.into()), OWN_V4_TAGGED.into()),

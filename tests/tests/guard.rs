@@ -7,8 +7,8 @@ use vipfarm_lab::{
     Frame, require, skip,
     world::{
         CLIENT, OWN, OWN_V4, OWN_V4_TAGGED, OWN_V6, OWN_V6_TAGGED, VIP, VIP_DIRECTED,
-        VIP_DIRECTED_TAGGED, VIP_OF_NODE2, VIP6, VIP6_DIRECTED, VIP6_DIRECTED_TAGGED, VMAC,
-        VMAC_OF_NODE2, VMAC6, World,
+        VIP_DIRECTED_TAGGED, VIP_FLOATED, VIP_FLOATING, VIP_OF_NODE2, VIP6, VIP6_DIRECTED,
+        VIP6_DIRECTED_TAGGED, VMAC, VMAC_OF_NODE2, VMAC6, World,
     },
 };
 
@@ -80,6 +80,27 @@ fn t1_a_node_that_answers_with_its_own_mac_never_asks_as_the_vip() {
         &Frame::solicitation(OWN, OWN_V6, other),
         "nd_corrected",
     );
+}
+
+#[test]
+fn t1_only_the_node_that_has_a_failover_vip_may_announce_it() {
+    require!(skip::bpf());
+    let mut kernel = World::new().kernel();
+    let announcement = |vip| Frame::arp_request(OWN, vip, vip).bytes();
+    let asks = |vip| Frame::arp_request(OWN, OWN_V4, vip).bytes();
+    let mut leaves = |frame: Vec<u8>, leased: bool| {
+        if leased {
+            kernel.lease(std::time::Duration::from_mins(1)).expect("a lease");
+        } else {
+            kernel.fence();
+        }
+        kernel.run(Entry::Guard, &frame).expect("it runs").frame
+    };
+    assert_eq!(leaves(announcement(VIP_FLOATING), true), announcement(VIP_FLOATING));
+    assert_eq!(leaves(announcement(VIP_FLOATING), false), asks(VIP_FLOATING), "it has no lease");
+    assert_eq!(leaves(announcement(VIP_FLOATED), true), asks(VIP_FLOATED), "another node has it");
+    let question = |own| Frame::arp_request(OWN, own, OTHER).bytes();
+    assert_eq!(leaves(question(VIP_FLOATING), true), question(OWN_V4), "a question is its own");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! Sysctls steer the kernel's own ARP only; tools that write frames themselves pass here too.
 
 use crate::{
-    layout::{Generation, MAX_VIPS, VIP_DIRECTED, mac_word},
+    layout::{Generation, MAX_VIPS, State, VIP_DIRECTED, VIP_FAILOVER, mac_word},
     packet::{Head, Packet, Tables},
     vip::{self, ETHERTYPE_ARP, ETHERTYPE_IPV6, Ethernet, ICMPV6},
 };
@@ -40,6 +40,9 @@ impl Guarded {
     }
 }
 
+/// VIPs whose nodes answer with their own MACs.
+const OWN_MAC: u32 = VIP_DIRECTED | VIP_FAILOVER;
+
 const ARP_REQUEST: [u8; 2] = [0, 1];
 /// RFC 4861 sections 4.3, 4.4 and 4.6.1: an option is its type, its length in units of 8 bytes, and
 /// for a link-layer address the MAC.
@@ -67,7 +70,7 @@ pub fn guard<P: Packet, T: Tables>(packet: &P, tables: &T) -> Guarded {
         ethernet.head.set::<6, 6>(own);
         guarded = Guarded::Source;
     }
-    if ethernet.ethertype == ETHERTYPE_ARP && arp(packet, now, active, &ethernet) {
+    if ethernet.ethertype == ETHERTYPE_ARP && arp(packet, tables, state, &ethernet) {
         guarded = Guarded::Arp;
     }
     if ethernet.ethertype == ETHERTYPE_IPV6 && neighbour(packet, now, active, &ethernet) {
@@ -78,19 +81,24 @@ pub fn guard<P: Packet, T: Tables>(packet: &P, tables: &T) -> Guarded {
 
 /// Whether an ARP packet was corrected.
 #[inline(always)]
-fn arp<P: Packet>(
+fn arp<P: Packet, T: Tables>(
     packet: &P,
-    now: &Generation,
-    active: u64,
+    tables: &T,
+    state: &State,
     ethernet: &Ethernet<P::Head<14>>,
 ) -> bool {
+    let (now, active) = vip::active(tables, state);
     let Some(arp) = packet.head::<28>(ethernet.network) else { return false };
     let claimed = vip::look_up_v4(now, active, arp.get::<14, 4>(), ethernet.vlans).vip;
     if claimed == 0 {
         return false;
     }
-    if claimed & VIP_DIRECTED != 0 {
+    if claimed & OWN_MAC != 0 {
         // An answer with the node's own MAC is right; a question would teach it to everybody.
+        let announces = arp.get::<24, 4>() == arp.get::<14, 4>();
+        if announces && claimed & VIP_FAILOVER != 0 && holds(tables, state, now, claimed) {
+            return false;
+        }
         let asker = now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
         let asks = arp.get::<6, 2>() == ARP_REQUEST && asker != [0; 2];
         if asks {
@@ -106,6 +114,14 @@ fn arp<P: Packet>(
         arp.set::<8, 6>([a, b, c, d, e, f]);
     }
     wrong
+}
+
+/// Whether this node has a failover VIP, and may say so.
+#[inline(always)]
+fn holds<T: Tables>(tables: &T, state: &State, now: &Generation, vip: u32) -> bool {
+    let group = now.vip_rules[vip as usize & (2 * MAX_VIPS - 1)].resolve;
+    let leased = tables.boot_ns() < tables.volatile(&state.control.deadline_ns);
+    leased && vip::is_mine(tables, now, group, 0)
 }
 
 /// Whether a neighbour discovery message was corrected.
@@ -131,7 +147,7 @@ fn neighbour<P: Packet>(
     if claimed == 0 {
         return false;
     }
-    if claimed & VIP_DIRECTED != 0 {
+    if claimed & OWN_MAC != 0 {
         let asker = now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
         let asks = kind == SOLICITATION && asker != [0; 2];
         if asks {

@@ -110,7 +110,7 @@ pub struct VipSlot {
     /// The address and its VLAN: see [`key_v4`].
     pub key: u64,
     /// Its identity (`1..=MAX_VIPS`) and flags ([`VIP_CLOSED`], [`VIP_NO_ECHO`],
-    /// [`VIP_DIRECTED`], [`VIP_OTHER`]); 0 = empty slot.
+    /// [`VIP_DIRECTED`], [`VIP_OTHER`], [`VIP_FAILOVER`]); 0 = empty slot.
     pub vip: u32,
     /// Unused.
     pub padding: u32,
@@ -140,8 +140,10 @@ pub struct VipRules {
     pub later: [u32; 2],
     /// The kernel group whose buckets say who answers address resolution.
     pub resolve: u32,
+    /// The kernel group of ICMP and of protocols without ports.
+    pub other: u32,
     /// Unused.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
 }
 
 /// Flag of [`VipSlot::vip`]: traffic is not accepted here now.
@@ -152,6 +154,10 @@ pub const VIP_NO_ECHO: u32 = 1 << 9;
 pub const VIP_DIRECTED: u32 = 1 << 10;
 /// Flag of [`VipSlot::vip`]: protocols other than TCP, UDP and ICMP go by the client's address.
 pub const VIP_OTHER: u32 = 1 << 11;
+
+/// Flag of [`VipSlot::vip`]: one node has the address and all that is for it. Other nodes may be its
+/// clients.
+pub const VIP_FAILOVER: u32 = 1 << 12;
 
 /// One rule with a port.
 #[derive(Debug, Clone, Copy, Default)]

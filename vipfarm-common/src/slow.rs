@@ -12,7 +12,7 @@ mod resolve;
 use crate::{
     Step,
     hash::{self, Start},
-    layout::{Generation, MAX_VIPS, RESOLVE_GROUP, State, VIP_CLOSED, VIP_OTHER, mac_word},
+    layout::{Generation, MAX_VIPS, State, VIP_CLOSED, VIP_OTHER, mac_word},
     packet::{Head, Packet, Tables},
     reason::{Outcome, Reason},
     vip::{
@@ -267,7 +267,7 @@ impl<'a, P: Packet, T: Tables> Frame<'a, P, T> {
             }
             (rule & 0xff, vip::field_of(rule, flow.client_port, flow.ip_id))
         } else {
-            (RESOLVE_GROUP, [0; 2])
+            (self.vip_rules(vip).other, [0; 2])
         };
         let hash = flow.client.hash(self.tables.hash_start(), field, flow.proto);
         Ok((group, hash::bucket(hash, group)))

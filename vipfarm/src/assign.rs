@@ -15,6 +15,8 @@
 //! Integer arithmetic only: the tables are the same on every machine. They are frozen by
 //! [`TABLE_VERSION`] and `assign/golden.txt`.
 
+pub mod floating;
+
 use std::{array, cmp::Reverse};
 
 use crate::model::{BUCKETS, MAX_NODES, NodeId, NodeSet, Table};

@@ -1,7 +1,11 @@
 //! The command line's grammar and its help; [`crate::commands`] gives the verbs their meaning.
 
 mod change;
+mod doctor;
+mod events;
 mod import;
+mod packaged;
+mod plan;
 mod trace;
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
@@ -10,10 +14,14 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     change::{
-        CloseArgs, DrainArgs, HoldArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs, UpgradeArgs,
-        WaitArgs,
+        CloseArgs, DrainArgs, HoldArgs, MoveArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs,
+        UpgradeArgs, WaitArgs,
     },
+    doctor::DoctorArgs,
+    events::{EventsArgs, Since},
     import::{ImportArgs, ImportFrom, ImportInto},
+    packaged::{CompletionsArgs, ManArgs},
+    plan::PlanArgs,
     trace::TraceArgs,
 };
 use crate::{
@@ -160,11 +168,27 @@ pub enum Verb {
   vipfarm trace 2001:db8::7")]
     Trace(TraceArgs),
 
+    /// Say what a change would do to the nodes' loads, before it happens
+    ///
+    /// Asks no agent but the file: the loads of each group while all nodes are alive (but those of
+    /// --up and --absent), the loads afterwards, and which buckets move between whom. These are the
+    /// tables that the agents would agree on.
+    #[command(after_help = "Examples:
+  vipfarm plan -c farm.yaml --down node2
+  vipfarm plan -c farm.yaml --down node1,node2 --json | jq '.groups[].moves'
+  vipfarm plan -c farm.yaml --absent node3 --drain node1      # while node3 is being rebuilt
+  vipfarm plan -c farm.yaml --power FarmProto node1=3 --power FarmProto node2=0")]
+    Plan(PlanArgs),
+
     /// Show what happened to the farm
     ///
     /// The last 1000 events of this node's agent, oldest first; with -f also those to come, until
-    /// interrupted. --json prints one list, with -f one object a line.
-    #[command(after_help = "Example:\n  vipfarm events -f")]
+    /// interrupted, also those of the agent that comes after this one. --json prints one list, with -f
+    /// one object a line.
+    #[command(after_help = "Examples:
+  vipfarm events --since 10m
+  vipfarm events -f --since 2026-11-20T08:14
+  vipfarm events -f --json | jq -r 'select(.level == \"warn\").message'")]
     Events(EventsArgs),
 
     /// Change a node's share of a group while the farm runs
@@ -222,6 +246,17 @@ pub enum Verb {
     #[command(after_help = "Examples:\n  vipfarm open\n  vipfarm open FarmProto")]
     Open(CloseArgs),
 
+    /// Move a failover VIP to a node, or back
+    ///
+    /// The node that has it stops first, the new one starts when it has, and tells the network. The VIP
+    /// stays there while that node lives, until another `move`, `--back`, or the next start of its
+    /// agent; with --persist also after that. --back gives it to the node that has it by the file: the
+    /// one with the highest priority, or one with fewest VIPs. Returns when the farm has agreed.
+    #[command(after_help = "Examples:
+  vipfarm move 192.168.1.222 node2
+  vipfarm move 192.168.1.222 --back")]
+    Move(MoveArgs),
+
     /// Read the farm's file anew and go over to it without a packet lost
     ///
     /// Run it on every node, after the new file is there: when all have read the same one, all go
@@ -255,6 +290,21 @@ Examples:
   vipfarm upgrade --exit && systemctl restart vipfarm")]
     Upgrade(UpgradeArgs),
 
+    /// Say what on this machine keeps an agent from serving, or may
+    ///
+    /// Looks at the kernel and its BPF, at the rights of whoever asks, at the farm's files, and at the
+    /// interfaces of its VIPs (or the one of --interface): driver and XDP, other XDP programs, MTU,
+    /// LRO, VLAN tags, ARP settings, reverse path filter, routes. Changes nothing. Each finding that is
+    /// not as it should be says what to do. An agent that starts has the same findings in its history.
+    ///
+    /// Ends with 0 if there is no error, whatever the warnings are; else with 1. Run it as the agent is
+    /// run: rights and limits are those of the asker.
+    #[command(after_help = "Examples:
+  vipfarm doctor -c /etc/vipfarm/farm.yaml
+  vipfarm doctor --interface eth0            # before there is a file
+  vipfarm doctor -c /etc/vipfarm/farm.yaml --json | jq '.findings[] | select(.fix)'")]
+    Doctor(DoctorArgs),
+
     /// Remove what an agent that crashed left on this node
     ///
     /// Takes the farm's VIPs, filters, pinned maps and changed settings off this node. Harmless
@@ -286,6 +336,22 @@ Examples:
   vipfarm import safekit userconfig.xml --cluster cluster.xml --prefix 24 -o farm.yaml
   vipfarm import keepalived /etc/keepalived/keepalived.conf > farm.yaml")]
     Import(ImportArgs),
+
+    /// Print what makes a shell complete this program's verbs and options
+    #[command(after_help = "Examples:
+  vipfarm completions bash > /usr/share/bash-completion/completions/vipfarm
+  vipfarm completions zsh > /usr/share/zsh/site-functions/_vipfarm
+  vipfarm completions fish > /usr/share/fish/vendor_completions.d/vipfarm.fish")]
+    Completions(CompletionsArgs),
+
+    /// Write the manual pages
+    ///
+    /// Writes vipfarm.1 and a page for each verb, such as vipfarm-agent.1, to the directory; without
+    /// one prints vipfarm.1. They say what `--help` says.
+    #[command(after_help = "Examples:
+  vipfarm man /usr/local/share/man/man1
+  vipfarm man | man -l -")]
+    Man(ManArgs),
 }
 
 /// Which agent to talk to.
@@ -439,22 +505,6 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
-/// Arguments of `events`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct EventsArgs {
-    /// Go on with the events to come
-    #[arg(short, long)]
-    pub follow: bool,
-
-    /// Only events after number N
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub since: u64,
-
-    /// Which agent, in what form.
-    #[command(flatten)]
-    pub talk: TalkArgs,
-}
-
 /// A node and its MAC, written `NODE=MAC`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeMac {
@@ -485,7 +535,8 @@ pub(crate) fn humantime(text: &str) -> Result<Duration, String> {
         "ms" => Ok(Duration::from_millis(number.into())),
         "s" => Ok(Duration::from_secs(number.into())),
         "m" => Ok(Duration::from_secs(60 * u64::from(number))),
-        _ => Err(format!("`{text}` needs a unit: {number}ms, {number}s or {number}m")),
+        "h" => Ok(Duration::from_secs(3600 * u64::from(number))),
+        _ => Err(format!("`{text}` needs a unit: {number}ms, {number}s, {number}m or {number}h")),
     }
 }
 

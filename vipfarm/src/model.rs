@@ -11,6 +11,7 @@ use std::{
 mod mac;
 mod node;
 mod overrides;
+mod stay;
 mod table;
 mod timers;
 mod view;
@@ -20,12 +21,13 @@ pub use self::{
     mac::Mac,
     node::{MAX_NODES, Node, NodeId, NodeSet},
     overrides::{Life, Override, Overrides, TooManyOverrides, Version},
+    stay::{Stay, StayKind, VipId},
     table::{BUCKETS, Bitmap, Table},
     timers::{DEFAULT_PORT, Membership, Timers},
     view::View,
     vip::{
-        ArpRefresh, Filter, Group, IcmpEcho, MAX_POWER, Mode, Open, OtherProtocols, Proto, Rule,
-        Vip, VipAddr, VlanTags,
+        ArpRefresh, Balance, Failover, Filter, Group, IcmpEcho, MAX_POWER, Mode, Open,
+        OtherProtocols, Proto, Rule, Vip, VipAddr, VlanTags,
     },
 };
 

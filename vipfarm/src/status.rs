@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     explain::{ExplainProto, ExplainQuery, Explanation, HostPort},
+    failover::{FailoverStatus, MoveRequest, Why},
     handover::{HandoverStatus, ResetReply},
     proof::{Fault, FaultKind, GroupProof, ProofStatus, Verdict},
     requests::{
@@ -18,6 +19,7 @@ pub use self::{
 use crate::model::{Bitmap, Filter, Mode, Proto};
 
 mod explain;
+mod failover;
 mod handover;
 mod proof;
 mod requests;
@@ -177,6 +179,9 @@ pub struct VipStatus {
     pub jumbo: bool,
     /// Whether traffic is accepted.
     pub open: bool,
+    /// Who has it, where one node at a time does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<FailoverStatus>,
 }
 
 /// One group.

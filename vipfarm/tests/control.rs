@@ -19,7 +19,8 @@ use vipfarm::{
     cli::AgentAddress,
     commands::{Client, Failure, PATIENCE},
     status::{
-        EventRecord, ExplainProto, ExplainQuery, Explanation, PowerReply, PowerRequest, Status,
+        EventRecord, ExplainProto, ExplainQuery, Explanation, MoveRequest, PowerReply,
+        PowerRequest, Status,
     },
 };
 
@@ -150,6 +151,18 @@ fn a_change_of_powers_is_taken_or_refused_with_its_reason() {
     assert!(raw(&served, nonsense).starts_with("HTTP/1.1 400 "));
     let answer = raw(&served, b"GET /v1/power HTTP/1.1\r\nhost: x\r\n\r\n");
     assert!(answer.contains("/v1/power answers POST, not GET"), "{answer}");
+}
+
+#[test]
+fn a_vip_that_cannot_be_moved_is_refused_with_the_reason() {
+    let served = Served::start();
+    let request = MoveRequest { vip: "192.168.1.222".into(), node: None, persist: false };
+    let reply = client(&served);
+    let reply = reply.post::<PowerReply>("/v1/move", &request, PATIENCE);
+    let Err(Failure::Refused(reason)) = served.runtime.block_on(reply) else { panic!("moved") };
+    assert_eq!(reason, "192.168.1.222 is on all nodes at once");
+    let answer = raw(&served, b"GET /v1/move HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.contains("/v1/move answers POST, not GET"), "{answer}");
 }
 
 #[test]

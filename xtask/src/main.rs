@@ -11,6 +11,7 @@ mod artifact;
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod lint;
@@ -45,6 +46,8 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Measure (root).
     Bench(bench::Args),
+    /// Pack the program with its unit, manual pages, completions and documents.
+    Dist,
     /// Check formatting, clippy and the house rules.
     Lint,
     /// Check the house rules only.
@@ -69,6 +72,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Sim(args) => sim::verb(&workspace, &args)?,
         Verb::Fuzz(args) => fuzz::verb(&workspace, &args)?,
         Verb::Bench(args) => bench::verb(&workspace, &args)?,
+        Verb::Dist => dist::verb(&workspace)?,
         Verb::Lint => lint::verb(&workspace)?,
         Verb::Tidy => tidy::verb(&workspace)?,
     }

@@ -4,12 +4,13 @@
 //! - [`events`]: the events, on farms of three nodes. [`watch`]: the probes that see them.
 //! - [`barrier`]: how long buckets have no owner when a view changes, by size of the farm.
 //! - [`soak`]: a farm that nothing happens to, on a machine that has too much to do.
-//! - [`keepalived`]: the comparison.
+//! - [`floating`]: a VIP that one node at a time has. [`keepalived`]: the comparison.
 //! - [`figures`]: what comes out, and whether it is good enough. [`table`]: how it looks.
 
 mod barrier;
 mod events;
 mod figures;
+mod floating;
 mod keepalived;
 mod soak;
 mod table;
@@ -108,6 +109,9 @@ impl Bench<'_> {
         figures.set_barriers(barrier::measure(self, &verbs)?);
         for profile in PROFILES {
             figures.events.extend(events::measure(self, profile, &verbs)?);
+        }
+        for profile in PROFILES {
+            figures.floating.extend(floating::measure(self, profile)?);
         }
         match keepalived::missing() {
             None => figures.keepalived = keepalived::measure(self)?,

@@ -384,3 +384,30 @@ fn programs_on_clsact_are_replaced_in_place() {
     lab.node(1).in_ns(|| second.remove()).unwrap();
     assert!(on_clsact(&lab).iter().all(|shown| !shown.contains("vipfarm")));
 }
+
+/// A file that no reload takes: all nodes go over to it at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_a_file_that_no_reload_takes_comes_in_by_upgrades_of_all_nodes_at_once() {
+    let program = require!(skip::farm());
+    let lab = lab("rolling", 3, 40);
+    let mut farm = running(&lab, &program, &with_short(ONE_VIP));
+    let (plain, relaxed) = ("nodes:\n", "membership: { profile: relaxed }\nnodes:\n");
+    unnoticed(&lab, &mut farm, &[HTTP.into()], |farm| {
+        for (from, to) in [(plain, relaxed), (relaxed, plain)] {
+            farm.edit(|text| text.replace(from, to)).unwrap();
+            let (code, words) = exit_code_and_words(&mut farm.ask_command(1, &["reload"])).unwrap();
+            assert_eq!(code, Some(1), "{words}");
+            let upgrade = |node| farm.ask(node, &["upgrade"]).unwrap();
+            thread::scope(|scope| {
+                let upgrades = [1, 2, 3].map(|node| scope.spawn(move || upgrade(node)));
+                for words in upgrades {
+                    print!("{}", words.join().unwrap());
+                }
+            });
+            farm.wait_converged(&[1, 2, 3]).unwrap();
+            thread::sleep(Duration::from_secs(1));
+        }
+    })
+    .await;
+    farm.stop().unwrap();
+}

@@ -3,6 +3,7 @@
 //! Add a row for every bug found.
 
 mod directed;
+mod failover;
 mod fragments;
 mod ipv6;
 
@@ -182,6 +183,7 @@ fn golden(world: &World) -> Vec<Golden> {
     ipv6::rows(world, &mut row);
     fragments::rows(world, &mut row);
     directed::rows(world, &mut row);
+    failover::rows(&mut row);
     table
 }
 

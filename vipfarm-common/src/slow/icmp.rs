@@ -1,9 +1,9 @@
 //! ICMP and `ICMPv6`: echo requests go by the client's address (T10), errors by the packet that they
-//! quote (T9).
+//! quote (T9). Where one node has all that is for a VIP, it has any of it.
 
 use super::{Address, Flow, Frame, Ip, V4, V6, ip};
 use crate::{
-    layout::{RULE_ON_IPID, VIP_NO_ECHO},
+    layout::{RULE_ON_IPID, VIP_FAILOVER, VIP_NO_ECHO},
     packet::{Packet, Tables},
     reason::Reason,
     vip::{self, TCP, UDP},
@@ -35,6 +35,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let [kind, ..] = self.packet.at::<8>(ip.transport).ok_or(Reason::Malformed)?;
         match kind {
             ECHO_REQUEST => echo(ip),
+            _ if ip.found.vip & VIP_FAILOVER != 0 => Ok(Flow::by_address(ip.client, ip.proto)),
             DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => {
                 self.answered(ip, &self.quoted_v4(ip.transport + 8)?)
             }
@@ -47,6 +48,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let [kind, ..] = self.packet.at::<8>(ip.transport).ok_or(Reason::Malformed)?;
         match kind {
             ECHO_REQUEST_V6 => echo(ip),
+            _ if ip.found.vip & VIP_FAILOVER != 0 => Ok(Flow::by_address(ip.client, ip.proto)),
             1..=4 => self.answered(ip, &self.quoted_v6(ip.transport + 8)?),
             _ => Err(Reason::IcmpType),
         }

@@ -3,7 +3,7 @@
 use super::{Address, Frame, V4, V6};
 use crate::{
     hash,
-    layout::{Claim, MAX_VIPS, VIP_DIRECTED, mac_word},
+    layout::{Claim, MAX_VIPS, VIP_DIRECTED, VIP_FAILOVER, mac_word},
     packet::{Head, Packet, Requester, Tables},
     reason::{Outcome, Reason},
     vip,
@@ -50,7 +50,12 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return Err(Reason::NotVip);
         }
         self.claim(vip)?;
-        if claimed != 0 || from_peer && request {
+        // Of a failover VIP, the nodes that do not have it are clients like all others.
+        let is_client = from_peer && (vip | claimed) & VIP_FAILOVER != 0;
+        if claimed != 0 && is_client {
+            return Err(Reason::ArpReply);
+        }
+        if claimed != 0 || from_peer && request && !is_client {
             return Err(Reason::ArpPeer);
         }
         if !request {
@@ -88,11 +93,16 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
         self.claim(vip)?;
         let mac = ethernet.head.get::<6, 6>();
-        if vip::is_peer(now, mac_word(mac)) {
+        let from_peer = vip::is_peer(now, mac_word(mac));
+        if from_peer && vip & VIP_FAILOVER == 0 {
             return Err(Reason::NdPeer);
         }
+        if from_peer && kind == ADVERTISEMENT {
+            // A node that does not have a failover VIP is its client.
+            return Err(Reason::NdReply);
+        }
         let claimed = vip::look_up_v6(now, active, source, ethernet.vlans).vip;
-        if kind == ADVERTISEMENT || claimed != 0 {
+        if !from_peer && (kind == ADVERTISEMENT || claimed != 0) {
             let [vip, ..] = if claimed != 0 { claimed } else { vip }.to_le_bytes();
             tables.note_claim(Claim { mac, vip, farm: false });
             return Err(Reason::NdConflict);

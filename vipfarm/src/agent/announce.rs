@@ -6,7 +6,7 @@
 //! which node is its own, and the shares are as they should be. Planned changes need the second
 //! step only: a node that lives hands on whatever comes to it. Never on the heartbeat thread.
 
-mod frame;
+pub(super) mod frame;
 mod shares;
 
 use std::{
@@ -41,7 +41,7 @@ use super::{
 use crate::{
     config::keys::Keys,
     datapath::{self, Datapath, Requesters},
-    model::{ArpRefresh, Mac, NodeId, View},
+    model::{ArpRefresh, Mac, Mode, NodeId, View},
     net::Interface,
     plan::HeldVip,
     status::NodeState,
@@ -51,7 +51,7 @@ use crate::{
 const ROUND: Duration = Duration::from_millis(250);
 
 /// Before each broadcast of a burst: one that is lost must cost no second.
-const BURST: [Duration; 3] =
+pub(super) const BURST: [Duration; 3] =
     [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(200)];
 
 /// After the burst: the others' are over too, which would undo what clients are told by name.
@@ -75,6 +75,11 @@ pub(super) struct Announcing {
 }
 
 impl Announcing {
+    /// Counts a broadcast, if it could be sent.
+    pub(super) fn count_broadcast(&self, sent: bool) {
+        self.broadcast.fetch_add(u64::from(sent), Ordering::Relaxed);
+    }
+
     /// The announcements sent, by occasion.
     pub(super) fn by_word(&self) -> BTreeMap<String, u64> {
         let counts = [
@@ -260,7 +265,7 @@ impl Announcer {
                 let interface = &self.interfaces[*place];
                 let frame = frame::to_all(interface, *vip);
                 let sent = frame.is_some_and(|frame| self.send(interface, &frame).is_ok());
-                self.announcing.broadcast.fetch_add(u64::from(sent), Ordering::Relaxed);
+                self.announcing.count_broadcast(sent);
             }
         }
         sleep(SETTLED).await;
@@ -344,7 +349,8 @@ fn directed(config: &Configuration) -> impl Iterator<Item = Directed> {
         let mut blocks = config.farm.vips.iter();
         let block = blocks.find(|block| block.addresses.iter().any(|it| it.addr == vip.addr))?;
         let group = config.ports[place].services().resolve_group(vip.addr)?;
-        vip.vmac.is_none().then_some(Directed { place, vip, group, refresh: block.arp_refresh })
+        let refresh = block.arp_refresh;
+        (block.mode == Mode::VmacDirected).then_some(Directed { place, vip, group, refresh })
     };
     config.vips().filter_map(of_block)
 }

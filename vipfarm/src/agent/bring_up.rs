@@ -201,7 +201,8 @@ async fn ports_with_old_connections(
     Ok(ports)
 }
 
-fn distinct<'i>(placed: &[&'i Interface]) -> Vec<&'i Interface> {
+/// The interfaces of VIP blocks, each once.
+pub fn distinct<'i>(placed: &[&'i Interface]) -> Vec<&'i Interface> {
     let mut used: Vec<&Interface> = Vec::new();
     for &interface in placed {
         if !used.contains(&interface) {
@@ -284,7 +285,7 @@ impl Record {
     }
 
     /// Whether that is a VIP which a former agent has added there.
-    fn has(&self, interface: &Interface, vip: IpAddr) -> bool {
+    pub fn has(&self, interface: &Interface, vip: IpAddr) -> bool {
         let mut all = self.undo.interfaces.iter();
         all.any(|changes| changes.index == interface.index && changes.vips.contains(&vip))
     }
@@ -389,7 +390,8 @@ async fn receive(
     interface: &Interface,
     present: &[Interface],
 ) -> anyhow::Result<()> {
-    for vip in vips_of(block) {
+    // Those that float come with a view that gives them to this node.
+    for vip in vips_of(block).filter(|vip| !vip.floats) {
         receive_vip(network, vip, interface, present).await?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::ports::Port;
 use crate::{
     membership::PowerRefused,
-    model::{Bitmap, Node, NodeId},
+    model::{Bitmap, Node, NodeId, VipId},
 };
 
 /// What the thread can be asked for. Answers come when the membership machine has taken the
@@ -69,6 +69,19 @@ pub enum Command {
         /// Told when the other nodes are being told.
         reply: oneshot::Sender<()>,
     },
+    /// Move a failover VIP.
+    Move {
+        /// Which.
+        vip: VipId,
+        /// Where to; `None` = back to who has it by the file.
+        node: Option<NodeId>,
+        /// The change outlasts restarts.
+        persist: bool,
+        /// Told the version of the powers, or why not.
+        reply: oneshot::Sender<Result<u64, PowerRefused>>,
+    },
+    /// Of these failover VIPs this node is to stay the holder.
+    Stay(Vec<VipId>),
     /// Only those buckets, by kernel group, of what lingers still have connections.
     KeepLingering {
         /// After which step this was found, as [`super::share::Share::steps`] counts: nothing is done

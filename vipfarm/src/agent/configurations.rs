@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{command::Servable, ports::Port, site};
 use crate::{
-    model::{Farm, Group, Vip, VlanTags},
+    model::{Farm, Group, Mode, Vip, VlanTags},
     net::Interface,
     plan::{HeldVip, OwnAddresses, PlanError},
 };
@@ -89,8 +89,13 @@ impl Configuration {
 
 /// The VIPs of a block.
 pub(super) fn vips_of(block: &Vip) -> impl Iterator<Item = HeldVip> {
-    let vmac = block.virtual_mac();
-    block.addresses.iter().map(move |vip| HeldVip { addr: vip.addr, tags: block.vlan, vmac })
+    let (vmac, floats) = (block.virtual_mac(), block.mode == Mode::Failover);
+    block.addresses.iter().map(move |vip| HeldVip {
+        addr: vip.addr,
+        tags: block.vlan,
+        vmac,
+        floats,
+    })
 }
 
 /// As whom this node asks in the place of the VIPs of a block: with an address of the device that has

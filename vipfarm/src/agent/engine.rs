@@ -134,7 +134,7 @@ pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
         left_at: None,
         followed: None,
     };
-    engine.unowned = engine.wired.iter().any(|wired| wired.datapath.lease() > 0);
+    engine.take_over();
     let outcome = engine.turns();
     (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
 }
@@ -292,6 +292,10 @@ impl Engine {
             Command::SetPower { group, node, power, persist, reply } => {
                 let _ = reply.send(self.membership.set_power(now, group, node, power, persist));
             }
+            Command::Move { vip, node, persist, reply } => {
+                let _ = reply.send(self.membership.move_vip(now, vip, node, persist));
+            }
+            Command::Stay(vips) => self.membership.stay(now, &vips),
             Command::SetFit { fit, reply } => {
                 self.membership.set_fit(now, fit);
                 // In force before the answer.

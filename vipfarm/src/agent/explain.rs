@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     host::HostTables,
-    model::{Bitmap, Farm, Filter, Mac, Mode, NodeId, NodeSet, Proto, Rule, View, Vip, VlanTags},
+    model::{Bitmap, Farm, Filter, Mac, NodeId, NodeSet, Proto, Rule, View, Vip, VlanTags},
     status::{ExplainProto, ExplainQuery, Explanation},
 };
 
@@ -164,7 +164,7 @@ const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
 /// The frame of the question, and the first fragment that comes before it if it is another one.
 /// Where nodes answer with their own MACs, it comes to this node.
 pub(crate) fn frames(block: &Vip, query: &ExplainQuery) -> (Option<Vec<u8>>, Vec<u8>) {
-    let target = if block.mode == Mode::VmacDirected { OWN } else { block.vmac };
+    let target = block.virtual_mac().unwrap_or(OWN);
     let part = |part| frame::frame(query, part, target, block.vlan);
     if query.fragment {
         (Some(part(Part::First)), part(Part::Later))
@@ -232,11 +232,7 @@ pub(super) fn describe(rule: &Rule) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        agent::{fixture, ports::RESOLVE_GROUP},
-        config,
-        plan::OwnAddresses,
-    };
+    use crate::{agent::fixture, config, placement::RESOLVE_GROUP, plan::OwnAddresses};
 
     const GROUPS: &str = "[{ name: http, rules: [{ port: 80, proto: tcp, filter: on_port }, { port: 53, proto: udp, filter: on_ipid }] }, { name: idle, powers: { node2: 1 }, rules: [{ port: 22, proto: tcp, filter: on_addr }] }]";
 

@@ -75,6 +75,11 @@ impl<'a> Said<'a> {
         Self { node, lingering, held_until: None }
     }
 
+    /// A node that has said nothing, and may serve old connections.
+    pub fn nothing_yet(node: NodeId) -> Self {
+        Self { node, lingering: None, held_until: None }
+    }
+
     /// What a node says that leaves: as above while it is in the view, else as long as it holds. `None`
     /// if it does not. It was heard at `heard`.
     pub fn by_who_leaves(self, in_view: bool, bytes: &'a [u8], heard: BootTime) -> Option<Self> {

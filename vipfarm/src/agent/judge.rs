@@ -62,7 +62,7 @@ impl<'a> Judge<'a> {
         Judged {
             reason,
             bucket: Some(bucket),
-            group: Some(self.port.group_name(group)),
+            group: Some(self.port.placement().name(group)),
             owner: owner.map(|node| node.name.as_str()),
         }
     }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     file,
-    model::{Farm, Override, Overrides, Version},
+    model::{Farm, Override, Overrides, Stay, StayKind, Version, VipId},
 };
 
 /// How often to look without being told: a lost report, or a disk that was full, costs no more.
@@ -75,6 +75,17 @@ pub(super) enum KeepError {
 struct Stored {
     version: Version,
     powers: Vec<StoredPower>,
+    /// Failover VIPs that were moved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    moved: Vec<StoredMove>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredMove {
+    /// The name of its group.
+    vip: String,
+    node: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,8 +154,17 @@ impl Keeper {
                 )),
             }
         }
-        let overrides = Overrides::new(self.stored.version, known).expect("`check` has seen it");
-        (overrides, unknown)
+        let overrides = Overrides::new(self.stored.version, known);
+        let moved = self.stored.moved.iter().filter_map(|moved| {
+            let stay = moved.stay(farm);
+            if stay.is_none() {
+                let StoredMove { vip, node } = moved;
+                unknown.push(format!("that {vip} was moved to {node} is forgotten: one of them is not in the file any more"));
+            }
+            stay
+        });
+        let overrides = overrides.and_then(|overrides| overrides.and(moved.collect::<Vec<_>>()));
+        (overrides.expect("`check` has seen it"), unknown)
     }
 
     /// Writes what is persistent of the powers in force whenever they have changed, for ever.
@@ -200,7 +220,17 @@ impl Stored {
             })
         };
         let persistent = powers.entries().iter().filter(|entry| entry.life.is_none());
-        Self { version: powers.version(), powers: persistent.filter_map(name).collect() }
+        let moved = |stay: &Stay| {
+            let vip = groups(farm).find(|name| VipId::of(name) == stay.vip)?.to_owned();
+            Some(StoredMove { vip, node: farm.nodes.get(stay.node.index())?.name.clone() })
+        };
+        let stays = powers.stays().iter();
+        let pins = stays.filter(|stay| stay.kind == StayKind::Pinned && stay.life.is_none());
+        Self {
+            version: powers.version(),
+            powers: persistent.filter_map(name).collect(),
+            moved: pins.filter_map(moved).collect(),
+        }
     }
 
     /// What no agent writes is damage.
@@ -214,7 +244,21 @@ impl Stored {
                 return Err(format!("{node} is there twice"));
             }
         }
-        if seen.len() > Overrides::MAX { Err("too many powers".into()) } else { Ok(()) }
+        let vips: BTreeSet<_> = self.moved.iter().map(|moved| &moved.vip).collect();
+        if vips.len() < self.moved.len() {
+            return Err("a VIP was moved twice".into());
+        }
+        let too_many = seen.len() > Overrides::MAX || vips.len() > Overrides::MAX_STAYS;
+        if too_many { Err("too many powers".into()) } else { Ok(()) }
+    }
+}
+
+impl StoredMove {
+    /// `None` if the farm's file does not have one of them.
+    fn stay(&self, farm: &Farm) -> Option<Stay> {
+        let vip = groups(farm).find(|name| *name == self.vip).map(VipId::of)?;
+        let node = farm.node_named(&self.node)?;
+        Some(Stay { vip, kind: StayKind::Pinned, node, life: None })
     }
 }
 
@@ -274,7 +318,14 @@ mod tests {
             Override::persistent(node(1), Some(1), 3),
             Override::persistent(node(2), None, 0),
         ];
-        Overrides::new(Version { counter: 7, author: 1 }, entries).expect("few")
+        let moved = |group, kind, life| Stay { vip: VipId::of(group), kind, node: node(2), life };
+        let stays = [
+            moved("a", StayKind::Incumbent, Some(1)),
+            moved("a", StayKind::Pinned, None),
+            moved("b", StayKind::Pinned, Some(1)),
+        ];
+        let overrides = Overrides::new(Version { counter: 7, author: 1 }, entries);
+        overrides.and_then(|overrides| overrides.and(stays)).expect("few")
     }
 
     fn write(keeper: &mut Keeper) {
@@ -295,6 +346,8 @@ mod tests {
         let (known, unknown) = place.open().expect("readable").overrides(&farm);
         assert_eq!((known.version(), unknown), (powers().version(), Vec::new()));
         assert_eq!(known.entries(), &powers().entries()[1..]);
+        let pin = powers().stay(VipId::of("a"), StayKind::Pinned).copied();
+        assert_eq!(known.stays(), pin.as_slice());
         let files = fs::read_dir(place.0.join("state")).expect("readable");
         assert_eq!(files.count(), 1, "nothing else");
     }
@@ -305,7 +358,10 @@ mod tests {
         let mut keeper = place.open().expect("made");
         write(&mut keeper);
         let (known, unknown) = keeper.overrides(&fixture::farm(SWAPPED));
-        assert_eq!(unknown, [""; 0]);
+        assert_eq!(
+            unknown,
+            ["that a was moved to node3 is forgotten: one of them is not in the file any more"]
+        );
         let group = known.entries()[0].group;
         assert_eq!((known.entries().len(), group), (2, Some(0)), "b is the first group now");
         let mut farm = fixture::farm(&SWAPPED.replace("name: b", "name: d"));
@@ -316,7 +372,8 @@ mod tests {
             unknown,
             [
                 "power 3 of node2 is forgotten: group b is not in the file any more",
-                "power 0 of node3 is forgotten: node3 is not in the file any more"
+                "power 0 of node3 is forgotten: node3 is not in the file any more",
+                "that a was moved to node3 is forgotten: one of them is not in the file any more"
             ]
         );
     }

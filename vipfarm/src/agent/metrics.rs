@@ -83,6 +83,17 @@ impl Page<'_> {
                 self.sample(name, &[("group", &group.name), ("node", node)], load);
             }
         }
+        let name = "vipfarm_failover_holder";
+        self.family(name, GAUGE, "1 for the node that has the failover VIP by the installed view.");
+        for vip in &status.vips {
+            let Some(failover) = &vip.failover else { continue };
+            let (Some(holder), Some(why)) = (&failover.holder, failover.why) else { continue };
+            for address in &vip.addresses {
+                let address = address.split('/').next().unwrap_or_default();
+                let labels = [("vip", address), ("node", holder), ("why", why.as_str())];
+                self.sample(name, &labels, 1);
+            }
+        }
         let name = "vipfarm_buckets_in_kernel";
         self.family(name, GAUGE, "Buckets in this node's kernel, as read back, of 256.");
         for group in &status.groups {

@@ -6,16 +6,19 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
+//! - [`rights`]: the capabilities that are needed, and giving up all others.
 //! - [`upgrade`]: has the agent replaced by another program.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
 //! - [`trace`]: one client's frames as they are judged.
+//! - [`forecast`]: what a change would do, from the file alone.
 //! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
 //! - [`announce`]: tells clients of directed VIPs whose MAC to send to.
+//! - [`failover`]: has the addresses of failover VIPs where they belong.
 //! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
 //!
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
@@ -31,8 +34,10 @@ pub mod conflicts;
 pub mod control;
 pub mod engine;
 pub mod explain;
+mod failover;
 #[cfg(test)]
 mod fixture;
+pub mod forecast;
 pub mod handover;
 pub mod history;
 pub mod judge;
@@ -48,6 +53,7 @@ pub mod proof;
 mod realtime;
 mod reload;
 pub mod report;
+pub mod rights;
 pub mod share;
 pub mod site;
 mod stop;
@@ -78,6 +84,7 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
+pub use self::bring_up::{Record, distinct};
 use self::{
     announce::Announcer,
     bring_up::Up,
@@ -85,6 +92,7 @@ use self::{
     conflicts::{PROBE_ROUND, Prober},
     control::ControlSocket,
     engine::{Latest, Parts, Report},
+    failover::Mover,
     history::{History, Level},
     keep::{Keeper, Keeping},
     notify::Notifier,
@@ -98,8 +106,9 @@ use self::{
 use crate::{
     config::{self, keys::Keys},
     datapath::{LeftOver, Trace},
+    doctor::{self, Finding, Scope, Severity, facts::RealTime},
     membership::{self, OwnLink},
-    model::{Farm, NodeId, Overrides},
+    model::{Farm, Mode, NodeId, Overrides, Timers},
     net::{self, Network},
 };
 
@@ -114,9 +123,13 @@ const REPORTS: usize = 1024;
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
 pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let program = Program::of_this_process()?;
+    rights::hide_memory().context("cannot hide the process's memory")?;
     let history = Arc::new(History::new());
     loop {
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
+        site::refuse_exposed(&options.place.config)?;
+        // Before there is a second thread.
+        rights::give_up_others().context("cannot give up rights that are not needed")?;
         let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
         let serving = serve(options, farm, keys, Arc::clone(&history), (upgrader, asked));
         match runtime()?.block_on(serving)? {
@@ -130,6 +143,15 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     }
 }
 
+/// Whether this process's heartbeats would run before all ordinary threads, and what it means for a farm
+/// with these timers if not.
+pub fn real_time(timers: &Timers) -> RealTime {
+    match realtime::probe() {
+        Ok(()) => RealTime::Granted,
+        Err(refused) => refused.weigh(timers),
+    }
+}
+
 /// Removes what an agent that could not do so itself left on this node, and says what that was.
 /// Idempotent.
 pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
@@ -139,7 +161,7 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
         // Held meanwhile: no agent may start on what is being removed, and none may run.
         let _socket = ControlSocket::open(&place.run_dir, &farm.name)?;
         let network = Network::connect()?;
-        let mut undo = bring_up::Record::read(&place.run_dir, &farm.name)?;
+        let mut undo = Record::read(&place.run_dir, &farm.name)?;
         let present = Network::interfaces().await?;
         let mut interfaces: BTreeSet<(String, u32)> =
             undo.interfaces().map(|(name, index)| (name.to_owned(), index)).collect();
@@ -190,6 +212,7 @@ async fn serve(
     let config = membership_config(&farm, &keys, up.own, up.networks.links.clone(), overrides);
     let ports = std::mem::take(&mut up.ports);
     announce(&up, config.digest, &history);
+    tell_findings(options, &farm, &history).await?;
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
     }
@@ -199,7 +222,7 @@ async fn serve(
     let file = options.place.config.clone();
     let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone(), upgrader);
     let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
-    let (reporter, announcer) = match read {
+    let (reporter, announcer, mover) = match read {
         Ok(readers) => readers,
         Err(error) => {
             bring_up::take_down(&network, &undo, up.datapaths).await?;
@@ -208,6 +231,7 @@ async fn serve(
     };
     let (changes, changed) = mpsc::channel(1);
     let announcing = tokio::spawn(announcer.follow());
+    let moving = tokio::spawn(mover.follow());
     let writing = tokio::spawn(keeper.follow(latest.clone(), configurations, history));
     let watching = Needs::watch(needed, changes);
     let (reports, incoming) = mpsc::channel(REPORTS);
@@ -253,6 +277,7 @@ async fn serve(
         running.supervise(finished, answering, watching, notifying).await?;
     writing.abort();
     announcing.abort();
+    moving.abort();
     let Ok((datapaths, outcome)) = joined else {
         bail!(
             "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
@@ -270,6 +295,30 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(None)
+}
+
+/// Has the history say what `vipfarm doctor` would say, but for what it says anyway.
+async fn tell_findings(
+    options: &AgentOptions,
+    farm: &Farm,
+    history: &History,
+) -> anyhow::Result<()> {
+    let AgentOptions { place, generic, .. } = options;
+    let scope = Scope {
+        farm: Some((&place.config, farm)),
+        node: place.node.as_deref(),
+        interface: None,
+        run_dir: &place.run_dir,
+        bpf_dir: &place.bpf_dir,
+        generic: *generic,
+        by_agent: true,
+    };
+    let findings = doctor::judge(&doctor::gather(&scope).await?);
+    let told = |it: &&Finding| it.severity >= Severity::Warning && it.check != "real_time";
+    for finding in findings.iter().filter(told) {
+        history.push(Level::Warn, "preflight", finding.to_string());
+    }
+    Ok(())
 }
 
 /// The powers of this node's disk; what the file has no place for is told.
@@ -459,12 +508,23 @@ fn readers(
     history: Arc<History>,
     reloader: Reloader,
     keeping: Arc<Keeping>,
-) -> anyhow::Result<(Arc<Reporter>, Announcer)> {
+) -> anyhow::Result<(Arc<Reporter>, Announcer, Mover)> {
     follow_traces(up)?;
     let announcer = Announcer::new(keys, up, latest.clone(), Arc::clone(&history))?;
     let announcing = Arc::clone(&announcer.announcing);
-    let reporter = Reporter::new(keys, up, latest.clone(), history, reloader, keeping, announcing)?;
-    Ok((Arc::new(reporter), announcer))
+    let commander = reloader.commander.clone();
+    let (told, seen) = (Arc::clone(&announcing), Arc::clone(&history));
+    let mover = Mover::new(up, latest.clone(), commander, seen, told)?;
+    let reporter = Reporter::new(
+        keys,
+        up,
+        latest.clone(),
+        history,
+        reloader,
+        keeping,
+        (announcing, Arc::clone(&mover.holding)),
+    )?;
+    Ok((Arc::new(reporter), announcer, mover))
 }
 
 /// Starts a reader for each interface whose slow path logs.
@@ -498,11 +558,13 @@ fn announce(up: &Up, digest: [u8; 16], history: &History) {
         let addresses: Vec<String> =
             block.addresses.iter().map(|address| address.addr.to_string()).collect();
         let datapath = &up.datapaths[interface];
-        let mac = block
-            .virtual_mac()
-            .map_or_else(|| "each node's own MAC".to_owned(), |vmac| format!("virtual MAC {vmac}"));
+        let (holds, mac) = match (block.mode, block.virtual_mac()) {
+            (Mode::Failover, _) => ("may hold", "with its own MAC".to_owned()),
+            (_, Some(vmac)) => ("holds", format!("virtual MAC {vmac}")),
+            (_, None) => ("holds", "each node's own MAC".to_owned()),
+        };
         let message = format!(
-            "{name} holds {} on {} ({mac}, {} XDP)",
+            "{name} {holds} {} on {} ({mac}, {} XDP)",
             addresses.join(" "),
             datapath.interface(),
             datapath.xdp_mode().as_str(),

@@ -1,19 +1,15 @@
 //! One interface's share of the farm: which buckets this node accepts, and how that follows from a
 //! view.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::share::Share;
 use crate::{
-    assign::Assigner,
     membership::{BootTime, Membership},
-    model::{Bitmap, Farm, Mac, NodeId, NodeSet, Overrides, Table, View},
+    model::{Bitmap, Farm, Mac, NodeId, Table, View},
+    placement::Placement,
     plan::{HeldVip, OwnAddresses, Owners, Peers, Plan, PlanError, Services},
 };
-
-/// Name of the built-in group of all nodes, whose buckets say who answers ARP and echo. No group of
-/// a file can have it.
-pub const RESOLVE_GROUP: &str = "(resolve)";
 
 /// The groups of one interface and the buckets that this node accepts of each.
 #[derive(Debug, Clone)]
@@ -21,49 +17,11 @@ pub struct Port {
     /// What it serves, and what the kernel tables say: the same and VIPs that are closed.
     served: Arc<Services>,
     services: Arc<Services>,
-    /// By kernel group; the first is the built-in one.
-    groups: Arc<[Members]>,
-    /// Of `groups`, with these powers.
-    assigners: Arc<[Assigner]>,
-    powers: Arc<Overrides>,
+    placement: Placement,
     share: Share,
     /// By kernel group; empty where nobody hands frames over.
     owners: Vec<Owners>,
     peers: Peers,
-}
-
-/// Who shares a group, by the file.
-#[derive(Debug, Clone)]
-struct Members {
-    name: String,
-    /// In file order over all blocks; `None` for the built-in group.
-    index: Option<u8>,
-    nodes: Vec<(String, u16)>,
-    /// Whether it has connections that stay where they are when their bucket moves.
-    lingers: bool,
-}
-
-impl Members {
-    /// The placement with powers changed at run time. A power of 0 leaves the node its home, so
-    /// that draining and undraining move no other buckets.
-    fn assigner(&self, powers: &Overrides) -> Assigner {
-        let power = |(node, (name, power)): (usize, &'_ (String, u16))| {
-            let changed = self.index.and_then(|index| powers.power(index, NodeId::new(node)?));
-            (name.clone(), changed.filter(|&changed| changed > 0).unwrap_or(*power))
-        };
-        let nodes: Vec<_> = self.nodes.iter().enumerate().map(power).collect();
-        let nodes: Vec<_> = nodes.iter().map(|(name, power)| (name.as_str(), *power)).collect();
-        Assigner::new(&self.name, &nodes)
-    }
-
-    /// The nodes that may own buckets of the group.
-    fn owners(&self, view: &View) -> NodeSet {
-        let has_power = |&node: &NodeId| {
-            let changed = self.index.and_then(|index| view.powers.power(index, node));
-            changed != Some(0)
-        };
-        view.owners().iter().filter(has_power).collect()
-    }
 }
 
 impl Port {
@@ -75,91 +33,49 @@ impl Port {
         addresses: OwnAddresses,
     ) -> Result<Self, PlanError> {
         let services = Services::new(&farm.vips, here)?.asking_as(addresses);
-        let names = || farm.nodes.iter().map(|node| node.name.clone());
-        let everybody = names().map(|name| (name, 1)).collect();
-        let mut groups = vec![Members {
-            name: RESOLVE_GROUP.into(),
-            index: None,
-            nodes: everybody,
-            lingers: false,
-        }];
-        for (index, group) in farm.vips.iter().flat_map(|block| &block.groups).enumerate() {
-            let nodes = names().zip(farm.node_ids()).map(|(name, id)| (name, group.power(id)));
-            groups.push(Members {
-                name: group.name.clone(),
-                index: u8::try_from(index).ok(),
-                nodes: nodes.collect(),
-                lingers: group.lingers(),
-            });
-        }
-        let powers = Arc::<Overrides>::default();
+        let placement = Placement::new(farm);
         let services = Arc::new(services);
         Ok(Self {
             served: Arc::clone(&services),
             services,
-            assigners: groups.iter().map(|group| group.assigner(&powers)).collect(),
-            share: Share::of(groups.iter().map(|group| group.lingers).collect()),
-            groups: groups.into(),
-            powers,
+            share: Share::of(placement.lingers()),
+            placement,
             owners: Vec::new(),
             peers: Peers::unknown(farm.nodes.len()),
         })
     }
 
-    /// Whether the other was made from the same groups as this one, or a clone of it.
-    pub fn has_groups_of(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.groups, &other.groups)
-    }
-
-    /// A kernel group's name.
-    pub fn group_name(&self, group: usize) -> &str {
-        &self.groups[group].name
+    /// Who owns what in a view.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// The owners of a kernel group's buckets in that view.
     pub fn table(&self, group: usize, view: &View) -> Table {
-        let members = &self.groups[group];
-        let assigner = if view.powers == self.powers {
-            Cow::Borrowed(&self.assigners[group])
-        } else {
-            Cow::Owned(members.assigner(&view.powers))
-        };
-        assigner.table(members.owners(view))
-    }
-
-    /// A kernel group's power at a node as that view has it.
-    pub fn power(&self, group: usize, node: NodeId, view: &View) -> u16 {
-        let members = &self.groups[group];
-        let changed = members.index.and_then(|index| view.powers.power(index, node));
-        let in_file = members.nodes.get(node.index()).map_or(0, |(_, power)| *power);
-        changed.unwrap_or(in_file)
+        self.placement.table(group, view)
     }
 
     /// Stops accepting what is not the node's in that view. Accepts nothing new.
     pub fn release(&mut self, own: NodeId, view: &View) {
-        self.take_powers(view);
-        let tables = self.tables(view);
+        self.placement.take_powers(view);
+        let tables = self.placement.tables(view);
         self.share.release(|group| tables[group].bitmap(own));
         self.hand_over(&tables);
     }
 
     /// Accepts exactly what is the node's in that view.
     pub fn acquire(&mut self, own: NodeId, view: &View) {
-        self.take_powers(view);
-        let tables = self.tables(view);
+        self.placement.take_powers(view);
+        let tables = self.placement.tables(view);
         self.share.acquire(own, view, |group| tables[group].bitmap(own));
         self.hand_over(&tables);
     }
 
     /// Hands over to the owners in a view that this node is not in.
     pub fn follow_others(&mut self, view: &View) {
-        self.take_powers(view);
-        let tables = self.tables(view);
+        self.placement.take_powers(view);
+        let tables = self.placement.tables(view);
         self.hand_over(&tables);
-    }
-
-    fn tables(&self, view: &View) -> Vec<Table> {
-        (0..self.groups.len()).map(|group| self.table(group, view)).collect()
     }
 
     /// Notes to whom frames go that are not the node's.
@@ -178,12 +94,10 @@ impl Port {
     /// Takes over from the port of another configuration: accepts what that accepted of groups with
     /// the same names, and knows the same peers.
     pub fn follow(&mut self, former: &Self) {
-        let names = |port: &Self| port.groups.iter().map(|group| group.name.clone()).collect();
-        let (own, theirs): (Vec<String>, Vec<String>) = (names(self), names(former));
-        self.share = former.share.renumbered(
-            |group| own.get(group).and_then(|name| theirs.iter().position(|other| other == name)),
-            self.groups.iter().map(|group| group.lingers).collect(),
-        );
+        let (own, theirs) = (&self.placement, &former.placement);
+        let of_name = |name| (0..theirs.groups()).find(|&other| theirs.name(other) == name);
+        let share = former.share.renumbered(|group| of_name(own.name(group)), own.lingers());
+        self.share = share;
         self.peers.clone_from(&former.peers);
     }
 
@@ -199,14 +113,6 @@ impl Port {
         self.services = Arc::clone(&other.services);
     }
 
-    fn take_powers(&mut self, view: &View) {
-        // Not only of another version: see `Membership::overrides`.
-        if view.powers != self.powers {
-            self.powers = Arc::clone(&view.powers);
-            self.assigners = self.groups.iter().map(|group| group.assigner(&self.powers)).collect();
-        }
-    }
-
     /// Accepts nothing.
     pub fn clear(&mut self) {
         self.share.clear();
@@ -215,6 +121,11 @@ impl Port {
     /// Those buckets, by kernel group, have connections of a former agent's, which go on.
     pub fn find(&mut self, used: &[Bitmap]) {
         self.share.find(used);
+    }
+
+    /// Takes nodes that are not there for ones that may serve old connections until then.
+    pub fn doubt(&mut self, until: BootTime) {
+        self.share.doubt(until);
     }
 
     /// Has the other nodes be told that old connections are served for so long after this node has left.
@@ -287,7 +198,10 @@ impl Port {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{agent::fixture, model::Override};
+    use crate::{
+        agent::fixture,
+        model::{NodeSet, Override, Overrides},
+    };
 
     const GROUPS: &str = "[{ name: g, powers: { node1: 1, node2: 3 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
 
@@ -399,7 +313,7 @@ mod tests {
         assert_eq!(port.table(1, &full).load(node(0)), 64);
         assert_eq!(port.table(1, &changed).load(node(0)), 128);
         assert_eq!(port.table(0, &changed), port.table(0, &full));
-        assert_eq!(port.power(1, node(0), &changed), 3);
+        assert_eq!(port.placement().power(1, node(0), &changed), 3);
         port.acquire(node(0), &changed);
         assert_eq!(port.accept()[1].len(), 128);
         // Of the same version: the view counts, whatever its powers are called.

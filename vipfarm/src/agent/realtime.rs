@@ -17,10 +17,11 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::{membership::BootTime, model::Timers};
+use super::rights::{self, Capability};
+use crate::{doctor::facts::RealTime, membership::BootTime, model::Timers};
 
 /// `SCHED_FIFO` priority: above every ordinary thread, below the kernel's own (50 and up).
-const PRIORITY: libc::c_int = 10;
+pub(super) const PRIORITY: libc::c_int = 10;
 
 /// The boot clock, now.
 pub(super) fn now() -> BootTime {
@@ -101,19 +102,13 @@ fn judge(
 
 /// Whether the priority is within the process's rights.
 fn has_right() -> bool {
-    const CAP_SYS_NICE: u32 = 23;
-    let capabilities = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = capabilities.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     let limit = getrlimit(Resource::RLIMIT_RTPRIO).map_or(0, |(soft, _)| soft);
-    effective.is_some_and(|set| set >> CAP_SYS_NICE & 1 == 1)
-        || limit >= PRIORITY.unsigned_abs().into()
+    Capability::SYS_NICE.is_in(rights::effective()) || limit >= PRIORITY.unsigned_abs().into()
 }
 
 impl NotRealTime {
-    /// What that means for a farm with these timers: nothing, a warning, or that the agent must not
-    /// start. All nodes must have the same timers, so it cannot take others by itself.
-    pub(super) fn bear(&self, timers: &Timers) -> anyhow::Result<Option<String>> {
+    /// What to do about it.
+    fn fix(&self) -> String {
         let fix = match self {
             Self::NoTime => "set it (`sysctl kernel.sched_rt_runtime_us=950000`)".to_owned(),
             Self::NoRight => format!("grant CAP_SYS_NICE or, by systemd, LimitRTPRIO={PRIORITY}"),
@@ -121,19 +116,34 @@ impl NotRealTime {
                 (cpu.rt_runtime_us), or run it outside of the container"
                 .to_owned(),
         };
-        let fixes = format!(
-            "{fix}, or write `membership: {{ profile: relaxed }}` in the files of all nodes"
-        );
+        format!("{fix}, or write `membership: {{ profile: relaxed }}` in the files of all nodes")
+    }
+
+    /// What that means for a farm with these timers. All nodes must have the same ones, so an agent
+    /// cannot take others by itself.
+    pub(super) fn weigh(&self, timers: &Timers) -> RealTime {
+        let no = format!("no real-time scheduling ({self})");
         if timers.are_stricter_than(&Timers::BALANCED) {
-            bail!(
-                "no real-time scheduling ({self}), without which timers shorter than the balanced profile's cannot be kept (fail: {:?}): {fixes}",
-                timers.fail
+            let fail = timers.fail;
+            let why = format!(
+                "{no}, without which timers shorter than the balanced profile's cannot be kept (fail: {fail:?})"
             );
+            return RealTime::Needed(why, self.fix());
         }
-        let warning = format!(
-            "no real-time scheduling ({self}): under load this node may fence itself; {fixes}"
-        );
-        Ok(timers.are_stricter_than(&Timers::RELAXED).then_some(warning))
+        if timers.are_stricter_than(&Timers::RELAXED) {
+            let why = format!("{no}: under load this node may fence itself");
+            return RealTime::Missing(why, self.fix());
+        }
+        RealTime::Dispensable(no)
+    }
+
+    /// The same for an agent that starts: nothing, a warning, or that it must not.
+    pub(super) fn bear(&self, timers: &Timers) -> anyhow::Result<Option<String>> {
+        match self.weigh(timers) {
+            RealTime::Granted | RealTime::Dispensable(_) => Ok(None),
+            RealTime::Missing(why, fix) => Ok(Some(format!("{why}; {fix}"))),
+            RealTime::Needed(why, fix) => bail!("{why}: {fix}"),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! dropped stays closed there until the interface has lost it: the node's kernel never answers for
 //! a VIP without the filter.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{anyhow, bail};
 use tokio::sync::{oneshot, watch};
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::{self, keys::Keys},
-    model::{Farm, Node, NodeId},
+    model::{Farm, Mode, Node, NodeId},
     net::{Interface, Network},
     plan::HeldVip,
 };
@@ -86,6 +86,7 @@ impl Reloader {
         // Names are looked up, which may take seconds.
         let read = tokio::task::spawn_blocking(move || config::load_with_keys(&file));
         let (farm, keys) = read.await??;
+        site::refuse_exposed(&self.file)?;
         let digest = config::digest(&farm, &keys);
         let current = self.configurations.get(self.servable().await?[0]);
         let changes = differences(&current.farm, &farm);
@@ -186,7 +187,7 @@ impl Reloader {
         let placed = bring_up::place(&next.farm, present)?;
         self.undo.note(&next.farm, &placed, present)?;
         self.undo.set_sysctls()?;
-        for (place, vip) in added {
+        for (place, vip) in added.into_iter().filter(|(_, vip)| !vip.floats) {
             bring_up::receive_vip(&self.network, vip, &self.interfaces[place], present).await?;
         }
         Ok(())
@@ -246,6 +247,8 @@ impl Reloader {
             "other timers or another port for the heartbeats".to_owned()
         } else if keys.bucket_key() != self.hash_key {
             "another key, which decides where every client goes".to_owned()
+        } else if let Some(vip) = changed_mode(now, next) {
+            format!("{vip} goes over to `mode: failover`, or back")
         } else if let Some((is, would)) = both.find(|(is, would)| is != would) {
             changed_node(is, would)
         } else {
@@ -256,6 +259,18 @@ impl Reloader {
             self.file.display()
         );
     }
+}
+
+/// A VIP that one node at a time has in one of the files, and all nodes in the other.
+fn changed_mode(now: &Farm, next: &Farm) -> Option<IpAddr> {
+    let addresses = |farm: &Farm, floats: bool| {
+        let blocks = farm.vips.iter().filter(|block| (block.mode == Mode::Failover) == floats);
+        blocks.flat_map(|block| &block.addresses).map(|vip| vip.addr).collect::<Vec<_>>()
+    };
+    [true, false].into_iter().find_map(|floats| {
+        let next = addresses(next, !floats);
+        addresses(now, floats).into_iter().find(|vip| next.contains(vip))
+    })
 }
 
 fn changed_node(is: &Node, would: &Node) -> String {

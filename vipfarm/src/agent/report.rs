@@ -2,6 +2,7 @@
 //! the history, in the words of [`crate::status`].
 
 mod groups;
+mod vips;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,7 @@ use super::{
     control::Source,
     engine::{Latest, Report, Snapshot},
     explain::{self, Viewpoint},
+    failover::Holding,
     history::{History, Level},
     keep::Keeping,
     linger::{self, Linger},
@@ -35,11 +37,11 @@ use crate::{
     config::keys::Keys,
     datapath::{self, Counters, Datapath, XdpMode},
     membership::PowerRefused,
-    model::{BUCKETS, Farm, MAX_POWER, Mac, NodeId, Open},
+    model::{BUCKETS, Farm, MAX_POWER, Mac, NodeId},
     status::{
-        ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, NodeState, NodeStatus,
-        PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply, Status,
-        TraceQuery, TraceReply, UpgradeReply, UpgradeRequest, VipStatus,
+        ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, MoveRequest, NodeState,
+        NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
+        Status, TraceQuery, TraceReply, UpgradeReply, UpgradeRequest,
     },
 };
 
@@ -70,6 +72,7 @@ pub struct Reporter {
     keeping: Arc<Keeping>,
     announcing: Arc<Announcing>,
     pub(super) tracer: Tracer,
+    holding: Arc<Holding>,
     pub(super) linger: Linger,
     started: Instant,
 }
@@ -83,7 +86,7 @@ impl Reporter {
         history: Arc<History>,
         reloader: Reloader,
         keeping: Arc<Keeping>,
-        announcing: Arc<Announcing>,
+        (announcing, holding): (Arc<Announcing>, Arc<Holding>),
     ) -> Result<Self, datapath::Error> {
         let watch = |datapath: &mut Datapath| {
             let counters = datapath.take_counters()?;
@@ -112,6 +115,7 @@ impl Reporter {
             prover: Prover::new(up.own),
             keeping,
             announcing,
+            holding,
             started: Instant::now(),
         })
     }
@@ -132,6 +136,7 @@ impl Reporter {
                 }
             }
             Report::Installed => {
+                self.holding.installed.notify_one();
                 self.keeping.installed.notify_one();
                 self.announcing.installed.notify_one();
                 if let Err(error) = self.linger.look_anew().await {
@@ -302,7 +307,7 @@ impl Source for Reporter {
             configuration: hex(snapshot.digest),
             staged: snapshot.staged.map(hex),
             nodes: self.nodes(&config.farm, &snapshot, &groups),
-            vips: self.vips(&config),
+            vips: self.vips(&config, &snapshot),
             groups,
             packets: sum(self
                 .watched
@@ -366,10 +371,18 @@ impl Source for Reporter {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             let command = self.power_command(request, reply)?;
-            self.commander.send(command).map_err(|error| error.to_string())?;
-            let version = answer.await.map_err(|_ended| "the agent is stopping".to_owned())?;
-            let version = version.map_err(|refused| refused.to_string())?;
-            Ok(PowerReply { version })
+            self.give(command, answer).await
+        })
+    }
+
+    fn move_vip<'a>(
+        &'a self,
+        request: &'a MoveRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let command = self.move_command(request, reply)?;
+            self.give(command, answer).await
         })
     }
 
@@ -399,6 +412,18 @@ impl Source for Reporter {
 }
 
 impl Reporter {
+    /// Gives the heartbeat thread a command that changes the powers.
+    async fn give(
+        &self,
+        command: Command,
+        answer: oneshot::Receiver<Result<u64, PowerRefused>>,
+    ) -> Result<PowerReply, String> {
+        self.commander.send(command).map_err(|error| error.to_string())?;
+        let version = answer.await.map_err(|_ended| "the agent is stopping".to_owned())?;
+        let version = version.map_err(|refused| refused.to_string())?;
+        Ok(PowerReply { version })
+    }
+
     /// Gives all buckets of this node to the others, until another agent starts here.
     pub(super) fn give_away(&self) -> std::io::Result<()> {
         // Whether the farm agrees shows in time.
@@ -412,7 +437,7 @@ impl Reporter {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
         config.kernel_groups().all(|(kernel_group, vip, _)| {
-            config.port_of(vip).power(kernel_group, self.own, &snapshot.view) == 0
+            config.port_of(vip).placement().power(kernel_group, self.own, &snapshot.view) == 0
         })
     }
 
@@ -425,15 +450,7 @@ impl Reporter {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
         let farm = &config.farm;
-        let node = farm.node_named(&request.node).ok_or_else(|| {
-            let names: Vec<&str> = farm.nodes.iter().map(|node| node.name.as_str()).collect();
-            format!(
-                "farm {} has no node `{}`; its nodes are {}",
-                farm.name,
-                request.node,
-                names.join(", ")
-            )
-        })?;
+        let node = node_named(farm, &request.node)?;
         let group = request.group.as_ref().map(|name| group_index(&config, name)).transpose()?;
         if let Some(power) = request.power.filter(|&power| power > MAX_POWER) {
             return Err(format!("a power is 0 to {MAX_POWER}, not {power}"));
@@ -494,29 +511,13 @@ impl Reporter {
         };
         farm.node_ids().zip(&farm.nodes).map(status).collect()
     }
+}
 
-    fn vips(&self, config: &Configuration) -> Vec<VipStatus> {
-        let status = |(block, &interface): (&crate::model::Vip, &usize)| VipStatus {
-            interface: self.watched[interface].interface.clone(),
-            vlan: block.vlan.ids(),
-            mode: block.mode,
-            vmac: block.virtual_mac().map(|vmac| vmac.to_string()),
-            addresses: block
-                .addresses
-                .iter()
-                .map(|address| format!("{}/{}", address.addr, address.prefix))
-                .collect(),
-            connections: block
-                .addresses
-                .iter()
-                .filter_map(|vip| Some((vip.addr.to_string(), self.linger.of_vip(vip)?)))
-                .collect(),
-            xdp: self.watched[interface].mode.as_str().into(),
-            jumbo: self.watched[interface].jumbo,
-            open: block.open == Open::Auto,
-        };
-        config.farm.vips.iter().zip(&config.interface_of).map(status).collect()
-    }
+fn node_named(farm: &Farm, name: &str) -> Result<NodeId, String> {
+    farm.node_named(name).ok_or_else(|| {
+        let names: Vec<&str> = farm.nodes.iter().map(|node| node.name.as_str()).collect();
+        format!("farm {} has no node `{name}`; its nodes are {}", farm.name, names.join(", "))
+    })
 }
 
 /// The group's index in file order over all blocks.

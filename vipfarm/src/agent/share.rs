@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use super::handover::{Handover, Said};
 use crate::{
     membership::{BootTime, Membership},
-    model::{Bitmap, NodeId, View},
+    model::{Bitmap, NodeId, NodeSet, View},
     plan::Owners,
 };
 
@@ -39,6 +39,11 @@ pub struct Share {
     /// Where a former agent's connections were found, which the kernel serves without that lease.
     found: Vec<Bitmap>,
     handover: Handover,
+    /// Until then a node that has not been there may hold: this agent, which was started meanwhile,
+    /// would not have heard so.
+    doubt_until: Option<BootTime>,
+    /// Who has been there, with this agent.
+    met: NodeSet,
     /// How often this node has changed what it has.
     steps: u64,
     #[cfg(test)]
@@ -55,6 +60,8 @@ impl Share {
             has_served: false,
             found: vec![Bitmap::default(); groups],
             handover: Handover::of(groups),
+            doubt_until: None,
+            met: NodeSet::EMPTY,
             steps: 0,
             #[cfg(test)]
             rules: Rules::ALL,
@@ -78,7 +85,10 @@ impl Share {
 
     /// Accepts exactly what is the node's in that view, which is `table` of each group.
     pub fn acquire(&mut self, own: NodeId, view: &View, table: impl Fn(usize) -> Bitmap) {
-        let alone = view.alive.without(own).is_empty();
+        if self.doubt_until.is_some() {
+            self.met = self.met.union(view.alive);
+        }
+        let alone = view.alive.without(own).is_empty() && self.doubt_until.is_none();
         for (group, accept) in self.accept.iter_mut().enumerate() {
             let before = std::mem::replace(accept, table(group));
             // Others may have served meanwhile what was accepted without a lease.
@@ -104,6 +114,11 @@ impl Share {
         self.has_served = false;
         self.found.fill(Bitmap::default());
         self.handover.forget();
+    }
+
+    /// Takes nodes that have not been there for ones that may hold until then, as if they had been heard to.
+    pub fn doubt(&mut self, until: BootTime) {
+        self.doubt_until = Some(until);
     }
 
     /// Those buckets have connections of a former agent's, which go on.
@@ -133,13 +148,16 @@ impl Share {
 
     /// Takes what the other nodes of the view in force say, and those that have left it and hold.
     pub fn hear(&mut self, membership: &Membership, now: BootTime) {
+        self.doubt_until = self.doubt_until.filter(|&until| now < until);
         let Some(view) = membership.view().filter(|_| !self.is_settled()) else { return };
+        let in_doubt = |node| self.doubt_until.is_some() && !self.met.contains(node);
         let peers: Vec<_> = membership.peers(now).collect();
         let said = peers.iter().filter_map(|peer| {
             let counts = view.alive.contains(peer.node) || !self.rules().dead;
             let said = Said::of(peer.node, peer.agrees, &peer.lingering);
             match peer.heard {
                 Some(heard) if peer.leaving => said.by_who_leaves(counts, &peer.lingering, heard),
+                _ if !counts && in_doubt(peer.node) => Some(Said::nothing_yet(peer.node)),
                 _ => counts.then_some(said),
             }
         });
@@ -173,6 +191,8 @@ impl Share {
             has_served: self.has_served,
             found: take(&self.found),
             handover: self.handover.renumbered(&former, groups),
+            doubt_until: self.doubt_until,
+            met: self.met,
             steps: self.steps,
             #[cfg(test)]
             rules: self.rules,
@@ -234,7 +254,6 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NodeSet;
 
     const LOW: Bitmap = Bitmap([0xff, 0, 0, 0]);
     const ALL: Bitmap = Bitmap([u64::MAX; 4]);
@@ -291,6 +310,21 @@ mod tests {
         share.acquire(node(0), &both(), |_| ALL);
         share.release(|_| NONE);
         assert_eq!(share.lingering(), [NONE, NONE], "they were not served any more");
+    }
+
+    #[test]
+    fn who_took_over_alone_does_not_know_who_else_holds() {
+        let own = View::of(NodeSet::EMPTY.with(node(0)));
+        let alone = |doubt: bool| {
+            let mut share = Share::of(vec![true]);
+            if doubt {
+                share.doubt(BootTime::from_nanos(1));
+            }
+            share.acquire(node(0), &own, |_| ALL);
+            share
+        };
+        assert_eq!(alone(false).inherited(), [NONE]);
+        assert_eq!(alone(true).inherited(), [ALL]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     slice,
 };
 
@@ -157,6 +159,14 @@ pub enum SiteError {
         /// The block's first address.
         vip: IpAddr,
     },
+    /// Whoever has an account here could change the file.
+    #[error("{path} has mode {mode:04o}: anybody could change what root does here: `chmod 644 {path}`", path = path.display())]
+    Exposed {
+        /// The farm's file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// The interface has no Ethernet address.
     #[error("{interface} is not an Ethernet interface: VIP {vip} needs one")]
     NotEthernet {
@@ -165,6 +175,13 @@ pub enum SiteError {
         /// The block's first address.
         vip: IpAddr,
     },
+}
+
+/// Whether anybody could have changed the farm's file, by which an agent acts as root.
+pub fn refuse_exposed(path: &Path) -> Result<(), SiteError> {
+    // One that is not there will be missed by its reader.
+    let mode = path.metadata().map_or(0, |file| file.mode() & 0o7777);
+    if mode & 0o002 == 0 { Ok(()) } else { Err(SiteError::Exposed { path: path.into(), mode }) }
 }
 
 /// The node that this machine is.

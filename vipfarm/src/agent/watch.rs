@@ -10,7 +10,7 @@ use tokio::{
 
 use super::site;
 use crate::{
-    model::{Farm, Vip},
+    model::{Farm, Mode, Vip},
     net::{self, Interface, Network},
 };
 
@@ -50,7 +50,8 @@ impl Needs {
         present: &[Interface],
     ) -> Self {
         let need = |(block, interface): (&Vip, &'i Interface)| {
-            let watched = block.addresses.iter().filter(|address| address.check);
+            let is_here = block.mode != Mode::Failover;
+            let watched = block.addresses.iter().filter(|address| address.check && is_here);
             let holder = site::holder(interface, block.vlan, present).unwrap_or(interface);
             Need {
                 interface: interface.clone(),

@@ -27,6 +27,26 @@ pub struct PowerArgs {
     pub hold: HoldArgs,
 }
 
+/// Arguments of `move`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct MoveArgs {
+    /// An address of the failover VIP; of one in several VLANs with its tags, such as 192.168.1.222@10
+    #[arg(value_name = "VIP")]
+    pub vip: String,
+
+    /// The node that is to have it
+    #[arg(value_name = "NODE", required_unless_present = "back")]
+    pub node: Option<String>,
+
+    /// Give it back to the node that has it by the file
+    #[arg(long, conflicts_with_all = ["node", "persist"])]
+    pub back: bool,
+
+    /// How long it holds, how long to wait, which agent, in what form.
+    #[command(flatten)]
+    pub hold: HoldArgs,
+}
+
 /// Arguments of `drain`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct DrainArgs {

@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use super::screen::{self, Ink, Row};
 use crate::{
-    assign::Assigner,
     cli::CheckArgs,
     config::{
         self, Diagnostics,
         key::{KeyError, KeyProblem, Secret},
     },
-    model::{BUCKETS, Farm, Filter, Group, Mode, Proto, Rule},
+    model::{BUCKETS, Farm, Filter, Group, Mode, Proto, Rule, Table, View},
+    placement::Placement,
 };
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
@@ -124,8 +124,12 @@ impl Summary {
         let timers = farm.membership.timers;
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let text = |path: &Path| path.display().to_string();
-        let groups = farm.vips.iter().enumerate().flat_map(|(vip, block)| {
-            block.groups.iter().map(move |group| GroupSummary::of(farm, vip, group))
+        let placement = Placement::new(farm);
+        let groups = farm.vips.iter().enumerate();
+        let groups = groups.flat_map(|(vip, it)| it.groups.iter().map(move |group| (vip, group)));
+        let groups = (1..).zip(groups).map(|(kernel_group, (vip, group))| {
+            let everybody = View::of(farm.node_ids().collect());
+            GroupSummary::of(farm, vip, group, &placement.table(kernel_group, &everybody))
         });
         Self {
             file: text(file),
@@ -169,13 +173,7 @@ impl Summary {
 }
 
 impl GroupSummary {
-    fn of(farm: &Farm, vip: usize, group: &Group) -> Self {
-        let members: Vec<_> = farm
-            .node_ids()
-            .zip(&farm.nodes)
-            .map(|(id, node)| (node.name.as_str(), group.power(id)))
-            .collect();
-        let table = Assigner::new(&group.name, &members).table(farm.node_ids().collect());
+    fn of(farm: &Farm, vip: usize, group: &Group, table: &Table) -> Self {
         let shares = farm.node_ids().zip(&farm.nodes).zip(&group.powers);
         let shares = shares.filter_map(|((id, node), power)| {
             let load = table.load(id);
@@ -337,12 +335,14 @@ pub(super) mod tests {
                             rule(None, Proto::Udp, Filter::OnIpid),
                         ],
                         handover_timeout: Group::HANDOVER_TIMEOUT,
+                        failover: None,
                     },
                     Group {
                         name: "Idle".into(),
                         powers: vec![Some(0); 3],
                         rules: vec![rule(Some(53), Proto::Udp, Filter::OnAddr)],
                         handover_timeout: Group::HANDOVER_TIMEOUT,
+                        failover: None,
                     },
                 ],
             }],

@@ -47,6 +47,7 @@ pub(crate) fn healthy() -> Status {
             jumbo: true,
             vlan: vec![],
             open: true,
+            failover: None,
         }],
         groups: vec![group("FarmProto", owners)],
         packets: BTreeMap::from([

@@ -7,6 +7,8 @@ mod agent;
 mod bitmap;
 mod check;
 mod client;
+mod completions;
+mod doctor;
 mod down;
 mod drain;
 mod events;
@@ -16,8 +18,11 @@ mod failure;
 pub(crate) mod fixture;
 mod import;
 mod keygen;
+mod man;
 mod metrics;
+mod move_vip;
 mod nodes;
+mod plan;
 mod power;
 mod reload;
 pub mod replay;
@@ -63,17 +68,22 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Explain(args) => wait_for(explain::run(args)),
         Verb::Replay(args) => replay::run(&args),
         Verb::Trace(args) => wait_for(trace::run(args)),
+        Verb::Plan(args) => plan::run(&args),
         Verb::Events(args) => wait_for(events::run(args)),
         Verb::Power(args) => wait_for(power::run(args)),
         Verb::Drain(args) => wait_for(drain::drain(args)),
         Verb::Undrain(args) => wait_for(drain::undrain(args)),
         Verb::Close(args) => wait_for(drain::close(args)),
         Verb::Open(args) => wait_for(drain::open(args)),
+        Verb::Move(args) => wait_for(move_vip::run(args)),
         Verb::Reload(args) => wait_for(reload::run(args)),
         Verb::Upgrade(args) => wait_for(upgrade::run(args)),
+        Verb::Doctor(args) => wait_for(doctor::run(args)),
         Verb::Down(options) => down::run(options),
         Verb::Keygen(args) => keygen::run(&args),
         Verb::Import(args) => import::run(&args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man(args) => man::run(&args),
     }
 }
 

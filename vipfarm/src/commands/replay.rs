@@ -19,7 +19,7 @@ use crate::{
     cli::ReplayArgs,
     config,
     host::HostTables,
-    model::{Farm, Mac, Mode, NodeId, NodeSet, View},
+    model::{Farm, Mac, NodeId, NodeSet, View},
     pcap::{Capture, Packet, PcapError},
     summary::Summary,
 };
@@ -257,7 +257,7 @@ impl Stations {
     fn of(replay: &Replay<'_>) -> Self {
         let is_own = |&&(node, _): &&(NodeId, Mac)| Some(node) == replay.node;
         let own = replay.macs.iter().find(is_own).map(|&(_, mac)| mac);
-        let vips = replay.farm.vips.iter().filter(|vip| vip.mode != Mode::VmacDirected);
+        let vips = replay.farm.vips.iter().filter(|vip| vip.virtual_mac().is_some());
         let peers = replay.macs.iter().filter(|given| replay.node.is_some() && !is_own(given));
         let others = vips.map(|vip| vip.vmac).chain(peers.map(|&(_, mac)| mac)).collect();
         Self { own, others }
@@ -303,7 +303,7 @@ impl Columns {
         };
         Self {
             reason: longest(&mut Reason::ALL.iter().map(|reason| reason.as_str()), "REASON"),
-            group: longest(&mut groups.chain([crate::agent::ports::RESOLVE_GROUP]), "GROUP"),
+            group: longest(&mut groups.chain([crate::placement::RESOLVE_GROUP]), "GROUP"),
             owner: longest(&mut nodes.into_iter(), "OWNER"),
         }
     }

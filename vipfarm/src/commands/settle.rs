@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use owo_colors::Style;
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -40,15 +41,26 @@ pub(super) async fn agree(
     requests: &[PowerRequest],
     timeout: Duration,
 ) -> anyhow::Result<Status> {
-    let deadline = Instant::now() + timeout;
     // What is taken back may have been persistent.
     let lasts = requests.iter().any(|request| request.persist || request.power.is_none());
-    let mut version = ask(client, requests).await?;
+    agree_on(client, "/v1/power", requests, lasts, timeout).await
+}
+
+/// The same of any requests that change the powers; `lasts`: they may be persistent.
+pub(super) async fn agree_on<R: Serialize + Sync>(
+    client: &Client,
+    route: &str,
+    requests: &[R],
+    lasts: bool,
+    timeout: Duration,
+) -> anyhow::Result<Status> {
+    let deadline = Instant::now() + timeout;
+    let mut version = ask(client, route, requests).await?;
     loop {
         let status = agreed(client, version, lasts, deadline).await?;
         // A change made elsewhere at the same instant, or before this agent knew of the farm, may
         // have won over this one: then it is made once more.
-        let again = ask(client, requests).await?;
+        let again = ask(client, route, requests).await?;
         if again == version {
             return Ok(status);
         }
@@ -56,10 +68,14 @@ pub(super) async fn agree(
     }
 }
 
-async fn ask(client: &Client, requests: &[PowerRequest]) -> anyhow::Result<u64> {
+async fn ask<R: Serialize + Sync>(
+    client: &Client,
+    route: &str,
+    requests: &[R],
+) -> anyhow::Result<u64> {
     let mut version = 0;
     for request in requests {
-        let reply: PowerReply = client.post("/v1/power", request, PATIENCE).await?;
+        let reply: PowerReply = client.post(route, request, PATIENCE).await?;
         version = version.max(reply.version);
     }
     Ok(version)

@@ -12,8 +12,8 @@ use crate::{
     cli::TalkArgs,
     model::BUCKETS,
     status::{
-        ChangedPower, GroupStatus, HandoverStatus, Lateness, NodeState, ProofStatus, Status,
-        Verdict, VipStatus,
+        ChangedPower, FailoverStatus, GroupStatus, HandoverStatus, Lateness, NodeState,
+        ProofStatus, Status, Verdict, VipStatus, Why,
     },
 };
 
@@ -170,13 +170,16 @@ fn changed_powers(status: &Status, ink: Ink) -> String {
 }
 
 fn vip(vip: &VipStatus) -> String {
-    let VipStatus { interface, vlan, mode, vmac, addresses, connections, xdp, jumbo, open } = vip;
+    let VipStatus { interface, vlan, mode, vmac, addresses, connections, .. } = vip;
+    let VipStatus { xdp, jumbo, open, failover: holder, .. } = vip;
     let open = if *open { "open" } else { "closed" };
     let jumbo = if *jumbo { "" } else { " without jumbo frames" };
     let vlan: Vec<_> = vlan.iter().map(|id| format!(" VLAN {id}")).collect();
     let vlan = vlan.concat();
     let mode = screen::word(mode);
-    let vmac = vmac.as_deref().unwrap_or("each node's own MAC");
+    let other = if holder.is_some() { "its holder's MAC" } else { "each node's own MAC" };
+    let vmac = vmac.as_deref().unwrap_or(other);
+    let holder = holder.as_ref().map(|it| screen::wrapped("    ", failover(it).split(' ')));
     let addresses = addresses.iter().map(String::as_str);
     let counted: Vec<_> =
         connections.iter().map(|(address, count)| format!("{count} to {address}")).collect();
@@ -186,8 +189,38 @@ fn vip(vip: &VipStatus) -> String {
         screen::wrapped("     open connections here:", [counted.join(", ").as_str()])
     };
     screen::wrapped("vip:", addresses)
+        + &holder.unwrap_or_default()
         + &format!("     {mode} on {interface}{vlan}, {vmac}, XDP {xdp}{jumbo}, {open}\n")
         + &counted
+}
+
+/// Who has a failover VIP, since when and why.
+pub(super) fn failover(status: &FailoverStatus) -> String {
+    let FailoverStatus { holder, why, favourite, .. } = status;
+    let (Some(holder), Some(why)) = (holder, why) else {
+        return "no node can have it".into();
+    };
+    let since = status.since_s.map_or_else(String::new, |since| {
+        format!(" for {}", screen::human_ms(Duration::from_secs(since).as_secs_f64() * 1e3))
+    });
+    let other = favourite.as_ref().filter(|favourite| *favourite != holder);
+    let delay =
+        screen::human_ms(Duration::from_millis(status.preempt_delay_ms).as_secs_f64() * 1e3);
+    let why = match (why, other) {
+        (Why::Pinned, _) if status.persist => "moved there, until `vipfarm move --back`".to_owned(),
+        (Why::Pinned, _) => {
+            "moved there, until `vipfarm move --back` or its agent's next start".to_owned()
+        }
+        (Why::Incumbent, Some(other)) if status.preempt => {
+            format!("it stays there until {other} has been in the farm for {delay}")
+        }
+        (Why::Incumbent, Some(other)) => {
+            format!("it stays there: {other}, whose it would be, does not preempt")
+        }
+        (Why::Spread, _) => "the VIPs are spread over the nodes".to_owned(),
+        _ => "by its priority".to_owned(),
+    };
+    format!("{holder} has it{since}: {why}")
 }
 
 /// Old connections of buckets that have moved; nothing when there are none.

@@ -6,8 +6,8 @@ use vipfarm_common::hash::HASH_VERSION;
 
 use crate::assign::TABLE_VERSION;
 use crate::model::{
-    ArpRefresh, Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open, OtherProtocols, Proto,
-    Rule, Vip, VlanTags,
+    ArpRefresh, Balance, Failover, Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open,
+    OtherProtocols, Proto, Rule, Vip, VlanTags,
 };
 
 use super::keys::Keys;
@@ -173,11 +173,21 @@ impl Encoder {
         });
     }
 
-    fn group(&mut self, Group { name, powers, rules, handover_timeout }: &Group) {
+    fn group(&mut self, group: &Group) {
+        let Group { name, powers, rules, handover_timeout, failover } = group;
         self.text(name);
         self.duration(*handover_timeout);
         self.list(powers, |encoder, &power| encoder.option(power, Self::number));
         self.list(rules, Self::rule);
+        // The block's mode tells whether there is one.
+        if let Some(Failover { preempt, preempt_delay, balance }) = failover {
+            let balance = match balance {
+                Balance::Priority => 0,
+                Balance::Spread => 1,
+            };
+            self.bytes(&[u8::from(*preempt), balance]);
+            self.duration(*preempt_delay);
+        }
     }
 
     fn rule(&mut self, Rule { virtual_addr, port, proto, filter }: &Rule) {
@@ -314,6 +324,9 @@ vips:
         ("handover_timeout", |farm| {
             farm.vips[0].groups[0].handover_timeout += Duration::from_secs(1);
         }),
+        ("preempt", |farm| failover(farm, |it| it.preempt = false)),
+        ("preempt_delay", |farm| failover(farm, |it| it.preempt_delay += Duration::from_secs(1))),
+        ("balance", |farm| failover(farm, |it| it.balance = Balance::Spread)),
         ("group order", |farm| farm.vips[0].groups.swap(0, 1)),
         ("power", |farm| farm.vips[0].groups[0].powers[0] = Some(7)),
         ("power removed", |farm| farm.vips[0].groups[0].powers[0] = None),
@@ -380,6 +393,15 @@ vips:
 
     fn flip(vip: &mut VipAddr, field: fn(&mut VipAddr) -> &mut bool) {
         *field(vip) ^= true;
+    }
+
+    /// Has the first block be one with failover, and changes how.
+    fn failover(farm: &mut Farm, change: fn(&mut Failover)) {
+        let preempt_delay = Duration::ZERO;
+        let failover = Failover { preempt: true, preempt_delay, balance: Balance::Priority };
+        farm.vips[0].mode = Mode::Failover;
+        let group = &mut farm.vips[0].groups[0];
+        change(group.failover.get_or_insert(failover));
     }
 
     fn farm() -> Farm {

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
-use crate::model::{Filter, Group, MAX_POWER, Proto, Rule};
+use crate::model::{Failover, Filter, Group, MAX_POWER, Proto, Rule};
 
 use super::diagnostic::{Located, Report};
 use super::duration;
@@ -20,7 +20,8 @@ pub(super) struct GroupDraft {
     /// Power by node name; `None` = the key is absent, and all nodes have power 1.
     pub(super) powers: Option<Vec<(Located<String>, u16)>>,
     pub(super) rules: Vec<Located<Rule>>,
-    handover_timeout: Duration,
+    pub(super) handover_timeout: Duration,
+    pub(super) failover: Option<Failover>,
 }
 
 impl GroupDraft {
@@ -32,11 +33,16 @@ impl GroupDraft {
                 powers.iter().find(|(node, _)| node.value == *name).map(|&(_, power)| power)
             }
         };
+        let rules = self.rules.iter().map(|rule| rule.value);
+        // Who has the VIP has all that is about it.
+        let arp =
+            Rule { virtual_addr: None, port: None, proto: Proto::Arp, filter: Filter::OnAddr };
         Group {
             powers: names.iter().map(power).collect(),
-            rules: self.rules.iter().map(|rule| rule.value).collect(),
+            rules: rules.chain(self.failover.map(|_| arp)).collect(),
             name: self.name.value,
             handover_timeout: self.handover_timeout,
+            failover: self.failover,
         }
     }
 }
@@ -53,28 +59,51 @@ pub(super) fn read(vip: &Fields<'_>, report: &mut Report) -> Vec<GroupDraft> {
 fn read_group(value: &Value, report: &mut Report) -> Option<GroupDraft> {
     let known = ["name", "powers", "handover_timeout", "rules"];
     let fields = Fields::of(value, "a group", &known, report)?;
-    let powers = fields.get("powers").and_then(|powers| read_powers(powers, report));
-    let example = "{ port: 80, proto: tcp, filter: on_port }";
+    let powers = fields.get("powers").and_then(|it| read_powers(it, &POWERS, report));
     let rules = fields
-        .require("rules", &format!("rules: [{example}]"), report)
-        .and_then(|rules| fields::list(rules, "`rules`", &format!("- {example}"), report))
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|rule| read_rule(rule, report))
-        .collect();
+        .require("rules", &format!("rules: [{EXAMPLE}]"), report)
+        .map_or_else(Vec::new, |rules| read_rules(rules, None, report));
     let handover_timeout = fields
         .get("handover_timeout")
         .and_then(|value| duration::read(value, "`handover_timeout`", HANDOVER_TIMEOUT, report))
         .unwrap_or(Group::HANDOVER_TIMEOUT);
     let name = fields.require("name", "name: http", report)?;
     let name = fields::name(name, "a group's name", &NAME, report)?;
-    Some(GroupDraft { name, powers, rules, handover_timeout })
+    Some(GroupDraft { name, powers, rules, handover_timeout, failover: None })
 }
 
-fn read_powers(value: &Value, report: &mut Report) -> Option<Vec<(Located<String>, u16)>> {
-    let entries = fields::entries(value, "`powers`", "powers: { node1: 2, node2: 1 }", report)?;
+/// How powers are called where they are read.
+pub(super) struct Words {
+    key: &'static str,
+    example: &'static str,
+    one: &'static str,
+    range: RangeInclusive<u16>,
+}
+
+const POWERS: Words = Words {
+    key: "`powers`",
+    example: "powers: { node1: 2, node2: 1 }",
+    one: "a power",
+    range: 0..=MAX_POWER,
+};
+
+/// Those of a failover VIP.
+pub(super) const PRIORITIES: Words = Words {
+    key: "`priorities`",
+    example: "priorities: { node1: 150, node2: 100 }",
+    one: "a priority",
+    range: 1..=MAX_POWER,
+};
+
+/// Reads the powers of nodes.
+pub(super) fn read_powers(
+    value: &Value,
+    words: &Words,
+    report: &mut Report,
+) -> Option<Vec<(Located<String>, u16)>> {
+    let entries = fields::entries(value, words.key, words.example, report)?;
     let read = |(node, power): &(Located<String>, Value)| {
-        let power = fields::integer(power, "a power", 0..=MAX_POWER, report);
+        let power = fields::integer(power, words.one, words.range.clone(), report);
         // The node stays known; the file is refused anyway.
         (node.clone(), power.unwrap_or(1))
     };
@@ -89,7 +118,20 @@ fn read_powers(value: &Value, report: &mut Report) -> Option<Vec<(Located<String
     Some(powers)
 }
 
-fn read_rule(value: &Value, report: &mut Report) -> Option<Located<Rule>> {
+const EXAMPLE: &str = "{ port: 80, proto: tcp, filter: on_port }";
+
+/// Reads rules; `filter` is that of those that name none, if they need not.
+pub(super) fn read_rules(
+    value: &Value,
+    filter: Option<Filter>,
+    report: &mut Report,
+) -> Vec<Located<Rule>> {
+    let rules = fields::list(value, "`rules`", &format!("- {EXAMPLE}"), report);
+    let rules = rules.unwrap_or_default().iter();
+    rules.filter_map(|rule| read_rule(rule, filter, report)).collect()
+}
+
+fn read_rule(value: &Value, default: Option<Filter>, report: &mut Report) -> Option<Located<Rule>> {
     let known = ["virtual_addr", "port", "proto", "filter"];
     let fields = Fields::of(value, "a rule", &known, report)?;
     let protos = [("tcp", Proto::Tcp), ("udp", Proto::Udp), ("arp", Proto::Arp)];
@@ -98,9 +140,12 @@ fn read_rule(value: &Value, report: &mut Report) -> Option<Located<Rule>> {
         .and_then(|value| fields::choice(value, "`proto`", &protos, report));
     let filters =
         [("on_addr", Filter::OnAddr), ("on_port", Filter::OnPort), ("on_ipid", Filter::OnIpid)];
-    let filter = fields
-        .require("filter", "filter: on_addr", report)
-        .and_then(|value| fields::choice(value, "`filter`", &filters, report));
+    let filter = match (fields.get("filter"), default) {
+        (None, Some(value)) => Some(Located { at: fields.at, value }),
+        _ => fields
+            .require("filter", "filter: on_addr", report)
+            .and_then(|value| fields::choice(value, "`filter`", &filters, report)),
+    };
     let virtual_addr = fields.get("virtual_addr").map(|value| read_virtual_addr(value, report));
     let port = read_port(&fields, proto, report);
     let (proto, filter) = (proto?, filter?);

@@ -12,6 +12,7 @@ mod diagnostic;
 mod digest;
 mod duplicates;
 mod duration;
+mod failover;
 mod fields;
 mod group;
 pub mod key;

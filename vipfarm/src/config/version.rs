@@ -1,20 +1,13 @@
 //! What the file format knows and this version does not serve yet.
 
-use crate::model::{Mode, Open};
+use crate::model::Open;
 
 use super::diagnostic::Report;
 use super::vip::VipDraft;
 
-/// Refuses `mode: failover` and VIPs that are opened by hand.
+/// Refuses VIPs that are opened by hand.
 pub(super) fn refuse_unserved(vip: &VipDraft, report: &mut Report) {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
-    if vip.mode.value == Mode::Failover {
-        report.error(
-            vip.mode.at,
-            format!("vipfarm {VERSION} does not serve `mode: failover` yet"),
-            "use `mode: vmac_invisible` or `mode: vmac_directed`",
-        );
-    }
     if vip.open.value == Open::Manual {
         report.error(
             vip.open.at,

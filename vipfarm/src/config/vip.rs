@@ -7,8 +7,9 @@ use crate::model::{ArpRefresh, IcmpEcho, Mac, Mode, Open, OtherProtocols, Vip, V
 use super::address::{self, Resolve};
 use super::arp_refresh;
 use super::diagnostic::{Located, Report};
+use super::failover;
 use super::fields::{self, Fields, INTERFACE};
-use super::group::{self, GroupDraft};
+use super::group::GroupDraft;
 use super::yaml::{Kind, Value};
 
 /// A VIP block as read.
@@ -70,7 +71,7 @@ pub(super) fn read(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> 
     items.iter().filter_map(|item| read_block(item, resolve, report)).collect()
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 17] = [
     "interface",
     "vlan",
     "mode",
@@ -83,6 +84,11 @@ const KEYS: [&str; 12] = [
     "other",
     "arp_refresh",
     "groups",
+    "priorities",
+    "preempt",
+    "preempt_delay",
+    "balance",
+    "rules",
 ];
 
 fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Option<VipDraft> {
@@ -97,12 +103,15 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
         .filter_map(|item| address::read(item, check, resolve, report))
         .collect();
     let mode = read_mode(&fields, report);
+    let vlan = fields.get("vlan").and_then(|value| read_vlan(value, report)).unwrap_or_default();
+    let groups = failover::groups(&fields, mode.value, vlan, &addresses, report);
+    let whole = mode.value == Mode::Failover && fields.get("rules").is_none();
     Some(VipDraft {
         interface: fields
             .get("interface")
             .and_then(|value| fields::name(value, "an interface", &INTERFACE, report))
             .map(|name| name.value),
-        vlan: fields.get("vlan").and_then(|value| read_vlan(value, report)).unwrap_or_default(),
+        vlan,
         arp_refresh: arp_refresh::read(fields.get("arp_refresh"), mode.value, report),
         mode,
         vmac: fields.get("vmac").and_then(|value| read_vmac(value, report)),
@@ -129,11 +138,11 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
             &fields,
             "other",
             &[("drop", OtherProtocols::Drop), ("on_addr", OtherProtocols::OnAddr)],
-            OtherProtocols::Drop,
+            if whole { OtherProtocols::OnAddr } else { OtherProtocols::Drop },
             report,
         )
         .value,
-        groups: group::read(&fields, report),
+        groups,
     })
 }
 

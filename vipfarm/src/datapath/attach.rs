@@ -27,7 +27,7 @@ const CLSACT: NlOptions =
     NlOptions { priority: 0x5afe, handle: TcHandle::new(0, 0x5afe), classid: None };
 
 /// Where the XDP link is pinned; the name says how it is attached.
-fn xdp_pin(mode: XdpMode) -> &'static str {
+pub(super) fn xdp_pin(mode: XdpMode) -> &'static str {
     match mode {
         XdpMode::Native => "filter-native",
         XdpMode::Generic => "filter-generic",

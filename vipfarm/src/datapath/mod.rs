@@ -192,6 +192,18 @@ fn suitable_mtu(interface: &str, frags: bool) -> String {
     }
 }
 
+/// Whether pins can be made under that directory: it is, or would be, on a BPF file system.
+pub fn is_on_bpffs(bpf_dir: &Path) -> bool {
+    pins::on_bpffs(bpf_dir)
+}
+
+/// How an agent's filter is attached to the interface with that index in this thread's network
+/// namespace, whether the agent runs or has crashed; `None` if none is.
+pub fn pinned(bpf_dir: &Path, index: u32) -> Option<XdpMode> {
+    let modes = [XdpMode::Native, XdpMode::Generic];
+    modes.into_iter().find(|&mode| Pins::has(bpf_dir, index, attach::xdp_pin(mode)))
+}
+
 impl Datapath {
     /// Loads the programs and makes them ready to attach: fenced, with no VIP.
     ///

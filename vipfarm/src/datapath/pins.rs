@@ -48,6 +48,11 @@ impl Pins {
         dir.is_dir().then(|| Self::hold(bpf_dir, dir, interface)).transpose()
     }
 
+    /// Whether there is a pin of that name for the interface with that index.
+    pub(super) fn has(bpf_dir: &Path, index: u32, name: &str) -> bool {
+        directory(bpf_dir, index).is_ok_and(|dir| dir.join(name).exists())
+    }
+
     /// Whether no former agent had left any.
     pub(super) fn were_none(&self) -> bool {
         self.fresh
@@ -142,7 +147,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Whether the nearest existing ancestor of `path` is on a bpffs.
-fn on_bpffs(path: &Path) -> bool {
+pub(super) fn on_bpffs(path: &Path) -> bool {
     path.ancestors()
         .find(|ancestor| ancestor.exists())
         .and_then(|ancestor| statfs(ancestor).ok())

@@ -10,13 +10,6 @@ use crate::config::{Diagnostic, Diagnostics, Pos, Report};
 pub(super) const NO_CHECKS: &str =
     "this version of vipfarm has no checks of its own: a script can run `vipfarm close`";
 
-/// Why an address that one node has is not taken over.
-pub(super) const NO_FAILOVER: &str =
-    "one node has it at a time, and this version of vipfarm does not serve `mode: failover` yet";
-
-/// What becomes of it, for the operator to decide.
-pub(super) const DECIDE: &str = "leave it as it is; or, if all nodes may serve at the same time, take the marks off the proposed block";
-
 /// What became of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -124,14 +117,12 @@ pub(super) struct Notes {
     file: String,
     account: Account,
     problems: Report,
-    /// What is read now is for a proposal: nothing of it counts as taken over.
-    pub(super) proposed: bool,
 }
 
 impl Notes {
     pub(super) fn new(file: &str) -> Self {
         let (account, problems) = (Account::default(), Report::new(file));
-        Self { file: file.into(), account, problems, proposed: false }
+        Self { file: file.into(), account, problems }
     }
 
     pub(super) fn translated(&mut self, at: Pos, element: &str, into: impl Into<String>) {
@@ -181,13 +172,10 @@ impl Notes {
         &mut self,
         at: Pos,
         element: &str,
-        mut outcome: Outcome,
+        outcome: Outcome,
         into: Option<String>,
-        mut why: Option<String>,
+        why: Option<String>,
     ) {
-        if self.proposed && matches!(outcome, Outcome::Translated | Outcome::Approximated) {
-            (outcome, why) = (Outcome::NotYet, Some("in the proposed block only".into()));
-        }
         let Pos { line, column } = at;
         let (file, element) = (self.file.clone(), shown(element));
         self.account.elements.push(Entry { file, line, column, element, outcome, into, why });

@@ -27,8 +27,6 @@ pub(super) struct Node {
 /// A VIP block.
 #[derive(Debug)]
 pub(super) struct Vip {
-    /// It did something else where it comes from, so the operator has to decide: written in comments.
-    pub(super) proposed: bool,
     pub(super) interface: Option<String>,
     pub(super) mode: Mode,
     pub(super) vmac: Option<Mac>,
@@ -37,25 +35,26 @@ pub(super) struct Vip {
     pub(super) tcp_reset: bool,
     /// The key's value.
     pub(super) arp_refresh: Option<String>,
+    /// Of a failover VIP: whether a better node takes over, and how many seconds it waits.
+    pub(super) preempt: bool,
+    pub(super) preempt_delay: u64,
     pub(super) groups: Vec<Group>,
 }
 
 impl Vip {
-    /// A block for something that does not share its traffic out: the service is not known, so that
-    /// all of it is taken, and a client stays on one node.
-    pub(super) fn proposed(interface: Option<String>, group: &str) -> Self {
-        let rule = |proto| Rule { virtual_addr: None, port: None, proto, filter: Filter::OnAddr };
-        let rules = [Proto::Tcp, Proto::Udp].map(rule).into();
+    /// A block without addresses and groups.
+    pub(super) fn new(interface: Option<String>, mode: Mode) -> Self {
         Self {
-            proposed: true,
             interface,
-            mode: Mode::VmacInvisible,
+            mode,
             vmac: None,
             addresses: Vec::new(),
             check: true,
             tcp_reset: true,
             arp_refresh: None,
-            groups: vec![Group { name: usable_name(group), powers: Vec::new(), rules }],
+            preempt: true,
+            preempt_delay: 0,
+            groups: Vec::new(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! A source is read into a `Draft`, which may have gaps, and the draft is written as YAML. What the
 //! file then lacks is not guessed at: [`config`](crate::config) reads it as `vipfarm check` does, and
 //! what it refuses is what is missing. What a source says and a farm cannot do yet is never written as
-//! something else: a VIP that fails over is proposed in comments, for the operator to decide.
+//! something else.
 
 mod account;
 mod draft;

@@ -8,9 +8,6 @@ use super::{
 };
 use crate::model::{Filter, Mode, Proto};
 
-/// Begins a line that the operator may take into the file by removing this.
-pub(super) const PROPOSED: &str = "#| ";
-
 /// The file's text.
 pub(super) fn render(
     kind: &str,
@@ -83,71 +80,59 @@ fn write_nodes(out: &mut String, nodes: &[Node]) -> fmt::Result {
 }
 
 fn write_vips(out: &mut String, vips: &[Vip]) -> fmt::Result {
-    let (proposed, served): (Vec<&Vip>, Vec<&Vip>) = vips.iter().partition(|vip| vip.proposed);
     out.push('\n');
-    if served.is_empty() && proposed.is_empty() {
-        writeln!(out, "# The source has no VIP: add `vips`.")?;
+    if vips.is_empty() {
+        return writeln!(out, "# The source has no VIP: add `vips`.");
     }
-    if !served.is_empty() {
-        writeln!(out, "vips:")?;
-    }
-    for vip in &served {
-        write_vip(out, "", vip)?;
-    }
-    if proposed.is_empty() {
-        return Ok(());
-    }
-    let mark = PROPOSED.trim_end();
-    writeln!(
-        out,
-        "# One node at a time had the following addresses. This version cannot do that yet."
-    )?;
-    writeln!(
-        out,
-        "# If all nodes may serve at the same time, remove the marks `{mark} ` and name the ports of the"
-    )?;
-    writeln!(
-        out,
-        "# service: then each node serves its share of the clients, which is NOT what was before."
-    )?;
-    if served.is_empty() {
-        writeln!(out, "{PROPOSED}vips:")?;
-    }
-    proposed.iter().try_for_each(|vip| write_vip(out, PROPOSED, vip))
+    writeln!(out, "vips:")?;
+    vips.iter().try_for_each(|vip| write_vip(out, vip))
 }
 
-fn write_vip(out: &mut String, mark: &str, vip: &Vip) -> fmt::Result {
+fn write_vip(out: &mut String, vip: &Vip) -> fmt::Result {
     let mode = match vip.mode {
         Mode::VmacDirected => "vmac_directed",
         Mode::VmacInvisible => "vmac_invisible",
         Mode::Failover => "failover",
     };
-    writeln!(out, "{mark}  - mode: {mode}")?;
+    writeln!(out, "  - mode: {mode}")?;
     if let Some(interface) = &vip.interface {
-        writeln!(out, "{mark}    interface: {}", scalar(interface))?;
+        writeln!(out, "    interface: {}", scalar(interface))?;
     }
     if let Some(vmac) = vip.vmac {
-        writeln!(out, "{mark}    vmac: \"{vmac}\"")?;
+        writeln!(out, "    vmac: \"{vmac}\"")?;
     }
     if !vip.check {
-        writeln!(out, "{mark}    check: false")?;
+        writeln!(out, "    check: false")?;
     }
     if !vip.tcp_reset {
-        writeln!(out, "{mark}    tcp_reset: false")?;
+        writeln!(out, "    tcp_reset: false")?;
     }
     if let Some(refresh) = &vip.arp_refresh {
-        writeln!(out, "{mark}    arp_refresh: {refresh}")?;
+        writeln!(out, "    arp_refresh: {refresh}")?;
     }
-    writeln!(out, "{mark}    addresses:")?;
+    writeln!(out, "    addresses:")?;
     for address in &vip.addresses {
-        writeln!(out, "{mark}      - {}", write_address(address, vip.check))?;
+        writeln!(out, "      - {}", write_address(address, vip.check))?;
+    }
+    if vip.mode == Mode::Failover {
+        return write_failover(out, vip);
     }
     if vip.groups.is_empty() {
-        writeln!(out, "{mark}    # The source shares nothing of these addresses out: add groups.")?;
-        return writeln!(out, "{mark}    groups: []");
+        writeln!(out, "    # The source shares nothing of these addresses out: add groups.")?;
+        return writeln!(out, "    groups: []");
     }
-    writeln!(out, "{mark}    groups:")?;
-    vip.groups.iter().try_for_each(|group| write_group(out, mark, group))
+    writeln!(out, "    groups:")?;
+    vip.groups.iter().try_for_each(|group| write_group(out, group))
+}
+
+fn write_failover(out: &mut String, vip: &Vip) -> fmt::Result {
+    if !vip.preempt {
+        writeln!(out, "    preempt: false")?;
+    }
+    if vip.preempt && vip.preempt_delay > 0 {
+        writeln!(out, "    preempt_delay: {}s", vip.preempt_delay)?;
+    }
+    Ok(())
 }
 
 fn write_address(address: &Address, check: bool) -> String {
@@ -165,16 +150,16 @@ fn write_address(address: &Address, check: bool) -> String {
     text
 }
 
-fn write_group(out: &mut String, mark: &str, group: &Group) -> fmt::Result {
-    writeln!(out, "{mark}      - name: {}", scalar(&group.name))?;
+fn write_group(out: &mut String, group: &Group) -> fmt::Result {
+    writeln!(out, "      - name: {}", scalar(&group.name))?;
     if !group.powers.is_empty() {
         let powers: Vec<_> =
             group.powers.iter().map(|(node, power)| format!("{}: {power}", scalar(node))).collect();
-        writeln!(out, "{mark}        powers: {{ {} }}", powers.join(", "))?;
+        writeln!(out, "        powers: {{ {} }}", powers.join(", "))?;
     }
-    writeln!(out, "{mark}        rules:")?;
+    writeln!(out, "        rules:")?;
     for rule in &group.rules {
-        writeln!(out, "{mark}          - {}", rule_text(rule))?;
+        writeln!(out, "          - {}", rule_text(rule))?;
     }
     Ok(())
 }

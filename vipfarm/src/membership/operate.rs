@@ -3,10 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    BootTime, Counters, Event, Membership, PeerStatus, Proof, listening, peer::Peer, wire::Flags,
+    BootTime, Counters, Event, Membership, PeerStatus, Proof, listening,
+    peer::Peer,
+    view::{Life, life},
+    wire::Flags,
 };
 use crate::{
-    model::{Node, NodeId, Override, Overrides, TooManyOverrides, View},
+    model::{Node, NodeId, Override, Overrides, Stay, StayKind, TooManyOverrides, View, VipId},
     status::NodeState,
 };
 
@@ -83,20 +86,73 @@ impl Membership {
         let changed = match power {
             None => known.without(own, group, node),
             Some(power) => {
-                // An agent that leaves is still heard for a while.
-                let present = self.life_of(node).filter(|_| !self.says(node, Flags::LEAVING));
-                if present.is_none() && !persist {
-                    return Err(PowerRefused::Absent { node: self.name(node) });
-                }
-                let life = present.filter(|_| !persist);
+                let life = self.life_to_name(node, persist)?;
                 known.with(own, Override { node, group, power, life })?
             }
         };
-        if changed.entries() != known.entries() {
+        Ok(self.override_by(now, changed))
+    }
+
+    /// Moves a failover VIP to a node and keeps it there; `None` = back to who has it by the file, if it
+    /// was moved. As [`Self::set_power`] for the rest.
+    pub fn move_vip(
+        &mut self,
+        now: BootTime,
+        vip: VipId,
+        node: Option<NodeId>,
+        persist: bool,
+    ) -> Result<u64, PowerRefused> {
+        self.begin_turn(now);
+        let (own, known) = (self.config.own, self.overrides());
+        let changed = if let Some(node) = node {
+            let life = self.life_to_name(node, persist)?;
+            known.with_stay(own, Stay { vip, kind: StayKind::Pinned, node, life })?
+        } else {
+            // It goes, although it has the VIP; who has had it back by then stays.
+            let pinned = known.stay(vip, StayKind::Pinned).map(|pin| pin.node);
+            known.without_stays(own, |stay| stay.vip == vip && Some(stay.node) == pinned)
+        };
+        Ok(self.override_by(now, changed))
+    }
+
+    /// Says of which failover VIPs this node is to stay the holder while its agent lives. Does nothing
+    /// while the farm is changing over to another view: to be asked again then.
+    pub fn stay(&mut self, now: BootTime, vips: &[VipId]) {
+        let known = self.overrides();
+        let settled = known.version() == self.promised.content.powers.version();
+        if !settled || !self.is_converged() {
+            return;
+        }
+        self.begin_turn(now);
+        let (node, kind, life) =
+            (self.config.own, StayKind::Incumbent, Some(life(self.incarnation)));
+        let own = |stay: &Stay| stay.kind == kind && stay.node == node;
+        let none = self.overrides().without_stays(node, own);
+        let stays = vips.iter().map(|&vip| Stay { vip, kind, node, life });
+        // Without room it is as if the file said that the best node takes over.
+        if let Some(changed) = none.and(stays) {
+            self.override_by(now, changed);
+        }
+    }
+
+    /// The agent that a change about a node is to end with.
+    fn life_to_name(&self, node: NodeId, persist: bool) -> Result<Option<Life>, PowerRefused> {
+        // An agent that leaves is still heard for a while.
+        let present = self.life_of(node).filter(|_| !self.says(node, Flags::LEAVING));
+        if present.is_none() && !persist {
+            return Err(PowerRefused::Absent { node: self.name(node) });
+        }
+        Ok(present.filter(|_| !persist))
+    }
+
+    /// Has the farm agree on what was changed, if anything was: the version that is then in force.
+    fn override_by(&mut self, now: BootTime, changed: Overrides) -> u64 {
+        let known = self.overrides();
+        if changed.entries() != known.entries() || changed.stays() != known.stays() {
             self.overrides = Arc::new(changed);
             self.news(now);
         }
-        Ok(self.overrides().version().counter)
+        self.overrides().version().counter
     }
 
     /// The powers changed at run time, the newest known: a view with them will follow. Of two sets

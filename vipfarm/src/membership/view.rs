@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{NodeId, NodeSet, Overrides, View};
+use crate::model::{NodeId, NodeSet, Overrides, StayKind, View};
 
 pub(super) use crate::model::Life;
 
@@ -93,7 +93,7 @@ impl Agreement {
 }
 
 fn hash(id: ViewId, content: &Content) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new_derive_key("vipfarm 3 view");
+    let mut hasher = blake3::Hasher::new_derive_key("vipfarm 4 view");
     hasher
         .update(&id.epoch.to_be_bytes())
         .update(&(id.coordinator.index() as u64).to_be_bytes())
@@ -114,6 +114,15 @@ fn hash(id: ViewId, content: &Content) -> [u8; 16] {
             .update(&[u8::from(entry.life.is_some())])
             .update(&entry.life.unwrap_or(0).to_be_bytes());
     }
+    hasher.update(&(content.powers.stays().len() as u64).to_be_bytes());
+    for stay in content.powers.stays() {
+        hasher
+            .update(&stay.vip.0.to_be_bytes())
+            .update(&[u8::from(stay.kind == StayKind::Pinned)])
+            .update(&(stay.node.index() as u64).to_be_bytes())
+            .update(&[u8::from(stay.life.is_some())])
+            .update(&stay.life.unwrap_or(0).to_be_bytes());
+    }
     let mut hash = [0; 16];
     hasher.finalize_xof().fill(&mut hash);
     hash
@@ -122,7 +131,7 @@ fn hash(id: ViewId, content: &Content) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Override;
+    use crate::model::{Override, Stay, VipId};
 
     #[test]
     fn lives_are_found_by_member() {
@@ -139,6 +148,19 @@ mod tests {
         let entry = Override::persistent(node, Some(0), 1);
         let powers = |entry| Arc::new(Overrides::default().with(node, entry).expect("room"));
         let lives = [0, 1].map(|life| powers(Override { life: Some(life), ..entry }));
+        let stay = Stay { vip: VipId(1), kind: StayKind::Pinned, node, life: None };
+        let stays = [
+            stay,
+            Stay { vip: VipId(2), ..stay },
+            Stay { kind: StayKind::Incumbent, ..stay },
+            Stay { node: NodeId::default(), ..stay },
+            Stay { life: Some(0), ..stay },
+            Stay { life: Some(1), ..stay },
+        ];
+        let stays = stays.map(|stay| Overrides::default().and([stay]).expect("room"));
+        let stays = stays.map(|powers| {
+            Agreement::new(id, Content { powers: Arc::new(powers), ..content.clone() })
+        });
         let others = [
             Agreement::new(ViewId { epoch: 1, ..id }, content.clone()),
             Agreement::new(ViewId { coordinator: node, ..id }, content.clone()),
@@ -150,10 +172,11 @@ mod tests {
             Agreement::new(id, Content { powers: powers(entry), ..content.clone() }),
         ];
         let lives = lives.map(|powers| Agreement::new(id, Content { powers, ..content.clone() }));
-        let mut hashes: Vec<_> = others.iter().chain(&lives).map(|it| it.stamp.hash).collect();
+        let all = others.iter().chain(&lives).chain(&stays);
+        let mut hashes: Vec<_> = all.map(|it| it.stamp.hash).collect();
         hashes.push(Agreement::new(id, content).stamp.hash);
         hashes.sort_unstable();
         hashes.dedup();
-        assert_eq!(hashes.len(), 11);
+        assert_eq!(hashes.len(), 17);
     }
 }

@@ -21,12 +21,14 @@
 //!         life u32 of each member in ascending order | overrides
 //!     overrides, with their flag: counter u64 | author u8 | count u16 |
 //!         `count` times: node u8 | 1 one group, 2 of one life: u8 | group u8 | power u16 |
-//!         life u32; what the second byte does not name is zero
+//!         life u32; what the second byte does not name is zero;
+//!         count u8 of nodes that are to hold failover VIPs | `count` times: VIP u64 | node u8 |
+//!         1 pinned, 2 of one life: u8 | life u32 likewise
 //!     what lingers, with its flag: length u16 | as many bytes, opaque here
 //!     tag: keyed BLAKE3 over everything before it, cut to 16 bytes
 //! ```
 //!
-//! 225 bytes for 2 nodes, 721 for 64; the view adds 43 and 4 a member, what lingers 3 and 33 a group. It is sent while it is
+//! 225 bytes for 2 nodes, 721 for 64; the view adds 44 and 4 a member, what lingers 3 and 33 a group. It is sent while it is
 //! promised and not installed; the overrides while a peer knows older ones only. Only
 //! more than about fifty overrides on a farm of 64 nodes make a datagram that is longer than an
 //! Ethernet frame.
@@ -51,7 +53,7 @@ mod tests;
 const HEAD: usize = 193;
 const ACK: usize = 8;
 const TAG: usize = 16;
-const OVERRIDES: usize = 11 + 9 * Overrides::MAX;
+const OVERRIDES: usize = 12 + 9 * Overrides::MAX + 14 * Overrides::MAX_STAYS;
 const CONTENT: usize = 32 + 4 * MAX_NODES + OVERRIDES;
 
 /// Bytes of a heartbeat at least.
@@ -64,7 +66,7 @@ pub(super) const MAX_LEN: usize =
 pub(super) const MAX_LINGERING: usize = 1100;
 
 const MAGIC: [u8; 4] = *b"VIPf";
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 const AT_VERSION: usize = 4;
 const AT_LINK: usize = 5;
 const AT_FARM: usize = 8;

@@ -1,8 +1,8 @@
-//! Powers changed at run time.
+//! What was changed at run time: powers, and who is to hold failover VIPs.
 
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_POWER, NodeId};
+use super::{MAX_POWER, NodeId, Stay, StayKind, VipId};
 
 /// Which of two sets of overrides is the newer one: the higher counter, then the higher author. A
 /// Lamport clock: an author counts on from the highest version it has seen.
@@ -41,13 +41,15 @@ impl Override {
     }
 }
 
-/// The powers that operators changed at run time, over those of the file. The whole set has one
-/// version: of two, every node takes the higher.
+/// The powers that operators changed at run time, over those of the file, and the nodes that are to hold
+/// failover VIPs. The whole set has one version: of two, every node takes the higher.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Overrides {
     version: Version,
     /// Ascending by node and group, each pair once.
     entries: Vec<Override>,
+    /// Ascending by VIP and kind, each pair once.
+    stays: Vec<Stay>,
 }
 
 /// There is no room for another power that differs from the file's.
@@ -61,17 +63,25 @@ pub struct TooManyOverrides;
 impl Overrides {
     /// Entries at most: a heartbeat has to carry them.
     pub const MAX: usize = 256;
+    /// The same of [`Overrides::stays`]: two for each group of a file, and as many of another file's.
+    pub const MAX_STAYS: usize = 128;
 
     /// The set of those entries; of two for one node and group the last counts. `None` if they are
     /// too many or a power is out of range.
     pub fn new(version: Version, entries: impl IntoIterator<Item = Override>) -> Option<Self> {
-        let mut overrides = Self { version, entries: Vec::new() };
+        let mut overrides = Self { version, ..Self::default() };
         for entry in entries {
             if entry.power > MAX_POWER || overrides.put(entry).is_err() {
                 return None;
             }
         }
         Some(overrides)
+    }
+
+    /// The same set, with those nodes to hold failover VIPs; of two of one kind for a VIP the last
+    /// counts. `None` if they are too many.
+    pub fn and(mut self, stays: impl IntoIterator<Item = Stay>) -> Option<Self> {
+        stays.into_iter().all(|stay| self.put_stay(stay).is_ok()).then_some(self)
     }
 
     /// Which change this is.
@@ -82,6 +92,16 @@ impl Overrides {
     /// The entries, ascending by node and group.
     pub fn entries(&self) -> &[Override] {
         &self.entries
+    }
+
+    /// The nodes that are to hold failover VIPs, ascending by VIP and kind.
+    pub fn stays(&self) -> &[Stay] {
+        &self.stays
+    }
+
+    /// The one of that kind for a VIP.
+    pub fn stay(&self, vip: VipId, kind: StayKind) -> Option<&Stay> {
+        self.stays.iter().find(|stay| (stay.vip, stay.kind) == (vip, kind))
     }
 
     /// The node's power in a group; `None` = the file's.
@@ -120,7 +140,20 @@ impl Overrides {
     pub fn without(&self, author: NodeId, group: Option<u8>, node: NodeId) -> Self {
         let stays =
             |entry: &Override| entry.node != node || (group.is_some() && entry.group != group);
-        self.only(author, stays)
+        self.only(author, stays, |_| true)
+    }
+
+    /// The set after `author` has said who is to hold a failover VIP.
+    pub fn with_stay(&self, author: NodeId, stay: Stay) -> Result<Self, TooManyOverrides> {
+        let mut changed = self.only(author, |_| true, |_| true);
+        changed.put_stay(stay)?;
+        Ok(changed)
+    }
+
+    /// The set after `author` has taken that back for some.
+    #[must_use]
+    pub fn without_stays(&self, author: NodeId, which: impl Fn(&Stay) -> bool) -> Self {
+        self.only(author, |_| true, |stay| !which(stay))
     }
 
     /// The set by `author` without what ended with an agent: `present` tells which agent of a node is
@@ -130,23 +163,34 @@ impl Overrides {
         author: NodeId,
         present: impl Fn(NodeId) -> Option<Life>,
     ) -> Option<Self> {
-        let stays = |entry: &Override| match (entry.life, present(entry.node)) {
+        let lasts = |node, life| match (life, present(node)) {
             (Some(life), Some(present)) => life == present,
             _ => true,
         };
-        (!self.entries.iter().all(stays)).then(|| self.only(author, stays))
+        let entries = |entry: &Override| lasts(entry.node, entry.life);
+        let stays = |stay: &Stay| lasts(stay.node, stay.life);
+        let all = self.entries.iter().all(entries) && self.stays.iter().all(stays);
+        (!all).then(|| self.only(author, entries, stays))
     }
 
     /// The set by `author` for another file, in which groups have other indices: only what was set
-    /// for all groups stays.
+    /// for all groups stays, and who is to hold failover VIPs.
     #[must_use]
     pub fn for_another_file(&self, author: NodeId) -> Self {
-        self.only(author, |entry| entry.group.is_none())
+        self.only(author, |entry| entry.group.is_none(), |_| true)
     }
 
-    fn only(&self, author: NodeId, stays: impl Fn(&Override) -> bool) -> Self {
-        let entries = self.entries.iter().filter(|entry| stays(entry)).copied();
-        Self { version: self.next_version(author), entries: entries.collect() }
+    fn only(
+        &self,
+        author: NodeId,
+        entries: impl Fn(&Override) -> bool,
+        stays: impl Fn(&Stay) -> bool,
+    ) -> Self {
+        Self {
+            version: self.next_version(author),
+            entries: self.entries.iter().filter(|entry| entries(entry)).copied().collect(),
+            stays: self.stays.iter().filter(|stay| stays(stay)).copied().collect(),
+        }
     }
 
     fn next_version(&self, author: NodeId) -> Version {
@@ -160,6 +204,16 @@ impl Overrides {
             Ok(at) => self.entries[at] = entry,
             Err(_) if self.entries.len() == Self::MAX => return Err(TooManyOverrides),
             Err(at) => self.entries.insert(at, entry),
+        }
+        Ok(())
+    }
+
+    fn put_stay(&mut self, stay: Stay) -> Result<(), TooManyOverrides> {
+        let key = |stay: &Stay| (stay.vip, stay.kind);
+        match self.stays.binary_search_by_key(&key(&stay), key) {
+            Ok(at) => self.stays[at] = stay,
+            Err(_) if self.stays.len() == Self::MAX_STAYS => return Err(TooManyOverrides),
+            Err(at) => self.stays.insert(at, stay),
         }
         Ok(())
     }
@@ -216,6 +270,30 @@ mod tests {
         assert_eq!(left.version(), Version { counter: 4, author: 2 });
         assert_eq!((left.power(0, node(1)), left.power(1, node(1))), (None, Some(0)));
         assert_eq!(left.power(0, node(2)), Some(3));
+    }
+
+    #[test]
+    fn who_is_to_hold_a_vip_is_kept_until_it_is_taken_back_or_its_agent_ends() {
+        let stay = |vip, kind, of, life| Stay { vip: VipId(vip), kind, node: node(of), life };
+        let pinned = stay(1, StayKind::Pinned, 1, None);
+        let incumbent = stay(1, StayKind::Incumbent, 2, Some(9));
+        let set = Overrides::default()
+            .with_stay(node(0), pinned)
+            .and_then(|set| set.with_stay(node(0), incumbent))
+            .and_then(|set| set.with(node(0), entry(1, Some(0), 3)))
+            .expect("room");
+        assert_eq!(set.stays(), [incumbent, pinned]);
+        assert_eq!(set.for_another_file(node(0)).stays(), [incumbent, pinned]);
+        assert_eq!(set.without(node(0), None, node(1)).stays(), [incumbent, pinned]);
+        assert_eq!(set.without_former(node(0), |_| None), None, "nobody is there");
+        let left = set.without_former(node(0), |_| Some(8)).expect("its agent has ended");
+        assert_eq!((left.stays(), left.entries().len()), (&[pinned][..], 1));
+        let other = stay(1, StayKind::Pinned, 2, None);
+        let moved = set.with_stay(node(0), other).expect("in its place");
+        assert_eq!(moved.stays(), [incumbent, other]);
+        assert!(moved.version() > set.version());
+        let none = moved.without_stays(node(0), |stay| stay.node == node(2));
+        assert_eq!((none.stays(), none.entries().len()), (&[][..], 1));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Vip {
 impl Vip {
     /// The virtual MAC; `None` where nodes answer with their own.
     pub fn virtual_mac(&self) -> Option<Mac> {
-        (self.mode != Mode::VmacDirected).then_some(self.vmac)
+        (self.mode == Mode::VmacInvisible).then_some(self.vmac)
     }
 
     /// The rule for a service of one of the block's addresses, and the index of its group: the most
@@ -204,15 +204,46 @@ pub struct Group {
     pub rules: Vec<Rule>,
     /// How long the connections of a bucket that moves may stay where they are.
     pub handover_timeout: Duration,
+    /// Of the only group of a `failover` block: its powers are priorities, and one node has all buckets.
+    pub failover: Option<Failover>,
+}
+
+/// How the holder of a failover VIP is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failover {
+    /// Whether a node that would be the better holder takes over from one that lives.
+    pub preempt: bool,
+    /// How long it waits for that.
+    pub preempt_delay: Duration,
+    /// Who would be the better holder.
+    pub balance: Balance,
+}
+
+impl Failover {
+    /// Whether the holder stays it for a while, or for good, when a better one comes.
+    pub fn stays(&self) -> bool {
+        !self.preempt || !self.preempt_delay.is_zero()
+    }
+}
+
+/// Which node is to hold a failover VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// The one with the highest priority.
+    Priority,
+    /// One with fewest of the VIPs that are balanced so.
+    Spread,
 }
 
 impl Group {
     /// [`Group::handover_timeout`] of a file that says nothing.
     pub const HANDOVER_TIMEOUT: Duration = Duration::from_mins(10);
 
-    /// Whether it has connections that stay where they are when their bucket moves.
+    /// Whether it has connections that stay where they are when their bucket moves. Those of a failover
+    /// VIP cannot: their address goes.
     pub fn lingers(&self) -> bool {
-        self.rules.iter().any(|rule| rule.proto == Proto::Tcp)
+        self.failover.is_none() && self.rules.iter().any(|rule| rule.proto == Proto::Tcp)
     }
 
     /// The node's power: 0 when it is not in the group.

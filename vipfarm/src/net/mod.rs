@@ -1,6 +1,9 @@
 //! Interfaces, addresses and forwarding entries, through rtnetlink: the only module that imports it.
 
+mod driver;
+mod ioctl;
 mod offload;
+mod settings;
 pub mod sockets;
 pub mod undo;
 
@@ -20,7 +23,11 @@ use netlink_packet_route::{
 use rtnetlink::{Handle, MulticastGroup};
 use thiserror::Error;
 
-pub use self::offload::Offloads;
+pub use self::{
+    driver::{Driver, XdpFeatures},
+    offload::Offloads,
+    settings::{Settings, default_route},
+};
 use crate::model::Mac;
 
 /// One network interface and its addresses.

@@ -1,15 +1,9 @@
 //! What an interface's hardware does to frames before the filter sees them.
 
-use std::{
-    ffi::{CString, c_char},
-    io, mem,
-    os::fd::AsRawFd,
-};
+use std::io;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use super::ioctl::{SIOCETHTOOL, ask, request};
 
-/// `SIOCETHTOOL` (`linux/sockios.h`).
-const SIOCETHTOOL: libc::Ioctl = 0x8946;
 /// `ETHTOOL_GFLAGS` (`linux/ethtool.h`) and its bits.
 const GET_FLAGS: u32 = 0x25;
 const RX_VLAN: u32 = 1 << 8;
@@ -35,25 +29,14 @@ impl Offloads {
     /// Those of an interface in the network namespace of the calling thread; none for a device that
     /// knows no such settings. Errors if there is no such interface.
     pub fn of(interface: &str) -> io::Result<Self> {
-        let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
         let mut value = Value { command: GET_FLAGS, data: 0 };
-        // SAFETY: zero bytes are a valid request.
-        let mut request = unsafe { mem::zeroed::<libc::ifreq>() };
-        let name = CString::new(interface)?;
-        if name.as_bytes_with_nul().len() > request.ifr_name.len() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        for (to, &byte) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
-            *to = c_char::from_ne_bytes([byte]);
-        }
+        let mut request = request(interface)?;
         request.ifr_ifru.ifru_data = (&raw mut value).cast();
-        // SAFETY: the kernel reads the request and writes the value behind it; both are alive.
-        if unsafe { libc::ioctl(any.as_raw_fd(), SIOCETHTOOL, &raw mut request) } < 0 {
-            let error = io::Error::last_os_error();
-            let has_none = error.raw_os_error() == Some(libc::EOPNOTSUPP);
-            return if has_none { Ok(Self::default()) } else { Err(error) };
+        match ask(SIOCETHTOOL, &mut request) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Self::default()),
+            Err(error) => Err(error),
+            Ok(()) => Ok(Self::of_flags(value.data)),
         }
-        Ok(Self::of_flags(value.data))
     }
 
     fn of_flags(flags: u32) -> Self {

@@ -9,8 +9,9 @@ use thiserror::Error;
 use vipfarm_common::hash;
 use vipfarm_common::layout::{
     self, Generation, MAC_SLOTS, MAX_GROUPS, MAX_RULES, MAX_VIPS, NO_VMAC, RESOLVE_GROUP,
-    RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED, VIP_NO_ECHO,
-    VIP_OTHER, VIP_SLOTS, Vip6Slot, VipSlot, key_v4, mac_word, mix, mix_v6, rule_index, vip_index,
+    RULE_ON_IPID, RULE_ON_PORT, RULE_SLOTS, RuleSlot, VIP_CLOSED, VIP_DIRECTED, VIP_FAILOVER,
+    VIP_NO_ECHO, VIP_OTHER, VIP_SLOTS, Vip6Slot, VipSlot, key_v4, mac_word, mix, mix_v6,
+    rule_index, vip_index,
 };
 
 use super::{addr_word, addr_words, mac_set, multipliers};
@@ -47,6 +48,8 @@ struct VipEntry {
     flags: u32,
     /// Kernel group of address resolution.
     resolve: u32,
+    /// Kernel group of what has no ports.
+    other: u32,
     /// See [`VipRules::later`].
     later: [Option<RuleEntry>; 2],
 }
@@ -135,7 +138,7 @@ impl Services {
         closed: impl IntoIterator<Item = HeldVip>,
     ) -> Result<Self, PlanError> {
         let mut services = self.clone();
-        for HeldVip { addr, tags, vmac } in closed {
+        for HeldVip { addr, tags, vmac, .. } in closed {
             if !services.has_vip(addr, tags) {
                 services.vips.push(VipEntry {
                     addr,
@@ -143,6 +146,7 @@ impl Services {
                     vmac,
                     flags: VIP_CLOSED | VIP_NO_ECHO,
                     resolve: RESOLVE_GROUP,
+                    other: RESOLVE_GROUP,
                     later: [None; 2],
                 });
             }
@@ -263,12 +267,15 @@ impl Services {
             });
         }
         let resolve = block.rule_for(addr, Proto::Arp, None);
+        let resolve = resolve.map_or(RESOLVE_GROUP, |(index, _)| number(self.groups + index));
+        let other = if block.mode == Mode::Failover { resolve } else { RESOLVE_GROUP };
         self.vips.push(VipEntry {
             addr,
             tags: block.vlan,
             vmac: block.virtual_mac(),
             flags: flags(block),
-            resolve: resolve.map_or(RESOLVE_GROUP, |(index, _)| number(self.groups + index)),
+            resolve,
+            other,
             later,
         });
     }
@@ -303,6 +310,7 @@ impl Services {
             tables.vmacs[vip as usize] = entry.vmac.map_or(NO_VMAC, |mac| mac_word(mac.0));
             let rules = &mut tables.vip_rules[vip as usize];
             rules.resolve = entry.resolve;
+            rules.other = entry.other;
             rules.later = entry.later.map(|rule| rule.map_or(0, RuleEntry::encode));
         }
     }
@@ -336,6 +344,8 @@ pub struct HeldVip {
     pub tags: VlanTags,
     /// Its virtual MAC; `None` = nodes answer with their own.
     pub vmac: Option<Mac>,
+    /// Only one node's interface has it at a time, by the farm's views.
+    pub floats: bool,
 }
 
 impl RuleEntry {
@@ -352,9 +362,13 @@ impl RuleEntry {
 fn flags(block: &Vip) -> u32 {
     let closed = if block.open == Open::Manual { VIP_CLOSED } else { 0 };
     let no_echo = if block.icmp_echo == IcmpEcho::Drop { VIP_NO_ECHO } else { 0 };
-    let directed = if block.mode == Mode::VmacDirected { VIP_DIRECTED } else { 0 };
+    let mode = match block.mode {
+        Mode::VmacInvisible => 0,
+        Mode::VmacDirected => VIP_DIRECTED,
+        Mode::Failover => VIP_FAILOVER,
+    };
     let other = if block.other == OtherProtocols::OnAddr { VIP_OTHER } else { 0 };
-    closed | no_echo | directed | other
+    closed | no_echo | mode | other
 }
 
 /// A count as the tables hold it; [`limit`] refuses far smaller ones.

@@ -44,6 +44,7 @@ fn block(addresses: &[Ipv4Addr], groups: &[&[Rule]]) -> Vip {
                 powers: vec![],
                 rules: rules.to_vec(),
                 handover_timeout: Group::HANDOVER_TIMEOUT,
+                failover: None,
             })
             .collect(),
     }

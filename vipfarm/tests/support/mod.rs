@@ -13,9 +13,10 @@ use vipfarm::{
     },
     model::{Bitmap, Filter, Mode, Proto, VlanTags},
     status::{
-        EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, NodeState,
-        NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
-        RuleStatus, Status, TraceQuery, TraceReply, UpgradeReply, UpgradeRequest, VipStatus,
+        EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, MoveRequest,
+        NodeState, NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
+        ResetReply, RuleStatus, Status, TraceQuery, TraceReply, UpgradeReply, UpgradeRequest,
+        VipStatus,
     },
 };
 
@@ -65,6 +66,13 @@ impl Source for FakeAgent {
     fn trace(&self, query: TraceQuery) -> BoxFuture<'_, Result<TraceReply, String>> {
         let lost = query.client_port.unwrap_or_default().into();
         Box::pin(async move { Ok(TraceReply { frames: Vec::new(), lost }) })
+    }
+
+    fn move_vip<'a>(
+        &'a self,
+        request: &'a MoveRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        Box::pin(std::future::ready(Err(format!("{} is on all nodes at once", request.vip))))
     }
 
     fn set_power<'a>(
@@ -148,6 +156,7 @@ pub(crate) fn status() -> Status {
             jumbo: true,
             vlan: vec![],
             open: true,
+            failover: None,
         }],
         groups: vec![GroupStatus {
             name: "FarmProto".into(),
@@ -186,7 +195,11 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start() -> Self {
-        let dir = RunDir::new();
+        Self::start_in(RunDir::new())
+    }
+
+    /// In the place of one that has ended.
+    pub(crate) fn start_in(dir: RunDir) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let history = Arc::new(History::new());
         let socket = ControlSocket::open(&dir.0, "web").expect("a fresh directory");

@@ -23,7 +23,7 @@ const CLIENT_ADDRESSES: u8 = 30;
 
 /// How long a node is cut off or frozen before it comes back by itself: the others have taken over
 /// long before.
-const ABSENCE: Duration = Duration::from_secs(1);
+pub(super) const ABSENCE: Duration = Duration::from_secs(1);
 
 /// A multiple of the heartbeat period of each profile that is measured.
 const PERIOD: Duration = Duration::from_millis(100);

@@ -14,6 +14,8 @@ pub(super) struct Figures {
     pub(super) events: Vec<EventFigures>,
     /// Of the largest farm.
     pub(super) barrier_ms: Option<BarrierFigures>,
+    /// By profile and event.
+    pub(super) floating: Vec<FloatingFigures>,
     /// By advertisement interval and event.
     pub(super) keepalived: Vec<KeepalivedFigures>,
     /// By size of the farm.
@@ -91,6 +93,29 @@ pub(super) struct BarrierFigures {
     pub(super) way: &'static str,
 }
 
+/// One event of a failover VIP.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct FloatingFigures {
+    /// Membership profile.
+    pub(super) profile: &'static str,
+    /// The event.
+    pub(super) event: &'static str,
+    /// As [`KeepalivedFigures::median_ms`].
+    pub(super) median_ms: Option<f64>,
+    /// Of the worst run.
+    pub(super) max_ms: Option<f64>,
+    /// Probes with more than one answer, all runs together.
+    pub(super) double_answers: usize,
+    /// Most machines that answered one ARP request for the address, after the takeover.
+    pub(super) holders: usize,
+    /// Times that it could be measured.
+    pub(super) runs: usize,
+    /// Times that it should have been.
+    pub(super) wanted: usize,
+    /// What the median may be.
+    pub(super) limit_ms: Option<f64>,
+}
+
 /// One event under keepalived.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct KeepalivedFigures {
@@ -149,6 +174,7 @@ impl Figures {
         let events = self.events.iter().all(|event| event.faults().is_empty());
         events
             && self.barriers.iter().all(|barrier| barrier.faults().is_empty())
+            && self.floating.iter().all(|floating| floating.faults().is_empty())
             && self.soak.iter().all(|soak| soak.faults().is_empty())
     }
 }
@@ -199,6 +225,19 @@ impl EventFigures {
     }
 }
 
+impl FloatingFigures {
+    /// What is not good enough, in words for the table.
+    pub(super) fn faults(&self) -> Vec<&'static str> {
+        let faults = [
+            (self.runs < self.wanted, "INCOMPLETE"),
+            (exceeds(self.median_ms, self.limit_ms), "TOO SLOW"),
+            (self.double_answers > 0, "ANSWERED TWICE"),
+            (self.holders > 1, "HELD TWICE"),
+        ];
+        faults.into_iter().filter_map(|(found, word)| found.then_some(word)).collect()
+    }
+}
+
 impl BarrierFigures {
     /// What the median may be: a promise about the largest farm.
     pub(super) fn limit_ms(&self) -> Option<f64> {
@@ -238,7 +277,7 @@ fn exceeds(median: Option<f64>, limit: Option<f64>) -> bool {
     limit.is_some_and(|limit| median.is_none_or(|median| median > limit))
 }
 
-fn outage_limit(event: Event, profile: &str) -> Option<f64> {
+pub(super) fn outage_limit(event: Event, profile: &str) -> Option<f64> {
     match (event, profile) {
         (Event::SilentDeath, "balanced") => Some(300.0),
         (Event::SilentDeath, "fast") => Some(140.0),
@@ -293,6 +332,31 @@ mod tests {
     fn barrier(median: f64) -> BarrierFigures {
         let (median, max) = (Some(median), Some(9.0));
         BarrierFigures { nodes: 8, median, max, changes: 20, wanted: 20, way: "power" }
+    }
+
+    fn floating(holders: usize) -> FloatingFigures {
+        let event = Event::SilentDeath;
+        FloatingFigures {
+            profile: "fast",
+            event: event.name(),
+            median_ms: Some(120.0),
+            max_ms: None,
+            double_answers: 0,
+            holders,
+            runs: 7,
+            wanted: 7,
+            limit_ms: outage_limit(event, "fast"),
+        }
+    }
+
+    #[test]
+    fn a_failover_vip_that_two_nodes_have_or_that_is_late_is_not_good_enough() {
+        assert!(floating(1).faults().is_empty());
+        assert_eq!(floating(2).faults(), ["HELD TWICE"]);
+        let late = FloatingFigures { median_ms: Some(141.0), double_answers: 1, ..floating(1) };
+        assert_eq!(late.faults(), ["TOO SLOW", "ANSWERED TWICE"]);
+        let figures = Figures { floating: vec![late], ..Figures::default() };
+        assert!(!figures.held());
     }
 
     #[test]
@@ -362,6 +426,7 @@ mod tests {
     fn one_fault_fails_the_bench() {
         let mut all = Figures {
             events: vec![figures(Event::SilentDeath, "balanced", &[GOOD; 3])],
+            floating: vec![floating(1)],
             ..Figures::default()
         };
         all.set_barriers(vec![barrier(4.0)]);
@@ -377,6 +442,7 @@ mod tests {
     fn the_json_has_the_promised_fields() {
         let mut all = Figures {
             events: vec![figures(Event::SilentDeath, "balanced", &[GOOD; 3])],
+            floating: vec![floating(1)],
             keepalived: vec![KeepalivedFigures {
                 advert_s: 0.05,
                 event: "silent_death",
@@ -405,6 +471,7 @@ mod tests {
         assert_eq!(json["barrier_ms"]["nodes"], 8);
         assert_eq!(json["barrier_ms"]["median"], 4.5);
         assert_eq!(json["barrier_ms"]["max"], 9.0);
+        assert_eq!(json["floating"][0]["holders"], 1);
         assert_eq!(json["keepalived"][0]["advert_s"], 0.05);
         assert_eq!(json["keepalived"][0]["event"], "silent_death");
         assert_eq!(json["keepalived"][0]["median_ms"], 166.0);

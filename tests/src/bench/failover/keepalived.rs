@@ -1,7 +1,7 @@
 //! keepalived, on two nodes of the same lab and seen by the same probes: one address that moves,
 //! instead of one that everybody holds.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fmt, fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use vipfarm::model::Mac;
@@ -29,9 +29,10 @@ use crate::{
 /// Its default, and the cadence of the profile `balanced`.
 const ADVERTS: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(50)];
 
-const EVENTS: [Event; 3] = [Event::SilentDeath, Event::GracefulStop, Event::Freeze];
+/// What is done to the node with the address.
+pub(super) const EVENTS: [Event; 3] = [Event::SilentDeath, Event::GracefulStop, Event::Freeze];
 
-const CLIENT_ADDRESSES: u8 = 60;
+pub(super) const CLIENT_ADDRESSES: u8 = 60;
 
 /// How long all holders of an address have to answer an ARP request.
 const ARP_TIME: Duration = Duration::from_millis(50);
@@ -59,11 +60,7 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<KeepalivedFigures>> {
                 let Some(sample) = bench.sample(&what, once(bench, advert, run, *event))? else {
                     continue;
                 };
-                let Sample { outage_ms, double_answers, holders } = sample;
-                eprintln!(
-                    "{what}: outage {outage_ms:6.1} ms, {double_answers} answered twice, \
-                     {holders} holding"
-                );
+                eprintln!("{what}: {sample}");
                 samples.push(sample);
             }
         }
@@ -73,11 +70,19 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<KeepalivedFigures>> {
     Ok(figures)
 }
 
+/// One event, once.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
-    outage_ms: f64,
-    double_answers: usize,
-    holders: usize,
+pub(super) struct Sample {
+    pub(super) outage_ms: f64,
+    pub(super) double_answers: usize,
+    pub(super) holders: usize,
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { outage_ms, double_answers, holders } = self;
+        write!(f, "outage {outage_ms:6.1} ms, {double_answers} answered twice, {holders} holding")
+    }
 }
 
 fn summary(
@@ -146,12 +151,12 @@ fn freeze_time(advert: Duration) -> Duration {
     (5 * advert).max(Duration::from_secs(2))
 }
 
-fn all_at(node: &Host) -> impl Fn(&Owners) -> bool {
+pub(super) fn all_at(node: &Host) -> impl Fn(&Owners) -> bool {
     |owners| owners.values().all(|owner| **owner == *node.name())
 }
 
 /// How many machines answer one ARP request for the address.
-fn holders(bench: &Bench<'_>, asker: &Host) -> Result<usize> {
+pub(super) fn holders(bench: &Bench<'_>, asker: &Host) -> Result<usize> {
     let capture = asker.capture_if(|frame| claims_vip(frame).is_some())?;
     asker.inject(&Frame::arp_request(asker.mac(), asker.address(), VIP).bytes())?;
     bench.interrupt.sleep(ARP_TIME)?;

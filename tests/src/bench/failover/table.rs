@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    figures::{BarrierFigures, EventFigures, Figures, KeepalivedFigures},
+    figures::{BarrierFigures, EventFigures, Figures, FloatingFigures, KeepalivedFigures},
     processors,
 };
 
@@ -15,6 +15,9 @@ pub(super) fn text(figures: &Figures) -> String {
     }
     if !figures.barriers.is_empty() {
         barriers(&mut out, &figures.barriers);
+    }
+    if !figures.floating.is_empty() {
+        floating(&mut out, &figures.floating);
     }
     if !figures.keepalived.is_empty() {
         keepalived(&mut out, &figures.keepalived);
@@ -72,6 +75,25 @@ fn barriers(out: &mut String, barriers: &[BarrierFigures]) {
             out,
             &format!(
                 "{nodes} nodes, by {way:18} {changes:>4} x {median:>9} {max:>7} {limit:>7}  {verdict}"
+            ),
+        );
+    }
+}
+
+fn floating(out: &mut String, rows: &[FloatingFigures]) {
+    line(
+        out,
+        "\na failover VIP, ms                        median     max   twice  holders   limit",
+    );
+    for row in rows {
+        let FloatingFigures { profile, event, double_answers, holders, runs, .. } = row;
+        let (median, max) = (figure(row.median_ms), figure(row.max_ms));
+        let (limit, verdict) = (figure(row.limit_ms), verdict(&row.faults()));
+        line(
+            out,
+            &format!(
+                "{profile:11} {event:15} {runs:>6} x {median:>9} {max:>7} \
+                 {double_answers:>7} {holders:>8} {limit:>7}  {verdict}"
             ),
         );
     }

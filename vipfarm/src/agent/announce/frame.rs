@@ -14,6 +14,20 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
 const BROADCAST: Mac = Mac([0xff; 6]);
 
+/// The same, with a request for machines that believe no reply which they have not asked for (RFC 5227
+/// section 3).
+pub(in crate::agent) fn to_all_and_sundry(interface: &Interface, vip: HeldVip) -> Vec<Vec<u8>> {
+    let request = |addr: Ipv4Addr| {
+        let header = ethernet(BROADCAST, interface.mac, vip.tags);
+        [header, arp(REQUEST, interface.mac, addr, Mac([0; 6]))].concat()
+    };
+    let request = match vip.addr {
+        IpAddr::V4(addr) => Some(request(addr)),
+        IpAddr::V6(_) => None,
+    };
+    to_all(interface, vip).into_iter().chain(request).collect()
+}
+
 /// That all clients are to send to the interface's own MAC.
 pub(super) fn to_all(interface: &Interface, vip: HeldVip) -> Option<Vec<u8>> {
     match vip.addr {
@@ -31,7 +45,7 @@ pub(super) fn to_one(
 ) -> Option<Vec<u8>> {
     let ethernet = ethernet(client_mac, interface.mac, vip.tags);
     let body = match (vip.addr, client) {
-        (IpAddr::V4(vip), _) => arp_reply(vip, mac),
+        (IpAddr::V4(vip), _) => arp(REPLY, mac, vip, mac),
         (IpAddr::V6(vip), IpAddr::V6(client)) => {
             advertisement(vip, mac, link_local(interface)?, client)
         }
@@ -52,12 +66,16 @@ fn ethernet(to: Mac, from: Mac, VlanTags { outer, inner }: VlanTags) -> Vec<u8> 
     header
 }
 
-/// Sender and target are both the VIP at that MAC: what Linux takes for gratuitous, so that it
-/// believes it whenever it last learnt another one.
-fn arp_reply(vip: Ipv4Addr, mac: Mac) -> Vec<u8> {
-    let station = [&mac.0[..], &vip.octets()].concat();
-    // Ethernet type ARP; Ethernet, IPv4, their lengths, a reply (RFC 826).
-    [&[0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2][..], &station, &station].concat()
+/// Operations of ARP (RFC 826).
+const REQUEST: u8 = 1;
+const REPLY: u8 = 2;
+
+/// Sender and target are both the VIP: what Linux takes for gratuitous, so that it believes it whenever
+/// it last learnt another MAC.
+fn arp(operation: u8, sender: Mac, vip: Ipv4Addr, target: Mac) -> Vec<u8> {
+    // Ethernet type ARP; Ethernet, IPv4, their lengths.
+    let head = [0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, operation];
+    [&head[..], &sender.0, &vip.octets(), &target.0, &vip.octets()].concat()
 }
 
 /// Unsolicited, with the override flag and the target's link-layer address (RFC 4861 sections 4.4 and
@@ -109,7 +127,7 @@ mod tests {
     }
 
     fn vip(addr: &str, tags: VlanTags) -> HeldVip {
-        HeldVip { addr: addr.parse().expect("an address"), tags, vmac: None }
+        HeldVip { addr: addr.parse().expect("an address"), tags, vmac: None, floats: false }
     }
 
     #[test]

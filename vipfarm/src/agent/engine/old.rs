@@ -23,6 +23,17 @@ impl Engine {
         self.membership.leave(realtime::now());
     }
 
+    /// Goes on where a former agent ended, if the kernel serves its connections. Others may have been
+    /// replaced at the same time, and said so to that one.
+    pub(super) fn take_over(&mut self) {
+        let lease = self.wired.iter().map(|wired| wired.datapath.lease()).max().unwrap_or(0);
+        self.unowned = lease > 0;
+        if self.unowned {
+            let until = BootTime::from_nanos(lease);
+            self.wired.iter_mut().for_each(|wired| wired.port.doubt(until));
+        }
+    }
+
     /// Whether there is nothing left to do here. Who holds goes on until all peers know of it.
     pub(super) fn has_ended(&mut self) -> bool {
         if !self.membership.has_left() {

@@ -29,7 +29,7 @@ impl Due {
 
     /// Whether that view and the groups of that port make the same.
     pub(super) fn is_by(&self, view: &View, port: &Port) -> bool {
-        self.view == *view && self.port.has_groups_of(port)
+        self.view == *view && self.port.placement().has_groups_of(port.placement())
     }
 
     /// What the node is to say.

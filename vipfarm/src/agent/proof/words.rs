@@ -4,8 +4,9 @@ use std::{iter, time::Duration};
 
 use super::{LATE, due::Due};
 use crate::{
-    agent::{engine::Snapshot, ports::RESOLVE_GROUP},
+    agent::engine::Snapshot,
     model::{Bitmap, Farm, NodeId},
+    placement::RESOLVE_GROUP,
     status::FaultKind,
 };
 

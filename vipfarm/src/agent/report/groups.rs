@@ -15,7 +15,7 @@ pub(super) fn of(config: &Configuration, snapshot: &Snapshot, linger: &Linger) -
         let table = port.table(kernel_group, &snapshot.view);
         let power = |id: NodeId| {
             let in_file = group.powers.get(id.index()).copied().flatten();
-            let now = port.power(kernel_group, id, &snapshot.view);
+            let now = port.placement().power(kernel_group, id, &snapshot.view);
             in_file.map(|_| now).or_else(|| (now > 0).then_some(now))
         };
         let changed = |id: NodeId| {

@@ -1,7 +1,7 @@
 //! `keepalived.conf` (keepalived.conf(5)).
 //!
-//! A VRRP instance moves its addresses from node to node, so that a farm with the same addresses is
-//! something else: it is only proposed. What can be taken over is where the nodes are.
+//! A VRRP instance moves its addresses from node to node: `mode: failover`. Each node has a file of its
+//! own, which says its own priority only.
 
 mod tree;
 mod vrrp;

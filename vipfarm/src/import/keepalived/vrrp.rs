@@ -3,14 +3,15 @@
 use super::{
     super::{
         Supplement,
-        account::{DECIDE, NO_CHECKS, NO_FAILOVER, Notes},
+        account::{NO_CHECKS, Notes},
         draft::{Address, Draft, Node, Vip},
     },
     shown,
     tree::{Statement, Word},
 };
+use crate::model::Mode;
 
-/// Reads an instance: its addresses become proposed blocks, its peers nodes.
+/// Reads an instance: its addresses become failover blocks, its peers nodes.
 pub(super) fn read(
     instance: &Statement,
     supplement: &Supplement,
@@ -20,12 +21,12 @@ pub(super) fn read(
     let name = instance.argument().map_or("vrrp", |word| &word.text);
     let interface = find(instance, "interface").map(|word| word.text.clone());
     let mut blocks: Vec<Vip> = Vec::new();
-    let mut peers = Vec::new();
+    let (mut peers, mut parameters) = (Vec::new(), Vec::new());
     for statement in instance.inner() {
         match statement.name() {
             "virtual_ipaddress" | "virtual_ipaddress_excluded" => {
                 for address in statement.inner() {
-                    read_address(address, name, interface.as_ref(), supplement, &mut blocks, notes);
+                    read_address(address, interface.as_ref(), supplement, &mut blocks, notes);
                 }
             }
             "unicast_src_ip" => peers.extend(statement.argument().map(|own| (own.clone(), true))),
@@ -33,19 +34,22 @@ pub(super) fn read(
                 let words = statement.inner().iter().filter_map(|peer| peer.words.first());
                 peers.extend(words.map(|peer| (peer.clone(), false)));
             }
-            _ => parameter(statement, notes),
+            _ => parameters.push(statement),
         }
     }
+    for statement in parameters {
+        parameter(statement, &mut blocks, notes);
+    }
     read_nodes(peers, draft, notes);
-    let addresses: Vec<_> =
-        blocks.iter().flat_map(|block| &block.addresses).map(|it| it.host.as_str()).collect();
-    notes.not_yet(instance.at(), &format!("vrrp_instance {name}"), NO_FAILOVER);
-    if !addresses.is_empty() {
-        notes.missing(
-            instance.at(),
-            format!("{} of {name} is not taken over: {NO_FAILOVER}", addresses.join(", ")),
-            DECIDE,
-        );
+    let shown = format!("vrrp_instance {name}");
+    match blocks.len() {
+        0 => notes.dropped(instance.at(), &shown, "it has no addresses"),
+        1 => notes.translated(instance.at(), &shown, "a VIP block, mode: failover"),
+        count => {
+            let into = format!("{count} VIP blocks, mode: failover");
+            let why = "a block is on one interface, and each goes to a node by itself: give all of them the same `priorities`";
+            notes.approximated(instance.at(), &shown, into, why);
+        }
     }
     draft.vips.extend(blocks);
 }
@@ -61,7 +65,6 @@ const WITH_VALUE: [&str; 8] =
 /// `192.168.1.222/24 dev eth0 label eth0:1`: without a length, keepalived has a host route.
 fn read_address(
     statement: &Statement,
-    instance: &str,
     interface: Option<&String>,
     supplement: &Supplement,
     blocks: &mut Vec<Vip>,
@@ -86,14 +89,10 @@ fn read_address(
     }
     let address_of = Address { host: host.into(), prefix, check: true, connections: false };
     let shown = format!("address {}", address.text);
-    notes.not_yet(address.at, &shown, format!("in the proposed block, as {}", address_of.text()));
+    notes.translated(address.at, &shown, address_of.text());
     let known = blocks.iter().position(|block| block.interface == device);
     let index = known.unwrap_or_else(|| {
-        let group = match blocks.len() {
-            0 => instance.to_owned(),
-            more => format!("{instance}-{}", more + 1),
-        };
-        blocks.push(Vip::proposed(device, &group));
+        blocks.push(Vip::new(device, Mode::Failover));
         blocks.len() - 1
     });
     blocks[index].addresses.push(address_of);
@@ -127,15 +126,24 @@ fn read_nodes(peers: Vec<(Word, bool)>, draft: &mut Draft, notes: &mut Notes) {
 }
 
 /// A parameter of an instance that is not about its addresses.
-fn parameter(statement: &Statement, notes: &mut Notes) {
+fn parameter(statement: &Statement, blocks: &mut [Vip], notes: &mut Notes) {
+    let (at, text) = (statement.at(), shown(statement));
     let why = match statement.name() {
-        "interface" => {
-            return notes.not_yet(statement.at(), &shown(statement), "in the proposed block");
+        "interface" => return notes.translated(at, &text, "interface"),
+        "priority" => {
+            let why = "each node's file has its own: write `priorities: { node1: 150, node2: 100 }` with those of all nodes";
+            return notes.approximated(at, &text, "equal priorities", why);
         }
-        "state" | "priority" | "nopreempt" | "preempt" | "preempt_delay" | "accept" => {
-            let why = "which node is first matters to `mode: failover` only";
-            return notes.not_yet(statement.at(), &shown(statement), why);
+        "nopreempt" => {
+            for block in blocks {
+                block.preempt = false;
+            }
+            return notes.translated(at, &text, "preempt: false");
         }
+        "preempt" => return notes.translated(at, &text, "preempt: true, the default"),
+        "preempt_delay" => return preempt_delay(statement, blocks, notes),
+        "state" => "the nodes agree on who has the VIP",
+        "accept" => "the node that has the VIP takes all that is for it",
         "virtual_router_id" | "version" | "vrrp_version" | "mcast_src_ip" | "mcast_dst_ip" => {
             "nodes of a farm talk by heartbeats of their own, not by VRRP"
         }
@@ -143,14 +151,12 @@ fn parameter(statement: &Statement, notes: &mut Notes) {
             "how soon a failure is noticed is for `membership` to say, and takes a fraction of a second"
         }
         "authentication" => "heartbeats are authenticated by the key in `key_file`",
-        "use_vmac" | "vmac_xmit_base" | "use_ipvlan" => {
-            "a farm's VIP has a virtual MAC of its own, and no device"
-        }
+        "use_vmac" | "vmac_xmit_base" | "use_ipvlan" => "a failover VIP has its node's MAC",
         "track_interface" | "dont_track_primary" => {
             "the interface of a VIP is always watched, and no other one"
         }
         "track_script" | "track_process" | "track_file" | "track_bfd" => {
-            return notes.not_yet(statement.at(), &shown(statement), NO_CHECKS);
+            return notes.not_yet(at, &text, NO_CHECKS);
         }
         "virtual_routes" | "virtual_rules" => {
             "vipfarm sets no routes or rules: leave that to the system"
@@ -159,9 +165,31 @@ fn parameter(statement: &Statement, notes: &mut Notes) {
             "vipfarm runs no scripts and sends no mail: follow `vipfarm events -f`"
         }
         name if name.starts_with("garp_") || name.starts_with("vrrp_garp") => {
-            "clients learn a virtual MAC once: it is the same whichever node lives"
+            "who takes the VIP over tells all clients, three times within 300 ms"
         }
         _ => "it has no counterpart in a farm",
     };
-    notes.dropped(statement.at(), &shown(statement), why);
+    notes.dropped(at, &text, why);
+}
+
+/// Seconds, with a fraction perhaps.
+fn preempt_delay(statement: &Statement, blocks: &mut [Vip], notes: &mut Notes) {
+    const MOST: u64 = 3600;
+    let (at, text) = (statement.at(), shown(statement));
+    let value = statement.argument().map_or("", |word| &word.text);
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
+    let Ok(seconds) = whole.parse::<u64>() else {
+        return notes.dropped(at, &text, "it is not a number of seconds");
+    };
+    let has_fraction = fraction.chars().any(|c| c != '0');
+    let rounded = seconds.saturating_add(u64::from(has_fraction)).min(MOST);
+    for block in blocks {
+        block.preempt_delay = rounded;
+    }
+    let into = format!("preempt_delay: {rounded}s");
+    if rounded == seconds {
+        notes.translated(at, &text, into);
+    } else {
+        notes.approximated(at, &text, into, "it is whole seconds here, an hour at most");
+    }
 }

@@ -34,9 +34,6 @@ pub(super) fn read(
     hosts: &mut Vec<String>,
     notes: &mut Notes,
 ) {
-    for block in blocks.iter_mut().filter(|block| !block.proposed) {
-        block.groups.clear();
-    }
     let mut taken = HashSet::new();
     let lists = vip.children().filter(|child| child.name() == "loadbalancing_list");
     for element in lists.flat_map(|list| list.only(&["group"], notes)).collect::<Vec<_>>() {
@@ -113,7 +110,7 @@ fn read_port(port: &Attribute, notes: &mut Notes) -> Option<u16> {
 /// Gives each block the group's rules that concern it.
 fn share_out(group: &Read, blocks: &mut [Vip], taken: &mut HashSet<String>, notes: &mut Notes) {
     let mut names = Vec::new();
-    for block in blocks.iter_mut().filter(|block| !block.proposed) {
+    for block in blocks.iter_mut().filter(|block| block.mode != Mode::Failover) {
         let rules: Vec<_> =
             group.rules.iter().filter_map(|(_, _, rule)| rule_of(rule, block)).collect();
         if rules.is_empty() {
@@ -167,12 +164,12 @@ fn rule_of(rule: &Rule, block: &Vip) -> Option<Rule> {
 }
 
 fn account_for(at: Pos, shown: &str, rule: &Rule, blocks: &[Vip], notes: &mut Notes) {
-    let served = || blocks.iter().filter(|block| !block.proposed);
-    if let Some(written) = served().find_map(|block| rule_of(rule, block)) {
+    let shared = || blocks.iter().filter(|block| block.mode != Mode::Failover);
+    if let Some(written) = shared().find_map(|block| rule_of(rule, block)) {
         return notes.translated(at, shown, rule_text(&written));
     }
-    if served().next().is_none() {
-        return notes.not_yet(at, shown, "its VIP is not taken over");
+    if shared().next().is_none() {
+        return notes.dropped(at, shown, "one node has the VIP, and all of its traffic");
     }
     let why = if rule.proto == Proto::Arp {
         "no VIP that it is for is `vmac_directed`, and of the others exactly one node answers each ARP request anyway"

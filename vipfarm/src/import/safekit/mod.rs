@@ -1,7 +1,7 @@
 //! `SafeKit`'s `userconfig.xml` (user's guide 8.2, section 13) and `cluster.xml` (section 12).
 //!
 //! A farm module's VIP is what vipfarm's is, and most words are the same. A mirror module's VIP is
-//! where one node is: it is only proposed.
+//! where one node is: `mode: failover`.
 
 mod cluster;
 mod element;
@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use self::{cluster::Lan, element::Element};
 use super::{
     Source, Supplement,
-    account::{Account, NO_CHECKS, NO_FAILOVER, Notes},
+    account::{Account, NO_CHECKS, Notes},
     draft::{Address, Draft, Node, Vip},
 };
 use crate::config::{Diagnostics, Pos};
@@ -106,7 +106,7 @@ impl Module {
             "farm" => notes.translated(mode.at, &mode.shown, "all nodes serve at the same time"),
             "mirror" => {
                 self.mirror = true;
-                notes.not_yet(mode.at, &mode.shown, NO_FAILOVER);
+                notes.translated(mode.at, &mode.shown, "VIP blocks with mode: failover");
             }
             _ => notes.dropped(mode.at, &mode.shown, "it is not a mode known here"),
         }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::{
     super::{
         Supplement,
-        account::{DECIDE, NO_FAILOVER, Notes},
+        account::Notes,
         draft::{Address, Vip},
     },
     element::{Attribute, Element, one_of},
@@ -31,9 +31,7 @@ pub(super) fn read(
 ) {
     vip.attributes(&["tcpreset", "scriptcontrol"], notes);
     let mut reader = Reader { mirror, tcp_reset: true, supplement, blocks: Vec::new(), notes };
-    reader.notes.proposed = mirror;
     reader.vip(vip);
-    reader.notes.proposed = false;
     let mut blocks = reader.blocks;
     groups::read(vip, &mut blocks, hosts, notes);
     vips.extend(blocks);
@@ -78,20 +76,20 @@ impl Reader<'_> {
         let known = ["name", "check", "arpreroute", "arpinterval", "arpelapse"];
         interface.attributes(&known, self.notes);
         let kinds = interface.only(&["virtual_interface", "real_interface"], self.notes);
-        let proposed = |kind: &Element<'_>| self.mirror || is_on_one_side(*kind);
-        let proposed: Vec<_> = kinds.iter().map(proposed).collect();
-        self.notes.proposed = proposed.iter().all(|proposed| *proposed);
         let name = interface.get("name").and_then(|name| self.interface_name(name));
         let check = self.check(interface).unwrap_or(true);
         let mut directed = false;
-        for (kind, proposed) in kinds.into_iter().zip(proposed) {
-            self.notes.proposed = proposed;
-            let mut block = Vip::proposed(name.clone(), &format!("vip{}", self.blocks.len() + 1));
-            (block.check, block.tcp_reset, block.proposed) = (check, self.tcp_reset, proposed);
-            if kind.name() == "virtual_interface" {
-                self.virtual_interface(kind, &mut block);
-            } else {
-                kind.attributes(&[], self.notes);
+        for kind in kinds {
+            let floats = self.mirror || is_on_one_side(kind);
+            let mode = if floats { Mode::Failover } else { Mode::VmacInvisible };
+            let mut block = Vip::new(name.clone(), mode);
+            (block.check, block.tcp_reset) = (check, self.tcp_reset);
+            // In a mirror the node that comes back is the second one.
+            block.preempt = !self.mirror;
+            match (kind.name(), floats) {
+                ("virtual_interface", true) => self.floating_interface(kind),
+                ("virtual_interface", false) => self.virtual_interface(kind, &mut block),
+                _ => kind.attributes(&[], self.notes),
             }
             for address in kind.only(&["virtual_addr"], self.notes) {
                 self.virtual_addr(address, &mut block);
@@ -99,7 +97,6 @@ impl Reader<'_> {
             directed |= block.mode == Mode::VmacDirected;
             self.adopt(kind, block, interface);
         }
-        self.notes.proposed = self.mirror;
         if !directed {
             for name in ["arpreroute", "arpinterval", "arpelapse"] {
                 if let Some(attribute) = interface.get(name) {
@@ -118,30 +115,17 @@ impl Reader<'_> {
         }
         let addresses: Vec<_> = block.addresses.iter().map(|it| it.host.as_str()).collect();
         let addresses = addresses.join(", ");
-        if block.proposed {
-            self.notes.not_yet(
-                kind.at(),
-                &format!("{} with {addresses}", kind.name()),
-                NO_FAILOVER,
-            );
-            self.notes.missing(
-                kind.at(),
-                format!("{addresses} is not taken over: {NO_FAILOVER}"),
-                DECIDE,
-            );
-        } else {
-            let vmac = block.mode == Mode::VmacInvisible;
-            let mode = if vmac { "vmac_invisible" } else { "vmac_directed" };
-            self.notes.translated(
-                kind.at(),
-                &format!("{} with {addresses}", kind.name()),
-                format!("a VIP block, mode: {mode}"),
-            );
-        }
+        let into = match (block.mode, block.preempt) {
+            (Mode::VmacInvisible, _) => "a VIP block, mode: vmac_invisible",
+            (Mode::VmacDirected, _) => "a VIP block, mode: vmac_directed",
+            (Mode::Failover, true) => "a VIP block, mode: failover",
+            (Mode::Failover, false) => "a VIP block, mode: failover, preempt: false",
+        };
+        self.notes.translated(kind.at(), &format!("{} with {addresses}", kind.name()), into);
         if block.mode == Mode::VmacDirected {
             block.arp_refresh = Some(self.arp_refresh(interface));
             let elsewhere = |it: &Vip| it.mode == block.mode && it.interface != block.interface;
-            if !block.proposed && self.blocks.iter().any(|it| !it.proposed && elsewhere(it)) {
+            if self.blocks.iter().any(elsewhere) {
                 self.notes.missing(
                     kind.at(),
                     format!("{addresses} is on a second interface with `vmac_directed`, and this version of vipfarm serves those VIPs of a node on one only"),
@@ -175,14 +159,19 @@ impl Reader<'_> {
         Some(on)
     }
 
+    /// What is said of a MAC that several nodes would have.
+    fn floating_interface(&mut self, element: Element<'_>) {
+        element.attributes(&["type", "addr"], self.notes);
+        for attribute in ["type", "addr"].into_iter().filter_map(|name| element.get(name)) {
+            let why = "one node has the address at a time, with its own MAC";
+            self.notes.dropped(attribute.at, &attribute.shown, why);
+        }
+    }
+
     fn virtual_interface(&mut self, element: Element<'_>, block: &mut Vip) {
         element.attributes(&["type", "addr"], self.notes);
-        let modes = [
-            ("vmac_invisible", Some(Mode::VmacInvisible)),
-            ("vmac_directed", Some(Mode::VmacDirected)),
-            // The address and nothing else: nobody shares its traffic out.
-            ("alias", None),
-        ];
+        let modes =
+            [("vmac_invisible", Mode::VmacInvisible), ("vmac_directed", Mode::VmacDirected)];
         match element.get("type") {
             None => self.notes.approximated(
                 element.at(),
@@ -191,7 +180,7 @@ impl Reader<'_> {
                 "it is vipfarm's default; SafeKit's manual names none",
             ),
             Some(kind) => {
-                if let Some(Some(mode)) = one_of(&kind, &modes, self.notes) {
+                if let Some(mode) = one_of(&kind, &modes, self.notes) {
                     block.mode = mode;
                     let into = format!("mode: {}", kind.value);
                     self.notes.translated(kind.at, &kind.shown, into);
@@ -222,15 +211,13 @@ impl Reader<'_> {
         let Some(addr) = element.require("addr", self.notes) else { return };
         if let Some(place) = element.get("where") {
             let places = [("alias", false), ("one_side_alias", true)];
-            match one_of(&place, &places, self.notes) {
-                Some(false) => {
-                    self.notes.translated(place.at, &place.shown, "all nodes have the address");
-                }
-                Some(true) => {
-                    let why = "one node has the address at a time";
-                    self.notes.not_yet(place.at, &place.shown, why);
-                }
-                None => {}
+            if one_of(&place, &places, self.notes).is_some() {
+                let into = if block.mode == Mode::Failover {
+                    "one node has the address at a time"
+                } else {
+                    "all nodes have the address"
+                };
+                self.notes.translated(place.at, &place.shown, into);
             }
         }
         let check = self.check(element).unwrap_or(block.check);

@@ -45,13 +45,6 @@ fn checked(yaml: &str) -> Farm {
         .unwrap_or_else(|problems| panic!("{problems}\n{yaml}"))
 }
 
-/// The file as an operator makes it who wants the proposed farm.
-fn accepted(yaml: &str) -> String {
-    yaml.lines()
-        .map(|line| line.strip_prefix(yaml::PROPOSED).unwrap_or(line).to_owned() + "\n")
-        .collect()
-}
-
 fn shown(imported: &Imported) -> String {
     format!("{}\n--- account ---\n{}", imported.yaml, imported.account)
 }
@@ -92,29 +85,32 @@ fn the_manuals_farm_with_its_cluster_is_complete() {
 }
 
 #[test]
-fn a_mirror_module_is_proposed_as_a_farm_and_not_made_one() {
+fn a_mirror_modules_vip_is_where_one_node_is_and_stays_there() {
     let imported = from_safekit(MIRROR, None, Some(24)).expect("well-formed");
     insta::assert_snapshot!(shown(&imported));
-    let by_hand = imported.yaml.replace("addresses: [FILL-IN]", "addresses: [192.168.1.11]");
-    let problems = config::parse_with("farm.yaml", &by_hand, &no_names).expect_err("no VIP");
-    assert!(problems.to_string().contains("needs the key `vips`"), "{problems}");
-    assert_eq!(checked(&accepted(&by_hand)).vips[0].addresses.len(), 1);
-
+    let mirror = format!("<safe><service mode=\"mirror\">{MIRROR}</service></safe>");
+    for (module, preempt) in [(MIRROR.to_owned(), true), (mirror, false)] {
+        let imported = from_safekit(&module, None, Some(24)).expect("well-formed");
+        let by_hand = imported.yaml.replace("addresses: [FILL-IN]", "addresses: [192.168.1.11]");
+        let vip = &checked(&by_hand).vips[0];
+        assert_eq!((vip.mode, vip.addresses.len()), (Mode::Failover, 1));
+        assert_eq!(vip.groups[0].failover.map(|failover| failover.preempt), Some(preempt));
+    }
     let mirror = format!("<safe><service mode=\"mirror\">{FARM}</service></safe>");
     let imported = from_safekit(&mirror, None, Some(24)).expect("well-formed");
-    assert_eq!(imported.account.count(Outcome::Translated), 0, "{}", imported.account);
-    assert!(!imported.yaml.contains("\nvips:"), "{}", imported.yaml);
+    assert!(imported.yaml.contains("mode: failover"), "{}", imported.yaml);
+    assert!(!imported.yaml.contains("groups:"), "{}", imported.yaml);
 }
 
 #[test]
-fn vrrp_is_proposed_as_a_farm_and_not_made_one() {
+fn vrrp_becomes_a_vip_that_one_node_at_a_time_has() {
     for text in [MASTER, BACKUP] {
         let imported = from_keepalived(text, None).expect("well-formed");
-        assert!(!imported.yaml.contains("\nvips:"), "{}", imported.yaml);
         assert!(!shown(&imported).contains("SECURE"), "the password is told");
         let by_hand = imported.yaml.replace("addresses: [FILL-IN]", "addresses: [192.0.2.11]");
-        let farm = checked(&accepted(&by_hand));
+        let farm = checked(&by_hand);
         assert_eq!(farm.vips[0].interface.as_deref(), Some("eth0"));
+        assert_eq!(farm.vips[0].mode, Mode::Failover);
     }
     insta::assert_snapshot!(shown(&from_keepalived(MASTER, None).expect("well-formed")));
 }
@@ -125,9 +121,23 @@ fn all_that_a_keepalived_file_may_have() {
     insta::assert_snapshot!(shown(&imported));
     assert!(!shown(&imported).contains("hunter2"), "a secret is told");
     // The second network of the first instance is not the nodes': theirs to say.
-    let by_hand = accepted(&imported.yaml).replace("198.51.100.222/24", "192.0.2.224/24");
+    let by_hand = imported.yaml.replace("198.51.100.222/24", "192.0.2.224/24");
     let farm = checked(&by_hand);
     assert_eq!((farm.nodes.len(), farm.vips.len()), (3, 3));
+    let preempt = |vip: &crate::model::Vip| vip.groups[0].failover.map(|it| it.preempt);
+    let preempt: Vec<_> = farm.vips.iter().map(preempt).collect();
+    assert_eq!(preempt, [Some(false), Some(false), Some(true)]);
+}
+
+#[test]
+fn a_delay_is_whole_seconds() {
+    for (delay, written) in [("5", "5s"), ("1.5", "2s"), ("86400", "3600s"), ("0", "")] {
+        let with_delay = format!("priority 200\n  preempt_delay {delay}");
+        let text = MASTER.replace("priority 200", &with_delay);
+        let imported = from_keepalived(&text, None).expect("well-formed");
+        let found = imported.yaml.lines().find_map(|line| line.strip_prefix("    preempt_delay: "));
+        assert_eq!(found.unwrap_or_default(), written, "{}", imported.yaml);
+    }
 }
 
 #[test]
@@ -143,7 +153,7 @@ fn names_that_no_resolver_knows_are_missing() {
 fn the_account_is_json_for_scripts() {
     let imported = from_safekit(MIRROR, None, None).expect("well-formed");
     let json = serde_json::to_value(&imported.account).expect("plain data");
-    assert_eq!(json["elements"][0]["outcome"], "not_yet");
+    assert_eq!(json["elements"][0]["outcome"], "translated");
     assert_eq!(json["elements"][0]["line"], 3);
     assert_eq!(json["missing"][0]["file"], "userconfig.xml");
 }

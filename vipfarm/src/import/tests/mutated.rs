@@ -125,12 +125,11 @@ fn check(imported: Result<Imported, Diagnostics>) -> Result<(), TestCaseError> {
             return Ok(());
         }
     };
-    for yaml in [imported.yaml.clone(), accepted(&imported.yaml)] {
-        let Err(problems) = config::parse_with("farm.yaml", &yaml, &no_names) else { continue };
-        let text = problems.to_string();
-        for structural in ["not valid YAML", "is not a key of", "again, first on", "this alias"] {
-            prop_assert!(!text.contains(structural), "{text}\n{yaml}");
-        }
+    let yaml = &imported.yaml;
+    let Err(problems) = config::parse_with("farm.yaml", yaml, &no_names) else { return Ok(()) };
+    let text = problems.to_string();
+    for structural in ["not valid YAML", "is not a key of", "again, first on", "this alias"] {
+        prop_assert!(!text.contains(structural), "{text}\n{yaml}");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What operators do: leave, drain, change powers, change keys.
 
 use super::{harness::*, *};
-use crate::model::Override;
+use crate::model::{Override, StayKind, VipId};
 
 #[test]
 fn a_leaver_serves_until_the_view_without_it_and_others_take_over_after_that() {
@@ -283,4 +283,74 @@ fn a_new_key_comes_in_and_an_old_one_goes_out_without_a_view_change() {
     }
     assert_eq!(farm.nodes[0].view(), view);
     assert!(farm.events(1, "bad_tag").is_empty());
+}
+
+const VIP: VipId = VipId(7);
+
+/// Whom the view in force of every node names for the VIP.
+fn stays(farm: &Farm, kind: StayKind) -> Vec<Option<NodeId>> {
+    let of = |node: &Membership| Some(node.view()?.powers.stay(VIP, kind)?.node);
+    farm.nodes.iter().map(of).collect()
+}
+
+#[test]
+fn a_vip_that_is_moved_stays_there_until_it_is_taken_back_or_the_agent_ends() {
+    let mut farm = Farm::settled(3);
+    let now = farm.now();
+    farm.nodes[0].move_vip(now, VIP, Some(id(1)), false).expect("it is there");
+    farm.run(200);
+    assert_eq!(stays(&farm, StayKind::Pinned), [Some(id(1)); 3]);
+    let now = farm.now();
+    farm.nodes[2].move_vip(now, VIP, Some(id(2)), false).expect("it is there");
+    farm.run(200);
+    assert_eq!(stays(&farm, StayKind::Pinned), [Some(id(2)); 3], "one at a time");
+    let now = farm.now();
+    farm.nodes[2].stay(now, &[VIP]);
+    farm.run(200);
+    assert_eq!(stays(&farm, StayKind::Incumbent), [Some(id(2)); 3]);
+    let now = farm.now();
+    let version = farm.nodes[0].move_vip(now, VIP, None, false).expect("always possible");
+    assert_eq!(farm.nodes[0].move_vip(now, VIP, None, false), Ok(version), "nothing more to do");
+    farm.run(200);
+    assert_eq!(stays(&farm, StayKind::Pinned), [None; 3]);
+    assert_eq!(stays(&farm, StayKind::Incumbent), [None; 3], "it would not go otherwise");
+    let now = farm.now();
+    farm.nodes[0].move_vip(now, VIP, Some(id(1)), false).expect("it is there");
+    farm.run(200);
+    farm.restart(1);
+    farm.run(3000);
+    assert_eq!(stays(&farm, StayKind::Pinned), [None; 3], "it was the former agent's");
+    farm.stop(2);
+    farm.run(1000);
+    let now = farm.now();
+    let refused = farm.nodes[0].move_vip(now, VIP, Some(id(2)), false);
+    assert!(matches!(refused, Err(PowerRefused::Absent { .. })), "{refused:?}");
+    farm.nodes[0].move_vip(now, VIP, Some(id(2)), true).expect("when it comes back");
+}
+
+#[test]
+fn a_holder_that_stays_is_remembered_when_it_is_gone_for_a_while_and_forgotten_with_its_agent() {
+    let mut farm = Farm::settled(3);
+    let now = farm.now();
+    farm.nodes[1].stay(now, &[VIP, VipId(8)]);
+    let during = farm.nodes[1].overrides().version();
+    farm.nodes[1].stay(now, &[]);
+    assert_eq!(farm.nodes[1].overrides().version(), during, "not while the farm changes over");
+    farm.run(200);
+    assert_eq!(stays(&farm, StayKind::Incumbent), [Some(id(1)); 3]);
+    let now = farm.now();
+    let epoch = farm.nodes[0].view().expect("up").epoch;
+    farm.nodes[1].stay(now, &[VIP, VipId(8)]);
+    farm.run(200);
+    assert_eq!(farm.nodes[0].view().expect("up").epoch, epoch, "it is known");
+    let now = farm.now();
+    farm.nodes[1].stay(now, &[VipId(8)]);
+    farm.run(200);
+    assert_eq!(stays(&farm, StayKind::Incumbent), [None; 3]);
+    let now = farm.now();
+    farm.nodes[1].stay(now, &[VIP]);
+    farm.run(200);
+    farm.restart(1);
+    farm.run(3000);
+    assert_eq!(stays(&farm, StayKind::Incumbent), [None; 3]);
 }

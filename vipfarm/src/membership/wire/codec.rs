@@ -9,11 +9,13 @@ use super::{
     },
     Ack,
 };
-use crate::model::{NodeId, NodeSet, Override, Overrides, Version};
+use crate::model::{NodeId, NodeSet, Override, Overrides, Stay, StayKind, Version, VipId};
 
 /// What an override names besides its node and power.
 const ONE_GROUP: u8 = 1;
 const ONE_LIFE: u8 = 2;
+/// How a node is to hold a failover VIP.
+const PINNED: u8 = 1;
 
 /// Writes fields.
 #[derive(Default)]
@@ -89,6 +91,15 @@ impl Writer {
             self.u8(entry.group.unwrap_or(0));
             self.u16(entry.power);
             self.u32(entry.life.unwrap_or(0));
+        }
+        let count = overrides.stays().len();
+        self.u8(u8::try_from(count).expect("at most `Overrides::MAX_STAYS`"));
+        for stay in overrides.stays() {
+            self.u64(stay.vip.0);
+            self.node(stay.node);
+            let kind = if stay.kind == StayKind::Pinned { PINNED } else { 0 };
+            self.u8(kind | stay.life.map_or(0, |_| ONE_LIFE));
+            self.u32(stay.life.unwrap_or(0));
         }
     }
 }
@@ -167,9 +178,23 @@ impl Reader<'_> {
             return Err(Dropped::Malformed);
         }
         let entries = (0..count).map(|_| self.entry()).collect::<Read<Vec<_>>>()?;
+        let count = usize::from(self.u8()?);
+        let stays = (0..count).map(|_| self.stay()).collect::<Read<Vec<_>>>()?;
         let overrides = Overrides::new(version, entries.iter().copied());
+        let overrides = overrides.and_then(|it| it.and(stays.iter().copied()));
         // Written in another order, or twice, it would not be what was hashed.
-        overrides.filter(|read| read.entries() == entries).ok_or(Dropped::Malformed)
+        let same = |read: &Overrides| read.entries() == entries && read.stays() == stays;
+        overrides.filter(same).ok_or(Dropped::Malformed)
+    }
+
+    fn stay(&mut self) -> Read<Stay> {
+        let (vip, node, names, life) = (VipId(self.u64()?), self.node()?, self.u8()?, self.u32()?);
+        let has = |part| names & part != 0;
+        if names & !(PINNED | ONE_LIFE) != 0 || (!has(ONE_LIFE) && life != 0) {
+            return Err(Dropped::Malformed);
+        }
+        let kind = if has(PINNED) { StayKind::Pinned } else { StayKind::Incumbent };
+        Ok(Stay { vip, kind, node, life: has(ONE_LIFE).then_some(life) })
     }
 
     fn entry(&mut self) -> Read<Override> {

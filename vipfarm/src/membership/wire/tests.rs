@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::{
     membership::view::{Content, ViewId},
-    model::Override,
+    model::{Override, Stay, StayKind, VipId},
 };
 
 const KEY: [u8; 32] = [7; 32];
@@ -31,8 +31,15 @@ fn overrides() -> impl Strategy<Value = Overrides> {
     let rest = any::<(Option<u8>, Option<u32>)>();
     let entry = (0..MAX_NODES, 0..=crate::model::MAX_POWER, rest)
         .prop_map(|(node, power, (group, life))| Override { node: id(node), group, power, life });
-    (any::<(u64, u8)>(), vec(entry, 0..10)).prop_map(|((counter, author), entries)| {
-        Overrides::new(Version { counter, author }, entries).expect("few enough")
+    let stay = (0..MAX_NODES, any::<(u64, bool, Option<u32>)>()).prop_map(|(node, rest)| {
+        let (vip, pinned, life) = rest;
+        let kind = if pinned { StayKind::Pinned } else { StayKind::Incumbent };
+        Stay { vip: VipId(vip), kind, node: id(node), life }
+    });
+    let sets = (vec(entry, 0..10), vec(stay, 0..5));
+    (any::<(u64, u8)>(), sets).prop_map(|((counter, author), (entries, stays))| {
+        let overrides = Overrides::new(Version { counter, author }, entries);
+        overrides.and_then(|overrides| overrides.and(stays)).expect("few enough")
     })
 }
 
@@ -166,6 +173,14 @@ fn sizes_are_as_documented() {
         let entry = Override::persistent(id(1), Some(group), 1);
         powers = powers.with(id(0), Override { life: Some(1), ..entry }).expect("room");
     }
+    let kind = StayKind::Pinned;
+    let stays = (0..Overrides::MAX_STAYS as u64).map(|vip| Stay {
+        vip: VipId(vip),
+        kind,
+        node: id(1),
+        life: Some(1),
+    });
+    let powers = powers.and(stays).expect("room");
     let powers = Arc::new(powers);
     let content = Content {
         alive: NodeSet::from_bits(u64::MAX),
@@ -179,7 +194,7 @@ fn sizes_are_as_documented() {
     longest.proposal = Some(Arc::new(Agreement { stamp: longest.state.promised, content }));
     let bytes = seal(&longest, 0, FARM, &KEY);
     assert_eq!(bytes.len(), MAX_LEN);
-    assert_eq!(MAX_LEN, 6741, "what a UDP datagram can carry is 65,507");
+    assert_eq!(MAX_LEN, 10327, "what a UDP datagram can carry is 65,507");
     assert_eq!(decode(&bytes), Ok(longest));
 }
 
@@ -250,6 +265,9 @@ fn whole() -> Heartbeat {
     let set = Overrides::default().with(id(2), entry).expect("room");
     let entry = Override { life: Some(0x0102_0304), ..Override::persistent(id(3), None, 0) };
     let set = set.with(id(2), entry).expect("room");
+    let stay =
+        Stay { vip: VipId(0x0506_0708_090a_0b0c), kind: StayKind::Pinned, node: id(4), life: None };
+    let set = set.with_stay(id(2), stay).expect("room");
     heartbeat.state.staged = Some([0xe1; 16]);
     heartbeat.overrides = Some(Arc::new(set));
     let content = Content {
@@ -278,7 +296,7 @@ fn the_layout_is_frozen() {
     let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
     let lines: Vec<_> = bytes.chunks(32).map(|bytes| line(bytes).concat()).collect();
     insta::assert_snapshot!(lines.join("\n"), @"
-    56495066040000010102030402e6aaab11121314151617182122232425262728
+    56495066050000010102030402e6aaab11121314151617182122232425262728
     33333333333333333333333333333333e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1
     4444444444444444054444444444444444444444444444444444444444444444
     4455555555555555550555555555555555555555555555555555555555555555
@@ -286,7 +304,7 @@ fn the_layout_is_frozen() {
     9798a1a2a3a4a5a6a7a8a9b1b2b3b4b5b6b8b8b8b8b8b8b8b8b9b9b9b9b9b9b9
     b9c1c2c3c4d1d2d3d400000000000000050000000000000004e2e2e2e2e2e2e2
     e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7f8000000000000000000000000000000
-    0000000202000201010700090000000003020000000102030400059999999999
-    fde6ca80a35466c0b77eaea279288020
+    0000000003020002010107000900000000030200000001020304010506070809
+    0a0b0c040100000000000599999999995397bffc1c85a1856c710dfb4ce35fc5
     ");
 }

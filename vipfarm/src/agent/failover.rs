@@ -1,0 +1,322 @@
+//! Failover VIPs: has the address on the interface of the node that holds it, and on no other, tells
+//! the network whose MAC it has now, and remembers who holds it where that matters.
+//!
+//! The kernel's filter decides who answers: what this does late, or not at all, lets nobody answer
+//! twice. Never on the heartbeat thread.
+
+mod herald;
+mod staying;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval},
+};
+
+use self::{herald::Herald, staying::Staying};
+use super::{
+    announce::Announcing,
+    bring_up::Up,
+    command::{Command, Commander},
+    configurations::{Configuration, Configurations, vips_of},
+    engine::{Latest, Snapshot},
+    history::{History, Level},
+    site,
+};
+use crate::{
+    model::{Group, NodeId, NodeSet, Vip, VipId, VlanTags},
+    net::{Interface, Network, sockets},
+    plan::HeldVip,
+    status::NodeState,
+};
+
+/// How often to look for a view whose report was lost, and whether a better node has waited enough.
+const ROUND: Duration = Duration::from_millis(250);
+
+/// How long an agent may serve nothing and keep its addresses: its connections go on if it is in the
+/// farm again soon.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What the runtime's parts tell each other of failover VIPs.
+#[derive(Debug, Default)]
+pub(super) struct Holding {
+    /// Another view is in force.
+    pub(super) installed: Notify,
+    since: Mutex<BTreeMap<VipId, (Option<NodeId>, Instant)>>,
+}
+
+impl Holding {
+    /// For how long that node has had the VIP, as seen here.
+    pub(super) fn since(&self, vip: VipId) -> Option<Duration> {
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.get(&vip).map(|(_, since)| since.elapsed())
+    }
+
+    fn note(&self, vip: VipId, holder: Option<NodeId>) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.get(&vip).is_none_or(|(before, _)| *before != holder) {
+            since.insert(vip, (holder, Instant::now()));
+        }
+    }
+}
+
+/// Moves the addresses.
+pub(super) struct Mover {
+    own: NodeId,
+    network: Network,
+    interfaces: Vec<Interface>,
+    configurations: Configurations,
+    latest: Latest,
+    commander: Commander,
+    history: Arc<History>,
+    herald: Arc<Herald>,
+    /// Shared with whoever reports.
+    pub(super) holding: Arc<Holding>,
+    /// Whether the interface has the address; a former agent may have left those that are missing here.
+    present: BTreeMap<(usize, VlanTags, IpAddr), bool>,
+    staying: Staying,
+    /// Who was alive in the view before.
+    alive: NodeSet,
+    idle_since: Option<Instant>,
+}
+
+/// A failover VIP on its interface.
+struct Held {
+    interface: Interface,
+    vip: HeldVip,
+}
+
+/// A failover VIP block as a view has it.
+struct Block<'c> {
+    vip: &'c Vip,
+    group: &'c Group,
+    /// Its group's number in the kernel, and the place of its interface.
+    number: usize,
+    place: usize,
+    /// Who has it.
+    holder: Option<NodeId>,
+}
+
+impl Mover {
+    /// One for what was brought up.
+    pub(super) fn new(
+        up: &Up,
+        latest: Latest,
+        commander: Commander,
+        history: Arc<History>,
+        announcing: Arc<Announcing>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            own: up.own,
+            network: up.network.clone(),
+            interfaces: up.interfaces.clone(),
+            configurations: up.configurations.clone(),
+            herald: Arc::new(Herald::new(
+                up.own,
+                up.configurations.clone(),
+                latest.clone(),
+                announcing,
+            )?),
+            latest,
+            commander,
+            history,
+            holding: Arc::default(),
+            present: BTreeMap::new(),
+            staying: Staying::default(),
+            alive: NodeSet::EMPTY,
+            idle_since: None,
+        })
+    }
+
+    /// Does so for as long as it is awaited.
+    pub(super) async fn follow(mut self) -> Infallible {
+        let holding = Arc::clone(&self.holding);
+        let mut round = interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = holding.installed.notified() => {}
+                _ = round.tick() => {}
+            }
+            let snapshot = self.latest.get();
+            let config = self.configurations.get(snapshot.digest);
+            let blocks: Vec<_> = blocks(&config, &snapshot).collect();
+            if blocks.is_empty() {
+                continue;
+            }
+            if snapshot.state == NodeState::Up {
+                self.idle_since = None;
+                self.follow_view(&snapshot, &blocks).await;
+                self.stay(&config, &snapshot, &blocks);
+            } else if self.idle_since.get_or_insert_with(Instant::now).elapsed() > GRACE {
+                for block in &blocks {
+                    self.lose(block).await;
+                }
+            }
+        }
+    }
+
+    /// Has the addresses where the view says.
+    async fn follow_view(&mut self, snapshot: &Snapshot, blocks: &[Block<'_>]) {
+        let alive = snapshot.view.alive;
+        // Somebody who has come may have believed another node meanwhile, and so may its clients.
+        let joined = !alive.is_subset(std::mem::replace(&mut self.alive, alive));
+        let mut told = Vec::new();
+        for block in blocks {
+            self.holding.note(VipId::of(&block.group.name), block.holder);
+            if block.holder == Some(self.own) {
+                let gained = self.gain(block).await;
+                if gained || joined {
+                    let interface = &self.interfaces[block.place];
+                    let held = |vip| Held { interface: interface.clone(), vip };
+                    told.extend(vips_of(block.vip).map(held));
+                }
+            } else if block.holder.is_some() {
+                self.lose(block).await;
+            }
+        }
+        if !told.is_empty() {
+            tokio::spawn(Arc::clone(&self.herald).tell_all(told));
+        }
+    }
+
+    /// Adds the block's addresses where they are not there yet: whether there were any such.
+    async fn gain(&mut self, block: &Block<'_>) -> bool {
+        let mut gained = false;
+        for vip in vips_of(block.vip) {
+            let key = (block.place, vip.tags, vip.addr);
+            if self.present.get(&key) == Some(&true) {
+                continue;
+            }
+            match self.add(block, vip).await {
+                Ok(()) => {
+                    self.present.insert(key, true);
+                    gained = true;
+                    self.inform("vip_taken", format!("this node has {} now", vip.addr));
+                }
+                Err(error) => self.warn(format!("{}: {error:#}", vip.addr)),
+            }
+        }
+        gained
+    }
+
+    async fn add(&self, block: &Block<'_>, vip: HeldVip) -> anyhow::Result<()> {
+        let interface = &self.interfaces[block.place];
+        if let Some(holder) = plain(interface, vip) {
+            return Ok(self.network.add_vip(holder, vip.addr).await?);
+        }
+        let present = Network::interfaces().await?;
+        super::bring_up::receive_vip(&self.network, vip, interface, &present).await
+    }
+
+    /// Ends the connections of the block's addresses, if the file has that done, and removes them.
+    async fn lose(&mut self, block: &Block<'_>) {
+        for vip in vips_of(block.vip) {
+            let key = (block.place, vip.tags, vip.addr);
+            let before = self.present.get(&key).copied();
+            if before == Some(false) {
+                continue;
+            }
+            if block.vip.tcp_reset {
+                self.reset(vip.addr).await;
+            }
+            match self.remove(block, vip).await {
+                Ok(()) => {
+                    self.present.insert(key, false);
+                    if before == Some(true) {
+                        self.inform("vip_given_up", format!("another node has {} now", vip.addr));
+                    }
+                }
+                Err(error) => self.warn(format!("{}: {error:#}", vip.addr)),
+            }
+        }
+    }
+
+    async fn remove(&self, block: &Block<'_>, vip: HeldVip) -> anyhow::Result<()> {
+        let interface = &self.interfaces[block.place];
+        if let Some(holder) = plain(interface, vip) {
+            return Ok(self.network.remove_vip(holder, vip.addr).await?);
+        }
+        let present = Network::interfaces().await?;
+        match site::holder(interface, vip.tags, &present) {
+            Some(holder) => Ok(self.network.remove_vip(holder, vip.addr).await?),
+            // A VLAN device that is gone took its addresses along.
+            None => Ok(()),
+        }
+    }
+
+    /// Resets the connections to an address: their clients learn of it at once, and connect anew where
+    /// it is now.
+    async fn reset(&self, vip: IpAddr) {
+        let reset = tokio::task::spawn_blocking(move || {
+            let open = sockets::connections(|addr| addr == vip)?;
+            let open = open.iter().filter(|connection| connection.is_open);
+            open.map(sockets::reset).collect::<Result<Vec<()>, _>>()
+        });
+        match reset.await {
+            Ok(Ok(reset)) if !reset.is_empty() => {
+                self.inform(
+                    "vip_reset",
+                    format!("{} TCP connections of {vip} were reset", reset.len()),
+                );
+            }
+            Ok(Err(error)) => {
+                self.warn(format!("open connections of {vip} were not reset: {error}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Has the farm remember what this node holds, where that matters.
+    fn stay(&mut self, config: &Configuration, snapshot: &Snapshot, blocks: &[Block<'_>]) {
+        let (mut held, mut wanted) = (BTreeSet::new(), BTreeSet::new());
+        for block in blocks.iter().filter(|block| block.holder == Some(self.own)) {
+            let placement = config.ports[block.place].placement();
+            let Some(floating) = placement.floating(block.number) else { continue };
+            held.insert(floating.id());
+            let favourite = || placement.favourite(block.number, &snapshot.view);
+            if self.staying.stays(floating, self.own, favourite, Instant::now()) {
+                wanted.insert(floating.id());
+            }
+        }
+        self.staying.forget_others(&held);
+        if wanted != staying::of(&snapshot.view.powers, self.own) && snapshot.converged {
+            // After the thread's end there is nothing to remember.
+            let _ended = self.commander.send(Command::Stay(wanted.into_iter().collect()));
+        }
+    }
+
+    fn inform(&self, kind: &str, message: String) {
+        self.history.push(Level::Info, kind, message);
+    }
+
+    fn warn(&self, message: String) {
+        self.history.push(Level::Warn, "vip_not_moved", message);
+    }
+}
+
+/// The interface itself, if the VIP is in no VLAN.
+fn plain(interface: &Interface, vip: HeldVip) -> Option<&Interface> {
+    (vip.tags == VlanTags::default()).then_some(interface)
+}
+
+/// The failover blocks of a configuration, and who has them.
+fn blocks<'c>(
+    config: &'c Configuration,
+    snapshot: &'c Snapshot,
+) -> impl Iterator<Item = Block<'c>> {
+    let groups = config.kernel_groups().filter(|(_, _, group)| group.failover.is_some());
+    groups.map(|(number, block, group)| {
+        let place = config.interface_of[block];
+        let holder = config.ports[place].placement().holder(number, &snapshot.view);
+        let holder = holder.map(|holder| holder.node);
+        Block { vip: &config.farm.vips[block], group, number, place, holder }
+    })
+}

@@ -1,0 +1,67 @@
+//! Tells the network whose MAC a failover VIP has now.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use anyhow::Context;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use tokio::time::sleep;
+
+use super::{Held, blocks};
+use crate::{
+    agent::{
+        announce::{Announcing, BURST, frame},
+        configurations::{Configurations, vips_of},
+        conflicts::send,
+        engine::Latest,
+    },
+    model::NodeId,
+    status::NodeState,
+};
+
+/// Announces what this node has.
+pub(super) struct Herald {
+    own: NodeId,
+    socket: OwnedFd,
+    configurations: Configurations,
+    latest: Latest,
+    announcing: Arc<Announcing>,
+}
+
+impl Herald {
+    /// One that can send.
+    pub(super) fn new(
+        own: NodeId,
+        configurations: Configurations,
+        latest: Latest,
+        announcing: Arc<Announcing>,
+    ) -> anyhow::Result<Self> {
+        // Protocol 0: it hears nothing.
+        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+            .context("cannot open a packet socket: run as root, or with CAP_NET_RAW")?;
+        Ok(Self { own, socket, configurations, latest, announcing })
+    }
+
+    /// Has everybody on their networks send what is for those VIPs to this node, as long as it has them.
+    pub(super) async fn tell_all(self: Arc<Self>, taken: Vec<Held>) {
+        for pause in BURST {
+            sleep(pause).await;
+            for held in taken.iter().filter(|held| self.has(held)) {
+                for frame in frame::to_all_and_sundry(&held.interface, held.vip) {
+                    // The next one of the burst makes up for what cannot be sent.
+                    let sent = send(&self.socket, held.interface.index, &frame).is_ok();
+                    self.announcing.count_broadcast(sent);
+                }
+            }
+        }
+    }
+
+    /// Whether this node has the VIP at this moment.
+    fn has(&self, held: &Held) -> bool {
+        let snapshot = self.latest.get();
+        let config = self.configurations.get(snapshot.digest);
+        snapshot.state == NodeState::Up
+            && blocks(&config, &snapshot)
+                .filter(|block| block.holder == Some(self.own))
+                .any(|block| vips_of(block.vip).any(|vip| vip == held.vip))
+    }
+}
