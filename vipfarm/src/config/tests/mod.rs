@@ -1,6 +1,8 @@
 //! The file as a whole: what is accepted, and the exact words for what is not.
 
 mod accepted;
+pub(super) mod documented;
+mod failover;
 mod files;
 mod limits;
 mod mutated;
