@@ -32,9 +32,9 @@ pub struct Traced {
     /// When, in nanoseconds of the boot clock.
     pub boot_ns: u64,
     /// The [`crate::Reason`]'s code.
-    pub code: u32,
+    pub code: u64,
     /// Bytes of the frame in its first buffer.
-    pub length: u32,
+    pub length: u64,
     /// Its first bytes as they are after the verdict, which may have rewritten MACs; then zeros.
     pub head: [u8; HEAD],
 }
@@ -47,15 +47,16 @@ impl Traced {
         let (length, rest) = rest.split_first_chunk()?;
         Some(Self {
             boot_ns: u64::from_ne_bytes(*boot_ns),
-            code: u32::from_ne_bytes(*code),
-            length: u32::from_ne_bytes(*length),
+            code: u64::from_ne_bytes(*code),
+            length: u64::from_ne_bytes(*length),
             head: rest.try_into().ok()?,
         })
     }
 
     /// The bytes that are known of the frame.
     pub fn frame(&self) -> &[u8] {
-        &self.head[..HEAD.min(self.length as usize)]
+        let length = usize::try_from(self.length).unwrap_or(HEAD);
+        &self.head[..HEAD.min(length)]
     }
 }
 

@@ -25,7 +25,7 @@ static WANTED: Array<Wanted> = Array::with_max_entries(1, 0);
 
 /// What became of the frame that `slow` has just judged.
 #[map]
-static JUDGED: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+static JUDGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// [`Traced`] frames, for the agent.
 #[map]
@@ -50,7 +50,7 @@ pub(crate) fn hand_over(ctx: &XdpContext, outcome: Outcome) {
     let Some(judged) = JUDGED.get_ptr_mut(0) else { return };
     // SAFETY: the map value is this CPU's own; the program takes the same context as its caller.
     unsafe {
-        *judged = outcome.code() as u32;
+        *judged = outcome.code() as u64;
         JUMP.tail_call(ctx, TRACE_SLOT);
     }
 }
@@ -65,12 +65,12 @@ fn trace(ctx: XdpContext) -> u32 {
     if WANTED.get(0).is_some_and(|wanted| is_wanted(&frame, wanted)) && !tell(&ctx, &frame, code) {
         note_lost();
     }
-    code & 3
+    (code & 3) as u32
 }
 
 /// Whether there was room.
 #[inline(always)]
-fn tell(ctx: &XdpContext, frame: &Frame, code: u32) -> bool {
+fn tell(ctx: &XdpContext, frame: &Frame, code: u64) -> bool {
     let boot_ns = TC.boot_ns();
     if !may_tell(boot_ns) {
         return false;
@@ -81,7 +81,7 @@ fn tell(ctx: &XdpContext, frame: &Frame, code: u32) -> bool {
     unsafe {
         ptr::write(&raw mut (*traced).boot_ns, boot_ns);
         ptr::write(&raw mut (*traced).code, code);
-        ptr::write(&raw mut (*traced).length, (ctx.data_end() - ctx.data()) as u32);
+        ptr::write(&raw mut (*traced).length, (ctx.data_end() - ctx.data()) as u64);
         let words = (&raw mut (*traced).head).cast::<[u8; 8]>();
         let mut word = 0;
         while word < HEAD / 8 {

@@ -2,6 +2,7 @@
 //! the history, in the words of [`crate::status`].
 
 mod groups;
+mod traced;
 mod vips;
 
 use std::{
@@ -350,18 +351,7 @@ impl Source for Reporter {
     }
 
     fn trace(&self, query: TraceQuery) -> BoxFuture<'_, Result<TraceReply, String>> {
-        Box::pin(async move {
-            let (traced, lost) = self.tracer.ask(query)?.answer().await;
-            let snapshot = self.latest.get();
-            let config = self.configurations.get(snapshot.digest);
-            let frames = self.watched.iter().enumerate().flat_map(|(place, watched)| {
-                let here = traced.iter().filter(|(at, _)| *at == place).map(|(_, frame)| frame);
-                let here: Vec<_> = here.collect();
-                let at = (place, watched.interface.as_str());
-                trace::named(&config, &snapshot, self.hash_key, at, &here)
-            });
-            Ok(TraceReply { frames: frames.collect(), lost })
-        })
+        Box::pin(self.traced(query))
     }
 
     fn set_power<'a>(

@@ -146,7 +146,7 @@ impl State {
     fn frames(&mut self) -> Vec<(usize, Traced)> {
         let followers = self.followers.iter_mut().enumerate();
         let of = |(place, follower): (usize, &mut Follower)| {
-            std::iter::from_fn(|| follower.next()).map(|frame| (place, frame)).collect::<Vec<_>>()
+            std::iter::from_fn(|| follower.take()).map(|frame| (place, frame)).collect::<Vec<_>>()
         };
         followers.flat_map(of).collect()
     }
@@ -220,7 +220,7 @@ pub(super) fn named(
     let judge = Judge::new(&config.farm, &snapshot.view, port, tables);
     let (wall, boot) = (SystemTime::now(), realtime::now().as_nanos());
     let name = |traced: &&Traced| {
-        let reason = Reason::from_code(traced.code as usize)?;
+        let reason = Reason::from_code(usize::try_from(traced.code).ok()?)?;
         let mut frame = traced.frame().to_vec();
         let packet = Summary::of(&frame);
         if frame.first().is_some_and(|first| first & 1 == 0) {

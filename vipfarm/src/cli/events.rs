@@ -66,7 +66,7 @@ impl FromStr for Since {
             // An event of that second has a fraction, which sorts before the Z.
             return Ok(Self::Time(text.trim_end_matches('Z').to_owned()));
         }
-        let ago: Duration = humantime(text).map_err(|_| {
+        let ago: Duration = humantime(text).map_err(|_other| {
             format!("`{text}` is not a number, a time ago such as 10m, or a time such as 2026-11-20T08:14")
         })?;
         let time = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);

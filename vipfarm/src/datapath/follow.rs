@@ -39,7 +39,7 @@ impl Follower {
     }
 
     /// The next frame, if one waits.
-    pub fn next(&mut self) -> Option<Traced> {
+    pub fn take(&mut self) -> Option<Traced> {
         Traced::of_bytes(&self.traced.next()?)
     }
 

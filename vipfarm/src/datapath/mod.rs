@@ -80,7 +80,6 @@ pub struct Datapath {
     frags: bool,
     generic_wanted: bool,
     trace: bool,
-    detour: bool,
     pins: Pins,
     plan: Option<Plan>,
     // Holds the programs and maps that are not pinned.
@@ -227,9 +226,7 @@ impl Datapath {
     /// Lets the kernel accept until `deadline_ns` of the boot clock; also when that fails, if more
     /// slowly.
     pub fn extend_lease(&mut self, deadline_ns: u64) -> Result<(), Error> {
-        extend_lease(&mut self.state, self.clock, &mut self.ebpf, deadline_ns)?;
-        self.detour(self.detour);
-        Ok(())
+        extend_lease(&mut self.state, self.clock, &mut self.ebpf, deadline_ns)
     }
 
     /// Ends the lease: every frame for a VIP is refused from now on.
@@ -287,10 +284,7 @@ impl Datapath {
     /// Whether every frame for a VIP is to take the slow path, whose verdicts are the same: it is only
     /// slower. Off, the hot path is back with the next extension of the lease.
     pub fn detour(&mut self, detour: bool) {
-        self.detour = detour;
-        if detour {
-            self.state.force_slow();
-        }
+        self.state.detour(detour);
     }
 
     /// Whether every frame for a VIP takes the slow path, read from the kernel's memory without a
@@ -380,7 +374,6 @@ impl Loaded {
         Ok(Datapath {
             generic_wanted: self.options.generic,
             trace: self.options.trace,
-            detour: false,
             interface: self.options.interface,
             state: self.state,
             clock: self.clock,

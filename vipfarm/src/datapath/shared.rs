@@ -29,6 +29,8 @@ const STACK: usize = 64 << 10;
 pub(super) struct SharedState {
     state: Mapping,
     idle: Idle,
+    /// The hot path is to ask the slow one about each frame, whatever the lease.
+    detour: bool,
 }
 
 /// The element of a `STATE` array, mapped until this is dropped. The kernel writes it too.
@@ -114,7 +116,7 @@ impl SharedState {
     pub(super) fn map(map: &MapData) -> Result<Self, Error> {
         let state = Mapping::of(map)
             .map_err(|error| Error::Memory { call: "mmap of the STATE map", error })?;
-        Ok(Self { state, idle: Idle::Unused })
+        Ok(Self { state, idle: Idle::Unused, detour: false })
     }
 
     /// Extends the lease. `deadline_ns` first: a packet in between errs to the slow path.
@@ -126,7 +128,7 @@ impl SharedState {
             (addr_of_mut!((*control).deadline_ns), addr_of_mut!((*control).deadline_ticks))
         };
         store(ns, deadline_ns);
-        store(ticks, deadline_ticks);
+        store(ticks, if self.detour { 0 } else { deadline_ticks });
     }
 
     /// Ends the lease. `deadline_ticks` first, for the same reason.
@@ -134,6 +136,15 @@ impl SharedState {
         self.force_slow();
         // SAFETY: the pointer lies within the mapping.
         store(unsafe { addr_of_mut!((*self.state.as_ptr()).control.deadline_ns) }, 0);
+    }
+
+    /// Whether the hot path is to ask the slow one for every frame of a VIP from now on; off, it decides
+    /// itself when the lease has been extended.
+    pub(super) fn detour(&mut self, detour: bool) {
+        self.detour = detour;
+        if detour {
+            self.force_slow();
+        }
     }
 
     /// Makes the hot path ask the slow one for every frame of a VIP.
