@@ -210,6 +210,8 @@ pub struct Snapshot {
     pub converged: bool,
     /// Until when the kernel accepts, as read from there; zero = fenced.
     pub deadline: BootTime,
+    /// Whether all that is for a VIP takes the slow path, although the lease is far from its end.
+    pub detour: bool,
     /// The peers.
     pub peers: Vec<PeerStatus>,
     /// The bitmaps in the kernel, as read from there, by interface and kernel group.
@@ -244,6 +246,7 @@ impl Snapshot {
             state: NodeState::Joining,
             converged: false,
             deadline: BootTime::ZERO,
+            detour: false,
             peers: Vec::new(),
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             lingering: Vec::new(),
@@ -323,6 +326,9 @@ impl Engine {
             Command::KeepLingering { step, buckets } => {
                 self.change(|port| port.keep(step, &buckets));
                 self.tell_of_handovers();
+            }
+            Command::Detour(detour) => {
+                self.wired.iter_mut().for_each(|wired| wired.datapath.detour(detour));
             }
             Command::Leave => self.membership.leave(now),
             Command::Hold(hold) => self.begin_hold(hold),
@@ -498,6 +504,7 @@ impl Engine {
             state: self.membership.state(),
             converged,
             deadline,
+            detour: deadline > at && self.wired.iter().any(|wired| wired.datapath.is_detoured()),
             peers: self.membership.peers(at).collect(),
             accept,
             lingering: share.map_or_else(Vec::new, |share| share.lingering().to_vec()),
