@@ -205,12 +205,13 @@ pub enum Verb {
     #[command(after_help = "Example:\n  vipfarm undrain node2")]
     Undrain(UndrainArgs),
 
-    /// Have this node serve nothing, or nothing of one group, until `open`
+    /// Have this node serve nothing, or nothing of one group or VIP, until `open`
     ///
     /// The other nodes take over without a gap; the agent stays in the farm. Returns when the farm
     /// has agreed. It is `drain` for scripts on the node itself, such as a service's before it stops:
     /// it is always about the node whose agent is asked, and can name a group, where `drain` can name
-    /// any node. The start of this node's agent opens it again, unless it was closed with --persist.
+    /// any node. The start of this node's agent opens it again, unless it was closed with --persist or has
+    /// `open: manual` in the file.
     #[command(after_help = "Examples:
   vipfarm close && systemctl restart nginx && vipfarm open
   vipfarm close FarmProto --persist")]
@@ -218,9 +219,12 @@ pub enum Verb {
 
     /// Have this node serve its share again, by its powers of the file
     ///
-    /// Takes back what `close` did, of one group or of all of them, also with --persist; and what
-    /// `drain` and `power` did for this node.
-    #[command(after_help = "Examples:\n  vipfarm open\n  vipfarm open FarmProto")]
+    /// Takes back what `close` did, of one group, those of a VIP, or all of them, also with --persist; and
+    /// what `drain` and `power` did for this node. A VIP with `open: manual` in the file is served only
+    /// from then on. Returns when that is in force. What a check keeps from being served stays so.
+    #[command(
+        after_help = "Examples:\n  vipfarm open\n  vipfarm open FarmProto\n  vipfarm open 192.168.1.222"
+    )]
     Open(CloseArgs),
 
     /// Move a failover VIP to a node, or back

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+mod abstention;
+mod check;
 mod mac;
 mod node;
 mod overrides;
@@ -18,6 +20,8 @@ mod view;
 mod vip;
 
 pub use self::{
+    abstention::{Abstention, Abstentions},
+    check::{Check, Effect, Hooks, Http, HttpProbe, Probe, Run},
     mac::Mac,
     node::{MAX_NODES, Node, NodeId, NodeSet},
     overrides::{Life, Override, Overrides, TooManyOverrides, Version},
@@ -46,6 +50,12 @@ pub struct Farm {
     pub membership: Membership,
     /// How long an agent that is to stop waits for its node's open connections.
     pub stop_timeout: Duration,
+    /// What must be right on a node for it to serve anything.
+    pub checks: Vec<Check>,
+    /// Programs that are told of what happens.
+    pub hooks: Hooks,
+    /// Where the agent answers read-only requests.
+    pub http: Http,
     /// The nodes, in the order of the file: a [`NodeId`] is an index into this list.
     pub nodes: Vec<Node>,
     /// The VIP blocks, in the order of the file.

@@ -61,11 +61,11 @@ impl Members {
         changed.unwrap_or(in_file)
     }
 
-    /// The nodes that may own buckets of the group.
-    fn owners(&self, view: &View) -> NodeSet {
+    /// The nodes that may own buckets of the group, which has that number in the kernel.
+    fn owners(&self, kernel_group: usize, view: &View) -> NodeSet {
         let has_power = |&node: &NodeId| {
             let changed = self.index.and_then(|index| view.powers.power(index, node));
-            changed != Some(0)
+            changed != Some(0) && !view.abstains(node, kernel_group)
         };
         view.owners().iter().filter(has_power).collect()
     }
@@ -163,7 +163,7 @@ impl Placement {
             Cow::Owned(members.assigner(&view.powers))
         };
         let assigner = known.as_ref().as_ref().expect("no failover VIP");
-        assigner.table(members.owners(view))
+        assigner.table(members.owners(group, view))
     }
 
     /// The failover VIP that a group is.
@@ -184,10 +184,13 @@ impl Placement {
 
     /// The holders of the failover VIPs, in their order.
     fn holders(&self, view: &View, staying: Staying) -> Vec<Option<Holder>> {
-        let members: Vec<_> = self.groups.iter().filter(|it| it.floating.is_some()).collect();
+        let members = self.groups.iter().enumerate().filter(|(_, it)| it.floating.is_some());
+        let members: Vec<_> = members.collect();
         let owners = view.owners();
         let priority = |vip: usize, node| {
-            if owners.contains(node) { members[vip].power(node, &view.powers) } else { 0 }
+            let (group, members) = members[vip];
+            let serves = owners.contains(node) && !view.abstains(node, group);
+            if serves { members.power(node, &view.powers) } else { 0 }
         };
         floating::holders(&self.floating, &view.powers, staying, priority)
     }

@@ -7,16 +7,19 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    checks::{CheckState, CheckStatus},
     explain::{ExplainProto, ExplainQuery, Explanation, HostPort},
     failover::{FailoverStatus, MoveRequest, Why},
     handover::{HandoverStatus, ResetReply},
     proof::{Fault, FaultKind, GroupProof, ProofStatus, Verdict},
     requests::{
-        PowerReply, PowerRequest, ReloadReply, ReloadRequest, UpgradeReply, UpgradeRequest,
+        OpenRequest, PowerReply, PowerRequest, ReloadReply, ReloadRequest, UpgradeReply,
+        UpgradeRequest,
     },
 };
 use crate::model::{Bitmap, Filter, Mode, Proto};
 
+mod checks;
 mod explain;
 mod failover;
 mod handover;
@@ -77,6 +80,13 @@ pub struct Status {
     /// Whether every bucket is accepted by exactly one node's kernel.
     #[serde(default)]
     pub proof: ProofStatus,
+    /// Whether the view has what this node serves nothing of by its own word, and nothing else: what
+    /// checks have come to, and what was opened, is in force.
+    #[serde(default = "is_so")]
+    pub abstention_agreed: bool,
+    /// What must be right on this node for it to serve, and whether it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckStatus>,
     /// The last change of view; absent before the first.
     #[serde(default)]
     pub last_view_change: Option<ViewChange>,
@@ -192,6 +202,10 @@ pub struct GroupStatus {
     /// By node name, the powers that are others than the file's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub changed: BTreeMap<String, ChangedPower>,
+    /// The nodes that serve nothing of it for now by their own word: a check fails there, or the VIP has
+    /// not been opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub abstaining: Vec<String>,
     /// Buckets by node name (of 256).
     pub load: BTreeMap<String, usize>,
     /// Owner of each of the 256 buckets as an index into [`Status::nodes`]; `null` = nobody.
@@ -247,6 +261,11 @@ impl fmt::Display for ChangedPowers {
         let what = if self.closed { "closed" } else { "powers changed" };
         write!(f, "{what}, {}", how_long(self.persist))
     }
+}
+
+/// Of an agent that has no such word.
+fn is_so() -> bool {
+    true
 }
 
 fn how_long(persist: bool) -> &'static str {

@@ -21,7 +21,7 @@ use crate::{
 
 /// A VIP whose connections are left alone, beside one whose connections are reset.
 const KEPT: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 77, 0, 101), 80);
-const TWO_VIPS: &str = "vips:
+pub(crate) const TWO_VIPS: &str = "vips:
   - addresses: [10.77.0.100/16]
     groups: [{ name: all, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
   - addresses: [10.77.0.101/16]
@@ -30,17 +30,17 @@ const TWO_VIPS: &str = "vips:
 ";
 
 /// A service on all nodes that does nothing with its connections.
-struct Servers(Vec<TcpListener>);
+pub(crate) struct Servers(Vec<TcpListener>);
 
 /// An open connection, and where it is served. Dropped, the client ends it.
-struct Open {
+pub(crate) struct Open {
     client: TcpStream,
     server: TcpStream,
     node: usize,
 }
 
 impl Servers {
-    fn start(lab: &Lab) -> Self {
+    pub(crate) fn start(lab: &Lab) -> Self {
         let listen = |node: &vipfarm_lab::Host| {
             let listener = node.in_ns(|| TcpListener::bind(("0.0.0.0", HTTP.port()))).unwrap();
             listener.set_nonblocking(true).unwrap();
@@ -66,7 +66,13 @@ impl Servers {
     }
 
     /// So many connections that this node serves.
-    fn open(&self, lab: &Lab, vip: SocketAddrV4, node: usize, count: usize) -> Vec<Open> {
+    pub(crate) fn open(
+        &self,
+        lab: &Lab,
+        vip: SocketAddrV4,
+        node: usize,
+        count: usize,
+    ) -> Vec<Open> {
         let any = std::iter::repeat_with(|| self.connect(lab, vip));
         any.filter(|open| open.node == node).take(count).collect()
     }
@@ -74,7 +80,7 @@ impl Servers {
 
 impl Open {
     /// Panics unless a byte comes through.
-    fn assert_lives(&mut self) {
+    pub(crate) fn assert_lives(&mut self) {
         self.client.write_all(b"?").unwrap();
         let mut byte = [0];
         self.server.read_exact(&mut byte).unwrap();
@@ -82,7 +88,7 @@ impl Open {
     }
 
     /// Waits until the client is told of its end by a reset: for how long.
-    fn reset_after(&mut self) -> Duration {
+    pub(crate) fn reset_after(&mut self) -> Duration {
         let begin = Instant::now();
         let error = self.client.read(&mut [0]).expect_err("it is not closed in order");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");

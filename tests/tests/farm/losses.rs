@@ -1,8 +1,12 @@
 //! A machine that loses what the farm needs, or has kept what it should not.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use tokio::time::sleep;
+use vipfarm::status::GroupStatus;
 use vipfarm_lab::{
     Farm,
     farm::{PATIENCE, exit_code_and_words},
@@ -10,26 +14,70 @@ use vipfarm_lab::{
     require, skip,
 };
 
-use crate::{ONE_VIP, eventually, has_event, lab, probed::Probed, running};
+use crate::{
+    ONE_VIP, drained::TWO_VIPS, events, eventually, has_event, lab, operated::load, probed::Probed,
+    running,
+};
+
+/// Takes a VIP off node1 behind its agent's back: the other node serves its clients, and the agent puts
+/// it back.
+pub(crate) fn put_back(farm: &mut Farm<'_>, vip: IpAddr, prefix: u8) {
+    let before = farm.footprint(1).unwrap();
+    farm.lab().node(1).remove_address(vip, prefix).unwrap();
+    eventually("node2 serves all", || load(farm, 2, "node1") == 0);
+    farm.wait_converged(&[1, 2]).unwrap();
+    let lost = events(farm, 1).into_iter().find(|event| event.kind == "vip_lost").unwrap();
+    assert!(lost.message.contains(&format!("VIP {vip} was taken off")), "{}", lost.message);
+    eventually("node1 serves its share again", || load(farm, 2, "node1") > 0);
+    assert!(has_event(farm, 1, "vip_back"));
+    assert_eq!(farm.footprint(1).unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t31_a_vip_that_was_taken_off_is_served_by_the_others_and_put_back() {
+    let program = require!(skip::farm());
+    let lab = lab("t31", 2, 40);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let traffic = Probed::start(&lab).await;
+    put_back(&mut farm, VIP.into(), 32);
+    traffic.all_served().await;
+    traffic.stop().await;
+    farm.stop().unwrap();
+}
 
 #[test]
-fn t31_a_node_that_loses_its_vip_leaves_the_farm_and_says_why() {
+fn t31_of_two_vips_the_one_that_is_there_is_served_on() {
     let program = require!(skip::farm());
-    let lab = lab("t31", 2, 1);
+    let lab = lab("t31two", 2, 1);
+    let mut farm = running(&lab, &program, TWO_VIPS);
+    let loads = |farm: &Farm<'_>| {
+        let groups: Vec<GroupStatus> = farm.ask_json(2, &["bitmap", "--json"]).unwrap();
+        [groups[0].load["node1"], groups[1].load["node1"]]
+    };
+    let before = loads(&farm);
+    lab.node(1).remove_address([10, 77, 0, 101].into(), 32).unwrap();
+    eventually("the second one is node2's", || loads(&farm)[1] == 0);
+    assert_eq!(loads(&farm)[0], before[0]);
+    eventually("it is put back", || loads(&farm) == before);
+    farm.stop().unwrap();
+}
+
+#[test]
+fn t31_a_node_whose_interface_is_another_one_leaves_the_farm_and_says_why() {
+    let program = require!(skip::farm());
+    let lab = lab("t31mac", 2, 1);
     let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
     let before = farm.footprint(1).unwrap();
     farm.start().unwrap();
     farm.wait_converged(&[1, 2]).unwrap();
-
-    lab.node(1).remove_address(VIP.into(), 32).unwrap();
+    lab.node(1).run("ip link set eth0 address 02:00:00:00:99:01").unwrap();
     let agent = farm.agent(1).unwrap();
     let status = agent.wait_timeout(PATIENCE).unwrap();
     let last = agent.last_lines(5).join("\n");
     assert_eq!(status.code(), Some(1), "{last}");
-    assert!(last.contains("VIP 10.77.0.100 was removed from eth0"), "{last}");
-    assert_eq!(farm.footprint(1).unwrap(), before);
+    assert!(last.contains("the MAC of eth0 is 02:00:00:00:99:01 now"), "{last}");
+    assert_eq!(farm.footprint(1).unwrap().files, before.files);
     farm.wait_converged(&[2]).unwrap();
-    assert!(has_event(&farm, 2, "node_left"), "it said goodbye");
 }
 
 /// Without its own address a node can neither speak nor hear, but clients still reach it through

@@ -8,6 +8,7 @@
 mod agreement;
 mod announced;
 mod arp;
+mod checked;
 mod conflicts;
 mod directed;
 mod doctor;
@@ -25,6 +26,7 @@ mod lease;
 mod life;
 mod losses;
 mod networks;
+mod opened;
 mod operated;
 mod persisted;
 mod probed;

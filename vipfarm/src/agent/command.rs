@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::ports::Port;
 use crate::{
     membership::PowerRefused,
-    model::{Bitmap, Node, NodeId, VipId},
+    model::{Abstention, Bitmap, Node, NodeId, VipId},
 };
 
 /// What the thread can be asked for. Answers come when the membership machine has taken the
@@ -41,6 +41,11 @@ pub enum Command {
         fit: bool,
         /// Told when that is done.
         reply: oneshot::Sender<()>,
+    },
+    /// Serve nothing of some groups, until told otherwise.
+    Abstain {
+        /// What of, by configuration; of one that is not named, of nothing.
+        abstains: Arc<[([u8; 16], Abstention)]>,
     },
     /// Know these configurations, the one in force among them, and no others. Of those known
     /// already only what they close is new.

@@ -6,6 +6,7 @@
 //! | `GET /v1/metrics` | the same for Prometheus, as text, see [`metrics`] |
 //! | `GET /v1/events?since=N[&wait=true]` | the [`EventRecord`]s after number N; with `wait`, as soon as there is one, at the latest after [`EVENT_WAIT`] |
 //! | `POST /v1/power` with a [`PowerRequest`] | [`PowerReply`]: the change is on its way, see `powers_version` of the status |
+//! | `POST /v1/open` with an [`OpenRequest`] | [`PowerReply`]: the same of this node's groups, see also `abstention_agreed` |
 //! | `POST /v1/move` with a [`MoveRequest`] | the same of a failover VIP that is to move |
 //! | `POST /v1/reload` with a [`ReloadRequest`] | [`ReloadReply`]: the file has been read, and is in force when the status says so |
 //! | `POST /v1/upgrade` with an [`UpgradeRequest`] | [`UpgradeReply`]: the agent is being replaced; the next one answers here |
@@ -42,8 +43,8 @@ pub(crate) use self::socket::socket_path;
 pub use self::socket::{ControlSocket, OpenError};
 use super::metrics;
 use crate::status::{
-    EventRecord, ExplainQuery, Explanation, MoveRequest, PowerReply, PowerRequest, ReloadReply,
-    ReloadRequest, ResetReply, Status, UpgradeReply, UpgradeRequest,
+    EventRecord, ExplainQuery, Explanation, MoveRequest, OpenRequest, PowerReply, PowerRequest,
+    ReloadReply, ReloadRequest, ResetReply, Status, UpgradeReply, UpgradeRequest,
 };
 
 /// How long `wait=true` holds a request while nothing happens.
@@ -72,6 +73,13 @@ pub trait Source: Send + Sync + 'static {
     fn set_power<'a>(
         &'a self,
         request: &'a PowerRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>>;
+
+    /// Opens or closes groups at this node; the error is a sentence for people. The answer comes when
+    /// the change is on its way.
+    fn set_open<'a>(
+        &'a self,
+        request: &'a OpenRequest,
     ) -> BoxFuture<'a, Result<PowerReply, String>>;
 
     /// Moves a failover VIP, likewise.
@@ -163,6 +171,7 @@ fn router(source: Arc<dyn Source>) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/explain", get(explain))
         .route("/v1/power", post(power))
+        .route("/v1/open", post(open))
         .route("/v1/move", post(move_vip))
         .route("/v1/reload", post(reload))
         .route("/v1/upgrade", post(upgrade))
@@ -224,6 +233,15 @@ async fn power(
     Ok(Json(source.set_power(&request).await.map_err(refused)?))
 }
 
+async fn open(
+    State(source): State<Arc<dyn Source>>,
+    request: Result<Json<OpenRequest>, JsonRejection>,
+) -> Result<Json<PowerReply>, Refusal> {
+    let Json(request) = request?;
+    let refused = |reason| Refusal(StatusCode::UNPROCESSABLE_ENTITY, reason);
+    Ok(Json(source.set_open(&request).await.map_err(refused)?))
+}
+
 async fn move_vip(
     State(source): State<Arc<dyn Source>>,
     request: Result<Json<MoveRequest>, JsonRejection>,
@@ -261,15 +279,17 @@ async fn no_such_route(uri: Uri) -> Refusal {
     Refusal(
         StatusCode::NOT_FOUND,
         format!(
-            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain, /v1/power, /v1/move, /v1/reload, /v1/upgrade and /v1/reset"
+            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain, /v1/power, /v1/open, /v1/move, /v1/reload, /v1/upgrade and /v1/reset"
         ),
     )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     let path = uri.path();
-    let changes =
-        matches!(path, "/v1/power" | "/v1/move" | "/v1/reload" | "/v1/upgrade" | "/v1/reset");
+    let changes = matches!(
+        path,
+        "/v1/power" | "/v1/open" | "/v1/move" | "/v1/reload" | "/v1/upgrade" | "/v1/reset"
+    );
     let right = if changes { "POST" } else { "GET" };
     Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {right}, not {method}"))
 }
@@ -337,6 +357,13 @@ mod tests {
         fn set_power<'a>(
             &'a self,
             _request: &'a PowerRequest,
+        ) -> BoxFuture<'a, Result<PowerReply, String>> {
+            unreachable!("no test asks for it")
+        }
+
+        fn set_open<'a>(
+            &'a self,
+            _request: &'a OpenRequest,
         ) -> BoxFuture<'a, Result<PowerReply, String>> {
             unreachable!("no test asks for it")
         }

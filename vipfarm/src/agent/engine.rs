@@ -35,7 +35,7 @@ use super::{
 use crate::{
     datapath::{self, Datapath},
     membership::{self, BootTime, Membership, Output, PeerStatus, Proof},
-    model::{Bitmap, NodeId, View},
+    model::{Abstention, Bitmap, NodeId, View},
     status::{Lateness, NodeState, ViewChange},
 };
 
@@ -63,6 +63,8 @@ pub struct Parts {
     pub config: membership::Config,
     /// Random, never used before.
     pub incarnation: u64,
+    /// What this node does not serve at first, by configuration.
+    pub abstains: Arc<[([u8; 16], Abstention)]>,
     /// The heartbeat sockets.
     pub links: Links,
     /// The interfaces' desired states.
@@ -111,7 +113,9 @@ impl Latest {
 pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
     let real_time = prepare_thread(parts.real_time, &parts.reports);
     // Only now: what preparing took must not look like a stall.
-    let membership = Membership::new(parts.config.clone(), parts.incarnation, realtime::now());
+    let now = realtime::now();
+    let mut membership = Membership::new(parts.config.clone(), parts.incarnation, now);
+    membership.abstain(now, parts.abstains);
     let wired = parts.ports.into_iter().zip(parts.datapaths).zip(parts.networks);
     let wired = wired.map(|((port, datapath), link)| Wired { port, datapath, link });
     let mut engine = Engine {
@@ -299,6 +303,7 @@ impl Engine {
                 self.act();
                 let _ = reply.send(());
             }
+            Command::Abstain { abstains } => self.membership.abstain(now, abstains),
             Command::Know { configurations, reply } => {
                 self.know(configurations);
                 let _ = reply.send(());

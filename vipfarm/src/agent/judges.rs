@@ -150,7 +150,10 @@ impl Judges {
                 } else {
                     (place(others.iter().next()), NOBODY)
                 };
-                (turns.first.0[bucket], turns.next.0[bucket]) = (first, next);
+                // Who was first before may be the owner by now, and would take the frame for judged.
+                let unsure = self.promised && first != NOBODY && !accept[group].has(bucket);
+                turns.first.0[bucket] = if unsure { SEVERAL } else { first };
+                turns.next.0[bucket] = next;
             }
             turns
         };

@@ -217,14 +217,19 @@ impl Linger {
         }
     }
 
-    /// Ends the connections of all buckets that are not this node's any more: how many.
-    pub(super) async fn reset_given_away(&self) -> anyhow::Result<usize> {
+    /// Ends the connections of all buckets that are not this node's any more, of such kernel groups: how
+    /// many.
+    pub(super) async fn reset_given_away(
+        &self,
+        which: impl Fn(usize) -> bool,
+    ) -> anyhow::Result<usize> {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
         let connections = self.count().await?;
         let given_away = |place: Option<(usize, u8)>| {
             place.is_some_and(|(group, bucket)| {
-                !snapshot.accept.iter().any(|accept| accept[group].has(bucket.into()))
+                which(group)
+                    && !snapshot.accept.iter().any(|accept| accept[group].has(bucket.into()))
             })
         };
         let reset = self.reset_those(&config, connections, given_away).await?;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::status::{GroupStatus, NodeState, Status};
+use crate::status::{CheckState, CheckStatus, GroupStatus, NodeState, Status};
 
 /// The `Content-Type` of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -19,6 +19,7 @@ pub fn render(status: &Status) -> String {
     page.state(status);
     page.proof(status);
     page.buckets(status);
+    page.checks(status);
     page.connections(status);
     page.counters(status);
     page.text
@@ -98,6 +99,26 @@ impl Page<'_> {
         self.family(name, GAUGE, "Buckets in this node's kernel, as read back, of 256.");
         for group in &status.groups {
             self.sample(name, &[("group", &group.name)], group.bitmap.len());
+        }
+    }
+
+    fn checks(&mut self, status: &Status) {
+        let name = "vipfarm_check_passing";
+        self.family(name, GAUGE, "Whether a check of the file passes at this node.");
+        for CheckStatus { about, check, state, .. } in &status.checks {
+            let passes = flag(*state == CheckState::Passing);
+            self.sample(name, &[("about", about), ("check", check)], passes);
+        }
+        let name = "vipfarm_abstaining";
+        self.family(
+            name,
+            GAUGE,
+            "1 for each node that serves nothing of the group by its own word: a check fails there, or the VIP has not been opened.",
+        );
+        for group in &status.groups {
+            for node in &group.abstaining {
+                self.sample(name, &[("group", &group.name), ("node", node)], 1);
+            }
         }
     }
 
@@ -237,6 +258,18 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_fails_is_told_with_what_it_is_about() {
+        let text = render(&fixture::unwell());
+        for sample in [
+            r#"vipfarm_check_passing{farm="web",about="all",check="no file /run/maintenance"} 1"#,
+            r#"vipfarm_check_passing{farm="web",about="group FarmProto",check="tcp 127.0.0.1:80"} 0"#,
+            r#"vipfarm_abstaining{farm="web",group="FarmProto",node="node1"} 1"#,
+        ] {
+            assert!(text.lines().any(|line| line == sample), "{sample}: {text}");
+        }
+    }
+
+    #[test]
     fn label_values_are_escaped() {
         assert_eq!(escaped("a\\b\"c\nd"), r#"a\\b\"c\nd"#);
         assert_eq!(escaped(r"\n"), r"\\n");
@@ -252,8 +285,8 @@ mod tests {
     /// twice, every value a number.
     #[test]
     fn the_format_is_what_scrapers_ask_for() {
-        for status in [fixture::healthy(), fixture::troubled(), fixture::wrong(), fixture::moved()]
-        {
+        let farms = [fixture::healthy(), fixture::troubled(), fixture::wrong(), fixture::moved()];
+        for status in farms.into_iter().chain([fixture::unwell()]) {
             let (mut families, mut samples) = (BTreeSet::new(), BTreeSet::new());
             let mut family = String::new();
             for line in render(&status).lines() {

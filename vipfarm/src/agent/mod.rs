@@ -16,6 +16,10 @@
 //! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
 //! - [`conflicts`]: whether another farm has what is this one's.
+//! - [`health`]: whether this node can serve, by the checks of the file; [`program`] runs those that
+//!   are programs, [`mend`] says when a VIP that was taken off is put back.
+//! - [`hooks`]: tells the operator's programs; [`listener`] answers those who ask by HTTP, [`readiness`]
+//!   says what of.
 //! - [`announce`]: tells clients of directed VIPs whose MAC to send to.
 //! - [`failover`]: has the addresses of failover VIPs where they belong.
 //! - [`watch`]: whether the machine still has what the farm needs; [`notify`]: what systemd is told.
@@ -38,18 +42,24 @@ mod failover;
 mod fixture;
 pub mod forecast;
 pub mod handover;
+mod health;
 pub mod history;
+mod hooks;
 pub mod judge;
 mod judges;
 mod keep;
 mod linger;
 pub mod links;
+mod listener;
+mod mend;
 pub mod metrics;
 mod neighbours;
 mod notify;
 pub mod options;
 pub mod ports;
+mod program;
 pub mod proof;
+mod readiness;
 mod realtime;
 mod reload;
 pub mod report;
@@ -71,7 +81,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -92,8 +102,11 @@ use self::{
     control::ControlSocket,
     engine::{Latest, Parts, Report},
     failover::Mover,
+    health::Health,
     history::{History, Level},
+    hooks::Hooks,
     keep::{Keeper, Keeping},
+    listener::Listener,
     notify::Notifier,
     options::{AgentOptions, DownOptions},
     reload::Reloader,
@@ -104,7 +117,7 @@ use self::{
 };
 use crate::{
     config::{self, keys::Keys},
-    datapath::{LeftOver, Trace},
+    datapath::{Datapath, LeftOver, Trace},
     doctor::{self, Finding, Scope, Severity, facts::RealTime},
     membership::{self, OwnLink},
     model::{Farm, Mode, NodeId, Overrides, Timers},
@@ -116,6 +129,9 @@ const CONFLICT_ROUND: Duration = Duration::from_secs(1);
 
 /// Reports waiting for the history: more than a farm of 64 nodes makes in one view change.
 const REPORTS: usize = 1024;
+
+const PANICKED: &str =
+    "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up";
 
 /// Runs the agent until SIGTERM or SIGINT; the log has been set up.
 ///
@@ -215,11 +231,13 @@ async fn serve(
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
     }
-    let (undo, network) = (up.undo.clone(), up.network.clone());
+    let (undo, network, file) = (up.undo.clone(), up.network.clone(), options.place.config.clone());
     let (keeping, configurations) = (Arc::clone(&keeper.keeping), up.configurations.clone());
     let latest = Latest::new(&ports, config.digest);
-    let file = options.place.config.clone();
-    let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone(), upgrader);
+    let health = Health::new(&up, &options.place.run_dir, &commander, &history);
+    let abstains = health.begin();
+    let (reloader, needed) = Reloader::new(file, &keys, &up, commander.clone(), upgrader, health);
+    let hooks = Hooks::new(&up, &latest, &history);
     let read = readers(&keys, &mut up, &latest, Arc::clone(&history), reloader, keeping);
     let (reporter, announcer, mover) = match read {
         Ok(readers) => readers,
@@ -233,11 +251,13 @@ async fn serve(
     let moving = tokio::spawn(mover.follow());
     let writing = tokio::spawn(keeper.follow(latest.clone(), configurations, history));
     let watching = Needs::watch(needed, changes);
+    let (ended, hooking) = hooks.start();
     let (reports, incoming) = mpsc::channel(REPORTS);
     let turns = Arc::new(AtomicU64::new(0));
     let parts = Parts {
         config,
         incarnation,
+        abstains,
         links: up.links,
         ports,
         datapaths: up.datapaths,
@@ -260,6 +280,7 @@ async fn serve(
         async move { notifier.follow(&turns, || latest.get().summary(nodes)).await }
     };
     let running = Running {
+        listener: Listener::new(Arc::clone(&reporter)),
         reporter,
         stop: Stop::new(options.stop_timeout),
         prober: up.prober,
@@ -274,26 +295,37 @@ async fn serve(
     };
     let (joined, why, upgrade) =
         running.supervise(finished, answering, watching, notifying).await?;
+    // They are told while the rest is taken down.
+    let _ = ended.send(());
     writing.abort();
     announcing.abort();
     moving.abort();
-    let Ok((datapaths, outcome)) = joined else {
-        bail!(
-            "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up"
-        );
-    };
-    if upgrade.is_some() && outcome.is_ok() {
+    let (datapaths, outcome) = joined.map_err(|_panic| anyhow!(PANICKED))?;
+    if let Some(Upgrade { hold, .. }) = upgrade
+        && outcome.is_ok()
+    {
+        hooking.await?;
+        reporting.health.keep_open(hold);
         return Ok(upgrade);
     }
-    reporting.linger.reset_all().await;
-    let undo = reporting.record().await;
-    bring_up::take_down(&network, &undo, datapaths).await?;
+    take_down(&reporting, &network, datapaths).await?;
+    hooking.await?;
     outcome?;
     if let Some(why) = why {
         bail!("{why}: this node has left the farm; start the agent again when that is mended");
     }
     tracing::info!("stopped");
     Ok(None)
+}
+
+/// Ends the connections that are left, and takes back what was changed on this machine.
+async fn take_down(
+    reporter: &Reporter,
+    network: &Network,
+    datapaths: Vec<Datapath>,
+) -> anyhow::Result<()> {
+    reporter.linger.reset_all().await;
+    bring_up::take_down(network, &reporter.record().await, datapaths).await
 }
 
 /// Has the history say what `vipfarm doctor` would say, but for what it says anyway.
@@ -349,6 +381,7 @@ impl Signals {
 /// An agent at work.
 struct Running {
     reporter: Arc<Reporter>,
+    listener: Listener<Reporter>,
     stop: Stop,
     prober: Prober,
     commander: Commander,
@@ -408,6 +441,8 @@ impl Running {
                     self.reporter.note_conflicts();
                     self.reporter.count_connections().await;
                     self.reporter.tidy().await;
+                    self.reporter.put_back_vips().await;
+                    self.follow_http().await;
                     self.reporter.keep_neighbours().await;
                 }
                 _ = probes.tick() => {
@@ -450,6 +485,12 @@ impl Running {
         self.stop().await
     }
 
+    async fn follow_http(&mut self) {
+        for error in self.listener.follow(&self.reporter.http()).await {
+            self.reporter.warn("http_not_listening", error);
+        }
+    }
+
     fn leave(&self) -> std::io::Result<()> {
         self.notifier.stopping(Duration::ZERO);
         self.commander.send(Command::Leave)
@@ -458,6 +499,10 @@ impl Running {
     /// Acts on what the machine has lost or found again.
     fn follow_change(&mut self, change: Change) -> std::io::Result<()> {
         match change {
+            Change::Missing(missing) => {
+                self.reporter.health.note_missing(&missing);
+                Ok(())
+            }
             Change::Lost(lost) => {
                 self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
                 self.why = Some(lost);

@@ -5,7 +5,7 @@
 //! dropped stays closed there until the interface has lost it: the node's kernel never answers for
 //! a VIP without the filter.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{anyhow, bail};
 use tokio::sync::{oneshot, watch};
@@ -14,6 +14,7 @@ use super::{
     bring_up::{self, Record, Up},
     command::{Command, Commander},
     configurations::{Configuration, Configurations, place_of},
+    health::Health,
     site,
     upgrade::Upgrader,
     watch::Needs,
@@ -50,6 +51,8 @@ pub(super) struct Reloader {
     pub(super) network: Network,
     /// What to take back in the end.
     pub(super) undo: Record,
+    /// What must be right for this node to serve.
+    pub(super) health: Arc<Health>,
     /// What must not be lost meanwhile.
     needs: watch::Sender<Needs>,
 }
@@ -62,6 +65,7 @@ impl Reloader {
         up: &Up,
         commander: Commander,
         upgrader: Upgrader,
+        health: Arc<Health>,
     ) -> (Self, watch::Receiver<Needs>) {
         let (needs, needed) = watch::channel(up.needs.clone());
         let reloader = Self {
@@ -74,6 +78,7 @@ impl Reloader {
             upgrader,
             network: up.network.clone(),
             undo: up.undo.clone(),
+            health,
             needs,
         };
         (reloader, needed)
@@ -135,6 +140,19 @@ impl Reloader {
             }
         }
         self.know(kept, &still).await
+    }
+
+    /// Gives the interfaces those VIPs back, whose filters have stood all the while.
+    pub(super) async fn put_back(&self, vips: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        let present = Network::interfaces().await?;
+        let known = self.configurations.all();
+        for (place, vip) in known.iter().flat_map(|known| known.vips()) {
+            if vips.contains(&vip.addr) {
+                bring_up::receive_vip(&self.network, vip, &self.interfaces[place], &present)
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// The file on this machine's interfaces.
@@ -203,6 +221,7 @@ impl Reloader {
         let configurations =
             all.iter().map(|known| known.servable(held)).collect::<Result<_, _>>()?;
         self.configurations.set(all);
+        self.health.follow_configurations();
         self.ask(|reply| Command::Know { configurations, reply }).await
     }
 
@@ -320,10 +339,19 @@ fn differences(now: &Farm, next: &Farm) -> Vec<String> {
             changes.extend(other.then(|| format!("group {name} has other rules")));
             let other = before.handover_timeout != after.handover_timeout;
             changes.extend(other.then(|| format!("group {name} has another handover_timeout")));
+            let other = before.checks != after.checks;
+            changes.extend(other.then(|| format!("group {name} has other checks")));
         }
     }
     if changes.is_empty() && now.vips != next.vips {
         changes.push("VIPs have other settings".into());
+    }
+    for (what, same) in [
+        ("checks of the whole farm are others", now.checks == next.checks),
+        ("hooks are others", now.hooks == next.hooks),
+        ("http is another", now.http == next.http),
+    ] {
+        changes.extend((!same).then(|| what.into()));
     }
     if now.stop_timeout != next.stop_timeout {
         changes.push("stop_timeout is another".into());

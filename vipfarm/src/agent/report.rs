@@ -2,45 +2,48 @@
 //! the history, in the words of [`crate::status`].
 
 mod groups;
+mod powers;
 mod vips;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex as Lock, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, watch};
 
 use super::{
     announce::Announcing,
     bring_up::{Record, Up},
-    command::{Command, Commander},
-    configurations::{Configuration, Configurations},
+    command::Commander,
+    configurations::Configurations,
     conflicts::{self, Conflicts, Prober},
     control::Source,
     engine::{Latest, Report, Snapshot},
     explain::{self, Viewpoint},
     failover::Holding,
+    health::Health,
     history::{History, Level},
     keep::Keeping,
     linger::{self, Linger},
+    listener::Look,
+    mend::Mender,
     neighbours,
     proof::{News, Prover},
-    realtime,
+    readiness, realtime,
     reload::Reloader,
     upgrade::Upgrader,
 };
 use crate::{
     config::keys::Keys,
     datapath::{self, Counters, Datapath, XdpMode},
-    membership::PowerRefused,
-    model::{BUCKETS, Farm, MAX_POWER, Mac, NodeId},
+    model::{Abstention, BUCKETS, Farm, Http, Mac, NodeId},
     status::{
         ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, MoveRequest, NodeState,
-        NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest, ResetReply,
-        Status, UpgradeReply, UpgradeRequest,
+        NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
+        ResetReply, Status, UpgradeReply, UpgradeRequest,
     },
 };
 
@@ -72,6 +75,8 @@ pub struct Reporter {
     announcing: Arc<Announcing>,
     holding: Arc<Holding>,
     pub(super) linger: Linger,
+    pub(super) health: Arc<Health>,
+    mender: Lock<Mender>,
     started: Instant,
 }
 
@@ -103,6 +108,7 @@ impl Reporter {
             own: up.own,
             own_macs: up.networks.links.iter().map(|link| link.mac).collect(),
             hash_key,
+            health: Arc::clone(&reloader.health),
             watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
             linger: Linger::new(&latest, &up.configurations, &reloader.commander, hash_key, flows?),
             configurations: up.configurations.clone(),
@@ -114,6 +120,7 @@ impl Reporter {
             prover: Prover::new(up.own),
             keeping,
             announcing,
+            mender: Lock::new(Mender::new()),
             holding,
             started: Instant::now(),
         })
@@ -136,6 +143,7 @@ impl Reporter {
             }
             Report::Installed => {
                 self.holding.installed.notify_one();
+                self.leave_what_fails().await;
                 self.keeping.installed.notify_one();
                 self.announcing.installed.notify_one();
                 if let Err(error) = self.linger.look_anew().await {
@@ -153,6 +161,26 @@ impl Reporter {
                 "memory_not_locked",
                 format!("memory is not locked ({error}): under memory pressure this node may fence itself; grant CAP_IPC_LOCK"),
             ),
+        }
+    }
+
+    /// Resets what is left of groups that the farm has taken from this node because of a check that
+    /// asks for that.
+    async fn leave_what_fails(&self) {
+        let snapshot = self.latest.get();
+        let leaves = self.health.leaves(&self.configurations.get(snapshot.digest));
+        let in_view = snapshot.view.abstentions.of(self.own);
+        let given_up = |kernel_group| leaves.is_from(kernel_group) && in_view.is_from(kernel_group);
+        if leaves == Abstention::NONE {
+            return;
+        }
+        match self.linger.reset_given_away(given_up).await {
+            Ok(0) => {}
+            Ok(reset) => self.info(
+                "connections_reset",
+                format!("{reset} TCP connections were reset because a check fails"),
+            ),
+            Err(error) => self.not_counted(&error),
         }
     }
 
@@ -174,6 +202,25 @@ impl Reporter {
                 Err(reason)
             }
         }
+    }
+
+    /// Puts VIPs back that somebody took off this node, if it is time to.
+    pub(super) async fn put_back_vips(&self) {
+        let missing = self.health.missing();
+        let is_due = || {
+            let mut mender = self.mender.lock().unwrap_or_else(PoisonError::into_inner);
+            mender.is_due(Instant::now(), !missing.is_empty())
+        };
+        if is_due()
+            && let Err(error) = self.reloader.lock().await.put_back(&missing).await
+        {
+            self.warn("vip_not_put_back", format!("{error:#}"));
+        }
+    }
+
+    /// Where the file has HTTP requests answered.
+    pub(super) fn http(&self) -> Http {
+        self.configurations.get(self.latest.get().digest).farm.http.clone()
     }
 
     /// Clears up when the farm has gone over to another configuration.
@@ -228,7 +275,11 @@ impl Reporter {
             let count = conflicts::among(&packets);
             let stranger = !is_member(Mac(claim.mac));
             if let Some(count) = conflicts.untold(Instant::now(), count, stranger) {
-                let message = conflicts::words(claim, port.plan().services.vip(claim.vip), count);
+                let vip = port.plan().services.vip(claim.vip);
+                let message = conflicts::words(claim, vip, count);
+                if let Some(vip) = vip {
+                    self.health.note_claim(vip, message.clone());
+                }
                 self.history.push(Level::Warn, "address_conflict", message);
             }
         }
@@ -318,6 +369,10 @@ impl Source for Reporter {
             heartbeats: snapshot.heartbeats.iter().cloned().collect(),
             lateness: snapshot.lateness,
             proof: self.prove(&snapshot),
+            abstention_agreed: self
+                .health
+                .is_agreed(snapshot.view.digest, snapshot.view.abstentions.of(self.own)),
+            checks: self.health.statuses(&config.farm),
             last_view_change: snapshot.view_change,
         }
     }
@@ -351,22 +406,21 @@ impl Source for Reporter {
         &'a self,
         request: &'a PowerRequest,
     ) -> BoxFuture<'a, Result<PowerReply, String>> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let command = self.power_command(request, reply)?;
-            self.give(command, answer).await
-        })
+        Box::pin(self.change_power(request))
+    }
+
+    fn set_open<'a>(
+        &'a self,
+        request: &'a OpenRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        Box::pin(self.open_or_close(request))
     }
 
     fn move_vip<'a>(
         &'a self,
         request: &'a MoveRequest,
     ) -> BoxFuture<'a, Result<PowerReply, String>> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let command = self.move_command(request, reply)?;
-            self.give(command, answer).await
-        })
+        Box::pin(self.move_failover(request))
     }
 
     fn reload(&self, request: ReloadRequest) -> BoxFuture<'_, Result<ReloadReply, String>> {
@@ -382,7 +436,7 @@ impl Source for Reporter {
             if !self.is_drained() {
                 return Err("this node is not drained: its connections are not reset".into());
             }
-            let reset = self.linger.reset_given_away().await;
+            let reset = self.linger.reset_given_away(|_| true).await;
             let reset =
                 reset.map_err(|error| format!("the connections were not reset: {error:#}"))?;
             if reset > 0 {
@@ -394,61 +448,18 @@ impl Source for Reporter {
     }
 }
 
+impl Look for Reporter {
+    fn state(&self) -> Status {
+        self.status()
+    }
+
+    fn is_ready(&self, what: Option<&str>) -> Option<bool> {
+        let snapshot = self.latest.get();
+        readiness::is_ready(&self.configurations.get(snapshot.digest), &snapshot, what)
+    }
+}
+
 impl Reporter {
-    /// Gives the heartbeat thread a command that changes the powers.
-    async fn give(
-        &self,
-        command: Command,
-        answer: oneshot::Receiver<Result<u64, PowerRefused>>,
-    ) -> Result<PowerReply, String> {
-        self.commander.send(command).map_err(|error| error.to_string())?;
-        let version = answer.await.map_err(|_ended| "the agent is stopping".to_owned())?;
-        let version = version.map_err(|refused| refused.to_string())?;
-        Ok(PowerReply { version })
-    }
-
-    /// Gives all buckets of this node to the others, until another agent starts here.
-    pub(super) fn give_away(&self) -> std::io::Result<()> {
-        // Whether the farm agrees shows in time.
-        let (reply, _) = oneshot::channel();
-        let (node, power) = (self.own, Some(0));
-        self.commander.send(Command::SetPower { group: None, node, power, persist: false, reply })
-    }
-
-    /// Whether this node has no power in any group.
-    fn is_drained(&self) -> bool {
-        let snapshot = self.latest.get();
-        let config = self.configurations.get(snapshot.digest);
-        config.kernel_groups().all(|(kernel_group, vip, _)| {
-            config.port_of(vip).placement().power(kernel_group, self.own, &snapshot.view) == 0
-        })
-    }
-
-    /// The command for a change of powers that the farm can take.
-    fn power_command(
-        &self,
-        request: &PowerRequest,
-        reply: oneshot::Sender<Result<u64, PowerRefused>>,
-    ) -> Result<Command, String> {
-        let snapshot = self.latest.get();
-        let config = self.configurations.get(snapshot.digest);
-        let farm = &config.farm;
-        let node = node_named(farm, &request.node)?;
-        let group = request.group.as_ref().map(|name| group_index(&config, name)).transpose()?;
-        if let Some(power) = request.power.filter(|&power| power > MAX_POWER) {
-            return Err(format!("a power is 0 to {MAX_POWER}, not {power}"));
-        }
-        let (mut power, mut persist) = (request.power, request.persist);
-        if let (Some(group), None) = (group, power)
-            && let Some(all) = snapshot.view.powers.entry(None, node)
-        {
-            // In the other groups, what was said of all of them goes on: an exception, for as long.
-            power = Some(config.group(group).map_or(0, |group| group.power(node)));
-            persist |= all.life.is_none();
-        }
-        Ok(Command::SetPower { group, node, power, persist, reply })
-    }
-
     fn nodes(&self, farm: &Farm, snapshot: &Snapshot, groups: &[GroupStatus]) -> Vec<NodeStatus> {
         let now = realtime::now();
         let status = |(id, node): (NodeId, &crate::model::Node)| {
@@ -494,27 +505,6 @@ impl Reporter {
         };
         farm.node_ids().zip(&farm.nodes).map(status).collect()
     }
-}
-
-fn node_named(farm: &Farm, name: &str) -> Result<NodeId, String> {
-    farm.node_named(name).ok_or_else(|| {
-        let names: Vec<&str> = farm.nodes.iter().map(|node| node.name.as_str()).collect();
-        format!("farm {} has no node `{name}`; its nodes are {}", farm.name, names.join(", "))
-    })
-}
-
-/// The group's index in file order over all blocks.
-fn group_index(config: &Configuration, name: &str) -> Result<u8, String> {
-    let groups = || config.kernel_groups().map(|(_, _, group)| group.name.as_str());
-    let index = groups().position(|group| group == name).and_then(|at| u8::try_from(at).ok());
-    index.ok_or_else(|| {
-        let names: Vec<&str> = groups().collect();
-        format!(
-            "farm {} has no group `{name}`; its groups are {}",
-            config.farm.name,
-            names.join(", ")
-        )
-    })
 }
 
 fn sum<'w>(counts: impl Iterator<Item = (&'w str, u64)>) -> BTreeMap<String, u64> {

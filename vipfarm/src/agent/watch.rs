@@ -1,6 +1,6 @@
 //! Notices when the machine loses what the farm needs: an interface, its filter, a VIP (T31).
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use futures::StreamExt;
 use tokio::{
@@ -38,6 +38,8 @@ pub(super) enum Change {
     /// Clients can reach this node's VIPs, or no longer: every watched interface has a carrier, or
     /// not.
     Reachable(bool),
+    /// Other VIPs than before are missing on their interfaces: these.
+    Missing(BTreeSet<IpAddr>),
     /// Something is lost for good; the sentence that says what.
     Lost(String),
 }
@@ -69,7 +71,7 @@ impl Needs {
         changes: mpsc::Sender<Change>,
     ) -> Result<(), net::Error> {
         let mut announced = Network::changes()?;
-        let mut reachable = true;
+        let (mut reachable, mut missing) = (true, BTreeSet::new());
         loop {
             let wanted = needs.borrow_and_update().clone();
             let present = Network::interfaces().await?;
@@ -87,6 +89,13 @@ impl Needs {
                     return Ok(());
                 }
             }
+            let now_missing = wanted.missing(&present);
+            if now_missing != missing {
+                missing = now_missing;
+                if changes.send(Change::Missing(missing.clone())).await.is_err() {
+                    return Ok(());
+                }
+            }
             // An end of the announcements leaves the rounds.
             let _ = time::timeout(ROUND, announced.next()).await;
         }
@@ -98,9 +107,20 @@ impl Needs {
         };
         self.0.iter().all(|need| carrier(&need.interface) && carrier(&need.holder))
     }
+
+    fn missing(&self, present: &[Interface]) -> BTreeSet<IpAddr> {
+        let missing = |Need { holder, vips, .. }: &Need| {
+            let found = present.iter().find(|found| found.index == holder.index);
+            let has = |vip: &IpAddr| {
+                found.is_some_and(|found| found.addresses.iter().any(|net| net.addr() == *vip))
+            };
+            vips.iter().copied().filter(|vip| !has(vip)).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(missing).collect()
+    }
 }
 
-fn loss(Need { interface: need, holder, vips }: &Need, present: &[Interface]) -> Option<String> {
+fn loss(Need { interface: need, holder, .. }: &Need, present: &[Interface]) -> Option<String> {
     let name = &need.name;
     let find = |index| present.iter().find(|found| found.index == index);
     let gone = |name: &str| Some(format!("interface {name} is gone"));
@@ -111,9 +131,7 @@ fn loss(Need { interface: need, holder, vips }: &Need, present: &[Interface]) ->
     if found.xdp_program.is_none() {
         return Some(format!("the filter was taken off {name}"));
     }
-    let Some(found) = find(holder.index) else { return gone(&holder.name) };
-    let lacks = |vip: &&IpAddr| !found.addresses.iter().any(|net| net.addr() == **vip);
-    vips.iter().find(lacks).map(|vip| format!("VIP {vip} was removed from {}", holder.name))
+    if find(holder.index).is_none() { gone(&holder.name) } else { None }
 }
 
 #[cfg(test)]
@@ -172,8 +190,8 @@ mod tests {
         assert_eq!(loss(&need, &[below(), device()]), None);
         assert_eq!(loss(&need, &[below()]).as_deref(), Some("interface eth0.10 is gone"));
         let bare = Interface { addresses: vec![], ..device() };
-        let lost = loss(&need, &[eth0(), bare]);
-        assert_eq!(lost.as_deref(), Some("VIP 10.0.0.100 was removed from eth0.10"));
+        let needs = Needs(vec![need.clone()]);
+        assert_eq!(needs.missing(&[eth0(), bare]), [[10, 0, 0, 100].into()].into());
         let down = Interface { carrier: false, ..device() };
         assert!(!Needs(vec![need]).reachable(&[below(), down]));
     }
@@ -188,9 +206,16 @@ mod tests {
             told(|eth0| eth0.xdp_program = None).as_deref(),
             Some("the filter was taken off eth0")
         );
-        assert_eq!(
-            told(|eth0| eth0.addresses.truncate(1)).as_deref(),
-            Some("VIP 10.0.0.100 was removed from eth0")
-        );
+    }
+
+    #[test]
+    fn a_vip_that_was_taken_off_is_missing_and_no_loss() {
+        let needs = Needs(vec![need(eth0())]);
+        assert_eq!(needs.missing(&[eth0()]), BTreeSet::new());
+        let bare = || Interface { addresses: eth0().addresses[..1].into(), ..eth0() };
+        assert_eq!(needs.missing(&[bare()]), [[10, 0, 0, 100].into()].into());
+        assert_eq!(loss(&needs.0[0], &[bare()]), None);
+        let unwatched = Needs(vec![Need { vips: vec![], ..need(eth0()) }]);
+        assert_eq!(unwatched.missing(&[bare()]), BTreeSet::new());
     }
 }

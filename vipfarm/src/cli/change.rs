@@ -82,9 +82,9 @@ pub struct UndrainArgs {
 /// Arguments of `close` and `open`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct CloseArgs {
-    /// The group [default: all of them]
-    #[arg(value_name = "GROUP")]
-    pub group: Option<String>,
+    /// A group, or a VIP for all groups of its block [default: all groups]
+    #[arg(value_name = "GROUP|VIP")]
+    pub what: Option<String>,
 
     /// How long it holds, how long to wait, which agent, in what form.
     #[command(flatten)]

@@ -295,8 +295,8 @@ pub(super) mod tests {
     use crate::{
         commands::fixture,
         model::{
-            DEFAULT_PORT, IcmpEcho, Mac, Membership, Node, Open, OtherProtocols, Timers, Vip,
-            VipAddr, VlanTags,
+            DEFAULT_PORT, Hooks, Http, IcmpEcho, Mac, Membership, Node, Open, OtherProtocols,
+            Timers, Vip, VipAddr, VlanTags,
         },
     };
 
@@ -315,6 +315,9 @@ pub(super) mod tests {
             hash_key_file: None,
             membership: Membership { timers: Timers::BALANCED, port: DEFAULT_PORT },
             stop_timeout: Farm::STOP_TIMEOUT,
+            checks: Vec::new(),
+            hooks: Hooks::default(),
+            http: Http::default(),
             nodes: nodes.into(),
             vips: vec![Vip {
                 interface: None,
@@ -332,6 +335,7 @@ pub(super) mod tests {
                 icmp_echo: IcmpEcho::OnAddr,
                 other: OtherProtocols::Drop,
                 arp_refresh: None,
+                checks: Vec::new(),
                 vlan: VlanTags::default(),
                 groups: vec![
                     Group {
@@ -342,6 +346,7 @@ pub(super) mod tests {
                             rule(None, Proto::Udp, Filter::OnIpid),
                         ],
                         handover_timeout: Group::HANDOVER_TIMEOUT,
+                        checks: Vec::new(),
                         failover: None,
                     },
                     Group {
@@ -349,6 +354,7 @@ pub(super) mod tests {
                         powers: vec![Some(0); 3],
                         rules: vec![rule(Some(53), Proto::Udp, Filter::OnAddr)],
                         handover_timeout: Group::HANDOVER_TIMEOUT,
+                        checks: Vec::new(),
                         failover: None,
                     },
                 ],

@@ -14,8 +14,8 @@ use tokio::{
 
 use super::{Client, Failure, PATIENCE, screen, settle};
 use crate::{
-    cli::{CloseArgs, DrainArgs, HoldArgs, UndrainArgs},
-    status::{GroupStatus, PowerRequest, ResetReply, Status},
+    cli::{CloseArgs, DrainArgs, UndrainArgs},
+    status::{GroupStatus, OpenRequest, PowerRequest, ResetReply, Status},
 };
 
 /// How often to look what is left: agents count once a second.
@@ -87,30 +87,29 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
 }
 
 pub(super) async fn undrain(args: UndrainArgs) -> anyhow::Result<()> {
-    change(args.node, None, None, args.hold).await
+    let client = Client::find(&args.hold.wait.talk.agent)?;
+    let node = node_or_own(&client, args.node).await?;
+    let request = PowerRequest { group: None, node, power: None, persist: args.hold.persist };
+    settle::change(&client, &[request], &args.hold.wait).await
 }
 
 pub(super) async fn close(args: CloseArgs) -> anyhow::Result<()> {
-    change(None, args.group, Some(0), args.hold).await
+    set_open(args, false).await
 }
 
 pub(super) async fn open(args: CloseArgs) -> anyhow::Result<()> {
-    change(None, args.group, None, args.hold).await
+    set_open(args, true).await
+}
+
+async fn set_open(args: CloseArgs, open: bool) -> anyhow::Result<()> {
+    let client = Client::find(&args.hold.wait.talk.agent)?;
+    let request = OpenRequest { what: args.what, open, persist: args.hold.persist };
+    let (wait, lasts) = (&args.hold.wait, request.persist || open);
+    let agreed = settle::agree_on(&client, "/v1/open", &[request], lasts, wait.timeout).await?;
+    settle::show(&agreed, wait)
 }
 
 /// The node: `None` = the one whose agent is asked.
-async fn change(
-    node: Option<String>,
-    group: Option<String>,
-    power: Option<u16>,
-    hold: HoldArgs,
-) -> anyhow::Result<()> {
-    let client = Client::find(&hold.wait.talk.agent)?;
-    let node = node_or_own(&client, node).await?;
-    let request = PowerRequest { group, node, power, persist: hold.persist };
-    settle::change(&client, &[request], &hold.wait).await
-}
-
 async fn node_or_own(client: &Client, node: Option<String>) -> anyhow::Result<String> {
     match node {
         Some(node) => Ok(node),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    model::{Bitmap, Filter, Mode, Proto},
+    model::{Bitmap, Effect, Filter, Mode, Proto},
     status::{
-        ChangedPower, ChangedPowers, EventRecord, Explanation, Fault, FaultKind, GroupProof,
-        GroupStatus, HandoverStatus, Lateness, NodeState, NodeStatus, ProofStatus, RuleStatus,
-        Status, Verdict, VipStatus,
+        ChangedPower, ChangedPowers, CheckState, CheckStatus, EventRecord, Explanation, Fault,
+        FaultKind, GroupProof, GroupStatus, HandoverStatus, Lateness, NodeState, NodeStatus,
+        ProofStatus, RuleStatus, Status, Verdict, VipStatus,
     },
 };
 
@@ -29,6 +29,8 @@ pub(crate) fn healthy() -> Status {
         powers_saved: 0,
         configuration: "a0".repeat(16),
         staged: None,
+        abstention_agreed: true,
+        checks: Vec::new(),
         lease_ms: 143.2,
         uptime_s: 11_520.0,
         nodes: vec![
@@ -121,6 +123,28 @@ pub(crate) fn troubled() -> Status {
         wait_max_ms: 41.0,
     };
     status.proof = ProofStatus { epoch: 7, ..ProofStatus::default() };
+    status
+}
+
+/// The healthy farm with checks, of which one fails at this node, and a VIP that is not open yet.
+pub(crate) fn unwell() -> Status {
+    let mut status = healthy();
+    let check = |about: &str, check: &str, state, last_error: Option<&str>| CheckStatus {
+        about: about.into(),
+        check: check.into(),
+        state,
+        since_s: 75,
+        effect: Some(Effect::Drain),
+        last_error: last_error.map(Into::into),
+    };
+    let refused = "Connection refused (os error 111)";
+    status.checks = vec![
+        check("all", "no file /run/maintenance", CheckState::Passing, None),
+        check("group FarmProto", "tcp 127.0.0.1:80", CheckState::Failing, Some(refused)),
+        check("vip 192.168.1.222", "interface eth1", CheckState::Starting, None),
+    ];
+    status.vips[0].open = false;
+    status.groups[0].abstaining = vec!["node1".into()];
     status
 }
 
@@ -223,6 +247,7 @@ fn group(name: &str, owners: Vec<Option<usize>>) -> GroupStatus {
         }],
         powers: names.iter().zip([2, 1, 1]).map(|(name, power)| ((*name).into(), power)).collect(),
         changed: BTreeMap::new(),
+        abstaining: Vec::new(),
         handover: HandoverStatus {
             connections: Some(0),
             flows: Some(0),

@@ -29,10 +29,15 @@ pub(super) async fn change(
     wait: &WaitArgs,
 ) -> anyhow::Result<()> {
     let status = agree(client, requests, wait.timeout).await?;
+    show(&status, wait)
+}
+
+/// Prints the loads, as they are now.
+pub(super) fn show(status: &Status, wait: &WaitArgs) -> anyhow::Result<()> {
     if wait.talk.json {
         return screen::print_json(&status.groups);
     }
-    Ok(screen::print(&render(&status, Ink::of_stdout()))?)
+    Ok(screen::print(&render(status, Ink::of_stdout()))?)
 }
 
 /// Asks for the changes: the status when the farm has agreed on them all.
@@ -91,7 +96,8 @@ async fn agreed(
 ) -> anyhow::Result<Status> {
     loop {
         let status: Status = client.get("/v1/status", PATIENCE).await?;
-        let in_force = status.powers_version >= version && status.converged;
+        let in_force =
+            status.powers_version >= version && status.abstention_agreed && status.converged;
         if in_force && (!lasts || status.powers_saved >= version) {
             return Ok(status);
         }

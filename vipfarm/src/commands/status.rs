@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     cli::TalkArgs,
-    model::BUCKETS,
+    model::{BUCKETS, Effect},
     status::{
-        ChangedPower, FailoverStatus, GroupStatus, HandoverStatus, Lateness, NodeState,
-        ProofStatus, Status, Verdict, VipStatus, Why,
+        ChangedPower, CheckState, CheckStatus, FailoverStatus, GroupStatus, HandoverStatus,
+        Lateness, NodeState, ProofStatus, Status, Verdict, VipStatus, Why,
     },
 };
 
@@ -39,6 +39,7 @@ pub(super) fn render(status: &Status, ink: Ink) -> String {
     page.push('\n');
     page += &nodes::table(&status.nodes, ink);
     page += &changed_powers(status, ink);
+    page += &checks(&status.checks, ink);
     page.push('\n');
     page.extend(status.vips.iter().map(vip));
     page += &old_connections(status, ink);
@@ -87,8 +88,11 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
         }));
     }
     for vip in status.vips.iter().filter(|vip| !vip.open) {
-        warnings.push((format!("closed: no traffic for {}", vip.addresses.join(", ")), notable));
+        let vips = vip.addresses.join(", ");
+        let text = format!("closed here: {vips}, until `vipfarm open`");
+        warnings.push((text, notable));
     }
+    warnings.extend(status.checks.iter().filter_map(failing).map(|text| (text, grave)));
     warnings
 }
 
@@ -150,6 +154,38 @@ fn proof(proof: &ProofStatus) -> String {
     let view = format!("(view {})", proof.epoch);
     let view = (proof.epoch > 0).then_some(view.as_str());
     screen::wrapped("proof:", found.split(' ').chain(view))
+}
+
+/// What must be right for this node to serve; nothing when nothing has to.
+fn checks(checks: &[CheckStatus], ink: Ink) -> String {
+    let row = |check: &CheckStatus| {
+        let style = match check.state {
+            CheckState::Passing => Style::new(),
+            CheckState::Starting => Style::new().yellow(),
+            CheckState::Failing => Style::new().red(),
+        };
+        let since = Duration::from_secs(check.since_s).as_secs_f64() * 1e3;
+        let since = screen::human_ms(since);
+        let what = format!("{} ({})", check.check, check.about);
+        Row::new(style, [what, check.state.to_string(), since])
+    };
+    if checks.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<_> = checks.iter().map(row).collect();
+    format!("\n{}", screen::table(ink, &["checks", "state", "for"], &[2], &rows))
+}
+
+/// What fails, and what follows from it.
+fn failing(check: &CheckStatus) -> Option<String> {
+    let CheckStatus { about, check: what, state, effect, last_error, .. } = check;
+    let follows = match effect {
+        Some(Effect::Drain) => "no new clients are served here",
+        Some(Effect::Leave) => "nothing is served here",
+        None => "nothing follows from it",
+    };
+    let error = last_error.as_deref().unwrap_or("no reason was given");
+    (*state == CheckState::Failing).then(|| format!("{what} ({about}) fails: {error}; {follows}"))
 }
 
 /// The powers that are others than the file's; nothing when there are none.
@@ -321,6 +357,14 @@ mod tests {
         let text = render(&fixture::troubled(), Ink::Plain);
         assert!(text.starts_with("! fenced"), "{text}");
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_check_that_fails_says_what_follows_and_comes_first() {
+        let text = render(&fixture::unwell(), Ink::Plain);
+        assert!(text.starts_with("! closed here: 192.168.1.222/24"), "{text}");
+        let to = text.find("\nvip:").expect("VIPs are shown");
+        insta::assert_snapshot!(&text[..to]);
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! What all nodes must agree on, as 16 bytes.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use vipfarm_common::hash::HASH_VERSION;
 
 use crate::assign::TABLE_VERSION;
 use crate::model::{
-    ArpRefresh, Balance, Failover, Farm, Filter, Group, IcmpEcho, Membership, Mode, Node, Open,
-    OtherProtocols, Proto, Rule, Vip, VlanTags,
+    ArpRefresh, Balance, Check, Effect, Failover, Farm, Filter, Group, Hooks, Http, HttpProbe,
+    IcmpEcho, Membership, Mode, Node, Open, OtherProtocols, Probe, Proto, Rule, Run, Vip, VlanTags,
 };
 
 use super::keys::Keys;
 
 /// The parts of a [`digest`], in its order: what to look at where two nodes' digests differ.
-const PARTS: [&str; 4] = ["program version or hash key", "nodes or timers", "VIPs", "groups"];
+const PARTS: [&str; 4] =
+    ["program version or hash key", "nodes, timers or farm-wide settings", "VIPs", "groups"];
 
 /// A digest of everything that the nodes of a farm must agree on: names, order, addresses, VIPs,
 /// groups, rules, powers, timers and time-outs, port, the identity of the secret behind the bucket hash, the
@@ -33,6 +37,9 @@ pub fn digest(farm: &Farm, keys: &Keys) -> [u8; 16] {
             encoder.membership(farm.membership);
             encoder.duration(farm.stop_timeout);
             encoder.list(&farm.nodes, Encoder::node);
+            encoder.list(&farm.checks, Encoder::check);
+            encoder.hooks(&farm.hooks);
+            encoder.http(&farm.http);
         }),
         part(|encoder| encoder.list(&farm.vips, Encoder::vip)),
         part(|encoder| {
@@ -136,6 +143,7 @@ impl Encoder {
             icmp_echo,
             other,
             arp_refresh,
+            checks,
             groups: _,
         } = vip;
         let mode = match mode {
@@ -171,14 +179,16 @@ impl Encoder {
                 u8::from(address.connections),
             ]);
         });
+        self.list(checks, Self::check);
     }
 
     fn group(&mut self, group: &Group) {
-        let Group { name, powers, rules, handover_timeout, failover } = group;
+        let Group { name, powers, rules, handover_timeout, checks, failover } = group;
         self.text(name);
         self.duration(*handover_timeout);
         self.list(powers, |encoder, &power| encoder.option(power, Self::number));
         self.list(rules, Self::rule);
+        self.list(checks, Self::check);
         // The block's mode tells whether there is one.
         if let Some(Failover { preempt, preempt_delay, balance }) = failover {
             let balance = match balance {
@@ -188,6 +198,65 @@ impl Encoder {
             self.bytes(&[u8::from(*preempt), balance]);
             self.duration(*preempt_delay);
         }
+    }
+
+    fn check(&mut self, Check { probe, interval, timeout, rise, fall, effect }: &Check) {
+        match probe {
+            Probe::Tcp(address) => {
+                self.bytes(&[0]);
+                self.socket(address);
+            }
+            Probe::Http(HttpProbe { tls, host, port, path, status, verify }) => {
+                self.bytes(&[1, u8::from(*tls), u8::from(*verify)]);
+                self.text(host);
+                self.number(*port);
+                self.text(path);
+                self.list(status, |encoder, &code| encoder.number(code));
+            }
+            Probe::Exec(Run { argv, user }) => {
+                self.bytes(&[2]);
+                self.argv(argv);
+                self.option(user.as_deref(), Self::text);
+            }
+            Probe::File { path, present } => {
+                self.bytes(&[3, u8::from(*present)]);
+                self.text(&path.to_string_lossy());
+            }
+            Probe::Interface(name) => {
+                self.bytes(&[4]);
+                self.text(name);
+            }
+        }
+        self.duration(*interval);
+        self.duration(*timeout);
+        self.number(*rise);
+        self.number(*fall);
+        self.bytes(&[match effect {
+            Effect::Drain => 0,
+            Effect::Leave => 1,
+        }]);
+    }
+
+    fn hooks(&mut self, Hooks { on_view, on_ready, on_closed, timeout, user }: &Hooks) {
+        for hook in [on_view, on_ready, on_closed] {
+            self.option(hook.as_deref(), Self::argv);
+        }
+        self.duration(*timeout);
+        self.option(user.as_deref(), Self::text);
+    }
+
+    fn http(&mut self, Http { listen, safekit_module }: &Http) {
+        self.list(listen, Self::socket);
+        self.option(safekit_module.as_deref(), Self::text);
+    }
+
+    fn argv(&mut self, argv: &[String]) {
+        self.list(argv, |encoder, argument| encoder.text(argument));
+    }
+
+    fn socket(&mut self, address: &SocketAddr) {
+        self.address(address.ip());
+        self.number(address.port());
     }
 
     fn rule(&mut self, Rule { virtual_addr, port, proto, filter, linger }: &Rule) {
@@ -246,7 +315,7 @@ vips:
     #[test]
     fn the_digest_of_a_known_farm_never_changes() {
         let digest = digest(&farm(), &keys(1));
-        assert_eq!(u128::from_be_bytes(digest), 66_217_600_177_449_882_894_306_437_137_891_781_949);
+        assert_eq!(u128::from_be_bytes(digest), 66_217_600_226_437_547_777_883_783_529_801_070_338);
     }
 
     #[test]
@@ -257,7 +326,10 @@ vips:
             differing_parts(digest(&farm(), &keys(1)), digest(&other, &keys(1)))
         };
         assert!(parts(|_| ()).is_empty());
-        assert_eq!(parts(|farm| farm.nodes[0].name.push('x')), ["nodes or timers"]);
+        assert_eq!(
+            parts(|farm| farm.nodes[0].name.push('x')),
+            ["nodes, timers or farm-wide settings"]
+        );
         assert_eq!(parts(|farm| farm.vips[0].addresses[0].prefix = 8), ["VIPs"]);
         assert_eq!(parts(|farm| farm.vips[0].groups[0].rules[0].port = None), ["groups"]);
         let other_key = digest(&farm(), &keys(2));
@@ -351,6 +423,24 @@ vips:
         ("rule filter", |farm| farm.vips[0].groups[0].rules[0].filter = Filter::OnAddr),
         ("rule filter on_ipid", |farm| farm.vips[0].groups[0].rules[0].filter = Filter::OnIpid),
         ("rule order", |farm| farm.vips[0].groups[0].rules.reverse()),
+        ("check of all", |farm| farm.checks = vec![check()]),
+        ("check of a block", |farm| farm.vips[0].checks = vec![check()]),
+        ("check of a group", |farm| farm.vips[0].groups[0].checks = vec![check()]),
+        ("check interval", |farm| {
+            farm.vips[0].groups[1].checks = vec![Check { interval: Check::TIMEOUT, ..check() }];
+        }),
+        ("check effect", |farm| {
+            farm.vips[0].groups[1].checks = vec![Check { effect: Effect::Leave, ..check() }];
+        }),
+        ("check by program", |farm| {
+            let run = Run { argv: vec!["/bin/true".into()], user: None };
+            farm.vips[0].groups[1].checks = vec![Check { probe: Probe::Exec(run), ..check() }];
+        }),
+        ("hook", |farm| farm.hooks.on_view = Some(vec!["/bin/true".into()])),
+        ("another hook", |farm| farm.hooks.on_ready = Some(vec!["/bin/true".into()])),
+        ("hook time-out", |farm| farm.hooks.timeout += Duration::from_secs(1)),
+        ("http", |farm| farm.http.listen = vec![([10, 1, 0, 11], 9010).into()]),
+        ("http module", |farm| farm.http.safekit_module = Some("web".into())),
     ];
 
     /// Changes that leave the others without their place.
@@ -399,6 +489,17 @@ vips:
             let (one, other) = (changed(&changes), changed(&others));
             let same = digest(&one, &keys(1)) == digest(&other, &keys(1));
             proptest::prop_assert_eq!(same, one == other);
+        }
+    }
+
+    fn check() -> Check {
+        Check {
+            probe: Probe::Tcp(([127, 0, 0, 1], 80).into()),
+            interval: Check::INTERVAL,
+            timeout: Check::TIMEOUT,
+            rise: Check::RISE,
+            fall: Check::FALL,
+            effect: Effect::Drain,
         }
     }
 

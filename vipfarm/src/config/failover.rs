@@ -75,6 +75,7 @@ fn read(vip: &Fields<'_>, name: String, report: &mut Report) -> GroupDraft {
         powers,
         rules: rules.unwrap_or_else(|| vec![any(Proto::Tcp), any(Proto::Udp)]),
         handover_timeout: Group::HANDOVER_TIMEOUT,
+        checks: Vec::new(),
         failover: Some(policy),
     }
 }

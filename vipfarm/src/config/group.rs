@@ -2,8 +2,9 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
-use crate::model::{Failover, Filter, Group, MAX_POWER, Proto, Rule};
+use crate::model::{Check, Failover, Filter, Group, MAX_POWER, Proto, Rule};
 
+use super::checks;
 use super::diagnostic::{Located, Report};
 use super::duration;
 use super::fields::{self, Fields, NAME};
@@ -24,6 +25,7 @@ pub(super) struct GroupDraft {
     pub(super) powers: Option<Vec<(Located<String>, u16)>>,
     pub(super) rules: Vec<Located<Rule>>,
     pub(super) handover_timeout: Duration,
+    pub(super) checks: Vec<Check>,
     pub(super) failover: Option<Failover>,
 }
 
@@ -50,6 +52,7 @@ impl GroupDraft {
             rules: rules.chain(self.failover.map(|_| arp)).collect(),
             name: self.name.value,
             handover_timeout: self.handover_timeout,
+            checks: self.checks,
             failover: self.failover,
         }
     }
@@ -65,7 +68,7 @@ pub(super) fn read(vip: &Fields<'_>, report: &mut Report) -> Vec<GroupDraft> {
 }
 
 fn read_group(value: &Value, report: &mut Report) -> Option<GroupDraft> {
-    let known = ["name", "powers", "handover_timeout", "rules"];
+    let known = ["name", "powers", "handover_timeout", "checks", "rules"];
     let fields = Fields::of(value, "a group", &known, report)?;
     let powers = fields.get("powers").and_then(|it| read_powers(it, &POWERS, report));
     let rules = fields
@@ -75,9 +78,10 @@ fn read_group(value: &Value, report: &mut Report) -> Option<GroupDraft> {
         .get("handover_timeout")
         .and_then(|value| duration::read(value, "`handover_timeout`", HANDOVER_TIMEOUT, report))
         .unwrap_or(Group::HANDOVER_TIMEOUT);
+    let checks = checks::read(&fields, report);
     let name = fields.require("name", "name: http", report)?;
     let name = fields::name(name, "a group's name", &NAME, report)?;
-    Some(GroupDraft { name, powers, rules, handover_timeout, failover: None })
+    Some(GroupDraft { name, powers, rules, handover_timeout, checks, failover: None })
 }
 
 /// How powers are called where they are read.

@@ -8,6 +8,7 @@
 mod address;
 mod arp_refresh;
 mod check;
+mod checks;
 mod diagnostic;
 mod digest;
 mod duplicates;
@@ -19,11 +20,11 @@ pub mod key;
 pub mod keys;
 mod membership;
 mod nodes;
+mod outside;
 mod source;
 mod suggest;
 #[cfg(test)]
 mod tests;
-mod version;
 mod vip;
 mod yaml;
 
@@ -34,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{Farm, Node};
+use crate::model::{Check, Farm, Hooks, Http, Node};
 
 pub(crate) use address::Resolve;
 pub use diagnostic::{Diagnostic, Diagnostics};
@@ -89,6 +90,9 @@ struct Draft {
     key_files: KeyFiles,
     membership: crate::model::Membership,
     stop_timeout: Duration,
+    checks: Vec<Check>,
+    hooks: Hooks,
+    http: Http,
     nodes: nodes::Nodes,
     vips: Vec<vip::VipDraft>,
 }
@@ -104,19 +108,25 @@ impl Draft {
             hash_key_file: self.key_files.hash.map(|file| file.value),
             membership: self.membership,
             stop_timeout: self.stop_timeout,
+            checks: self.checks,
+            hooks: self.hooks,
+            http: self.http,
             vips: self.vips.into_iter().map(|vip| vip.build(&names)).collect::<Option<_>>()?,
             nodes,
         })
     }
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 11] = [
     "farm",
     "key_file",
     "accept_key_file",
     "hash_key_file",
     "membership",
     "stop_timeout",
+    "checks",
+    "hooks",
+    "http",
     "nodes",
     "vips",
 ];
@@ -139,6 +149,13 @@ fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> 
             .get("stop_timeout")
             .and_then(|value| duration::read(value, "`stop_timeout`", STOP_TIMEOUT, report))
             .unwrap_or(Farm::STOP_TIMEOUT),
+        checks: checks::read(&fields, report),
+        hooks: fields
+            .get("hooks")
+            .map_or_else(Hooks::default, |value| outside::read_hooks(value, report)),
+        http: fields
+            .get("http")
+            .map_or_else(Http::default, |value| outside::read_http(value, report)),
         nodes: fields
             .require("nodes", "nodes: [{ name: node1, addresses: [192.168.1.11] }]", report)
             .map_or_else(nodes::Nodes::default, |value| nodes::read(value, report)),
@@ -147,8 +164,5 @@ fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> 
             .map_or_else(Vec::new, |value| vip::read(value, resolve, report)),
     };
     check::check(&draft.nodes, &draft.vips, report);
-    for vip in &draft.vips {
-        version::refuse_unserved(vip, report);
-    }
     Some(draft)
 }

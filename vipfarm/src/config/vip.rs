@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::model::{ArpRefresh, IcmpEcho, Mac, Mode, Open, OtherProtocols, Vip, VipAddr, VlanTags};
+use crate::model::{
+    ArpRefresh, Check, IcmpEcho, Mac, Mode, Open, OtherProtocols, Vip, VipAddr, VlanTags,
+};
 
 use super::address::{self, Resolve};
 use super::arp_refresh;
+use super::checks;
 use super::diagnostic::{Located, Report};
 use super::failover;
 use super::fields::{self, Fields, INTERFACE};
@@ -24,10 +27,11 @@ pub(super) struct VipDraft {
     pub(super) addresses_complete: bool,
     check: bool,
     tcp_reset: bool,
-    pub(super) open: Located<Open>,
+    open: Open,
     icmp_echo: IcmpEcho,
     other: OtherProtocols,
     arp_refresh: Option<ArpRefresh>,
+    checks: Vec<Check>,
     pub(super) groups: Vec<GroupDraft>,
 }
 
@@ -43,10 +47,11 @@ impl VipDraft {
             addresses,
             check: self.check,
             tcp_reset: self.tcp_reset,
-            open: self.open.value,
+            open: self.open,
             icmp_echo: self.icmp_echo,
             other: self.other,
             arp_refresh: self.arp_refresh,
+            checks: self.checks,
             groups: self.groups.into_iter().map(|group| group.build(names)).collect(),
         })
     }
@@ -71,7 +76,7 @@ pub(super) fn read(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> 
     items.iter().filter_map(|item| read_block(item, resolve, report)).collect()
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "interface",
     "vlan",
     "mode",
@@ -83,6 +88,7 @@ const KEYS: [&str; 17] = [
     "icmp_echo",
     "other",
     "arp_refresh",
+    "checks",
     "groups",
     "priorities",
     "preempt",
@@ -125,7 +131,8 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
             &[("auto", Open::Auto), ("manual", Open::Manual)],
             Open::Auto,
             report,
-        ),
+        )
+        .value,
         icmp_echo: word(
             &fields,
             "icmp_echo",
@@ -142,6 +149,7 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
             report,
         )
         .value,
+        checks: checks::read(&fields, report),
         groups,
     })
 }

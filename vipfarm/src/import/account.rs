@@ -8,7 +8,7 @@ use crate::config::{Diagnostic, Diagnostics, Pos, Report};
 
 /// Why checks are not taken over.
 pub(super) const NO_CHECKS: &str =
-    "this version of vipfarm has no checks of its own: a script can run `vipfarm close`";
+    "checks are not translated: say with `checks` what must be right, as docs/checks.md has it";
 
 /// What became of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -33,6 +33,8 @@ pub(super) struct Vip {
     pub(super) addresses: Vec<Address>,
     pub(super) check: bool,
     pub(super) tcp_reset: bool,
+    /// `open: manual`.
+    pub(super) manual: bool,
     /// The key's value.
     pub(super) arp_refresh: Option<String>,
     /// Of a failover VIP: whether a better node takes over, and how many seconds it waits.
@@ -51,6 +53,7 @@ impl Vip {
             addresses: Vec::new(),
             check: true,
             tcp_reset: true,
+            manual: false,
             arp_refresh: None,
             preempt: true,
             preempt_delay: 0,

@@ -107,6 +107,9 @@ fn write_vip(out: &mut String, vip: &Vip) -> fmt::Result {
     if !vip.tcp_reset {
         writeln!(out, "    tcp_reset: false")?;
     }
+    if vip.manual {
+        writeln!(out, "    open: manual")?;
+    }
     if let Some(refresh) = &vip.arp_refresh {
         writeln!(out, "    arp_refresh: {refresh}")?;
     }

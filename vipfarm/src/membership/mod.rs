@@ -6,7 +6,7 @@
 //! loss, repetition and reordering do no harm. It *hears* a peer for [`Timers::fail`] after each
 //! heartbeat, and tells whom it hears; nodes that hear each other are *linked*, and nodes connected
 //! by links come to one *view*: who is alive, who of them is idle, the powers changed at run time,
-//! and the configuration in force.
+//! the groups that members abstain from, and the configuration in force.
 //!
 //! 1. **Propose** (`propose.rs`): the coordinator, the first of the connected nodes that serve,
 //!    proposes a view when the last one is not what it should be. Views are ordered by epoch,
@@ -85,6 +85,7 @@
 //!   one alone does not serve, and several serve beside the other side.
 //! - A hypervisor that stops a guest's clocks too prolongs its lease by as long as it stops it.
 
+mod abstain;
 mod agree;
 mod configs;
 mod counters;
@@ -132,7 +133,7 @@ use self::{
     wire::FarmId,
 };
 use crate::{
-    model::{Mac, Node, NodeId, NodeSet, Overrides, Timers, View},
+    model::{Abstention, Mac, Node, NodeId, NodeSet, Overrides, Timers, View},
     status::NodeState,
 };
 
@@ -237,6 +238,8 @@ pub struct Membership {
     barred: ViewId,
     /// The newest known; see [`Self::overrides`].
     overrides: Arc<Overrides>,
+    /// What this node does not serve, by configuration.
+    abstains: Arc<[(Digest, Abstention)]>,
     max_epoch: u64,
     lease: Lease,
     /// Until when nobody's silence proves anything.
@@ -300,6 +303,7 @@ impl Membership {
             installed: None,
             barred: ViewId::default(),
             overrides: Arc::new(config.overrides.clone()),
+            abstains: Arc::default(),
             max_epoch: 0,
             lease: Lease::default(),
             listen_until: now + listening(&config.timers),

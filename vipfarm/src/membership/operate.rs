@@ -316,7 +316,7 @@ impl Membership {
         }
     }
 
-    fn news(&mut self, now: BootTime) {
+    pub(super) fn news(&mut self, now: BootTime) {
         self.announce = true;
         self.wake = self.wake.or(Some(now));
     }

@@ -14,7 +14,7 @@ use super::{
     wire::Flags,
 };
 use crate::{
-    model::{NodeId, NodeSet},
+    model::{Abstention, NodeId, NodeSet},
     status::NodeState,
 };
 
@@ -111,14 +111,17 @@ impl Membership {
         };
         let present = |node| self.life_of(node).filter(|_| alive.contains(node));
         let powers = powers.without_former(own, present).map_or(powers, Arc::new);
+        let abstentions = self.abstentions_due(alive, digest);
         let is_whole = alive == self.everybody();
         let is_idle = |&node: &NodeId| {
             let listens = self.says(node, Flags::LISTENING) && !is_whole;
-            self.wants_nothing(node) || powers.is_drained(node) || idle.contains(node) || listens
+            let abstains = abstentions.of(node) == Abstention::ALL;
+            let given_up = self.wants_nothing(node) || powers.is_drained(node) || abstains;
+            given_up || idle.contains(node) || listens
         };
         idle = alive.iter().filter(is_idle).collect();
         let lives = alive.iter().filter_map(|node| self.life_of(node)).collect();
-        Content { alive, idle, digest, lives, powers }
+        Content { alive, idle, digest, lives, powers, abstentions }
     }
 
     /// Whether the view promised last has come to nothing although it is as it should be: somebody

@@ -9,7 +9,7 @@ use super::{
     wire::{self, Flags, Heartbeat, State},
 };
 use crate::{
-    model::{Mac, Timers},
+    model::{Abstention, Mac, Timers},
     status::NodeState,
 };
 
@@ -61,6 +61,8 @@ impl Membership {
                 max_epoch: self.max_epoch,
                 overrides: version,
                 hears_on: self.hears_on(now),
+                abstains: self.own_abstention(self.digest),
+                abstains_next: self.staged.map_or(Abstention::NONE, |it| self.own_abstention(it)),
             },
             mac: self.config.links.first().map_or(Mac([0; 6]), |first| first.mac),
             proof: self.proof,

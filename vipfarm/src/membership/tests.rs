@@ -8,6 +8,7 @@ use super::{
     *,
 };
 
+mod abstaining;
 mod configs;
 mod door;
 mod fuzz;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{NodeId, NodeSet, Overrides, StayKind, View};
+use crate::model::{Abstentions, NodeId, NodeSet, Overrides, StayKind, View};
 
 pub(super) use crate::model::Life;
 
@@ -52,6 +52,7 @@ pub(super) struct Content {
     /// Of the members, in ascending order.
     pub(super) lives: Vec<Life>,
     pub(super) powers: Arc<Overrides>,
+    pub(super) abstentions: Arc<Abstentions>,
 }
 
 impl Content {
@@ -86,9 +87,10 @@ impl Agreement {
     }
 
     pub(super) fn view(&self) -> View {
-        let Content { alive, idle, digest, ref powers, .. } = self.content;
+        let Content { alive, idle, digest, ref powers, ref abstentions, .. } = self.content;
         let ViewId { epoch, coordinator, .. } = self.stamp.id;
-        View { epoch, coordinator, alive, idle, powers: Arc::clone(powers), digest }
+        let (powers, abstentions) = (Arc::clone(powers), Arc::clone(abstentions));
+        View { epoch, coordinator, alive, idle, powers, abstentions, digest }
     }
 }
 
@@ -123,6 +125,9 @@ fn hash(id: ViewId, content: &Content) -> [u8; 16] {
             .update(&[u8::from(stay.life.is_some())])
             .update(&stay.life.unwrap_or(0).to_be_bytes());
     }
+    for (node, from) in content.abstentions.entries() {
+        hasher.update(&(node.index() as u64).to_be_bytes()).update(&from.bits().to_be_bytes());
+    }
     let mut hash = [0; 16];
     hasher.finalize_xof().fill(&mut hash);
     hash
@@ -131,7 +136,7 @@ fn hash(id: ViewId, content: &Content) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Override, Stay, VipId};
+    use crate::model::{Abstention, Override, Stay, VipId};
 
     #[test]
     fn lives_are_found_by_member() {
@@ -147,6 +152,10 @@ mod tests {
         let node = NodeId::new(1).expect("a node");
         let entry = Override::persistent(node, Some(0), 1);
         let powers = |entry| Arc::new(Overrides::default().with(node, entry).expect("room"));
+        let abstain = |group| {
+            let entry = (node, Abstention::NONE.and_from(group));
+            Arc::new(Abstentions::new([entry]).expect("in order"))
+        };
         let lives = [0, 1].map(|life| powers(Override { life: Some(life), ..entry }));
         let stay = Stay { vip: VipId(1), kind: StayKind::Pinned, node, life: None };
         let stays = [
@@ -170,6 +179,8 @@ mod tests {
             Agreement::new(id, Content { digest: [1; 16], ..content.clone() }),
             Agreement::new(id, Content { lives: vec![1], ..content.clone() }),
             Agreement::new(id, Content { powers: powers(entry), ..content.clone() }),
+            Agreement::new(id, Content { abstentions: abstain(0), ..content.clone() }),
+            Agreement::new(id, Content { abstentions: abstain(1), ..content.clone() }),
         ];
         let lives = lives.map(|powers| Agreement::new(id, Content { powers, ..content.clone() }));
         let all = others.iter().chain(&lives).chain(&stays);
@@ -177,6 +188,6 @@ mod tests {
         hashes.push(Agreement::new(id, content).stamp.hash);
         hashes.sort_unstable();
         hashes.dedup();
-        assert_eq!(hashes.len(), 17);
+        assert_eq!(hashes.len(), 19);
     }
 }

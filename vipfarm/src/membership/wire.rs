@@ -16,9 +16,11 @@
 //! 162 version of the overrides: counter u64 | author u8
 //! 171 the sender's MAC on the datagram's link, 6 bytes
 //! 177 proof: epoch u64 | digest u64; zero = none
-//! 193 acknowledged, by node index, `nodes` times: life u32 | sequence u32
+//! 193 kernel groups that the sender abstains from, bitmap u32 | the same of the staged configuration
+//! 201 acknowledged, by node index, `nodes` times: life u32 | sequence u32
 //!     the promised view, with its flag: alive u64 | idle u64 | digest, 16 bytes |
-//!         life u32 of each member in ascending order | overrides
+//!         life u32 of each member in ascending order | overrides |
+//!         count u8 | `count` times: node u8 | kernel groups that it abstains from, bitmap u32
 //!     overrides, with their flag: counter u64 | author u8 | count u16 |
 //!         `count` times: node u8 | 1 one group, 2 of one life: u8 | group u8 | power u16 |
 //!         life u32; what the second byte does not name is zero;
@@ -28,7 +30,7 @@
 //!     tag: keyed BLAKE3 over everything before it, cut to 16 bytes
 //! ```
 //!
-//! 225 bytes for 2 nodes, 721 for 64; the view adds 44 and 4 a member, what lingers 3 and 33 a group. It is sent while it is
+//! 233 bytes for 2 nodes, 729 for 64; the view adds 45 and 4 a member, what lingers 3 and 33 a group. It is sent while it is
 //! promised and not installed; the overrides while a peer knows older ones only. Only
 //! more than about fifty overrides on a farm of 64 nodes make a datagram that is longer than an
 //! Ethernet frame.
@@ -43,18 +45,19 @@ use super::{
     counters::Dropped,
     view::{Agreement, Digest, Life, Proof, Stamp},
 };
-use crate::model::{MAX_NODES, Mac, NodeId, NodeSet, Overrides, Version};
+use crate::model::{Abstention, MAX_NODES, Mac, NodeId, NodeSet, Overrides, Version};
 
 mod codec;
 #[cfg(test)]
 mod tests;
 
 /// Bytes before the acknowledgements.
-const HEAD: usize = 193;
+const HEAD: usize = 201;
 const ACK: usize = 8;
 const TAG: usize = 16;
 const OVERRIDES: usize = 12 + 9 * Overrides::MAX + 14 * Overrides::MAX_STAYS;
-const CONTENT: usize = 32 + 4 * MAX_NODES + OVERRIDES;
+const ABSTENTIONS: usize = 1 + 5 * MAX_NODES;
+const CONTENT: usize = 32 + 4 * MAX_NODES + OVERRIDES + ABSTENTIONS;
 
 /// Bytes of a heartbeat at least.
 pub(super) const MIN_LEN: usize = HEAD + ACK + TAG;
@@ -66,7 +69,7 @@ pub(super) const MAX_LEN: usize =
 pub(super) const MAX_LINGERING: usize = 1100;
 
 const MAGIC: [u8; 4] = *b"VIPf";
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 const AT_VERSION: usize = 4;
 const AT_LINK: usize = 5;
 const AT_FARM: usize = 8;
@@ -116,6 +119,10 @@ pub(super) struct State {
     pub(super) overrides: Version,
     /// On which links the sender hears anybody: a bitmap of the first 16.
     pub(super) hears_on: u16,
+    /// What the sender does not serve, with the configuration in force.
+    pub(super) abstains: Abstention,
+    /// The same with the staged one.
+    pub(super) abstains_next: Abstention,
 }
 
 /// What the sender of a heartbeat is doing.
@@ -229,6 +236,8 @@ pub(super) fn seal(heartbeat: &Heartbeat, link: u8, farm: FarmId, key: &[u8; 32]
     to.version(state.overrides);
     to.bytes(&mac.0);
     to.proof(*proof);
+    to.u32(state.abstains.bits());
+    to.u32(state.abstains_next.bits());
     for &ack in acks {
         to.ack(ack);
     }
@@ -317,7 +326,7 @@ fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
     if !flags.has(Flags::STAGED) && staged != Digest::default() {
         return Err(Dropped::Malformed);
     }
-    let state = State {
+    let mut state = State {
         flags: flags.without_sections(),
         digest,
         staged: flags.has(Flags::STAGED).then_some(staged),
@@ -329,9 +338,13 @@ fn read(from: &mut Reader<'_>) -> Result<Heartbeat, Dropped> {
         max_epoch: from.u64()?,
         overrides: from.version()?,
         hears_on,
+        abstains: Abstention::NONE,
+        abstains_next: Abstention::NONE,
     };
     let mac = Mac(from.array()?);
     let proof = from.proof()?;
+    state.abstains = Abstention::from_bits(from.u32()?);
+    state.abstains_next = Abstention::from_bits(from.u32()?);
     let acks = (0..nodes).map(|_| from.ack()).collect::<Result<_, _>>()?;
     let proposal = flags.has(Flags::PROPOSAL).then(|| from.content()).transpose()?;
     let proposal = proposal.map(|content| Agreement { stamp: state.promised, content });

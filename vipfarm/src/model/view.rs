@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{NodeId, NodeSet, Overrides};
+use super::{Abstentions, NodeId, NodeSet, Overrides};
 
 /// What the nodes have agreed on: together with a configuration it determines every table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -13,10 +13,13 @@ pub struct View {
     pub coordinator: NodeId,
     /// The members.
     pub alive: NodeSet,
-    /// The members that own nothing: they leave, are drained in all groups, or are unfit.
+    /// The members that own nothing: they leave, are drained in all groups, abstain from all, or are
+    /// unfit.
     pub idle: NodeSet,
     /// Powers changed at run time.
     pub powers: Arc<Overrides>,
+    /// What members do not serve for now by their own word.
+    pub abstentions: Arc<Abstentions>,
     /// Which configuration is in force.
     pub digest: [u8; 16],
 }
@@ -25,6 +28,11 @@ impl View {
     /// The view of the file alone, with those nodes alive.
     pub fn of(alive: NodeSet) -> Self {
         Self { alive, ..Self::default() }
+    }
+
+    /// Whether the node serves nothing of that kernel group for now, by its own word.
+    pub fn abstains(&self, node: NodeId, kernel_group: usize) -> bool {
+        self.abstentions.of(node).is_from(kernel_group)
     }
 
     /// The nodes that may own buckets.

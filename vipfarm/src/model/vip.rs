@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mac, NodeId};
+use super::{Check, Mac, NodeId};
 
 /// The largest power a node may be given; 0 means "no traffic".
 pub const MAX_POWER: u16 = 1000;
@@ -22,7 +22,7 @@ pub struct Vip {
     pub vmac: Mac,
     /// The virtual addresses, at least one.
     pub addresses: Vec<VipAddr>,
-    /// Leave the farm for this VIP when its interface or address is lost.
+    /// Watch the block's interfaces, and its addresses unless they say otherwise.
     pub check: bool,
     /// Reset the remaining connections before the VIP is removed.
     pub tcp_reset: bool,
@@ -34,6 +34,8 @@ pub struct Vip {
     pub other: OtherProtocols,
     /// How clients' ARP entries are kept right; `None` = they are not.
     pub arp_refresh: Option<ArpRefresh>,
+    /// What must be right on a node for it to serve this block.
+    pub checks: Vec<Check>,
     /// The load-balancing groups.
     pub groups: Vec<Group>,
 }
@@ -204,6 +206,8 @@ pub struct Group {
     pub rules: Vec<Rule>,
     /// How long the connections of a bucket that moves may stay where they are.
     pub handover_timeout: Duration,
+    /// What must be right on a node for it to serve this group.
+    pub checks: Vec<Check>,
     /// Of the only group of a `failover` block: its powers are priorities, and one node has all buckets.
     pub failover: Option<Failover>,
 }

@@ -35,6 +35,7 @@ fn block(addresses: &[Ipv4Addr], groups: &[&[Rule]]) -> Vip {
         open: Open::Auto,
         icmp_echo: IcmpEcho::OnAddr,
         arp_refresh: None,
+        checks: Vec::new(),
         other: OtherProtocols::Drop,
         vlan: VlanTags::default(),
         groups: groups
@@ -44,6 +45,7 @@ fn block(addresses: &[Ipv4Addr], groups: &[&[Rule]]) -> Vip {
                 powers: vec![],
                 rules: rules.to_vec(),
                 handover_timeout: Group::HANDOVER_TIMEOUT,
+                checks: Vec::new(),
                 failover: None,
             })
             .collect(),

@@ -18,7 +18,20 @@ pub struct PowerRequest {
     pub persist: bool,
 }
 
-/// The answer of `POST /v1/power`: the change is on its way through the farm.
+/// To open or close groups at the node whose agent is asked: the body of `POST /v1/open`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenRequest {
+    /// A group's name, or a VIP, which is all groups of its block; absent = all groups.
+    pub what: Option<String>,
+    /// Whether they are to be served, by the powers of the file; else not at all.
+    pub open: bool,
+    /// Whether closing is to hold until they are opened, else until the node's agent starts anew.
+    #[serde(default)]
+    pub persist: bool,
+}
+
+/// The answer of `POST /v1/power` and `POST /v1/open`: the change is on its way through the farm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PowerReply {
     /// [`super::Status::powers_version`] once it is in force.

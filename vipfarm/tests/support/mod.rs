@@ -14,8 +14,8 @@ use vipfarm::{
     model::{Bitmap, Filter, Mode, Proto, VlanTags},
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, MoveRequest,
-        NodeState, NodeStatus, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
-        ResetReply, RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
+        NodeState, NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus, ReloadReply,
+        ReloadRequest, ResetReply, RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
     },
 };
 
@@ -79,6 +79,13 @@ impl Source for FakeAgent {
             Err(format!("farm web has no node `{}`", request.node))
         };
         Box::pin(std::future::ready(answer))
+    }
+
+    fn set_open<'a>(
+        &'a self,
+        request: &'a OpenRequest,
+    ) -> BoxFuture<'a, Result<PowerReply, String>> {
+        Box::pin(std::future::ready(Err(format!("farm web has no group {:?}", request.what))))
     }
 
     fn upgrade(&self, _: UpgradeRequest) -> BoxFuture<'_, Result<UpgradeReply, String>> {
@@ -162,6 +169,7 @@ pub(crate) fn status() -> Status {
             }],
             powers: BTreeMap::from([("node1".into(), 1)]),
             changed: BTreeMap::new(),
+            abstaining: Vec::new(),
             handover: HandoverStatus::default(),
             connections: None,
             load: BTreeMap::from([("node1".into(), 255)]),
@@ -169,6 +177,8 @@ pub(crate) fn status() -> Status {
             // The highest bits: JSON must not round them.
             bitmap: Bitmap([!(1 << 9), u64::MAX, u64::MAX, u64::MAX]),
         }],
+        abstention_agreed: true,
+        checks: Vec::new(),
         packets: BTreeMap::from([("accept".into(), u64::MAX)]),
         guard: BTreeMap::new(),
         announcements: BTreeMap::new(),

@@ -59,8 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Node {
     port: Port,
     tables: HostTables,
-    /// The epoch of the view installed.
-    installed: u64,
+    /// The view installed.
+    installed: View,
     /// What the others have said last, and in which view.
     heard: BTreeMap<NodeId, (u64, Arc<[u8]>)>,
 }
@@ -114,7 +114,7 @@ impl Paper {
         (0..NODES).filter(|&peer| peer != index).for_each(|peer| port.learn(id(peer), mac(peer)));
         let mut tables = HostTables::new(&port.plan(), HASH_KEY, mac(index));
         tables.pass(self.now);
-        Node { port, tables, installed: 0, heard: BTreeMap::new() }
+        Node { port, tables, installed: View::default(), heard: BTreeMap::new() }
     }
 
     fn random(&mut self, bound: u64) -> u64 {
@@ -150,8 +150,9 @@ impl Paper {
             self.with(node, |node, own| {
                 node.port.acquire(own, &view);
                 node.port.serve();
-                node.installed = view.epoch;
+                node.installed = view;
             });
+            self.hear(node);
             self.send(u16::try_from(node).expect("small"));
         }
     }
@@ -193,20 +194,26 @@ impl Paper {
 
     fn tell(&mut self, from: usize, to: u8) {
         let Some(node) = &self.nodes[from] else { return };
-        let said = (node.installed, node.port.share().told());
+        let said = (node.installed.epoch, node.port.share().told());
         for to in (0..NODES).filter(|&node| node != from && to >> node & 1 == 1) {
-            let alive = self.view.alive;
             let said = said.clone();
-            self.with(to, |node, own| {
+            self.with(to, |node, _| {
                 node.heard.insert(id(from), said);
-                let said = |peer: NodeId| match node.heard.get(&peer) {
-                    Some((epoch, bytes)) => Said::of(peer, *epoch == node.installed, bytes),
-                    None => Said::of(peer, false, &[]),
-                };
-                let said: Vec<_> = alive.without(own).iter().map(said).collect();
-                node.port.take(&said, BootTime::ZERO);
             });
+            self.hear(to);
         }
+    }
+
+    /// Takes what the others have said, those that are alive in its view.
+    fn hear(&mut self, index: usize) {
+        self.with(index, |node, own| {
+            let said = |peer: NodeId| match node.heard.get(&peer) {
+                Some((epoch, bytes)) => Said::of(peer, *epoch == node.installed.epoch, bytes),
+                None => Said::of(peer, false, &[]),
+            };
+            let said: Vec<_> = node.installed.alive.without(own).iter().map(said).collect();
+            node.port.take(&said, BootTime::ZERO);
+        });
     }
 
     fn count(&mut self, index: usize) {

@@ -34,6 +34,12 @@ pub(super) fn of(config: &Configuration, snapshot: &Snapshot, linger: &Linger) -
                 .node_ids()
                 .filter_map(|id| Some((named(id), changed(id)?)))
                 .collect(),
+            abstaining: config
+                .farm
+                .node_ids()
+                .filter(|&id| snapshot.view.abstains(id, kernel_group))
+                .map(named)
+                .collect(),
             load: config.farm.node_ids().map(|id| (named(id), table.load(id))).collect(),
             owners: table.owners().iter().map(|owner| owner.map(NodeId::index)).collect(),
             bitmap: snapshot.accept[interface][kernel_group],

@@ -8,7 +8,7 @@ use super::Reporter;
 use crate::{
     agent::{command::Command, configurations::Configuration, engine::Snapshot},
     membership::PowerRefused,
-    model::{Group, NodeId, Open, StayKind, Vip, VipId},
+    model::{Group, NodeId, StayKind, Vip, VipId},
     status::{FailoverStatus, MoveRequest, VipStatus},
 };
 
@@ -35,7 +35,7 @@ impl Reporter {
                     .collect(),
                 xdp: self.watched[interface].mode.as_str().into(),
                 jumbo: self.watched[interface].jumbo,
-                open: block.open == Open::Auto,
+                open: self.health.is_open(block),
             }
         };
         config.farm.vips.iter().enumerate().map(status).collect()
@@ -79,7 +79,7 @@ impl Reporter {
         let config = self.configurations.get(snapshot.digest);
         let block = failover_block(&config, &request.vip)?;
         let (number, group) = group_of(&config, block).ok_or("the block has no group")?;
-        let find = |name: &String| super::node_named(&config.farm, name);
+        let find = |name: &String| super::powers::node_named(&config.farm, name);
         let node = request.node.as_ref().map(find).transpose()?;
         if let Some(node) = node {
             let name = &config.farm.nodes[node.index()].name;

@@ -225,3 +225,14 @@ fn clients_of_a_directed_vip_are_told_anew_unless_the_file_says_otherwise() {
     assert_eq!(refresh("arp_refresh: { interval: 10s, duration: 5m }"), Some(expected));
     assert_eq!(parse_text(BASE).expect("valid").vips[0].arp_refresh, None);
 }
+
+#[test]
+fn udp_flows_may_linger() {
+    let linger = |text: &str| {
+        let rule = format!("proto: udp, filter: on_port, linger: {text} }}");
+        parsed(&edited("proto: tcp, filter: on_port }", &rule)).vips[0].groups[0].rules[0].linger
+    };
+    assert_eq!(linger("30s"), Some(Duration::from_secs(30)));
+    assert_eq!(linger("10m"), Some(Duration::from_mins(10)));
+    assert_eq!(parsed(BASE).vips[0].groups[0].rules[0].linger, None);
+}

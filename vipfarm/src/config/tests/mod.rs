@@ -1,6 +1,7 @@
 //! The file as a whole: what is accepted, and the exact words for what is not.
 
 mod accepted;
+mod checks;
 mod failover;
 mod files;
 mod limits;

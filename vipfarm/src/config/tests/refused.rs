@@ -206,12 +206,3 @@ fn membership() {
         ),
     ]);
 }
-
-#[test]
-fn what_this_version_does_not_serve() {
-    refuses(&[(
-        &[("mode: vmac_invisible", "open: manual")],
-        "farm.yaml:8:11: error: vipfarm VERSION cannot open a VIP by hand yet, so this one would stay closed\n\
-             \x20 = help: use `open: auto`",
-    )]);
-}

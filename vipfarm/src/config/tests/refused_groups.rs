@@ -13,7 +13,7 @@ fn groups_and_powers() {
         (
             &[("- name: http", "- comment: http")],
             "farm.yaml:11:9: error: `comment` is not a key of a group\n\
-             \x20 = help: write one of: name, powers, handover_timeout, rules\n\
+             \x20 = help: write one of: name, powers, handover_timeout, checks, rules\n\
              farm.yaml:11:9: error: a group needs the key `name`\n\
              \x20 = help: add `name: http`",
         ),
@@ -195,6 +195,33 @@ fn rules_that_match_nothing_or_the_same() {
             )],
             "farm.yaml:16:13: error: this rule of group `http` matches the same packets as the rule of group `all` on line 11, and neither is more specific\n\
              \x20 = help: remove one of the two, or give one another `port` or `virtual_addr`",
+        ),
+    ]);
+}
+
+#[test]
+fn flows_that_cannot_linger() {
+    const RULE: &str = "proto: tcp, filter: on_port }";
+    refuses(&[
+        (
+            &[(RULE, "proto: tcp, filter: on_port, linger: 30s }")],
+            "farm.yaml:14:62: error: `linger` is for UDP: a TCP connection stays with its node anyway, by its socket\n\
+             \x20 = help: remove `linger` from this rule; a group's `handover_timeout` says for how long",
+        ),
+        (
+            &[(RULE, "proto: udp, filter: on_ipid, linger: 30s }")],
+            "farm.yaml:14:62: error: `linger` keeps flows where they are, and `on_ipid` gives each datagram of a flow to another node\n\
+             \x20 = help: remove `linger`, or use on_port or on_addr",
+        ),
+        (
+            &[(RULE, "proto: udp, filter: on_port, linger: 1500ms }")],
+            "farm.yaml:14:62: error: `linger` counts whole seconds\n\
+             \x20 = help: write it in seconds, such as 30s",
+        ),
+        (
+            &[(RULE, "proto: udp, filter: on_port, linger: 11m }")],
+            "farm.yaml:14:62: error: `11m` is out of range, 1s to 600s\n\
+             \x20 = help: write a whole number with its unit, such as 60s or 20m",
         ),
     ]);
 }

@@ -16,10 +16,6 @@ use crate::{
     model::{ArpRefresh, Mac, Mode},
 };
 
-/// What becomes of `check`, wherever it stands.
-const CHECK: &str =
-    "this version of the agent watches the VIPs and the carrier of their interfaces in any case";
-
 /// Reads one `<vip>`; adds its blocks to `vips` and the nodes that its groups name to `hosts`.
 pub(super) fn read(
     vip: Element<'_>,
@@ -30,7 +26,8 @@ pub(super) fn read(
     notes: &mut Notes,
 ) {
     vip.attributes(&["tcpreset", "scriptcontrol"], notes);
-    let mut reader = Reader { mirror, tcp_reset: true, supplement, blocks: Vec::new(), notes };
+    let mut reader =
+        Reader { mirror, tcp_reset: true, manual: false, supplement, blocks: Vec::new(), notes };
     reader.vip(vip);
     let mut blocks = reader.blocks;
     groups::read(vip, &mut blocks, hosts, notes);
@@ -40,6 +37,8 @@ pub(super) fn read(
 struct Reader<'a> {
     mirror: bool,
     tcp_reset: bool,
+    /// Opened by scripts.
+    manual: bool,
     supplement: &'a Supplement,
     blocks: Vec<Vip>,
     notes: &'a mut Notes,
@@ -52,11 +51,10 @@ impl Reader<'_> {
             self.notes.translated(attribute.at, &attribute.shown, format!("tcp_reset: {on}"));
         }
         match vip.switch("scriptcontrol", self.notes) {
-            Some((attribute, true)) => self.notes.not_yet(
-                attribute.at,
-                &attribute.shown,
-                "this version of vipfarm opens every VIP by itself: start the agent after the service, and run `vipfarm close` and `vipfarm open` in its scripts",
-            ),
+            Some((attribute, true)) => {
+                self.manual = true;
+                self.notes.translated(attribute.at, &attribute.shown, "open: manual");
+            }
             Some((attribute, false)) => {
                 self.notes.translated(attribute.at, &attribute.shown, "open: auto, the default");
             }
@@ -83,7 +81,7 @@ impl Reader<'_> {
             let floats = self.mirror || is_on_one_side(kind);
             let mode = if floats { Mode::Failover } else { Mode::VmacInvisible };
             let mut block = Vip::new(name.clone(), mode);
-            (block.check, block.tcp_reset) = (check, self.tcp_reset);
+            (block.check, block.tcp_reset, block.manual) = (check, self.tcp_reset, self.manual);
             // In a mirror the node that comes back is the second one.
             block.preempt = !self.mirror;
             match (kind.name(), floats) {
@@ -151,11 +149,8 @@ impl Reader<'_> {
 
     fn check(&mut self, element: Element<'_>) -> Option<bool> {
         let (attribute, on) = element.switch("check", self.notes)?;
-        if on {
-            self.notes.translated(attribute.at, &attribute.shown, "check: true, the default");
-        } else {
-            self.notes.approximated(attribute.at, &attribute.shown, "check: false", CHECK);
-        }
+        let became = if on { "check: true, the default" } else { "check: false" };
+        self.notes.translated(attribute.at, &attribute.shown, became);
         Some(on)
     }
 

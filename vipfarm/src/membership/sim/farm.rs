@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{
@@ -117,6 +118,7 @@ impl Farm {
             node.restart_at = node.restart_at.map(|at| at.min(now + fail * MILLI));
             if let Some(agent) = &mut node.agent {
                 agent.set_fit(clock, true);
+                agent.abstain(clock, Arc::default());
             }
             self.schedule(index);
         }

@@ -6,7 +6,7 @@ use super::{
     node::{Count, Kernel},
     rng::Rng,
 };
-use crate::model::VipId;
+use crate::model::{Abstention, VipId};
 
 /// What the network does to datagrams.
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ impl Farm {
             self.run_for(calm)?;
             let node = self.rng.index(self.nodes.len());
             let pause = 1 + self.rng.below(3 * fail);
-            match self.rng.below(18) {
+            match self.rng.below(20) {
                 0..=3 => self.freeze(node, pause),
                 4..=5 => self.crash(node, pause),
                 6 => self.power_off(node, pause),
@@ -61,6 +61,7 @@ impl Farm {
                 14 => self.stage(),
                 15 => self.set_fit(node),
                 17 => self.move_vip(node),
+                18 => self.abstain(node),
                 _ => {}
             }
         }
@@ -225,6 +226,20 @@ impl Farm {
     pub(super) fn stage_everywhere(&mut self) {
         let file = self.nodes.iter().map(|node| node.file).max().unwrap_or(0);
         (0..self.nodes.len()).for_each(|index| self.give_file(index, file, false));
+    }
+
+    /// From the only group, from all, or from nothing any more; with one file, or with all.
+    fn abstain(&mut self, index: usize) {
+        let from = [Abstention::NONE, Abstention::NONE.and_from(0), Abstention::ALL];
+        let from = from[self.rng.index(3)];
+        let files = if self.rng.once_in(2) { 0..4 } else { 0..1 };
+        self.record(index, || format!("abstains from {from:?} with the files {files:?}"));
+        let (now, node) = (self.now, &mut self.nodes[index]);
+        let clock = node.clock(now);
+        if let Some(agent) = node.listening(now) {
+            agent.abstain(clock, files.map(|file| ([file; 16], from)).collect());
+        }
+        self.schedule(index);
     }
 
     fn set_fit(&mut self, index: usize) {

@@ -188,7 +188,8 @@ pub(in crate::membership) fn own(view: &View, node: usize) -> Bitmap {
     let mut salt = DefaultHasher::new();
     (view.digest, &view.powers).hash(&mut salt);
     let has_power = |node: &NodeId| view.powers.power(0, *node) != Some(0);
-    let owners: Vec<_> = view.owners().iter().filter(has_power).map(NodeId::index).collect();
+    let serves = |node: &NodeId| has_power(node) && !view.abstains(*node, 0);
+    let owners: Vec<_> = view.owners().iter().filter(serves).map(NodeId::index).collect();
     let table = network::table(&owners, salt.finish());
     let is_own = |&bucket: &usize| table[bucket] == Some(node);
     bitmap((0..64).filter(is_own).fold(0, |own, bucket| own | 1 << bucket))

@@ -409,6 +409,7 @@ fn proposal(rng: &mut Rng, id: ViewId) -> Agreement {
         digest: [byte(rng) % 2; 16],
         lives: (0..members.len()).map(|node| life_of(1 + node as u64)).collect(),
         powers: Arc::default(),
+        abstentions: Arc::default(),
     };
     let epoch = if rng.once_in(2) { id.epoch.saturating_add(rng.below(3)) } else { number(rng) };
     let id = ViewId { epoch, ..id };

@@ -200,6 +200,8 @@ pub(super) fn heartbeat(source: usize, incarnation: u64, heard: Ack) -> Heartbea
             max_epoch: 0,
             overrides: Version::default(),
             hears_on: 0,
+            abstains: Abstention::NONE,
+            abstains_next: Abstention::NONE,
         },
         mac: link(source).mac,
         proof: Proof::default(),

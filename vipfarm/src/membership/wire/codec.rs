@@ -9,7 +9,9 @@ use super::{
     },
     Ack,
 };
-use crate::model::{NodeId, NodeSet, Override, Overrides, Stay, StayKind, Version, VipId};
+use crate::model::{
+    Abstention, Abstentions, NodeId, NodeSet, Override, Overrides, Stay, StayKind, Version, VipId,
+};
 
 /// What an override names besides its node and power.
 const ONE_GROUP: u8 = 1;
@@ -78,6 +80,12 @@ impl Writer {
         self.bytes(&content.digest);
         content.lives.iter().for_each(|&life| self.u32(life));
         self.overrides(&content.powers);
+        let abstentions = content.abstentions.entries();
+        self.u8(u8::try_from(abstentions.len()).expect("at most `MAX_NODES`"));
+        for (node, from) in abstentions {
+            self.node(*node);
+            self.u32(from.bits());
+        }
     }
 
     pub(super) fn overrides(&mut self, overrides: &Overrides) {
@@ -169,7 +177,18 @@ impl Reader<'_> {
             return Err(Dropped::Malformed);
         }
         let lives = (0..alive.len()).map(|_| self.u32()).collect::<Read<_>>()?;
-        Ok(Content { alive, idle, digest, lives, powers: Arc::new(self.overrides()?) })
+        let powers = Arc::new(self.overrides()?);
+        let abstentions = Arc::new(self.abstentions()?);
+        Ok(Content { alive, idle, digest, lives, powers, abstentions })
+    }
+
+    fn abstentions(&mut self) -> Read<Abstentions> {
+        let count = usize::from(self.u8()?);
+        let entry = |from: &mut Self| Ok((from.node()?, Abstention::from_bits(from.u32()?)));
+        let entries = (0..count).map(|_| entry(self)).collect::<Read<Vec<_>>>()?;
+        let abstentions = Abstentions::new(entries).ok_or(Dropped::Malformed)?;
+        // Written with one of nothing, it would not be what was hashed.
+        Some(abstentions).filter(|read| read.entries().len() == count).ok_or(Dropped::Malformed)
     }
 
     pub(super) fn overrides(&mut self) -> Read<Overrides> {

@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::{
     membership::view::{Content, ViewId},
-    model::{Override, Stay, StayKind, VipId},
+    model::{Abstentions, Override, Stay, StayKind, VipId},
 };
 
 const KEY: [u8; 32] = [7; 32];
@@ -43,9 +43,17 @@ fn overrides() -> impl Strategy<Value = Overrides> {
     })
 }
 
+fn abstentions() -> impl Strategy<Value = Abstentions> {
+    vec(any::<u32>(), 0..5).prop_map(|groups| {
+        let entries = (0..).map(id).zip(groups.into_iter().map(Abstention::from_bits));
+        Abstentions::new(entries).expect("in order")
+    })
+}
+
 fn contents() -> impl Strategy<Value = Content> {
-    let fields = (any::<(u64, u64, [u8; 16])>(), vec(any::<u32>(), MAX_NODES), overrides());
-    fields.prop_map(|((alive, idle, digest), mut lives, powers)| {
+    let powers = (overrides(), abstentions());
+    let fields = (any::<(u64, u64, [u8; 16])>(), vec(any::<u32>(), MAX_NODES), powers);
+    fields.prop_map(|((alive, idle, digest), mut lives, (powers, abstentions))| {
         lives.truncate(alive.count_ones() as usize);
         Content {
             alive: NodeSet::from_bits(alive),
@@ -53,14 +61,17 @@ fn contents() -> impl Strategy<Value = Content> {
             digest,
             lives,
             powers: Arc::new(powers),
+            abstentions: Arc::new(abstentions),
         }
     })
 }
 
 fn states() -> impl Strategy<Value = State> {
-    let rest = any::<([u8; 16], Option<[u8; 16]>, [u64; 4], (u64, u8), u16)>();
+    let rest = any::<([u8; 16], Option<[u8; 16]>, [u64; 4], (u64, u8), u16, [u32; 2])>();
     (0..32u16, stamps(), stamps(), rest).prop_map(|(flags, installed, promised, rest)| {
-        let (digest, staged, [ready, hears, linked, max_epoch], (counter, author), hears_on) = rest;
+        let (digest, staged, sets, (counter, author), hears_on, abstains) = rest;
+        let [ready, hears, linked, max_epoch] = sets;
+        let [abstains, abstains_next] = abstains.map(Abstention::from_bits);
         State {
             flags: Flags(flags),
             digest,
@@ -73,6 +84,8 @@ fn states() -> impl Strategy<Value = State> {
             max_epoch,
             overrides: Version { counter, author },
             hears_on,
+            abstains,
+            abstains_next,
         }
     })
 }
@@ -166,7 +179,7 @@ fn a_heartbeat_of_one_network_is_refused_on_another() {
 #[test]
 fn sizes_are_as_documented() {
     let size = |nodes| seal(&simple(nodes), 0, FARM, &KEY).len();
-    assert_eq!((size(2), size(64)), (225, 721));
+    assert_eq!((size(2), size(64)), (233, 729));
     let mut powers = Overrides::default();
     for entry in 0..Overrides::MAX {
         let group = u8::try_from(entry).expect("a byte");
@@ -182,10 +195,13 @@ fn sizes_are_as_documented() {
     });
     let powers = powers.and(stays).expect("room");
     let powers = Arc::new(powers);
+    let everybody = (0..MAX_NODES).map(|node| (id(node), Abstention::ALL));
+    let abstentions = Abstentions::new(everybody).expect("in order");
     let content = Content {
         alive: NodeSet::from_bits(u64::MAX),
         lives: vec![1; 64],
         powers: Arc::clone(&powers),
+        abstentions: Arc::new(abstentions),
         ..Content::default()
     };
     let mut longest = simple(64);
@@ -194,7 +210,7 @@ fn sizes_are_as_documented() {
     longest.proposal = Some(Arc::new(Agreement { stamp: longest.state.promised, content }));
     let bytes = seal(&longest, 0, FARM, &KEY);
     assert_eq!(bytes.len(), MAX_LEN);
-    assert_eq!(MAX_LEN, 10327, "what a UDP datagram can carry is 65,507");
+    assert_eq!(MAX_LEN, 10656, "what a UDP datagram can carry is 65,507");
     assert_eq!(decode(&bytes), Ok(longest));
 }
 
@@ -248,6 +264,8 @@ fn simple(nodes: usize) -> Heartbeat {
             max_epoch: 0x9192_9394_9596_9798,
             overrides: Version { counter: 0xa1a2_a3a4_a5a6_a7a8, author: 0xa9 },
             hears_on: 0xaaab,
+            abstains: Abstention::from_bits(0xbbbc_bdbe),
+            abstains_next: Abstention::from_bits(0xbfc0_c1c2),
         },
         mac: Mac([0xb1, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6]),
         proof: Proof { epoch: 0xb8b8_b8b8_b8b8_b8b8, digest: 0xb9b9_b9b9_b9b9_b9b9 },
@@ -276,6 +294,7 @@ fn whole() -> Heartbeat {
         digest: [0xe2; 16],
         lives: vec![0xf1f2_f3f4, 0xf5f6_f7f8],
         powers: Arc::default(),
+        abstentions: Arc::new(Abstentions::new([(id(2), Abstention::ALL)]).expect("in order")),
     };
     heartbeat.proposal = Some(Arc::new(Agreement { stamp: heartbeat.state.promised, content }));
     heartbeat.lingering = [0x99; 5].into();
@@ -302,9 +321,9 @@ fn the_layout_is_frozen() {
     4455555555555555550555555555555555555555555555555555555555555555
     5555616263646566676871727374757677788182838485868788919293949596
     9798a1a2a3a4a5a6a7a8a9b1b2b3b4b5b6b8b8b8b8b8b8b8b8b9b9b9b9b9b9b9
-    b9c1c2c3c4d1d2d3d400000000000000050000000000000004e2e2e2e2e2e2e2
-    e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7f8000000000000000000000000000000
-    0000000003020002010107000900000000030200000001020304010506070809
-    0a0b0c040100000000000599999999995397bffc1c85a1856c710dfb4ce35fc5
+    b9bbbcbdbebfc0c1c2c1c2c3c4d1d2d3d4000000000000000500000000000000
+    04e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2e2f1f2f3f4f5f6f7f800000000000000
+    000000000102ffffffff00000000000000020200020101070009000000000302
+    0000000102030400059999999999946e70d07b52a4e995e2fd3316249f88
     ");
 }

@@ -1,0 +1,276 @@
+//! Runs other people's programs, for checks and hooks: none can hang the agent, fill its memory,
+//! inherit what is its own, or outlive its time.
+//!
+//! A program gets a process group of its own, `/` as its directory, nothing to read, and of the
+//! environment `PATH` and what it is told. What it writes is read as it comes; the last bytes are
+//! kept, to tell why it failed. When its time is over the whole group is killed, and so it is when
+//! nobody waits for it any more.
+
+use std::{io, os::fd::OwnedFd, process::Stdio, time::Duration};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, killpg},
+    unistd::{Pid, Uid, User},
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    process::{Child, Command},
+    time,
+};
+
+use crate::model::Run;
+
+/// Where a program looks for others.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Bytes kept of what a program says.
+const KEPT: usize = 1 << 10;
+/// Characters of them that are told.
+const TOLD: usize = 200;
+
+/// How long a killed program may take to be gone.
+const DEATH: Duration = Duration::from_millis(100);
+
+/// Runs a program to its end, or for as long as it may: the error says how it ended, and what it said
+/// last.
+pub(super) async fn run(
+    run: &Run,
+    environment: &[(&str, &str)],
+    timeout: Duration,
+) -> Result<(), String> {
+    let user = match run.user.clone() {
+        None => None,
+        // The names may come from a directory service, which may hang.
+        Some(user) => {
+            let found = tokio::task::spawn_blocking(move || ids(&user));
+            let found = time::timeout(timeout, found).await;
+            let found = found
+                .map_err(|_elapsed| format!("no answer who the user is within {timeout:?}"))?;
+            Some(found.map_err(|error| error.to_string())??)
+        }
+    };
+    let cannot = |error: io::Error| format!("cannot run {}: {error}", run.argv[0]);
+    let (output, mut group) = start(&run.argv, user, environment).map_err(cannot)?;
+    let mut said = Vec::new();
+    let ended = time::timeout(timeout, group.follow(output, &mut said)).await;
+    let words = last_words(&said);
+    match ended {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(format!("{status}{words}")),
+        Ok(Err(error)) => Err(format!("{}: {error}", run.argv[0])),
+        Err(_elapsed) => {
+            group.kill();
+            let _ = time::timeout(DEATH, group.child.wait()).await;
+            Err(format!("killed after {timeout:?}{words}"))
+        }
+    }
+}
+
+/// User and group of a user, by name or number.
+fn ids(user: &str) -> Result<(u32, u32), String> {
+    let found = match user.parse() {
+        Ok(number) => User::from_uid(Uid::from_raw(number)),
+        Err(_name) => User::from_name(user),
+    };
+    let found = found.map_err(|error| format!("user {user}: {error}"))?;
+    let found = found.ok_or_else(|| format!("there is no user {user}"))?;
+    Ok((found.uid.as_raw(), found.gid.as_raw()))
+}
+
+fn start(
+    argv: &[String],
+    user: Option<(u32, u32)>,
+    environment: &[(&str, &str)],
+) -> io::Result<(pipe::Receiver, Group)> {
+    let (reader, writer) = io::pipe()?;
+    let mut command = Command::new(&argv[0]);
+    command.args(&argv[1..]).current_dir("/").process_group(0);
+    command.env_clear().env("PATH", PATH).envs(environment.iter().copied());
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    if let Some((user, group)) = user {
+        // The standard library drops root's supplementary groups as well.
+        command.uid(user).gid(group);
+    }
+    // SAFETY: it calls nothing but system calls.
+    unsafe { command.pre_exec(drop_what_is_the_agents) };
+    let child = command.spawn()?;
+    let group = Group { leader: child.id(), child };
+    // With the command its ends of the pipe go: what is left are the program's.
+    drop(command);
+    Ok((pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?, group))
+}
+
+/// What an agent without root's rights was granted is its own, and so are the descriptors that it was
+/// started with.
+fn drop_what_is_the_agents() -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    let outcome =
+        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    Errno::result(outcome)?;
+    // SAFETY: no pointer is passed; on execution only, for the way there needs one.
+    let outcome = unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    match Errno::result(outcome) {
+        // Linux 5.11 and later have it; what the agent opens itself is closed in any case.
+        Ok(_) | Err(Errno::ENOSYS | Errno::EINVAL) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A program and the processes that it has started.
+struct Group {
+    child: Child,
+    /// Its process, which names the group; `None` when it has ended.
+    leader: Option<u32>,
+}
+
+impl Group {
+    /// Reads what the program says until it has ended.
+    async fn follow(
+        &mut self,
+        mut output: pipe::Receiver,
+        said: &mut Vec<u8>,
+    ) -> io::Result<std::process::ExitStatus> {
+        let mut buffer = [0; KEPT];
+        let mut open = true;
+        loop {
+            tokio::select! {
+                // What it has said before it ended is read first.
+                biased;
+                read = output.read(&mut buffer), if open => match read {
+                    Ok(0) | Err(_) => open = false,
+                    Ok(length) => keep(said, &buffer[..length]),
+                },
+                status = self.child.wait() => {
+                    self.leader = None;
+                    return status;
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        let leader = self.leader.take().and_then(|leader| i32::try_from(leader).ok());
+        if let Some(leader) = leader {
+            // Not yet waited for, so the number is still its own.
+            let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn keep(said: &mut Vec<u8>, more: &[u8]) {
+    said.extend_from_slice(more);
+    let surplus = said.len().saturating_sub(KEPT);
+    said.drain(..surplus);
+}
+
+/// The last line that is not empty, if there is one, to be appended.
+fn last_words(said: &[u8]) -> String {
+    let text = String::from_utf8_lossy(said);
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+    // Terminals obey control characters.
+    let line: String = line.chars().filter(|c| !c.is_control()).take(TOLD).collect();
+    if line.is_empty() { line } else { format!(": {line}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Instant};
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn shell(script: &str) -> Run {
+        Run { argv: ["/bin/sh", "-c", script].map(str::to_owned).into(), user: None }
+    }
+
+    async fn outcome(script: &str) -> Result<(), String> {
+        run(&shell(script), &[("VIPFARM_NODE", "node1")], SOON).await
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_with_zero_is_fine_and_another_tells_its_last_words() {
+        assert_eq!(outcome("exit 0").await, Ok(()));
+        let error = outcome("echo first; echo 'no db\u{7}'; echo >&2; exit 3").await;
+        assert_eq!(error, Err("exit status: 3: no db".into()));
+        let missing = Run { argv: vec!["/nowhere/check".into()], user: None };
+        let error = run(&missing, &[], SOON).await.expect_err("no such program");
+        assert!(error.starts_with("cannot run /nowhere/check: No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn its_environment_is_what_it_is_told_and_nothing_else() {
+        let expected = format!("PATH={PATH} VIPFARM_NODE=node1");
+        // The shell adds some of its own.
+        let script = "env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= | sort | xargs; exit 1";
+        assert_eq!(outcome(script).await, Err(format!("exit status: 1: {expected}")));
+        let error = outcome("pwd; exit 1").await;
+        assert_eq!(error, Err("exit status: 1: /".into()));
+    }
+
+    #[tokio::test]
+    async fn it_inherits_no_descriptor_and_has_nothing_to_read() {
+        let kept = fs::File::open("/proc/self/status").expect("it is there");
+        let fd = nix::unistd::dup(&kept).expect("it is open");
+        // The list's own is the fourth.
+        let error = outcome("exec ls -m /nowhere /proc/self/fd").await;
+        assert_eq!(error, Err("exit status: 2: 0, 1, 2, 3".into()));
+        let error = outcome("read -r word && echo read; exit 1").await;
+        assert_eq!(error, Err("exit status: 1".into()));
+        drop(fd);
+        drop(kept);
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_is_killed_with_all_that_it_has_started() {
+        let started = Instant::now();
+        let script = shell("sleep 1000 & echo $!; wait");
+        let error = run(&script, &[], Duration::from_millis(300)).await.expect_err("too slow");
+        assert!(started.elapsed() < SOON);
+        let pid = error.strip_prefix("killed after 300ms: ").expect("it said the number");
+        let is_gone = || match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => stat.contains(") Z "),
+            Err(_gone) => true,
+        };
+        let deadline = Instant::now() + SOON;
+        while !is_gone() {
+            assert!(Instant::now() < deadline, "process {pid} goes on");
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_says_much_is_read_to_the_end_and_costs_nothing() {
+        let script = "head -c 10000000 /dev/zero | tr '\\0' x; echo; echo done; exit 1";
+        assert_eq!(outcome(script).await, Err("exit status: 1: done".into()));
+    }
+
+    #[tokio::test]
+    async fn one_that_leaves_a_child_with_its_output_is_not_waited_for() {
+        let started = Instant::now();
+        assert_eq!(outcome("sleep 3 & exit 0").await, Ok(()));
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn a_user_that_does_not_exist_is_an_error_and_another_one_runs_it() {
+        let as_user = |user: &str| Run { user: Some(user.into()), ..shell("id -u; exit 1") };
+        let error = run(&as_user("nobody-of-that-name"), &[], SOON).await;
+        assert_eq!(error, Err("there is no user nobody-of-that-name".into()));
+        if Uid::effective().is_root() {
+            let nobody = User::from_name("nobody").expect("a user database").expect("nobody");
+            let error = run(&as_user("nobody"), &[], SOON).await;
+            assert_eq!(error, Err(format!("exit status: 1: {}", nobody.uid)));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What a node looks at now and then to know whether it can serve, and whom it tells.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// Something that must be right for a node to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What is looked at.
+    pub probe: Probe,
+    /// From the beginning of one look to that of the next.
+    pub interval: Duration,
+    /// How long a look may take: at most `interval`.
+    pub timeout: Duration,
+    /// How many looks in a row must be good for a check that fails to pass again.
+    pub rise: u16,
+    /// How many looks in a row must be bad for a check that passes to fail.
+    pub fall: u16,
+    /// What follows when it fails.
+    pub effect: Effect,
+}
+
+impl Check {
+    /// [`Check::interval`] of a file that says nothing.
+    pub const INTERVAL: Duration = Duration::from_secs(2);
+    /// [`Check::timeout`] of a file that says nothing, unless `interval` is shorter.
+    pub const TIMEOUT: Duration = Duration::from_secs(1);
+    /// [`Check::rise`] of a file that says nothing.
+    pub const RISE: u16 = 2;
+    /// [`Check::fall`] of a file that says nothing.
+    pub const FALL: u16 = 3;
+}
+
+/// What a check looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A TCP connection can be opened.
+    Tcp(SocketAddr),
+    /// A GET request is answered by one of those status codes.
+    Http(HttpProbe),
+    /// A program ends with 0.
+    Exec(Run),
+    /// A file is there, or is not.
+    File {
+        /// Its absolute path.
+        path: PathBuf,
+        /// Whether it is to be there.
+        present: bool,
+    },
+    /// A network interface is up and has a carrier.
+    Interface(String),
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "tcp {address}"),
+            Self::Http(probe) => write!(f, "http {probe}"),
+            Self::Exec(run) => write!(f, "exec {run}"),
+            Self::File { path, present: true } => write!(f, "file {}", path.display()),
+            Self::File { path, present: false } => write!(f, "no file {}", path.display()),
+            Self::Interface(name) => write!(f, "interface {name}"),
+        }
+    }
+}
+
+/// A request to a web server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpProbe {
+    /// Whether it is wrapped in TLS.
+    pub tls: bool,
+    /// The server's name or address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Path and query, from the `/` on.
+    pub path: String,
+    /// The status codes that are right, at least one.
+    pub status: Vec<u16>,
+    /// Whether the server's certificate must be one for that name, by an authority that this machine
+    /// trusts.
+    pub verify: bool,
+}
+
+impl fmt::Display for HttpProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.path)
+    }
+}
+
+impl HttpProbe {
+    /// Host and port as a URL and the `Host` header have them.
+    pub fn authority(&self) -> String {
+        let Self { host, port, tls, .. } = self;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        if *port == Self::default_port(*tls) { host } else { format!("{host}:{port}") }
+    }
+
+    /// Of a URL that names none.
+    pub fn default_port(tls: bool) -> u16 {
+        if tls { 443 } else { 80 }
+    }
+}
+
+/// A program and as whom to run it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Its absolute path, then its arguments.
+    pub argv: Vec<String>,
+    /// The user, by name or number; `None` = the agent's.
+    pub user: Option<String>,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.argv.join(" "))
+    }
+}
+
+/// What follows when a check fails. In both cases the node serves nothing of what the check is about
+/// until it passes again, and the powers that operators set stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// New clients go to other nodes; open connections stay until they end.
+    Drain,
+    /// Open connections are reset as well, so that their clients connect anew elsewhere.
+    Leave,
+}
+
+/// Programs that are told of what happens to the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// Another view is in force.
+    pub on_view: Option<Vec<String>>,
+    /// The node serves from now on.
+    pub on_ready: Option<Vec<String>>,
+    /// The node serves nothing any more.
+    pub on_closed: Option<Vec<String>>,
+    /// How long each may run.
+    pub timeout: Duration,
+    /// As whom they run, by name or number; `None` = the agent's user.
+    pub user: Option<String>,
+}
+
+impl Hooks {
+    /// [`Hooks::timeout`] of a file that says nothing.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        let timeout = Self::TIMEOUT;
+        Self { on_view: None, on_ready: None, on_closed: None, timeout, user: None }
+    }
+}
+
+/// Where the agent answers read-only HTTP requests.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Http {
+    /// The addresses of all nodes: each node listens on those that are its own. None = nowhere.
+    pub listen: Vec<SocketAddr>,
+    /// The `SafeKit` module in whose place the farm is: `/var/modules/NAME/ready.txt` is answered too.
+    pub safekit_module: Option<String>,
+}
