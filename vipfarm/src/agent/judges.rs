@@ -151,10 +151,7 @@ impl Judges {
                 } else {
                     (place(others.iter().next()), NOBODY)
                 };
-                // Who was first before may be the owner by now, and would take the frame for judged; and
-                // who does not know the others must not take itself for the first.
-                let unsure =
-                    self.promised && first != NOBODY || self.unknown && lingering.has(bucket);
+                let unsure = self.is_unsure(group, bucket, first != NOBODY, lingering.has(bucket));
                 let unsure = unsure && !accept[group].has(bucket);
                 turns.first.0[bucket] = if unsure { SEVERAL } else { first };
                 turns.next.0[bucket] = next;
@@ -162,6 +159,14 @@ impl Judges {
             turns
         };
         (0..self.assumed.len()).map(group).collect()
+    }
+
+    /// Whether it is better to send no frame of another's bucket to anybody: who was first before may be
+    /// the owner by now, or others may take this node for a former owner, and what it sends for judged.
+    /// And who does not know the former owners must not take itself for the first.
+    fn is_unsure(&self, group: usize, bucket: usize, has_first: bool, lingers: bool) -> bool {
+        let moves = self.candidates[group][bucket].len() > 1;
+        self.promised && (has_first || moves && !lingers) || self.unknown && lingers
     }
 
     /// As [`Judges::turns`], of a node that judges nothing.

@@ -13,6 +13,7 @@
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`trace`]: one client's frames as they are judged.
 //! - [`forecast`]: what a change would do, from the file alone.
 //! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
@@ -70,6 +71,7 @@ pub mod share;
 pub mod site;
 mod stop;
 mod tally;
+pub mod trace;
 pub mod upgrade;
 mod watch;
 

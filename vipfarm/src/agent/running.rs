@@ -103,6 +103,7 @@ impl Running {
                 never = &mut notifying => match never {},
                 _ = conflicts.tick() => {
                     self.reporter.note_conflicts();
+                    self.reporter.tracer.end_idle();
                     self.reporter.count_connections().await;
                     self.reporter.tidy().await;
                     self.reporter.put_back_vips().await;

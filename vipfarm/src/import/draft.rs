@@ -25,7 +25,6 @@ pub(super) struct Node {
 }
 
 /// A VIP block.
-#[expect(clippy::struct_excessive_bools, reason = "keys of a file")]
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "keys of the file, none a state of another")]
 pub(super) struct Vip {
