@@ -100,6 +100,11 @@ impl Farm {
         u64::try_from(self.timers.fail.as_millis()).expect("a short time")
     }
 
+    /// Whether nothing is wrong with its agents and kernels on purpose.
+    pub(super) fn is_sound(&self) -> bool {
+        matches!(self.flaw, Flaw::None)
+    }
+
     pub(super) fn path(&mut self, from: usize, to: usize) -> &mut Path {
         &mut self.paths[from * self.nodes.len() + to]
     }

@@ -45,7 +45,7 @@ impl Farm {
             self.run_for(calm)?;
             let node = self.rng.index(self.nodes.len());
             let pause = 1 + self.rng.below(3 * fail);
-            match self.rng.below(20) {
+            match self.rng.below(18) {
                 0..=3 => self.freeze(node, pause),
                 4..=5 => self.crash(node, pause),
                 6 => self.power_off(node, pause),
@@ -60,8 +60,9 @@ impl Farm {
                 13 => self.set_power(node),
                 14 => self.stage(),
                 15 => self.set_fit(node),
+                // Flaws that few histories show need all of theirs.
+                17 if self.is_sound() && self.rng.once_in(2) => self.abstain(node),
                 17 => self.move_vip(node),
-                18 => self.abstain(node),
                 _ => {}
             }
         }
