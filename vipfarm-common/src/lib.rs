@@ -10,6 +10,7 @@
 //! - [`hash`]: SipHash-1-3 over the client's fields.
 //! - [`filter()`]: the hot path; [`slow()`]: everything variable or rare, a superset of it.
 //! - [`guard()`]: what may leave a node.
+//! - [`trace`]: which frames an operator is told of.
 //! - [`reason`]: every outcome, by name.
 //!
 //! Every function of the packet path is `#[inline(always)]`: a call costs about 8 ns on CPUs with
@@ -28,6 +29,7 @@ pub mod layout;
 pub mod packet;
 pub mod reason;
 pub mod slow;
+pub mod trace;
 mod vip;
 
 pub use filter::{Step, filter};

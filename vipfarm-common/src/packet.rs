@@ -166,7 +166,7 @@ impl From<&Tuple> for FlowKey {
     #[inline(always)]
     fn from(flow: &Tuple) -> Self {
         let &Tuple { client, vip, client_port, vip_port, is_v6, .. } = flow;
-        Self { client, vip, client_port, vip_port, is_v6: is_v6 as u16 }
+        Self { client, vip, client_port, vip_port, is_v6: is_v6.into() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The kernel side of vipfarm: a thin shell around the decision in `vipfarm-common`.
 //!
-//! Programs: `filter` and `slow` (XDP; `filter` tail-calls `slow`), `vipfarm_guard` (TC egress),
+//! Programs: `filter`, `slow` and `trace` (XDP; each tail-calls the next), `vipfarm_guard` (TC egress),
 //! `vipfarm_fixup` (TC ingress), `vipfarm_clock` (run by the agent to read the kernel's two clocks).
 //!
 //! It also compiles for the host, for lints only.
@@ -20,6 +20,7 @@ mod frame;
 mod object;
 mod tables;
 mod tc;
+mod trace;
 mod xdp;
 
 #[cfg(not(target_arch = "bpf"))]

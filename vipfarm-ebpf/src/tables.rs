@@ -275,7 +275,10 @@ fn put_flow(flow: &Tuple) {
 fn flow_seen() -> u64 {
     let Some(key) = FLOW.get_ptr(0) else { return 0 };
     // SAFETY: the key is a map value; what was found is copied at once.
-    unsafe { FLOWS.get(&*key) }.copied().unwrap_or(0)
+    unsafe {
+        let key = &*key;
+        FLOWS.get(key).copied().unwrap_or(0)
+    }
 }
 
 /// Notes that [`FLOW`] is seen now, likewise.

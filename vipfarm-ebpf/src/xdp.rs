@@ -15,12 +15,16 @@ use vipfarm_common::{Outcome, Reason, Step};
 use crate::{
     frame::Frame,
     tables::{Kernel, count, tracing},
+    trace,
 };
 
-/// Slot 0 holds `slow`, slot 1 `slow_v6`. The array is emptied when its last pin or descriptor goes,
+/// Slot 0 holds `slow`, slot 1 `slow_v6`, slot 2 `trace`. The array is emptied when its last pin or descriptor goes,
 /// attached or not: the agent pins it.
 #[map]
-static JUMP: ProgramArray = ProgramArray::with_max_entries(2, 0);
+pub(crate) static JUMP: ProgramArray = ProgramArray::with_max_entries(3, 0);
+
+/// See [`JUMP`].
+pub(crate) const TRACE_SLOT: u32 = 2;
 
 /// The hot path.
 #[cfg_attr(feature = "frags", xdp(frags))]
@@ -66,7 +70,9 @@ fn traced(ctx: &XdpContext, outcome: Outcome) -> u32 {
     if tracing() {
         info!(ctx, "slow path: {}", outcome.reason().as_str());
     }
-    finish(outcome)
+    let action = finish(outcome);
+    trace::hand_over(ctx, outcome);
+    action
 }
 
 #[inline(always)]

@@ -2,9 +2,11 @@
 
 mod change;
 mod doctor;
+mod events;
 mod import;
 mod packaged;
 mod plan;
+mod trace;
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -16,9 +18,11 @@ pub use self::{
         UpgradeArgs, WaitArgs,
     },
     doctor::DoctorArgs,
+    events::{EventsArgs, Since},
     import::{ImportArgs, ImportFrom, ImportInto},
     packaged::{CompletionsArgs, ManArgs},
     plan::PlanArgs,
+    trace::TraceArgs,
 };
 use crate::{
     agent::options::{AgentOptions, DEFAULT_RUN_DIR, DownOptions},
@@ -149,6 +153,21 @@ pub enum Verb {
   tcpdump -i eth0 -U -w - tcp | vipfarm replay - -c farm.yaml --json | jq .owner")]
     Replay(ReplayArgs),
 
+    /// Show one client's packets as this node's filter judges them
+    ///
+    /// A line for each packet from that address to a VIP: when, verdict, reason, bucket, whose that is,
+    /// and the rule. The other nodes have verdicts of their own: ask them too. Ends after --for, or
+    /// when interrupted.
+    ///
+    /// Meanwhile all traffic of the VIPs takes the filter's slow path, which is a few times slower and
+    /// judges the same. A thousand packets a second and processor are shown, one client at a time.
+    /// --json prints one object a line.
+    #[command(after_help = "Examples:
+  vipfarm trace 203.0.113.7
+  vipfarm trace 203.0.113.7:51000 --for 5m --json
+  vipfarm trace 2001:db8::7")]
+    Trace(TraceArgs),
+
     /// Say what a change would do to the nodes' loads, before it happens
     ///
     /// Asks no agent but the file: the loads of each group while all nodes are alive (but those of
@@ -164,8 +183,12 @@ pub enum Verb {
     /// Show what happened to the farm
     ///
     /// The last 1000 events of this node's agent, oldest first; with -f also those to come, until
-    /// interrupted. --json prints one list, with -f one object a line.
-    #[command(after_help = "Example:\n  vipfarm events -f")]
+    /// interrupted, also those of the agent that comes after this one. --json prints one list, with -f
+    /// one object a line.
+    #[command(after_help = "Examples:
+  vipfarm events --since 10m
+  vipfarm events -f --since 2026-11-20T08:14
+  vipfarm events -f --json | jq -r 'select(.level == \"warn\").message'")]
     Events(EventsArgs),
 
     /// Change a node's share of a group while the farm runs
@@ -486,22 +509,6 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
-/// Arguments of `events`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct EventsArgs {
-    /// Go on with the events to come
-    #[arg(short, long)]
-    pub follow: bool,
-
-    /// Only events after number N
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub since: u64,
-
-    /// Which agent, in what form.
-    #[command(flatten)]
-    pub talk: TalkArgs,
-}
-
 /// A node and its MAC, written `NODE=MAC`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeMac {
@@ -532,7 +539,8 @@ pub(crate) fn humantime(text: &str) -> Result<Duration, String> {
         "ms" => Ok(Duration::from_millis(number.into())),
         "s" => Ok(Duration::from_secs(number.into())),
         "m" => Ok(Duration::from_secs(60 * u64::from(number))),
-        _ => Err(format!("`{text}` needs a unit: {number}ms, {number}s or {number}m")),
+        "h" => Ok(Duration::from_secs(3600 * u64::from(number))),
+        _ => Err(format!("`{text}` needs a unit: {number}ms, {number}s, {number}m or {number}h")),
     }
 }
 

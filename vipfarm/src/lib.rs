@@ -20,3 +20,4 @@ pub mod pcap;
 pub mod placement;
 pub mod plan;
 pub mod status;
+pub mod summary;

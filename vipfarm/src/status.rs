@@ -16,6 +16,7 @@ pub use self::{
         OpenRequest, PowerReply, PowerRequest, ReloadReply, ReloadRequest, UpgradeReply,
         UpgradeRequest,
     },
+    trace::{TraceQuery, TraceReply, TracedFrame},
 };
 use crate::model::{Bitmap, Filter, Mode, Proto};
 
@@ -25,6 +26,7 @@ mod failover;
 mod handover;
 mod proof;
 mod requests;
+mod trace;
 
 /// The answer of `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +53,10 @@ pub struct Status {
     pub powers_saved: u64,
     /// Milliseconds the kernel would go on accepting if the agent stopped now; 0 = fenced.
     pub lease_ms: f64,
+    /// Whether all that is for a VIP takes the slow path here: one client's packets are traced, or the
+    /// lease is too short for the hot path's clock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detour: bool,
     /// Seconds since the agent started.
     pub uptime_s: f64,
     /// Digest of the configuration in force, in hexadecimal.

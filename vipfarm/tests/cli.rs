@@ -4,9 +4,10 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     os::unix::net::UnixListener,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use support::{RunDir, Served, status};
@@ -335,7 +336,7 @@ fn what_the_farm_does_not_know_is_told_by_the_exit_code() {
 }
 
 #[test]
-fn following_prints_events_as_they_come_and_ends_with_the_agent() {
+fn following_prints_events_as_they_come_and_goes_on_with_the_next_agent() {
     let served = Served::start();
     served.history.push(Level::Info, "started", "agent started");
     let mut follower = Command::new(env!("CARGO_BIN_EXE_vipfarm"))
@@ -350,11 +351,22 @@ fn following_prints_events_as_they_come_and_ends_with_the_agent() {
     served.history.push(Level::Warn, "node_lost", "node2 is lost");
     assert_eq!(parse::<EventRecord>(&next()).kind, "node_lost");
 
-    served.runtime.shutdown_background();
-    let status = follower.wait().expect("it ends");
-    let mut stderr = String::new();
-    follower.stderr.take().expect("piped").read_to_string(&mut stderr).expect("UTF-8");
-    assert_eq!(status.code(), Some(3), "{stderr}");
+    // Another agent, whose numbers begin anew.
+    let Served { runtime, dir, .. } = served;
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    let mut told = BufReader::new(follower.stderr.take().expect("piped")).lines();
+    let told = told.next().expect("a line").expect("UTF-8");
+    assert!(told.ends_with("waiting for the next agent"), "{told}");
+    let served = Served::start_in(dir);
+    served.history.push(Level::Info, "started", "agent started again");
+    assert_eq!(parse::<EventRecord>(&next()).message, "agent started again");
+    served.history.push(Level::Info, "view", "view 2");
+    assert_eq!(parse::<EventRecord>(&next()).seq, 2);
+    follower.kill().expect("it runs");
+    follower.wait().expect("it ends");
+
+    let only = |since| asks(&served, &["events", "--since", since]).lines().count();
+    assert_eq!([only("0"), only("1"), only("1h"), only("2999-01-01")], [2, 1, 2, 0]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use self::rules::Finding;
 use crate::workspace::Workspace;
 
+mod parity;
 mod rules;
 mod source;
 mod traps;
@@ -16,7 +17,10 @@ mod traps;
 /// Directories that hold no source of ours.
 const NOT_SOURCE: [&str; 2] = ["target", ".git"];
 
-/// Reads every Rust file of the workspace and the table of traps; fails when a rule is broken.
+/// Compares a table with the functions of all sources.
+type Check = fn(&str, &BTreeSet<String>) -> Vec<Finding>;
+
+/// Reads every Rust file of the workspace, and the tables that name tests; fails when a rule is broken.
 pub(crate) fn verb(workspace: &Workspace) -> Result<()> {
     let mut files = Vec::new();
     collect(workspace.root(), &mut files)?;
@@ -31,10 +35,12 @@ pub(crate) fn verb(workspace: &Workspace) -> Result<()> {
         findings.extend(rules::check(&path.to_string_lossy(), &text));
         functions.extend(traps::functions(&source::code_only(&text)));
     }
-    let table = workspace.root().join(traps::TABLE);
-    let table =
-        fs::read_to_string(&table).with_context(|| format!("cannot read {}", table.display()))?;
-    findings.extend(traps::check(&table, &functions));
+    for (table, check) in [(traps::TABLE, traps::check as Check), (parity::TABLE, parity::check)] {
+        let path = workspace.root().join(table);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        findings.extend(check(&text, &functions));
+    }
     for Finding { place, what } in &findings {
         eprintln!("{place}: {what}");
     }

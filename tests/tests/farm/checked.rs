@@ -263,10 +263,14 @@ fn a_check_that_asks_for_it_resets_the_connections_that_are_open_and_another_kee
     let mut elsewhere = servers.open(&lab, HTTP, 2, 1);
     File::create(file(&lab, "node1-drain")).unwrap();
     eventually("node1 is drained", || load(&farm, 2, "node1") == 0);
-    open.iter_mut().for_each(|open| open.assert_lives());
+    for open in &mut open {
+        open.assert_lives();
+    }
     fs::remove_file(file(&lab, "node1-drain")).unwrap();
     eventually("node1 is back", || load(&farm, 2, "node1") > 0);
-    open.iter_mut().for_each(|open| open.assert_lives());
+    for open in &mut open {
+        open.assert_lives();
+    }
 
     File::create(file(&lab, "node1-leave")).unwrap();
     for one in &mut open {

@@ -38,6 +38,7 @@ mod serving;
 mod system;
 mod tagged;
 mod told;
+mod traced;
 mod traps;
 mod upgraded;
 mod wire;

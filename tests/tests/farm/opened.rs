@@ -203,7 +203,7 @@ fn a_thousand_connections_that_say_nothing_hurt_neither_the_farm_nor_who_asks() 
         let connect = |number: usize| {
             let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
             // Half of them begin a request that they will not end.
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 let _ = stream.write_all(b"GET /ready HTTP/1.1\r\nhost:");
             }
             stream

@@ -95,6 +95,8 @@ pub enum Command {
         /// By kernel group.
         buckets: Vec<Bitmap>,
     },
+    /// Whether all that is for a VIP takes the slow path, behind which it can be seen.
+    Detour(bool),
     /// Hand over to the peers and end the thread.
     Leave,
     /// The same, but for so long after that the kernel goes on serving old connections: the agent is

@@ -11,6 +11,7 @@
 //! | `POST /v1/reload` with a [`ReloadRequest`] | [`ReloadReply`]: the file has been read, and is in force when the status says so |
 //! | `POST /v1/upgrade` with an [`UpgradeRequest`] | [`UpgradeReply`]: the agent is being replaced; the next one answers here |
 //! | `POST /v1/reset` | [`ResetReply`]: the connections of buckets that this node has given away are reset where the file has `tcp_reset` |
+//! | `GET /v1/trace?client=..[&client_port=..]` | [`TraceReply`]: the frames since the last answer, as soon as there is one, at the latest after [`TRACE_WAIT`](super::trace::TRACE_WAIT) |
 //! | `GET /v1/explain?client=..&vip=..&proto=..[&client_port=..][&vip_port=..][&ip_id=..][&fragment=true]` | [`Explanation`] |
 //!
 //! Errors are `{ "error": ".." }`: 400 for a malformed query, 422 where the farm has no answer.
@@ -44,7 +45,8 @@ pub use self::socket::{ControlSocket, OpenError};
 use super::metrics;
 use crate::status::{
     EventRecord, ExplainQuery, Explanation, MoveRequest, OpenRequest, PowerReply, PowerRequest,
-    ReloadReply, ReloadRequest, ResetReply, Status, UpgradeReply, UpgradeRequest,
+    ReloadReply, ReloadRequest, ResetReply, Status, TraceQuery, TraceReply, UpgradeReply,
+    UpgradeRequest,
 };
 
 /// How long `wait=true` holds a request while nothing happens.
@@ -67,6 +69,10 @@ pub trait Source: Send + Sync + 'static {
     /// What becomes of a packet that passed [`ExplainQuery::check`]; the error is a sentence for
     /// people, such as that the address is no VIP of this farm.
     fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String>;
+
+    /// What has come of a client since the last such question, which may be the first; the error is a
+    /// sentence for people, such as that another one is traced.
+    fn trace(&self, query: TraceQuery) -> BoxFuture<'_, Result<TraceReply, String>>;
 
     /// Changes a node's power in the farm's views; the error is a sentence for people, such as that
     /// there is no such group. The answer comes when the change is on its way.
@@ -170,6 +176,7 @@ fn router(source: Arc<dyn Source>) -> Router {
         .route("/v1/metrics", get(prometheus))
         .route("/v1/events", get(events))
         .route("/v1/explain", get(explain))
+        .route("/v1/trace", get(trace))
         .route("/v1/power", post(power))
         .route("/v1/open", post(open))
         .route("/v1/move", post(move_vip))
@@ -222,6 +229,15 @@ async fn explain(
         .explain(&query)
         .map_err(|reason| Refusal(StatusCode::UNPROCESSABLE_ENTITY, reason))?;
     Ok(Json(explanation))
+}
+
+async fn trace(
+    State(source): State<Arc<dyn Source>>,
+    query: Result<Query<TraceQuery>, QueryRejection>,
+) -> Result<Json<TraceReply>, Refusal> {
+    let Query(query) = query?;
+    let refused = |reason| Refusal(StatusCode::UNPROCESSABLE_ENTITY, reason);
+    Ok(Json(source.trace(query).await.map_err(refused)?))
 }
 
 async fn power(
@@ -279,7 +295,7 @@ async fn no_such_route(uri: Uri) -> Refusal {
     Refusal(
         StatusCode::NOT_FOUND,
         format!(
-            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain, /v1/power, /v1/open, /v1/move, /v1/reload, /v1/upgrade and /v1/reset"
+            "no route {path}: there are /v1/status, /v1/metrics, /v1/events, /v1/explain, /v1/trace, /v1/power, /v1/open, /v1/move, /v1/reload, /v1/upgrade and /v1/reset"
         ),
     )
 }
@@ -351,6 +367,10 @@ mod tests {
         }
 
         fn explain(&self, _query: &ExplainQuery) -> Result<Explanation, String> {
+            unreachable!("no test asks for it")
+        }
+
+        fn trace(&self, _query: TraceQuery) -> BoxFuture<'_, Result<TraceReply, String>> {
             unreachable!("no test asks for it")
         }
 

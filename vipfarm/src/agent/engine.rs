@@ -6,12 +6,13 @@
 //! says, in its order: a release is in the kernel before the heartbeat that announces it leaves.
 
 mod old;
+mod snapshot;
 
 use std::{
     io,
     os::fd::AsFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,6 +24,7 @@ use nix::{
 };
 use tokio::sync::mpsc;
 
+pub use self::snapshot::{Latest, Snapshot};
 use super::{
     barrier::Barrier,
     command::{Command, Commands, Servable},
@@ -34,9 +36,9 @@ use super::{
 };
 use crate::{
     datapath::{self, Datapath},
-    membership::{self, BootTime, Membership, Output, PeerStatus, Proof},
+    membership::{self, BootTime, Membership, Output, Proof},
     model::{Abstention, Bitmap, NodeId, View},
-    status::{Lateness, NodeState, ViewChange},
+    status::Lateness,
 };
 
 /// One interface: what it is to accept, and the kernel side that does.
@@ -85,32 +87,12 @@ pub struct Parts {
     pub turns: Arc<AtomicU64>,
 }
 
-/// Where the thread leaves its state for others to look at. It never waits for them: if somebody is
-/// looking just then, the state appears a turn later.
-#[derive(Debug, Clone)]
-pub struct Latest(Arc<Mutex<Arc<Snapshot>>>);
-
-impl Latest {
-    /// The state before the thread has run.
-    pub fn new(ports: &[Port], digest: [u8; 16]) -> Self {
-        Self(Arc::new(Mutex::new(Arc::new(Snapshot::before_the_first_turn(ports, digest)))))
-    }
-
-    /// The state after the last turn.
-    pub fn get(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn set(&self, snapshot: Snapshot) {
-        if let Ok(mut latest) = self.0.try_lock() {
-            *latest = Arc::new(snapshot);
-        }
-    }
-}
+/// The kernel sides, and whether the thread could go on until it was told to stop.
+pub type Ended = (Vec<Datapath>, io::Result<()>);
 
 /// Runs the thread until told to stop and out of the farm; gives the kernel sides back, whatever
 /// happened.
-pub fn run(parts: Parts) -> (Vec<Datapath>, io::Result<()>) {
+pub fn run(parts: Parts) -> Ended {
     let real_time = prepare_thread(parts.real_time, &parts.reports);
     // Only now: what preparing took must not look like a stall.
     let now = realtime::now();
@@ -190,69 +172,6 @@ pub enum Report {
     NotLocked(String),
 }
 
-/// The state after a turn.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Snapshot {
-    /// When it was so.
-    pub at: BootTime,
-    /// The installed view.
-    pub view: View,
-    /// The configuration of the tables: the one of the view, or of the view promised last.
-    pub digest: [u8; 16],
-    /// The configuration that is to be next here.
-    pub staged: Option<[u8; 16]>,
-    /// What the node is doing.
-    pub state: NodeState,
-    /// Whether everything owned is accepted.
-    pub converged: bool,
-    /// Until when the kernel accepts, as read from there; zero = fenced.
-    pub deadline: BootTime,
-    /// The peers.
-    pub peers: Vec<PeerStatus>,
-    /// The bitmaps in the kernel, as read from there, by interface and kernel group.
-    pub accept: Vec<Vec<Bitmap>>,
-    /// The buckets given away whose old connections this node still serves, by kernel group.
-    pub lingering: Vec<Bitmap>,
-    /// The buckets taken over whose old connections other nodes may still serve, by kernel group.
-    pub inherited: Vec<Bitmap>,
-    /// How often what it accepts was changed: what is counted of it holds until the next time.
-    pub steps: u64,
-    /// Heartbeats by outcome.
-    pub heartbeats: Vec<(String, u64)>,
-    /// How late the thread was.
-    pub lateness: Lateness,
-    /// The last change of view.
-    pub view_change: Option<ViewChange>,
-}
-
-impl Snapshot {
-    /// The state in a line for people; `nodes` is how many the farm has.
-    pub fn summary(&self, nodes: usize) -> String {
-        let (state, View { alive, epoch, .. }) = (self.state.as_str(), &self.view);
-        format!("{state}, {} of {nodes} nodes alive in view {epoch}", alive.len())
-    }
-
-    fn before_the_first_turn(ports: &[Port], digest: [u8; 16]) -> Self {
-        Self {
-            at: BootTime::ZERO,
-            view: View::default(),
-            digest,
-            staged: None,
-            state: NodeState::Joining,
-            converged: false,
-            deadline: BootTime::ZERO,
-            peers: Vec::new(),
-            accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
-            lingering: Vec::new(),
-            inherited: Vec::new(),
-            steps: 0,
-            heartbeats: Vec::new(),
-            lateness: Lateness::default(),
-            view_change: None,
-        }
-    }
-}
-
 impl Engine {
     fn turns(&mut self) -> io::Result<()> {
         let sources = self.links.sockets().chain([self.commands.as_fd()]);
@@ -320,6 +239,9 @@ impl Engine {
             Command::KeepLingering { step, buckets } => {
                 self.change(|port| port.keep(step, &buckets));
                 self.tell_of_handovers();
+            }
+            Command::Detour(detour) => {
+                self.wired.iter_mut().for_each(|wired| wired.datapath.detour(detour));
             }
             Command::Leave => self.membership.leave(now),
             Command::Hold(hold) => self.begin_hold(hold),
@@ -495,6 +417,7 @@ impl Engine {
             state: self.membership.state(),
             converged,
             deadline,
+            detour: deadline > at && self.wired.iter().any(|wired| wired.datapath.is_detoured()),
             peers: self.membership.peers(at).collect(),
             accept,
             lingering: share.map_or_else(Vec::new, |share| share.lingering().to_vec()),

@@ -79,7 +79,7 @@ impl Default for History {
 
 /// RFC 3339 in UTC with milliseconds, such as `2026-11-20T08:14:00.123Z`. A clock before 1970 reads
 /// as 1970.
-fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = since_epoch.as_secs();
     let (year, month, day) = civil_from_days(seconds / 86_400);

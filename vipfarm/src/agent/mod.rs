@@ -9,9 +9,11 @@
 //! - [`rights`]: the capabilities that are needed, and giving up all others.
 //! - [`upgrade`]: has the agent replaced by another program.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
+//! - [`running`]: what the runtime does meanwhile.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
+//! - [`trace`]: one client's frames as they are judged.
 //! - [`forecast`]: what a change would do, from the file alone.
 //! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
@@ -64,17 +66,19 @@ mod realtime;
 mod reload;
 pub mod report;
 pub mod rights;
+mod running;
 pub mod share;
 pub mod site;
 mod stop;
 mod tally;
+pub mod trace;
 pub mod upgrade;
 mod watch;
 
 use std::{
     collections::BTreeSet,
     convert::Infallible,
-    future::Future,
+    io,
     os::fd::AsFd,
     sync::{Arc, atomic::AtomicU64},
     thread,
@@ -86,21 +90,14 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-    time::{self, MissedTickBehavior},
-};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use self::bring_up::{Record, distinct};
 use self::{
     announce::Announcer,
     bring_up::Up,
-    command::{Command, Commander},
-    conflicts::{PROBE_ROUND, Prober},
     control::ControlSocket,
-    engine::{Latest, Parts, Report},
+    engine::{Latest, Parts},
     failover::Mover,
     health::Health,
     history::{History, Level},
@@ -111,9 +108,10 @@ use self::{
     options::{AgentOptions, DownOptions},
     reload::Reloader,
     report::Reporter,
+    running::{Running, Signals},
     stop::Stop,
     upgrade::{Program, Upgrade, Upgrader},
-    watch::{Change, Needs},
+    watch::Needs,
 };
 use crate::{
     config::{self, keys::Keys},
@@ -121,7 +119,7 @@ use crate::{
     doctor::{self, Finding, Scope, Severity, facts::RealTime},
     membership::{self, OwnLink},
     model::{Farm, Mode, NodeId, Overrides, Timers},
-    net::{self, Network},
+    net::Network,
 };
 
 /// How often to look for strangers that claim a VIP.
@@ -268,17 +266,11 @@ async fn serve(
         real_time: refused.is_none(),
         turns: Arc::clone(&turns),
     };
-    let thread = thread::Builder::new().name("heartbeat".into());
-    let thread = thread.spawn(move || engine::run(parts))?;
-    let finished = tokio::task::spawn_blocking(move || thread.join());
+    let finished = begin(parts)?;
     let answering = socket.serve(Arc::clone(&reporter) as _);
     let reporting = Arc::clone(&reporter);
     let notifier = Arc::new(Notifier::from_environment());
-    let nodes = farm.nodes.len();
-    let notifying = {
-        let notifier = Arc::clone(&notifier);
-        async move { notifier.follow(&turns, || latest.get().summary(nodes)).await }
-    };
+    let notifying = notify(Arc::clone(&notifier), turns, latest, farm.nodes.len());
     let running = Running {
         listener: Listener::new(Arc::clone(&reporter)),
         reporter,
@@ -316,6 +308,23 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(None)
+}
+
+/// Starts the heartbeat thread; gives how it ends.
+fn begin(parts: Parts) -> io::Result<JoinHandle<thread::Result<engine::Ended>>> {
+    let thread = thread::Builder::new().name("heartbeat".into());
+    let thread = thread.spawn(move || engine::run(parts))?;
+    Ok(tokio::task::spawn_blocking(move || thread.join()))
+}
+
+/// Tells systemd of the thread's turns and of the node's state.
+async fn notify(
+    notifier: Arc<Notifier>,
+    turns: Arc<AtomicU64>,
+    latest: Latest,
+    nodes: usize,
+) -> Infallible {
+    notifier.follow(&turns, || latest.get().summary(nodes)).await
 }
 
 /// Ends the connections that are left, and takes back what was changed on this machine.
@@ -359,169 +368,6 @@ fn persistent_powers(keeper: &Keeper, farm: &Farm, history: &History) -> Overrid
         history.push(Level::Warn, "power_forgotten", message);
     }
     overrides
-}
-
-/// The signals that an agent knows.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn catch() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-}
-
-/// An agent at work.
-struct Running {
-    reporter: Arc<Reporter>,
-    listener: Listener<Reporter>,
-    stop: Stop,
-    prober: Prober,
-    commander: Commander,
-    notifier: Arc<Notifier>,
-    incoming: mpsc::Receiver<Report>,
-    /// Of the machine.
-    changed: mpsc::Receiver<Change>,
-    signals: Signals,
-    /// To have the agent replaced.
-    asked: mpsc::Receiver<Upgrade>,
-    /// What was lost, if that is why the agent leaves.
-    why: Option<String>,
-    /// What comes next, if the agent leaves to be replaced.
-    upgrade: Option<Upgrade>,
-}
-
-impl Running {
-    /// Does what the runtime has to do until the heartbeat thread has ended; gives its result, the
-    /// reason if the machine lost something, and what comes next if the agent is to be replaced.
-    async fn supervise<R>(
-        mut self,
-        mut finished: JoinHandle<R>,
-        answering: impl Future<Output = std::io::Result<Infallible>>,
-        watching: impl Future<Output = Result<(), net::Error>>,
-        notifying: impl Future<Output = Infallible>,
-    ) -> anyhow::Result<(R, Option<String>, Option<Upgrade>)> {
-        tokio::pin!(answering, watching, notifying);
-        let (mut answers, mut watches) = (true, true);
-        let mut conflicts = time::interval(CONFLICT_ROUND);
-        // Twice what the heartbeat thread needs to show something new.
-        let mut proofs = time::interval(self.reporter.period() / 2);
-        proofs.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut stops = time::interval(stop::ROUND);
-        stops.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut probes = time::interval(PROBE_ROUND);
-        // A thawed agent does not make up for those it missed.
-        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let joined = loop {
-            tokio::select! {
-                Some(report) = self.incoming.recv() => self.reporter.note(report).await,
-                joined = &mut finished => break joined?,
-                Err(error) = &mut answering, if answers => {
-                    answers = false;
-                    self.reporter.warn("control_lost", format!("the control socket: {error}"));
-                }
-                Some(change) = self.changed.recv() => self.follow_change(change)?,
-                outcome = &mut watching, if watches => {
-                    watches = false;
-                    if let Err(error) = outcome {
-                        self.reporter.warn("watch_lost", format!(
-                            "losses of interfaces and addresses will not be noticed: {error}"
-                        ));
-                    }
-                }
-                never = &mut notifying => match never {},
-                _ = conflicts.tick() => {
-                    self.reporter.note_conflicts();
-                    self.reporter.count_connections().await;
-                    self.reporter.tidy().await;
-                    self.reporter.put_back_vips().await;
-                    self.follow_http().await;
-                    self.reporter.keep_neighbours().await;
-                }
-                _ = probes.tick() => {
-                    self.reporter.probe(&self.prober).await;
-                }
-                _ = proofs.tick() => self.reporter.note_proof(),
-                _ = stops.tick(), if self.stop.is_waiting() => self.go_on_stopping().await?,
-                Some(upgrade) = self.asked.recv() => self.begin_upgrade(upgrade)?,
-                _ = self.signals.terminate.recv() => self.stop_for_good().await?,
-                _ = self.signals.interrupt.recv() => self.stop_for_good().await?,
-                _ = self.signals.hang_up.recv() => {
-                    // What came of it is in the history.
-                    let _ = self.reporter.read_anew(false).await;
-                }
-            }
-        };
-        while let Ok(report) = self.incoming.try_recv() {
-            self.reporter.note(report).await;
-        }
-        Ok((joined, self.why, self.upgrade))
-    }
-
-    /// Leaves the farm and leaves everything in its place, unless the agent stops already.
-    fn begin_upgrade(&mut self, upgrade: Upgrade) -> std::io::Result<()> {
-        if self.stop.is_waiting() || self.why.is_some() {
-            return Ok(());
-        }
-        let hold = upgrade.hold;
-        self.reporter.info(
-            "upgrading",
-            format!("this agent is being replaced; old connections are served for {hold:?}"),
-        );
-        self.upgrade = Some(upgrade);
-        self.notifier.reloading();
-        self.commander.send(Command::Hold(hold))
-    }
-
-    async fn stop_for_good(&mut self) -> anyhow::Result<()> {
-        self.upgrade = None;
-        self.stop().await
-    }
-
-    async fn follow_http(&mut self) {
-        for error in self.listener.follow(&self.reporter.http()).await {
-            self.reporter.warn("http_not_listening", error);
-        }
-    }
-
-    fn leave(&self) -> std::io::Result<()> {
-        self.notifier.stopping(Duration::ZERO);
-        self.commander.send(Command::Leave)
-    }
-
-    /// Acts on what the machine has lost or found again.
-    fn follow_change(&mut self, change: Change) -> std::io::Result<()> {
-        match change {
-            Change::Missing(missing) => {
-                self.reporter.health.note_missing(&missing);
-                Ok(())
-            }
-            Change::Lost(lost) => {
-                self.reporter.warn("vip_lost", format!("{lost}: leaving the farm"));
-                self.why = Some(lost);
-                self.leave()
-            }
-            Change::Reachable(fit) => {
-                if fit {
-                    self.reporter
-                        .info("carrier", "the VIPs' interfaces have a carrier again".into());
-                } else {
-                    let message = "an interface with a VIP has lost its carrier: this node serves nothing until it is back";
-                    self.reporter.warn("carrier_lost", message.into());
-                }
-                // In force before the answer, for which nobody waits.
-                let (reply, _) = oneshot::channel();
-                self.commander.send(Command::SetFit { fit, reply })
-            }
-        }
-    }
 }
 
 fn membership_config(

@@ -3,6 +3,7 @@
 
 mod groups;
 mod powers;
+mod traced;
 mod vips;
 
 use std::{
@@ -34,6 +35,7 @@ use super::{
     proof::{News, Prover},
     readiness, realtime,
     reload::Reloader,
+    trace::{self, Tracer},
     upgrade::Upgrader,
 };
 use crate::{
@@ -43,7 +45,7 @@ use crate::{
     status::{
         ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, MoveRequest, NodeState,
         NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
-        ResetReply, Status, UpgradeReply, UpgradeRequest,
+        ResetReply, Status, TraceQuery, TraceReply, UpgradeReply, UpgradeRequest,
     },
 };
 
@@ -73,6 +75,7 @@ pub struct Reporter {
     prover: Prover,
     keeping: Arc<Keeping>,
     announcing: Arc<Announcing>,
+    pub(super) tracer: Tracer,
     holding: Arc<Holding>,
     pub(super) linger: Linger,
     pub(super) health: Arc<Health>,
@@ -111,6 +114,7 @@ impl Reporter {
             health: Arc::clone(&reloader.health),
             watched: up.datapaths.iter_mut().map(watch).collect::<Result<_, _>>()?,
             linger: Linger::new(&latest, &up.configurations, &reloader.commander, hash_key, flows?),
+            tracer: Tracer::new(&mut up.datapaths, &reloader.commander, &history)?,
             configurations: up.configurations.clone(),
             latest,
             history,
@@ -352,6 +356,7 @@ impl Source for Reporter {
             powers_version: snapshot.view.powers.version().counter,
             powers_saved: self.keeping.saved.load(Ordering::Relaxed),
             lease_ms: lease.as_secs_f64() * 1e3,
+            detour: snapshot.detour,
             uptime_s: self.started.elapsed().as_secs_f64(),
             configuration: hex(snapshot.digest),
             staged: snapshot.staged.map(hex),
@@ -400,6 +405,10 @@ impl Source for Reporter {
             fenced: snapshot.deadline <= realtime::now(),
         }
         .explain(query)
+    }
+
+    fn trace(&self, query: TraceQuery) -> BoxFuture<'_, Result<TraceReply, String>> {
+        Box::pin(self.traced(query))
     }
 
     fn set_power<'a>(

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Running;
+use super::running::Running;
 
 /// How often to look whether connections are still open.
 pub(super) const ROUND: Duration = Duration::from_millis(100);

@@ -1,10 +1,13 @@
 //! `vipfarm agent`
 
+mod journal;
+
 use std::io;
 
 use anstream::{AutoStream, ColorChoice};
 use tracing_subscriber::EnvFilter;
 
+use self::journal::Journal;
 use super::Failure;
 use crate::agent::{
     self,
@@ -27,14 +30,13 @@ fn start_log(format: LogFormat) -> Result<(), Failure> {
         Err(_unset) => EnvFilter::new("info,netlink_proto=error"),
     };
     let colour = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_ansi(colour);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text if journal::is_at(&io::stderr()) => {
+            journal::lines(log).with_writer(Journal(io::stderr)).init();
+        }
+        LogFormat::Text => log.with_writer(io::stderr).with_ansi(colour).init(),
+        LogFormat::Json => log.with_writer(io::stderr).json().flatten_event(true).init(),
     }
     Ok(())
 }

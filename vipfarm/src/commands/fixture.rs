@@ -32,6 +32,7 @@ pub(crate) fn healthy() -> Status {
         abstention_agreed: true,
         checks: Vec::new(),
         lease_ms: 143.2,
+        detour: false,
         uptime_s: 11_520.0,
         nodes: vec![
             node("node1", NodeState::Up, None),

@@ -29,6 +29,7 @@ pub mod replay;
 mod screen;
 mod settle;
 mod status;
+mod trace;
 mod upgrade;
 
 use std::{future::Future, process::ExitCode};
@@ -66,6 +67,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Bitmap(args) => wait_for(bitmap::run(args)),
         Verb::Explain(args) => wait_for(explain::run(args)),
         Verb::Replay(args) => replay::run(&args),
+        Verb::Trace(args) => wait_for(trace::run(args)),
         Verb::Plan(args) => plan::run(&args),
         Verb::Events(args) => wait_for(events::run(args)),
         Verb::Power(args) => wait_for(power::run(args)),

@@ -1,7 +1,5 @@
 //! `vipfarm replay`
 
-mod summary;
-
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -12,7 +10,6 @@ use owo_colors::Style;
 use serde::Serialize;
 use vipfarm_common::Reason;
 
-use self::summary::Summary;
 use super::{
     Failure, explain,
     screen::{self, Ink, Row},
@@ -24,6 +21,7 @@ use crate::{
     host::HostTables,
     model::{Farm, Mac, NodeId, NodeSet, View},
     pcap::{Capture, Packet, PcapError},
+    summary::Summary,
 };
 
 pub(super) fn run(args: &ReplayArgs) -> anyhow::Result<()> {

@@ -25,6 +25,8 @@ impl<'a> Fields<'a> {
         known: &[&str],
         report: &mut Report,
     ) -> Option<Self> {
+        #[cfg(test)]
+        super::tests::documented::note(what, known);
         let Kind::Map(entries) = &value.kind else {
             let message =
                 format!("{what} is a mapping of keys to values, not {}", value.kind.name());

@@ -8,6 +8,7 @@ mod attach;
 mod clock;
 mod counters;
 mod flows;
+mod follow;
 pub mod manual;
 mod object;
 mod pins;
@@ -32,6 +33,7 @@ use crate::{
 
 pub use counters::Counters;
 pub use flows::{FlowSeen, Flows};
+pub use follow::Follower;
 pub use requesters::Requesters;
 pub use shared::Mapping;
 
@@ -279,6 +281,23 @@ impl Datapath {
     /// The reader of the UDP flows that linger, for another thread; there is one.
     pub fn take_flows(&mut self) -> Result<Flows, Error> {
         Flows::of(&mut self.ebpf)
+    }
+
+    /// What tells of one client's frames, for another thread; there is one.
+    pub fn take_follower(&mut self) -> Result<Follower, Error> {
+        Follower::of(&mut self.ebpf)
+    }
+
+    /// Whether every frame for a VIP is to take the slow path, whose verdicts are the same: it is only
+    /// slower. Off, the hot path is back with the next extension of the lease.
+    pub fn detour(&mut self, detour: bool) {
+        self.state.detour(detour);
+    }
+
+    /// Whether every frame for a VIP takes the slow path, read from the kernel's memory without a
+    /// system call.
+    pub fn is_detoured(&self) -> bool {
+        self.state.deadline_ticks() == 0
     }
 
     /// What `slow` logs, if tracing was asked for; there is one reader.

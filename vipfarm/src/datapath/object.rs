@@ -16,7 +16,7 @@ use vipfarm_common::{
 static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_BPF_OBJECT"));
 
 /// What `JUMP` holds, by slot.
-const JUMPS: [&str; 2] = ["slow", "slow_v6"];
+const JUMPS: [&str; 3] = ["slow", "slow_v6", "trace"];
 
 /// The same for frames in several buffers.
 static FRAGS: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_FRAGS_BPF_OBJECT"));

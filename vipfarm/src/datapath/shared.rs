@@ -32,6 +32,8 @@ const STACK: usize = 64 << 10;
 pub(super) struct SharedState {
     state: Mapping,
     idle: Idle,
+    /// The hot path is to ask the slow one about each frame, whatever the lease.
+    detour: bool,
 }
 
 /// The element of a `STATE` array, mapped until this is dropped. The kernel writes it too.
@@ -117,7 +119,7 @@ impl SharedState {
     pub(super) fn map(map: &MapData) -> Result<Self, Error> {
         let state = Mapping::of(map)
             .map_err(|error| Error::Memory { call: "mmap of the STATE map", error })?;
-        Ok(Self { state, idle: Idle::Unused })
+        Ok(Self { state, idle: Idle::Unused, detour: false })
     }
 
     /// Extends the lease. `deadline_ns` first: a packet in between errs to the slow path.
@@ -129,7 +131,7 @@ impl SharedState {
             (addr_of_mut!((*control).deadline_ns), addr_of_mut!((*control).deadline_ticks))
         };
         store(ns, deadline_ns);
-        store(ticks, deadline_ticks);
+        store(ticks, if self.detour { 0 } else { deadline_ticks });
     }
 
     /// Ends the lease. `deadline_ticks` first, for the same reason.
@@ -137,6 +139,15 @@ impl SharedState {
         self.force_slow();
         // SAFETY: the pointer lies within the mapping.
         store(unsafe { addr_of_mut!((*self.state.as_ptr()).control.deadline_ns) }, 0);
+    }
+
+    /// Whether the hot path is to ask the slow one for every frame of a VIP from now on; off, it decides
+    /// itself when the lease has been extended.
+    pub(super) fn detour(&mut self, detour: bool) {
+        self.detour = detour;
+        if detour {
+            self.force_slow();
+        }
     }
 
     /// Makes the hot path ask the slow one for every frame of a VIP.
@@ -224,6 +235,12 @@ impl SharedState {
         let active = self.active();
         // SAFETY: the pointers lie within the mapping; `group` was checked, `word` is below 4.
         Bitmap(from_fn(|word| load(unsafe { addr_of_mut!((*active).groups[group].mine[word]) })))
+    }
+
+    /// The hot path's deadline in ticks; 0 = it asks the slow path about each frame.
+    pub(super) fn deadline_ticks(&self) -> u64 {
+        // SAFETY: the pointer lies within the mapping.
+        load(unsafe { addr_of_mut!((*self.state.as_ptr()).control.deadline_ticks) })
     }
 
     /// The end of the lease in nanoseconds of the boot clock; 0 = fenced.

@@ -26,6 +26,7 @@ pub(super) struct Node {
 
 /// A VIP block.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "keys of the file, none a state of another")]
 pub(super) struct Vip {
     pub(super) interface: Option<String>,
     pub(super) mode: Mode,

@@ -368,7 +368,7 @@ impl RuleEntry {
     }
 
     /// The kernel group, and the client's bucket of it.
-    fn place(&self, hash_key: [u8; 16], client: SocketAddr, proto: u8) -> (usize, u8) {
+    fn place(self, hash_key: [u8; 16], client: SocketAddr, proto: u8) -> (usize, u8) {
         let field = match self.filter {
             Filter::OnPort => client.port().to_be_bytes(),
             Filter::OnAddr | Filter::OnIpid => [0; 2],

@@ -15,7 +15,8 @@ use vipfarm::{
     status::{
         EventRecord, ExplainQuery, Explanation, GroupStatus, HandoverStatus, Lateness, MoveRequest,
         NodeState, NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus, ReloadReply,
-        ReloadRequest, ResetReply, RuleStatus, Status, UpgradeReply, UpgradeRequest, VipStatus,
+        ReloadRequest, ResetReply, RuleStatus, Status, TraceQuery, TraceReply, UpgradeReply,
+        UpgradeRequest, VipStatus,
     },
 };
 
@@ -60,6 +61,11 @@ impl Source for FakeAgent {
             reason: "accept".into(),
             text: "node1 serves it.".into(),
         })
+    }
+
+    fn trace(&self, query: TraceQuery) -> BoxFuture<'_, Result<TraceReply, String>> {
+        let lost = query.client_port.unwrap_or_default().into();
+        Box::pin(async move { Ok(TraceReply { frames: Vec::new(), lost }) })
     }
 
     fn move_vip<'a>(
@@ -130,6 +136,7 @@ pub(crate) fn status() -> Status {
         configuration: "a0".repeat(16),
         staged: None,
         lease_ms: 143.25,
+        detour: false,
         uptime_s: 12.5,
         nodes: vec![NodeStatus {
             name: "node1".into(),
@@ -198,7 +205,11 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start() -> Self {
-        let dir = RunDir::new();
+        Self::start_in(RunDir::new())
+    }
+
+    /// In the place of one that has ended.
+    pub(crate) fn start_in(dir: RunDir) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let history = Arc::new(History::new());
         let socket = ControlSocket::open(&dir.0, "web").expect("a fresh directory");

@@ -48,13 +48,18 @@ pub(crate) fn functions(code: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// A trap's number, and what is in backticks in its third cell and looks like a test's name: words
-/// of the configuration and reasons are shorter.
+/// A trap's number, and the tests in its third cell: words of the configuration and reasons are
+/// shorter.
 fn row(line: &str) -> Option<(u32, BTreeSet<&str>)> {
     let mut cells = line.strip_prefix("| T")?.split('|');
     let number = cells.next()?.trim().parse().ok()?;
-    let quoted = cells.nth(1)?.split('`').skip(1).step_by(2);
-    Some((number, quoted.filter(|word| word.matches('_').count() > 2).collect()))
+    Some((number, tests_in(cells.nth(1)?)))
+}
+
+/// What is in backticks in a cell and looks like a test's name.
+pub(crate) fn tests_in(cell: &str) -> BTreeSet<&str> {
+    let quoted = cell.split('`').skip(1).step_by(2);
+    quoted.filter(|word| word.matches('_').count() > 2).collect()
 }
 
 /// The numbers that a test's name begins with: 1 and 2 of `t1_t2_nobody_learns_it`.

@@ -60,7 +60,7 @@ mod tests {
         let groups = BTreeSet::from(["http".to_owned()]);
         let keep = |hold| keep(&path, &groups, hold);
         let take = || take(&path);
-        keep(Duration::from_secs(60));
+        keep(Duration::from_mins(1));
         assert_eq!((take(), take()), (groups.clone(), BTreeSet::new()));
         keep(Duration::ZERO);
         std::thread::sleep(Duration::from_millis(1));

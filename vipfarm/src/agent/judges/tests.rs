@@ -181,10 +181,10 @@ impl Paper {
         let others = self.view.alive.without(id(index));
         if self.nodes[index].take().is_some() {
             self.served.retain(|_, (node, _)| *node != index);
-            if !others.is_empty() {
-                self.change(View { alive: others, ..self.view.clone() });
-            } else {
+            if others.is_empty() {
                 self.view.alive = others;
+            } else {
+                self.change(View { alive: others, ..self.view.clone() });
             }
         } else {
             self.nodes[index] = Some(self.born(index));
@@ -277,8 +277,9 @@ impl Paper {
         assert!(accepted.len() <= 1, "{accepted:?} accept one datagram");
         let before = self.served.get(&flow).copied();
         if let Some(node) = accepted.pop() {
-            if let Some((former, last)) = before.filter(|(_, last)| self.now - *last < LINGER) {
-                assert_eq!(node, former, "a flow served {:?} ago changes hands", self.now - last);
+            let before = before.map(|(former, last)| (former, self.now.saturating_sub(last)));
+            if let Some((former, ago)) = before.filter(|&(_, ago)| ago < LINGER) {
+                assert_eq!(node, former, "a flow served {ago:?} ago changes hands");
             }
             self.served.insert(flow, (node, self.now));
         }

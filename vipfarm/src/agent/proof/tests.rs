@@ -54,6 +54,7 @@ impl Lab {
             view: View::default(),
             state: NodeState::Up,
             converged: true,
+            detour: false,
             deadline: BootTime::ZERO,
             peers: vec![peer(1), peer(2)],
             accept: Vec::new(),

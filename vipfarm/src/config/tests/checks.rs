@@ -45,7 +45,7 @@ fn each_kind_of_check_is_read() {
     );
     assert_eq!((secure.to_string(), &*secure.authority()), ("https://[::1]/".into(), "[::1]"));
     let run = Run {
-        argv: vec!["/bin/check".into(), "".into(), "-v".into()],
+        argv: vec!["/bin/check".into(), String::new(), "-v".into()],
         user: Some("nobody".into()),
     };
     assert_eq!(probe("{ exec: [/bin/check, '', -v], user: nobody }"), Probe::Exec(run));

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod checks;
+pub(super) mod documented;
 mod failover;
 mod files;
 mod limits;

@@ -155,5 +155,5 @@ fn the_account_is_json_for_scripts() {
     let json = serde_json::to_value(&imported.account).expect("plain data");
     assert_eq!(json["elements"][0]["outcome"], "translated");
     assert_eq!(json["elements"][0]["line"], 3);
-    assert_eq!(json["missing"][0]["file"], "userconfig.xml");
+    assert_eq!(json["missing"][0]["file"], "farm.yaml");
 }

@@ -1,19 +1,19 @@
-//! A captured frame in a few words.
+//! A frame in a few words.
 
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{model::Mac, status::HostPort};
 
 /// Who sends what to whom, as far as the frame's bytes say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Summary {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
     /// VLAN identifiers, outermost first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     vlans: Vec<u16>,
     /// Protocol: `tcp`, `arp`, ..; an IP protocol's number; an Ethernet type as `0x88cc`.
     proto: String,
@@ -22,7 +22,7 @@ pub(super) struct Summary {
     /// To.
     target: String,
     /// What else tells it from its like.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
 
@@ -36,7 +36,7 @@ struct Inner {
 
 impl Summary {
     /// Of a frame, which may end anywhere.
-    pub(super) fn of(frame: &[u8]) -> Self {
+    pub fn of(frame: &[u8]) -> Self {
         let mut vlans = Vec::new();
         let mut at = 12;
         while let Some([0x81, 0x00] | [0x88, 0xa8]) = bytes::<2>(frame, at)
@@ -59,6 +59,26 @@ impl Summary {
             Inner { proto, source: mac(6), target: mac(0), note: None }
         });
         Self { vlans, proto, source, target, note }
+    }
+
+    /// VLAN identifiers, outermost first.
+    pub fn vlans(&self) -> &[u16] {
+        &self.vlans
+    }
+
+    /// Protocol: `tcp`, `arp`, ..; an IP protocol's number; an Ethernet type as `0x88cc`.
+    pub fn proto(&self) -> &str {
+        &self.proto
+    }
+
+    /// From: an address, with its port if it has one.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// To: likewise.
+    pub fn target(&self) -> &str {
+        &self.target
     }
 }
 
