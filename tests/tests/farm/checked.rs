@@ -15,7 +15,7 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 use vipfarm::status::{CheckState, CheckStatus, GroupStatus, NodeState};
-use vipfarm_lab::{Farm, Lab, require, skip};
+use vipfarm_lab::{Farm, Lab, farm::exit_code_and_words, require, skip};
 
 use crate::{
     HTTP, ONE_VIP, all, asks_in_vain, drained::Servers, events, eventually, has_event, lab,
@@ -59,6 +59,24 @@ fn script(lab: &Lab, text: &str, name: &str) -> String {
     let of_node = format!("{}/$VIPFARM_NODE-{name}", lab.directory().display());
     let text = text.replace("FILE", &of_node);
     format!("{{ exec: [/bin/sh, -c, '{text}'], {FAST} }}")
+}
+
+/// The agent has given up what it takes to become another user, unless the file needs that.
+#[test]
+fn a_program_runs_as_the_user_that_the_file_names() {
+    let program = require!(skip::farm());
+    let lab = lab("user", 2, 1);
+    let as_nobody = format!(
+        "{{ exec: [/bin/sh, -c, 'test $(id -u) = $(id -u nobody) || {{ id -u; false; }}'], user: nobody, {FAST} }}"
+    );
+    let farm = serving(&lab, &program, &with_checks(&as_nobody));
+    assert_eq!(check(&farm, 1).last_error, None);
+    farm.stop().unwrap();
+    let mut farm = serving(&lab, &program, &with_checks(&script(&lab, "true", "ok")));
+    farm.edit(|text| text.replace("exec: [/bin/sh", "user: nobody, exec: [/bin/sh")).unwrap();
+    let (code, words) = exit_code_and_words(&mut farm.ask_command(1, &["reload"])).unwrap();
+    assert!(code == Some(1) && words.contains("has given up the rights"), "{words}");
+    farm.stop().unwrap();
 }
 
 /// A farm on the two nodes of the lab, whose checks have passed.

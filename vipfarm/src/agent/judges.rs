@@ -146,7 +146,7 @@ impl Judges {
                     let first = others.iter().next().filter(|first| *first < last.own);
                     let after = others.iter().find(|node| *node > last.own);
                     let next = after.or(owner.filter(|owner| *owner != last.own));
-                    let next = next.filter(|_| !self.promised);
+                    let next = next.filter(|_| !self.promised && !self.unknown);
                     (place(first), next.map_or(SEVERAL, index))
                 } else {
                     (place(others.iter().next()), NOBODY)

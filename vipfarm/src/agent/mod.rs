@@ -142,7 +142,9 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
         site::refuse_exposed(&options.place.config)?;
         // Before there is a second thread.
-        rights::give_up_others().context("cannot give up rights that are not needed")?;
+        rights::refuse_users(&farm)?;
+        rights::give_up_others(farm.runs_as_others())
+            .context("cannot give up rights that are not needed")?;
         let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
         let serving = serve(options, farm, keys, Arc::clone(&history), (upgrader, asked));
         match runtime()?.block_on(serving)? {

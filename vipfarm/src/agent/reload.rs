@@ -15,7 +15,7 @@ use super::{
     command::{Command, Commander},
     configurations::{Configuration, Configurations, place_of},
     health::Health,
-    site,
+    rights, site,
     upgrade::Upgrader,
     watch::Needs,
 };
@@ -266,6 +266,9 @@ impl Reloader {
             "other timers or another port for the heartbeats".to_owned()
         } else if keys.bucket_key() != self.hash_key {
             "another key, which decides where every client goes".to_owned()
+        } else if next.runs_as_others() && rights::refuse_users(next).is_err() {
+            "checks or hooks run as another `user`, and the agent has given up the rights for that"
+                .to_owned()
         } else if let Some(vip) = changed_mode(now, next) {
             format!("{vip} goes over to `mode: failover`, or back")
         } else if let Some((is, would)) = both.find(|(is, would)| is != would) {

@@ -3,6 +3,10 @@
 
 use std::{fs, io};
 
+use anyhow::ensure;
+
+use crate::model::Farm;
+
 /// A capability by its number in `linux/capability.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capability {
@@ -21,6 +25,13 @@ pub const NEEDED: [Capability; 6] = [
     capability(23, "CAP_SYS_NICE", "schedules its heartbeats in real time"),
     capability(38, "CAP_PERFMON", "loads programs that compute with pointers"),
     capability(39, "CAP_BPF", "loads the filter and its tables"),
+];
+
+/// What one needs besides whose checks or hooks run as other users.
+pub const TO_RUN_AS_OTHERS: [Capability; 3] = [
+    capability(5, "CAP_KILL", "ends programs of other users in time"),
+    capability(6, "CAP_SETGID", "runs programs with the groups of other users"),
+    capability(7, "CAP_SETUID", "runs programs as other users"),
 ];
 
 const fn capability(number: u32, name: &'static str, what_for: &'static str) -> Capability {
@@ -54,11 +65,29 @@ pub(super) fn hide_memory() -> io::Result<()> {
 /// executes could have, and those that one with the set-user-ID bit would give.
 ///
 /// To be called while the process has one thread: the kernel keeps capabilities by thread.
-pub(super) fn give_up_others() -> io::Result<()> {
-    let needed = NEEDED.iter().fold(0, |set, capability| set | 1 << capability.number);
+pub(super) fn give_up_others(runs_as_others: bool) -> io::Result<()> {
+    let needed = needed(runs_as_others);
     forget_bounding(needed)?;
     keep_only(needed)?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+fn needed(runs_as_others: bool) -> u64 {
+    let more: &[Capability] = if runs_as_others { &TO_RUN_AS_OTHERS } else { &[] };
+    NEEDED.iter().chain(more).fold(0, |set, capability| set | 1 << capability.number)
+}
+
+/// Refuses a farm whose checks or hooks run as other users if this process may not do that.
+pub(super) fn refuse_users(farm: &Farm) -> anyhow::Result<()> {
+    let effective = effective();
+    let lacks = TO_RUN_AS_OTHERS.iter().filter(|capability| !capability.is_in(effective));
+    let lacks: Vec<&str> = lacks.map(|capability| capability.name).collect();
+    ensure!(
+        !farm.runs_as_others() || lacks.is_empty(),
+        "checks or hooks run as another `user`, which this process may not do: start the agent with {} (under systemd in `CapabilityBoundingSet` and `AmbientCapabilities`), or remove `user`",
+        lacks.join(", ")
+    );
+    Ok(())
 }
 
 /// Takes capabilities out of the bounding set, if the process may: whoever has started it without
@@ -153,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_what_is_needed_of_what_it_has() {
-        let needed = NEEDED.iter().fold(0, |set, capability| set | 1 << capability.number);
+        let needed = needed(false);
         let before = [status("CapPrm:"), status("CapEff:"), status("CapInh:")];
         let after = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

@@ -4,6 +4,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::Farm;
+
 /// Something that must be right for a node to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
@@ -116,6 +118,19 @@ pub struct Run {
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.argv.join(" "))
+    }
+}
+
+impl Farm {
+    /// Whether checks or hooks run as other users than the agent.
+    pub fn runs_as_others(&self) -> bool {
+        let groups = self.vips.iter().flat_map(|block| &block.groups);
+        let of_vips = self.vips.iter().flat_map(|block| &block.checks);
+        let checks = self.checks.iter().chain(of_vips);
+        let mut checks = checks.chain(groups.flat_map(|group| &group.checks));
+        let is_other =
+            |check: &Check| matches!(&check.probe, Probe::Exec(run) if run.user.is_some());
+        self.hooks.user.is_some() || checks.any(is_other)
     }
 }
 
