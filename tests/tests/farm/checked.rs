@@ -69,7 +69,7 @@ fn a_program_runs_as_the_user_that_the_file_names() {
     let as_nobody = format!(
         "{{ exec: [/bin/sh, -c, 'test $(id -u) = $(id -u nobody) || {{ id -u; false; }}'], user: nobody, {FAST} }}"
     );
-    let farm = serving(&lab, &program, &with_checks(&as_nobody));
+    let mut farm = serving(&lab, &program, &with_checks(&as_nobody));
     assert_eq!(check(&farm, 1).last_error, None);
     farm.stop().unwrap();
     let mut farm = serving(&lab, &program, &with_checks(&script(&lab, "true", "ok")));
