@@ -20,8 +20,11 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 
-use super::handover::LONGEST_HOLD;
-use crate::status::{UpgradeReply, UpgradeRequest};
+use super::{handover::LONGEST_HOLD, rights};
+use crate::{
+    config,
+    status::{UpgradeReply, UpgradeRequest},
+};
 
 /// How long the new program may take to look at the file.
 pub const PREFLIGHT: Duration = Duration::from_secs(10);
@@ -119,9 +122,19 @@ impl Upgrader {
         let checked = tokio::task::spawn_blocking(move || program.check(&file)).await;
         let version = checked.map_err(|error| error.to_string())?;
         let version = version.map_err(|error| format!("{error:#}"))?;
+        if !request.exit {
+            self.refuse_lost_rights().map_err(|error| format!("{error:#}"))?;
+        }
         let upgrade = Upgrade { hold, exit: request.exit };
         self.asked.try_send(upgrade).map_err(|_full| "an upgrade is under way".to_owned())?;
         Ok(UpgradeReply { version })
+    }
+
+    /// What this process has given up, a program that it executes has not either. A file that only the
+    /// next version understands is that one's to judge.
+    fn refuse_lost_rights(&self) -> anyhow::Result<()> {
+        let next = config::load(&self.file);
+        next.map_or(Ok(()), |farm| rights::refuse_users(&farm))
     }
 }
 
