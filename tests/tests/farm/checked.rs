@@ -79,6 +79,7 @@ fn a_program_runs_as_the_user_that_the_file_names() {
     }
     farm.stop().unwrap();
     farm.start().unwrap();
+    farm.wait_converged(&[1, 2]).unwrap();
     eventually("the node serves", || load(&farm, 2, "node1") > 0);
     assert_eq!(check(&farm, 1).last_error, None);
     farm.stop().unwrap();

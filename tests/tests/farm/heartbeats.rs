@@ -13,7 +13,7 @@ use vipfarm_lab::{Captured, Direction, Farm, Frame, Host, require, skip};
 use crate::{ONE_VIP, events, eventually, has_event, lab, running, wire};
 
 /// Bytes of a heartbeat in a settled farm of three nodes.
-const LEN: usize = 233 + 3;
+const LEN: usize = 241 + 3;
 
 /// Heartbeat datagrams of one node, as they come to another's wire.
 pub(crate) fn recorded(from: &Host, to: &Host, count: usize) -> Vec<Vec<u8>> {

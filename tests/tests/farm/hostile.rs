@@ -10,14 +10,25 @@ use std::{
 use vipfarm::{model::DEFAULT_PORT, status::Status};
 use vipfarm_lab::{Farm, Frame, frame::SYN, require, skip, traffic::HttpServer};
 
-use crate::{HTTP, ONE_VIP, all, events, heartbeats::recorded, lab, probed::Probed, running, vmac};
+use crate::{
+    HTTP, ONE_VIP, all, events, eventually, heartbeats::recorded, lab, probed::Probed, running,
+    vmac,
+};
 
 /// How long a flood lasts: many times what a node may be silent for.
 const FLOOD: Duration = Duration::from_secs(2);
 
-/// What every agent said before.
+/// What every agent said before, in a view that has been the last for a while: a node that has just come
+/// may say something new of itself.
 fn statuses(farm: &Farm<'_>) -> Vec<Status> {
-    all(farm.lab()).into_iter().map(|node| farm.status(node).unwrap()).collect()
+    let look = || all(farm.lab()).into_iter().map(|node| farm.status(node).unwrap());
+    let mut before: Vec<Status> = look().collect();
+    eventually("one view is the last for a second", || {
+        thread::sleep(Duration::from_secs(1));
+        let former = std::mem::replace(&mut before, look().collect());
+        former.iter().zip(&before).all(|(former, now)| former.epoch == now.epoch)
+    });
+    before
 }
 
 /// No view was left, and no lease has lapsed.
