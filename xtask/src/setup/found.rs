@@ -17,15 +17,19 @@ pub(crate) const LINKER_VERSION: &str = "0.13.0";
 pub(crate) const LLVM_MAJORS: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// The programs the lab calls, and the Debian package of each.
-pub(crate) const LAB_TOOLS: &[(&str, &str)] =
-    &[("ip", "iproute2"), ("bridge", "iproute2"), ("tc", "iproute2"), ("bpftool", "bpftool")];
+pub(crate) const LAB_TOOLS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("bridge", "iproute2"),
+    ("tc", "iproute2"),
+    ("bpftool", "bpftool"),
+    ("ethtool", "ethtool"),
+];
 
 /// What failover is compared with.
 pub(crate) const KEEPALIVED: &[(&str, &str)] = &[("keepalived", "keepalived")];
 
-/// What the filter is compared with, and the program that makes a veth pair fit for it.
-pub(crate) const FILTERS: &[(&str, &str)] =
-    &[("nft", "nftables"), ("iptables", "iptables"), ("ethtool", "ethtool")];
+/// What the filter is compared with.
+pub(crate) const FILTERS: &[(&str, &str)] = &[("nft", "nftables"), ("iptables", "iptables")];
 
 /// The Debian names of rustc, cargo and the library source. The backports for browsers come
 /// first: on a stable release they alone are new enough.
