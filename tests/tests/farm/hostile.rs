@@ -17,6 +17,7 @@ use crate::{
 
 /// How long a flood lasts: many times what a node may be silent for.
 const FLOOD: Duration = Duration::from_secs(2);
+const BURST: Duration = Duration::from_millis(1);
 
 /// What every agent said before, in a view that has been the last for a while: a node that has just come
 /// may say something new of itself.
@@ -108,9 +109,16 @@ async fn a_syn_flood_on_the_vip_changes_neither_view_nor_lease_and_clients_are_s
     let frames: Vec<Vec<u8>> = (10_000..30_000).map(syn).collect();
 
     let before = statuses(&farm);
+    let until = Instant::now() + FLOOD;
     let (sent, served) = thread::scope(|scope| {
-        let flood = scope.spawn(|| client.flood(&frames, FLOOD).unwrap());
-        let until = Instant::now() + FLOOD;
+        let flood = scope.spawn(|| {
+            // With pauses: all nodes share the machine's processors, and who gets them is not the question.
+            let bursts = frames.chunks(100).cycle().take_while(|_| Instant::now() < until);
+            bursts.fold(0, |sent, burst| {
+                thread::sleep(BURST);
+                sent + client.flood(burst, BURST).unwrap()
+            })
+        });
         let mut served = 0;
         while Instant::now() < until {
             client.in_ns(|| {

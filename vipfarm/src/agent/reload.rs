@@ -277,7 +277,7 @@ impl Reloader {
             return Ok(());
         };
         bail!(
-            "{}: {what}: a reload cannot take that over; restart the agents with the new file, one after the other",
+            "{}: {what}: a reload cannot take that over; `vipfarm upgrade` on all nodes at once can",
             self.file.display()
         );
     }
