@@ -37,6 +37,7 @@ vips:
         rules:
           - { port: 53, proto: udp, filter: on_ipid }
           - { port: 514, proto: udp, filter: on_addr }
+          - { port: 7000, proto: udp, filter: on_port }
           - { port: \"*\", proto: udp, filter: on_port, linger: 30s }
   - addresses: [10.9.0.102/24]
     vmac: 5a:fe:00:00:00:02

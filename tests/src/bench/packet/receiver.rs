@@ -56,7 +56,7 @@ impl Kind {
     }
 }
 
-/// The port that the flood is for.
+/// The port that the flood is for, which has a rule of its own: its flows do not linger.
 pub(super) const PORT: u16 = 7000;
 
 /// The nodes of iptables' cluster; the rule drops the packets of each.
