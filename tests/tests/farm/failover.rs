@@ -394,3 +394,29 @@ async fn a_reload_adds_a_failover_vip_beside_the_others_and_drops_it() {
     traffic.stop_unharmed(from).await;
     farm.stop().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t32_of_two_nodes_the_other_takes_a_frozen_ones_vip_and_gives_it_back() {
+    const NAME: &str = "t32_of_two_nodes_the_other_takes_a_frozen_ones_vip_and_gives_it_back";
+    let program = require!(NAME, skip::farm());
+    let lab = lab("thawtwo", 2, 8);
+    let vips = BY_PRIORITY.replace(", node3: 50", "");
+    let mut farm = running(&lab, &program, &vips);
+    wait_for_holder(&lab, VIP, 1);
+    let traffic = Probed::start(&lab).await;
+    let begin = Instant::now();
+    farm.freeze(1, true).unwrap();
+    farm.wait_converged(&[2]).unwrap();
+    eventually("the other serves", || !traffic.is_served_by("node1"));
+    traffic.all_served().await;
+
+    farm.freeze(1, false).unwrap();
+    farm.wait_converged(&[1, 2]).unwrap();
+    wait_for_holder(&lab, VIP, 1);
+    // It has had the address all the time, and its clients have learnt the other's MAC meanwhile.
+    eventually("it serves again", || !traffic.is_served_by("node2"));
+    traffic.all_served().await;
+    let until = Instant::now();
+    let gap = traffic.stop().await.longest_gap(begin, until);
+    assert!(gap < Duration::from_millis(500), "clients waited for {gap:?}");
+}

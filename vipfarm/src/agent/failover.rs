@@ -85,8 +85,8 @@ pub(super) struct Mover {
     /// Whether the interface has the address; a former agent may have left those that are missing here.
     present: BTreeMap<(usize, VlanTags, IpAddr), bool>,
     staying: Staying,
-    /// Who was alive in the view before.
-    alive: NodeSet,
+    /// The epoch of the view before, and who was alive in it.
+    before: (u64, NodeSet),
     idle_since: Option<Instant>,
     /// When the addresses were last looked for.
     looked: Instant,
@@ -135,7 +135,7 @@ impl Mover {
             holding: Arc::default(),
             present: BTreeMap::new(),
             staying: Staying::default(),
-            alive: NodeSet::EMPTY,
+            before: (0, NodeSet::EMPTY),
             idle_since: None,
             looked: Instant::now(),
         })
@@ -176,13 +176,15 @@ impl Mover {
 
     /// Has the addresses where the view says.
     async fn follow_view(&mut self, snapshot: &Snapshot, blocks: &[Block<'_>]) {
-        let alive = snapshot.view.alive;
-        // Somebody who has come may have believed another node meanwhile, and so may its clients.
-        let joined = !alive.is_subset(std::mem::replace(&mut self.alive, alive));
+        let (epoch, alive) = (snapshot.view.epoch, snapshot.view.alive);
+        let before = std::mem::replace(&mut self.before, (epoch, alive));
+        // Somebody who has come may have believed another node meanwhile, and so may its clients; and
+        // of a view that was without this node, the holder was another.
+        let unsure = !alive.is_subset(before.1) || epoch > before.0 + 1;
         let mut told = Vec::new();
         for block in blocks {
             self.holding.note(VipId::of(&block.group.name), block.holder);
-            if block.holder == Some(self.own) && (self.gain(block).await || joined) {
+            if block.holder == Some(self.own) && (self.gain(block).await || unsure) {
                 let interface = &self.interfaces[block.place];
                 let held = |vip| Held { interface: interface.clone(), vip };
                 told.extend(vips_of(block.vip).map(held));
