@@ -100,7 +100,10 @@ fn an_incomplete_file_is_written_and_exits_1() {
     assert!(stderr.contains("error: the file is not complete"), "{stderr}");
 
     let conf = fs::read_to_string(dir.path("keepalived.conf")).expect("written");
-    fs::write(dir.path("multicast.conf"), conf.replace("unicast_", "mcast_")).expect("writable");
+    let peers = "    unicast_peer {\n        192.168.1.12\n    }\n";
+    assert!(conf.contains(peers), "{conf}");
+    let multicast = conf.replace("unicast_src_ip", "mcast_src_ip").replace(peers, "");
+    fs::write(dir.path("multicast.conf"), multicast).expect("writable");
     let output = vipfarm(&dir, &["import", "keepalived", "multicast.conf", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let json: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON alone");
