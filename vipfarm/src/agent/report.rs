@@ -34,7 +34,7 @@ use super::{
     neighbours,
     proof::{News, Prover},
     readiness, realtime,
-    reload::Reloader,
+    reload::{self, Reloader},
     trace::{self, Tracer},
     upgrade::Upgrader,
 };
@@ -43,9 +43,10 @@ use crate::{
     datapath::{self, Counters, Datapath, XdpMode},
     model::{Abstention, BUCKETS, Farm, Http, Mac, NodeId},
     status::{
-        ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, MoveRequest, NodeState,
-        NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
-        ResetReply, Status, TraceQuery, TraceReply, UpgradeReply, UpgradeRequest,
+        ChangedPowers, CheckStatus, EventRecord, ExplainQuery, Explanation, GroupStatus,
+        MoveRequest, NodeState, NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus,
+        ReloadReply, ReloadRequest, ResetReply, Status, TraceQuery, TraceReply, UpgradeReply,
+        UpgradeRequest,
     },
 };
 
@@ -71,6 +72,8 @@ pub struct Reporter {
     /// Asks the heartbeat thread.
     commander: Commander,
     reloader: Mutex<Reloader>,
+    /// Held while the file is read and taken over.
+    reading: Mutex<()>,
     upgrader: Upgrader,
     prover: Prover,
     keeping: Arc<Keeping>,
@@ -121,6 +124,7 @@ impl Reporter {
             commander: reloader.commander.clone(),
             upgrader: reloader.upgrader.clone(),
             reloader: Mutex::new(reloader),
+            reading: Mutex::default(),
             prover: Prover::new(up.own),
             keeping,
             announcing,
@@ -170,7 +174,7 @@ impl Reporter {
 
     /// Resets what is left of groups that the farm has taken from this node because of a check that
     /// asks for that.
-    async fn leave_what_fails(&self) {
+    pub(super) async fn leave_what_fails(&self) {
         let snapshot = self.latest.get();
         let leaves = self.health.leaves(&self.configurations.get(snapshot.digest));
         let in_view = snapshot.view.abstentions.of(self.own);
@@ -190,7 +194,15 @@ impl Reporter {
 
     /// Reads the file anew and makes it the next one; the history tells what came of it.
     pub async fn read_anew(&self, force: bool) -> Result<ReloadReply, String> {
-        match self.reloader.lock().await.reload(force).await {
+        // The file that is read last is to be taken over last; what else needs the reloader does not wait
+        // for names.
+        let _turn = self.reading.lock().await;
+        let file = self.reloader.lock().await.file();
+        let taken = match reload::read(file).await {
+            Ok(read) => self.reloader.lock().await.take_over(read, force).await,
+            Err(error) => Err(error),
+        };
+        match taken {
             Ok(read) if read.changes.is_empty() => {
                 self.info("file_read", "the file has been read: nothing in it has changed".into());
                 Ok(ReloadReply { configuration: hex(read.digest), changes: read.changes })
@@ -318,6 +330,15 @@ impl Reporter {
     /// How long the file would have open connections waited for when the agent is to stop.
     pub(super) fn stop_timeout(&self) -> Duration {
         self.configurations.get(self.latest.get().digest).farm.stop_timeout
+    }
+
+    /// How long the programs may take that are told of the end.
+    pub(super) fn hooks_time(&self) -> Duration {
+        let config = self.configurations.get(self.latest.get().digest);
+        let hooks = &config.farm.hooks;
+        // One of them may be at work.
+        let programs = [&hooks.on_view, &hooks.on_ready, &hooks.on_closed].map(Option::is_some);
+        hooks.timeout * u32::try_from(programs.iter().filter(|&&is| is).count()).unwrap_or(0)
     }
 
     /// How often the nodes tell each other what they do; no reload changes it.
@@ -459,7 +480,9 @@ impl Source for Reporter {
 
 impl Look for Reporter {
     fn state(&self) -> Status {
-        self.status()
+        let mut status = self.status();
+        status.checks = status.checks.into_iter().map(CheckStatus::for_strangers).collect();
+        status
     }
 
     fn is_ready(&self, what: Option<&str>) -> Option<bool> {
