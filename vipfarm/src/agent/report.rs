@@ -2,13 +2,14 @@
 //! the history, in the words of [`crate::status`].
 
 mod groups;
+mod health;
 mod powers;
 mod traced;
 mod vips;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex as Lock, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex as Lock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -29,11 +30,10 @@ use super::{
     history::{History, Level},
     keep::Keeping,
     linger::{self, Linger},
-    listener::Look,
     mend::Mender,
     neighbours,
     proof::{News, Prover},
-    readiness, realtime,
+    realtime,
     reload::{self, Reloader},
     trace::{self, Tracer},
     upgrade::Upgrader,
@@ -41,12 +41,11 @@ use super::{
 use crate::{
     config::keys::Keys,
     datapath::{self, Counters, Datapath, XdpMode},
-    model::{Abstention, BUCKETS, Farm, Http, Mac, NodeId},
+    model::{BUCKETS, Farm, Mac, NodeId},
     status::{
-        ChangedPowers, CheckStatus, EventRecord, ExplainQuery, Explanation, GroupStatus,
-        MoveRequest, NodeState, NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus,
-        ReloadReply, ReloadRequest, ResetReply, Status, TraceQuery, TraceReply, UpgradeReply,
-        UpgradeRequest,
+        ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, MoveRequest, NodeState,
+        NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
+        ResetReply, Status, TraceQuery, TraceReply, UpgradeReply, UpgradeRequest,
     },
 };
 
@@ -172,26 +171,6 @@ impl Reporter {
         }
     }
 
-    /// Resets what is left of groups that the farm has taken from this node because of a check that
-    /// asks for that.
-    pub(super) async fn leave_what_fails(&self) {
-        let snapshot = self.latest.get();
-        let leaves = self.health.leaves(&self.configurations.get(snapshot.digest));
-        let in_view = snapshot.view.abstentions.of(self.own);
-        let given_up = |kernel_group| leaves.is_from(kernel_group) && in_view.is_from(kernel_group);
-        if leaves == Abstention::NONE {
-            return;
-        }
-        match self.linger.reset_given_away(given_up).await {
-            Ok(0) => {}
-            Ok(reset) => self.info(
-                "connections_reset",
-                format!("{reset} TCP connections were reset because a check fails"),
-            ),
-            Err(error) => self.not_counted(&error),
-        }
-    }
-
     /// Reads the file anew and makes it the next one; the history tells what came of it.
     pub async fn read_anew(&self, force: bool) -> Result<ReloadReply, String> {
         // The file that is read last is to be taken over last; what else needs the reloader does not wait
@@ -218,25 +197,6 @@ impl Reporter {
                 Err(reason)
             }
         }
-    }
-
-    /// Puts VIPs back that somebody took off this node, if it is time to.
-    pub(super) async fn put_back_vips(&self) {
-        let missing = self.health.missing();
-        let is_due = || {
-            let mut mender = self.mender.lock().unwrap_or_else(PoisonError::into_inner);
-            mender.is_due(Instant::now(), !missing.is_empty())
-        };
-        if is_due()
-            && let Err(error) = self.reloader.lock().await.put_back(&missing).await
-        {
-            self.warn("vip_not_put_back", format!("{error:#}"));
-        }
-    }
-
-    /// Where the file has HTTP requests answered.
-    pub(super) fn http(&self) -> Http {
-        self.configurations.get(self.latest.get().digest).farm.http.clone()
     }
 
     /// Clears up when the farm has gone over to another configuration.
@@ -475,19 +435,6 @@ impl Source for Reporter {
             }
             Ok(ResetReply { reset })
         })
-    }
-}
-
-impl Look for Reporter {
-    fn state(&self) -> Status {
-        let mut status = self.status();
-        status.checks = status.checks.into_iter().map(CheckStatus::for_strangers).collect();
-        status
-    }
-
-    fn is_ready(&self, what: Option<&str>) -> Option<bool> {
-        let snapshot = self.latest.get();
-        readiness::is_ready(&self.configurations.get(snapshot.digest), &snapshot, what)
     }
 }
 
