@@ -1,12 +1,12 @@
 //! A farm as a source describes it: there may be gaps.
 
 use crate::{
-    config::NAME,
+    config::{self, NAME},
     model::{Filter, Mac, Mode, Proto},
 };
 
 /// What stands where the source says nothing and nothing may be guessed: `vipfarm check` refuses it.
-pub(super) const GAP: &str = "FILL-IN";
+pub(super) const GAP: &str = config::GAP;
 
 /// A farm.
 #[derive(Debug, Default)]
