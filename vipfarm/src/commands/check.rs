@@ -1,5 +1,7 @@
 //! `vipfarm check`
 
+mod checks;
+
 use std::{io, path::Path, time::Duration};
 
 use owo_colors::Style;
@@ -12,7 +14,7 @@ use crate::{
         self, Diagnostics,
         key::{KeyError, KeyProblem, Secret},
     },
-    model::{BUCKETS, Check, Effect, Farm, Filter, Group, Mode, Node, Proto, Rule, Table, View},
+    model::{BUCKETS, Farm, Filter, Group, Mode, Node, Proto, Rule, Table, View},
     placement::Placement,
 };
 
@@ -84,7 +86,7 @@ pub(super) struct Summary {
     nodes: Vec<NodeSummary>,
     vips: Vec<VipSummary>,
     groups: Vec<GroupSummary>,
-    checks: Vec<CheckSummary>,
+    checks: Vec<checks::Summary>,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,20 +143,6 @@ struct Share {
     percent: f64,
 }
 
-/// What a node must have to serve something.
-#[derive(Debug, Serialize)]
-struct CheckSummary {
-    /// What is served only if it passes: `all`, `vip ADDRESS` or `group NAME`.
-    about: String,
-    /// What is looked at, such as `tcp 127.0.0.1:80`.
-    check: String,
-    interval_ms: u64,
-    timeout_ms: u64,
-    rise: u16,
-    fall: u16,
-    effect: Effect,
-}
-
 impl Summary {
     pub(super) fn of(file: String, farm: &Farm, key_problems: Vec<String>) -> Self {
         let timers = farm.membership.timers;
@@ -204,7 +192,7 @@ impl Summary {
                 })
                 .collect(),
             groups: groups.collect(),
-            checks: checks_of(farm),
+            checks: checks::of(farm),
         }
     }
 }
@@ -224,37 +212,6 @@ fn warnings(farm: &Farm) -> Vec<String> {
         )
     };
     fewer.map(warning).collect()
-}
-
-/// In the order in which `status` lists them.
-fn checks_of(farm: &Farm) -> Vec<CheckSummary> {
-    let mut summaries = Vec::new();
-    let mut add = |about: &str, checks: &[Check]| {
-        summaries.extend(checks.iter().map(|check| CheckSummary::of(about, check)));
-    };
-    add("all", &farm.checks);
-    for vip in &farm.vips {
-        add(&format!("vip {}", vip.addresses[0].addr), &vip.checks);
-        for group in &vip.groups {
-            add(&format!("group {}", group.name), &group.checks);
-        }
-    }
-    summaries
-}
-
-impl CheckSummary {
-    fn of(about: &str, check: &Check) -> Self {
-        let Check { probe, interval, timeout, rise, fall, effect } = check;
-        Self {
-            about: about.into(),
-            check: probe.to_string(),
-            interval_ms: millis(*interval),
-            timeout_ms: millis(*timeout),
-            rise: *rise,
-            fall: *fall,
-            effect: *effect,
-        }
-    }
 }
 
 impl GroupSummary {
@@ -314,7 +271,7 @@ pub(super) fn render(summary: &Summary, ink: Ink) -> String {
     }
     if !summary.checks.is_empty() {
         text.push('\n');
-        text += &check_table(&summary.checks, ink);
+        text += &checks::table(&summary.checks, ink);
     }
     text
 }
@@ -374,35 +331,14 @@ fn share_table(shares: &[Share], ink: Ink) -> String {
     screen::table(ink, &["NODE", "POWER", "LOAD", "SHARE"], &[1, 2, 3], &rows)
 }
 
-fn check_table(checks: &[CheckSummary], ink: Ink) -> String {
-    let time = |ms| config::duration_words(Duration::from_millis(ms));
-    let rows: Vec<Row> = checks
-        .iter()
-        .map(|check| {
-            let cells = [
-                check.check.clone(),
-                check.about.clone(),
-                time(check.interval_ms),
-                time(check.timeout_ms),
-                check.rise.to_string(),
-                check.fall.to_string(),
-                screen::word(&check.effect),
-            ];
-            Row::new(Style::new(), cells)
-        })
-        .collect();
-    let header = ["CHECK", "ABOUT", "EVERY", "TIMEOUT", "RISE", "FALL", "EFFECT"];
-    screen::table(ink, &header, &[2, 3, 4, 5], &rows)
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::{
         commands::fixture,
         model::{
-            DEFAULT_PORT, Hooks, Http, IcmpEcho, Mac, Membership, Open, OtherProtocols, Probe,
-            Timers, Vip, VipAddr, VlanTags,
+            Check, DEFAULT_PORT, Effect, Hooks, Http, IcmpEcho, Mac, Membership, Open,
+            OtherProtocols, Probe, Timers, Vip, VipAddr, VlanTags,
         },
     };
 
