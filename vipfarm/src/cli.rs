@@ -70,6 +70,7 @@ pub enum Verb {
     ///
     /// Reports every error of the file at once, each with its place and how to fix it; else the
     /// farm as the file describes it and the share of traffic each node gets while all are alive.
+    /// Relative paths in a file from standard input start in the current directory.
     #[command(after_help = "Example:\n  vipfarm check /etc/vipfarm/farm.yaml")]
     Check(CheckArgs),
 
@@ -389,7 +390,7 @@ pub struct TalkArgs {
 /// Arguments of `check`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct CheckArgs {
-    /// The farm's file
+    /// The farm's file, `-` for standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 

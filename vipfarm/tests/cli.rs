@@ -137,6 +137,38 @@ fn a_configuration_with_errors_exits_2_and_names_the_file() {
     assert!(json["errors"].as_array().is_some_and(|errors| !errors.is_empty()), "{json}");
 }
 
+#[test]
+fn check_reads_a_pipe_and_standard_input() {
+    let dir = RunDir::new();
+    let yaml = fs::read(farm_file(&dir)).expect("written");
+    let check = |file: &str, yaml: &[u8]| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_vipfarm"))
+            .args(["check", file])
+            .current_dir(dir.path(""))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        child.stdin.take().expect("piped").write_all(yaml).expect("it reads");
+        child.wait_with_output().expect("it ends")
+    };
+    let words = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let output = check("-", &yaml);
+    let stdout = words(output.stdout);
+    assert!(output.status.success(), "{}", words(output.stderr));
+    assert!(stdout.starts_with("<stdin>: ok"), "{stdout}");
+    assert!(stdout.contains("\nkey: farm.key\nheartbeats"), "the key is found here: {stdout}");
+    let output = check("/dev/stdin", &yaml);
+    let stdout = words(output.stdout);
+    assert!(output.status.success(), "{}", words(output.stderr));
+    assert!(stdout.starts_with("/dev/stdin: ok"), "{stdout}");
+    let output = check("-", b"farm: 7!\n");
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = words(output.stderr);
+    assert!(stderr.contains("<stdin>:1:7: error: `7!` cannot be a farm's name"), "{stderr}");
+}
+
 /// A farm's file with its key in that directory.
 fn farm_file(dir: &RunDir) -> String {
     assert!(vipfarm(&["keygen", &text(dir, "farm.key")]).status.success());

@@ -96,7 +96,7 @@ fn an_incomplete_file_is_written_and_exits_1() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("192.168.1.222/FILL-IN"), "{output:?}");
     let stderr = text(&output.stderr);
-    assert!(stderr.contains(": missing: `FILL-IN` is not a netmask"), "{stderr}");
+    assert!(stderr.contains(": missing: `FILL-IN` is still to be filled in"), "{stderr}");
     assert!(stderr.contains("error: the file is not complete"), "{stderr}");
 
     let conf = fs::read_to_string(dir.path("keepalived.conf")).expect("written");

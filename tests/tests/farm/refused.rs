@@ -88,7 +88,7 @@ fn an_unusable_key_is_refused() {
     refuses(&farm, &mut farm.agent_command(1), 2, &["mode 0644", "chmod 600", "farm.yaml:2:"]);
     fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     fs::write(&key, "no key\n").unwrap();
-    refuses(&farm, &mut farm.agent_command(1), 2, &["64 hex digits", "keygen --force"]);
+    refuses(&farm, &mut farm.agent_command(1), 2, &["64 hex digits", "name the file"]);
     fs::remove_file(&key).unwrap();
     refuses(&farm, &mut farm.agent_command(1), 2, &["does not exist", "vipfarm keygen"]);
 }

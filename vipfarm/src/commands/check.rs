@@ -1,6 +1,8 @@
 //! `vipfarm check`
 
-use std::{path::Path, time::Duration};
+mod checks;
+
+use std::{io, path::Path, time::Duration};
 
 use owo_colors::Style;
 use serde::Serialize;
@@ -12,7 +14,7 @@ use crate::{
         self, Diagnostics,
         key::{KeyError, KeyProblem, Secret},
     },
-    model::{BUCKETS, Farm, Filter, Group, Mode, Proto, Rule, Table, View},
+    model::{BUCKETS, Farm, Filter, Group, Mode, Node, Proto, Rule, Table, View},
     placement::Placement,
 };
 
@@ -22,7 +24,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         Ok(summary) => Ok(screen::print(&render(&summary, Ink::of_stdout()))?),
         Err(diagnostics) => {
             if args.json {
-                let file = args.file.display().to_string();
+                let file = name(&args.file);
                 screen::print_json(&Problems { file, ok: false, errors: &diagnostics })?;
             }
             Err(diagnostics.into())
@@ -30,15 +32,31 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     }
 }
 
-fn read(file: &Path) -> Result<Summary, Diagnostics> {
-    let farm = config::load(file)?;
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// What the file is called in problems; relative paths in it start at this name's directory.
+fn name(path: &Path) -> String {
+    if is_stdin(path) { "<stdin>".into() } else { path.display().to_string() }
+}
+
+fn read(path: &Path) -> Result<Summary, Diagnostics> {
+    let file = name(path);
+    // Once: a pipe has nothing to say again.
+    let text = if is_stdin(path) {
+        config::read_from(&file, || Ok(io::stdin().lock()))
+    } else {
+        config::read_text(path)
+    }?;
+    let farm = config::parse(&file, &text)?;
     let problems: Vec<_> = farm.key_files().filter_map(|path| Secret::load(path).err()).collect();
     // A file may be checked where its keys are not, or by somebody who may not read them.
     let is_elsewhere =
         |error: &KeyError| matches!(error.problem, KeyProblem::Missing | KeyProblem::Unreadable(_));
     if problems.is_empty() || !problems.iter().all(is_elsewhere) {
         // The same problems again, with their places in the file.
-        config::load_with_keys(file)?;
+        config::parse_with_keys(&file, &text)?;
     }
     Ok(Summary::of(file, &farm, problems.iter().map(ToString::to_string).collect()))
 }
@@ -62,10 +80,13 @@ pub(super) struct Summary {
     hash_key_file: Option<String>,
     /// Why an agent could not use the keys here and now.
     key_problems: Vec<String>,
+    /// What is allowed and seldom meant.
+    warnings: Vec<String>,
     heartbeat: Heartbeat,
     nodes: Vec<NodeSummary>,
     vips: Vec<VipSummary>,
     groups: Vec<GroupSummary>,
+    checks: Vec<checks::Summary>,
 }
 
 #[derive(Debug, Serialize)]
@@ -123,9 +144,8 @@ struct Share {
 }
 
 impl Summary {
-    pub(super) fn of(file: &Path, farm: &Farm, key_problems: Vec<String>) -> Self {
+    pub(super) fn of(file: String, farm: &Farm, key_problems: Vec<String>) -> Self {
         let timers = farm.membership.timers;
-        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let text = |path: &Path| path.display().to_string();
         let placement = Placement::new(farm);
         let groups = farm.vips.iter().enumerate();
@@ -135,13 +155,14 @@ impl Summary {
             GroupSummary::of(farm, vip, group, &placement.table(kernel_group, &everybody))
         });
         Self {
-            file: text(file),
+            file,
             ok: true,
             farm: farm.name.clone(),
             key_file: text(&farm.key_file),
             accept_key_file: farm.accept_key_file.as_deref().map(text),
             hash_key_file: farm.hash_key_file.as_deref().map(text),
             key_problems,
+            warnings: warnings(farm),
             heartbeat: Heartbeat {
                 port: farm.membership.port,
                 period_ms: millis(timers.period),
@@ -171,8 +192,26 @@ impl Summary {
                 })
                 .collect(),
             groups: groups.collect(),
+            checks: checks::of(farm),
         }
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn warnings(farm: &Farm) -> Vec<String> {
+    let most = farm.nodes.iter().map(|node| node.addresses.len()).max().unwrap_or_default();
+    let fewer = farm.nodes.iter().filter(|node| node.addresses.len() < most);
+    let warning = |node: &Node| {
+        let own = screen::count(node.addresses.len(), "address", "addresses");
+        format!(
+            "{} has {own}, others have {most}: it has no heartbeats on the further networks",
+            node.name
+        )
+    };
+    fewer.map(warning).collect()
 }
 
 impl GroupSummary {
@@ -205,10 +244,9 @@ impl RuleSummary {
     }
 }
 
-/// The farm as tables, one for the nodes, one for the VIPs, two a group.
+/// The farm as tables, one for the nodes, one for the VIPs, two a group, one for the checks.
 pub(super) fn render(summary: &Summary, ink: Ink) -> String {
-    let Summary { file, farm, key_file, key_problems, heartbeat, nodes, vips, groups, .. } =
-        summary;
+    let Summary { file, farm, key_file, heartbeat, nodes, vips, groups, .. } = summary;
     let Heartbeat { port, period_ms, lease_ms, fail_ms } = heartbeat;
     let ok = ink.paint("ok", Style::new().green().bold());
     let further = |what: &str, file: &Option<String>| {
@@ -219,7 +257,7 @@ pub(super) fn render(summary: &Summary, ink: Ink) -> String {
     let mut text = format!(
         "{file}: {ok}\n\nfarm {farm}\nkey: {key_file}\n{accepted}{hash}heartbeats: every {period_ms} ms to UDP port {port}, lease {lease_ms} ms, failure after {fail_ms} ms\n"
     );
-    for problem in key_problems {
+    for problem in summary.key_problems.iter().chain(&summary.warnings) {
         text += &ink.paint(&format!("! {problem}"), Style::new().yellow());
         text.push('\n');
     }
@@ -230,6 +268,10 @@ pub(super) fn render(summary: &Summary, ink: Ink) -> String {
     for group in groups {
         text.push('\n');
         text += &group_tables(group, &vips[group.vip], ink);
+    }
+    if !summary.checks.is_empty() {
+        text.push('\n');
+        text += &checks::table(&summary.checks, ink);
     }
     text
 }
@@ -295,8 +337,8 @@ pub(super) mod tests {
     use crate::{
         commands::fixture,
         model::{
-            DEFAULT_PORT, Hooks, Http, IcmpEcho, Mac, Membership, Node, Open, OtherProtocols,
-            Timers, Vip, VipAddr, VlanTags,
+            Check, DEFAULT_PORT, Effect, Hooks, Http, IcmpEcho, Mac, Membership, Open,
+            OtherProtocols, Probe, Timers, Vip, VipAddr, VlanTags,
         },
     };
 
@@ -364,7 +406,7 @@ pub(super) mod tests {
 
     fn summary(key_problem: Option<&str>) -> Summary {
         let problems = key_problem.into_iter().map(Into::into).collect();
-        Summary::of(Path::new("farm.yaml"), &farm(), problems)
+        Summary::of("farm.yaml".into(), &farm(), problems)
     }
 
     #[test]
@@ -388,10 +430,54 @@ pub(super) mod tests {
             hash_key_file: Some("/etc/vipfarm/farm.key".into()),
             ..farm()
         };
-        let summary = Summary::of(Path::new("farm.yaml"), &rotating, Vec::new());
+        let summary = Summary::of("farm.yaml".into(), &rotating, Vec::new());
         let text = render(&summary, Ink::Plain);
         fixture::assert_fits(&text);
         insta::assert_snapshot!(text.lines().take(8).collect::<Vec<_>>().join("\n"));
+    }
+
+    fn checked() -> Summary {
+        let check = |probe, interval, effect| Check {
+            probe,
+            interval,
+            timeout: Duration::from_millis(500),
+            rise: Check::RISE,
+            fall: Check::FALL,
+            effect,
+        };
+        let mut farm = farm();
+        let file = Probe::File { path: "/run/maintenance".into(), present: false };
+        farm.checks = vec![check(file, Duration::from_mins(1), Effect::Drain)];
+        let interface = Probe::Interface("eth1".into());
+        farm.vips[0].checks = vec![check(interface, Check::INTERVAL, Effect::Leave)];
+        let tcp = Probe::Tcp(([127, 0, 0, 1], 80).into());
+        farm.vips[0].groups[0].checks =
+            vec![check(tcp, Duration::from_millis(1500), Effect::Drain)];
+        Summary::of("farm.yaml".into(), &farm, Vec::new())
+    }
+
+    #[test]
+    fn checks_are_shown_with_what_they_are_about() {
+        let text = render(&checked(), Ink::Plain);
+        fixture::assert_fits(&text);
+        let (_, table) = text.split_once("CHECK").expect("a table of checks");
+        insta::assert_snapshot!(format!("CHECK{table}"));
+        let json = serde_json::to_value(checked()).expect("plain data");
+        assert_eq!(json["checks"][1]["about"], "vip 192.168.1.222");
+        assert_eq!(json["checks"][1]["effect"], "leave");
+        assert_eq!(json["checks"][2]["interval_ms"], 1500);
+    }
+
+    #[test]
+    fn a_node_that_is_on_fewer_networks_is_a_warning() {
+        let mut farm = farm();
+        farm.nodes[1].addresses.pop();
+        let summary = Summary::of("farm.yaml".into(), &farm, Vec::new());
+        let warning =
+            "node2 has 1 address, others have 2: it has no heartbeats on the further networks";
+        assert_eq!(summary.warnings, [warning]);
+        let text = render(&summary, Ink::Plain);
+        assert!(text.contains(&format!("\n! {warning}\n")), "{text}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::model::VipAddr;
 
 use super::diagnostic::{Located, Pos, Report};
-use super::fields::{self, Fields};
+use super::fields::{self, Fields, GAP};
 use super::nodes;
 use super::yaml::{Kind, Value};
 
@@ -18,6 +18,12 @@ use super::yaml::{Kind, Value};
 pub(crate) type Resolve<'a> = &'a dyn Fn(&str) -> io::Result<Vec<IpAddr>>;
 
 const EXAMPLE: &str = "192.168.1.222/24";
+const EXAMPLE_V6: &str = "fd00:1::222/64";
+
+/// Whether somebody meant an address of IPv6.
+pub(super) fn looks_like_v6(text: &str) -> bool {
+    text.matches(':').count() > 1
+}
 
 /// Reads one address. `check` is the block's, inherited by addresses that say nothing.
 pub(super) fn read(
@@ -88,11 +94,12 @@ fn read_text(
     resolve: Resolve<'_>,
     report: &mut Report,
 ) -> Option<(IpAddr, u8)> {
-    let Some((addr, netmask)) = text.split_once('/') else {
+    let Some((addr, netmask)) = text.split_once('/').or((text == GAP).then_some((GAP, GAP))) else {
+        let usual = if looks_like_v6(text) { 64 } else { 24 };
         report.error(
             at,
             format!("`{text}` has no prefix length, so its subnet is unknown"),
-            format!("write `{text}/24` with the length of your network"),
+            format!("write `{text}/{usual}` with the length of your network"),
         );
         return None;
     };
@@ -112,7 +119,7 @@ fn prefix(text: &str, addr: IpAddr, at: Pos, report: &mut Report) -> Option<u8> 
     if prefix.is_none() {
         report.error(
             at,
-            format!("`{text}` is not a netmask for {addr}"),
+            fields::is_not(text, &format!("a netmask for {addr}")),
             format!("write a prefix length from 1 to {width}, such as {example}"),
         );
     }
@@ -124,11 +131,12 @@ fn host(text: &str, at: Pos, resolve: Resolve<'_>, report: &mut Report) -> Optio
     if let Ok(addr) = text.parse() {
         return Some(addr);
     }
-    if !is_host_name(text) {
+    if text == GAP || !is_host_name(text) {
+        let example = if looks_like_v6(text) { EXAMPLE_V6 } else { EXAMPLE };
         report.error(
             at,
-            format!("`{text}` is not an IP address"),
-            format!("write an address such as `{EXAMPLE}`"),
+            fields::is_not(text, "an IP address"),
+            format!("write an address such as `{example}`"),
         );
         return None;
     }
@@ -168,6 +176,21 @@ pub(crate) fn is_host_name(text: &str) -> bool {
         })
 }
 
+/// What else than a host's an address of the network is, if it is.
+pub(super) fn role(addr: IpAddr, net: IpNet) -> Option<&'static str> {
+    match (addr, net) {
+        // RFC 3021: the two addresses of a /31 are both hosts.
+        (IpAddr::V4(_), IpNet::V4(net)) if net.prefix_len() > 30 => None,
+        (IpAddr::V4(addr), IpNet::V4(net)) if addr == net.network() => Some("network"),
+        (IpAddr::V4(addr), IpNet::V4(net)) if addr == net.broadcast() => Some("broadcast"),
+        // RFC 6164: so are those of a /127.
+        (IpAddr::V6(addr), IpNet::V6(net)) if net.prefix_len() < 127 && addr == net.network() => {
+            Some("subnet-router anycast")
+        }
+        _ => None,
+    }
+}
+
 /// Whether the address can be one host's in its subnet.
 fn check_place(addr: IpAddr, prefix: u8, at: Pos, report: &mut Report) -> Option<()> {
     let help = "choose a free address of the nodes' network";
@@ -176,16 +199,7 @@ fn check_place(addr: IpAddr, prefix: u8, at: Pos, report: &mut Report) -> Option
         return None;
     }
     let net = IpNet::new(addr, prefix).ok()?.trunc();
-    let IpNet::V4(v4) = net else { return Some(()) };
-    // RFC 3021: the two addresses of a /31 are both hosts.
-    if prefix > 30 {
-        return Some(());
-    }
-    let role = match addr {
-        _ if addr == v4.network() => "network",
-        _ if addr == v4.broadcast() => "broadcast",
-        _ => return Some(()),
-    };
+    let Some(role) = role(addr, net) else { return Some(()) };
     report.error(at, format!("{addr} is the {role} address of {net}, not a host's"), help);
     None
 }

@@ -9,6 +9,7 @@ use vipfarm_common::layout::{self, MAX_RULES, MAX_VIPS};
 
 use crate::model::{Filter, Mode, Proto};
 
+use super::address;
 use super::diagnostic::{Located, Report};
 use super::nodes::{NodeDraft, Nodes};
 use super::suggest;
@@ -22,6 +23,7 @@ pub(super) fn check(nodes: &Nodes, vips: &[VipDraft], report: &mut Report) {
     check_addresses(&nodes.list, vips, report);
     check_groups(nodes, vips, report);
     check_subnets(&nodes.list, vips, report);
+    check_hosts(&nodes.list, vips, report);
     for vip in vips {
         check_rules(vip, report);
         check_overlaps(vip, report);
@@ -89,6 +91,25 @@ fn check_subnets(nodes: &[NodeDraft], vips: &[VipDraft], report: &mut Report) {
             "no VIP is in the network of the nodes' first addresses, which decides who is in the farm",
             "put the addresses in the network of a VIP first in each node's list",
         );
+    }
+}
+
+/// A VIP's prefix length tells which addresses of the nodes' network are no host's.
+fn check_hosts(nodes: &[NodeDraft], vips: &[VipDraft], report: &mut Report) {
+    let vips = vips.iter().flat_map(|vip| &vip.addresses).map(|address| address.value);
+    let nets: Vec<_> = vips.filter_map(|vip| IpNet::new(vip.addr, vip.prefix).ok()).collect();
+    for own in nodes.iter().flat_map(|node| &node.addresses) {
+        let role = |net: &IpNet| Some((net.trunc(), address::role(own.value, *net)?));
+        if let Some((net, role)) = nets.iter().find_map(role) {
+            report.error(
+                own.at,
+                format!(
+                    "{} is the {role} address of {net}, a VIP's network, and no host's",
+                    own.value
+                ),
+                "write the node's own address, or correct the prefix length of the VIP",
+            );
+        }
     }
 }
 

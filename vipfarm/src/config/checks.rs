@@ -1,12 +1,17 @@
 //! The `checks` key of the file, of a VIP block and of a group.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hyper::Uri;
 
 use crate::model::{Check, Effect, HttpProbe, Probe, Run};
 
-use super::diagnostic::Report;
+use super::diagnostic::{Pos, Report};
 use super::duration;
 use super::fields::{self, Fields, INTERFACE};
 use super::yaml::{Kind, Value};
@@ -89,13 +94,27 @@ fn read_check(value: &Value, report: &mut Report) -> Option<Check> {
 
 fn read_probe(fields: &Fields<'_>, report: &mut Report) -> Option<Probe> {
     let kinds = PROBES.iter().filter_map(|&kind| Some((kind, fields.get(kind)?)));
-    let &[(kind, value)] = &kinds.collect::<Vec<_>>()[..] else {
-        report.error(
-            fields.at,
-            format!("a check looks at one thing: it needs one of the keys {}", PROBES.join(", ")),
-            format!("write it such as `{EXAMPLE}`"),
-        );
-        return None;
+    let (kind, value) = match kinds.collect::<Vec<_>>()[..] {
+        [only] => only,
+        [] => {
+            report.error(
+                fields.at,
+                format!(
+                    "a check looks at one thing: it needs one of the keys {}",
+                    PROBES.join(", ")
+                ),
+                format!("write it such as `{EXAMPLE}`"),
+            );
+            return None;
+        }
+        [(one, _), (other, _), ..] => {
+            report.error(
+                fields.at,
+                format!("a check looks at one thing, and this names two: `{one}` and `{other}`"),
+                "make two entries",
+            );
+            return None;
+        }
     };
     for (key, of) in OF_A_KIND {
         if let Some(stray) = fields.get(key).filter(|_| of != kind) {
@@ -200,6 +219,9 @@ pub(super) fn read_argv(value: &Value, what: &str, report: &mut Report) -> Optio
     };
     let (program, arguments) = items.split_first()?;
     let program = read_path(program, what, EXAMPLE, report);
+    if let Some(text) = program.filter(|_| !matches!(value.kind, Kind::List(_))) {
+        check_one_name(text, value.at, report);
+    }
     let arguments = arguments.iter().map(|argument| match &argument.kind {
         // Unlike a value, an argument may be empty.
         Kind::Scalar(text) => Some(text.as_str()),
@@ -208,6 +230,18 @@ pub(super) fn read_argv(value: &Value, what: &str, report: &mut Report) -> Optio
     let arguments: Vec<_> = arguments.collect();
     let argv = std::iter::once(program).chain(arguments).map(|it| it.map(str::to_owned));
     argv.collect()
+}
+
+/// Whether a text was meant as a file's name, not as a shell's command.
+fn check_one_name(text: &str, at: Pos, report: &mut Report) {
+    let words: Vec<_> = text.split_whitespace().collect();
+    if words.len() > 1 && !Path::new(text).exists() {
+        report.error(
+            at,
+            format!("`{text}` is taken as one file name, and there is no such file"),
+            format!("write `[{}]`", words.join(", ")),
+        );
+    }
 }
 
 /// An absolute path: the agent's own directory is none to start from.

@@ -7,7 +7,7 @@ use crate::model::{Balance, Failover, Filter, Group, Mode, Proto, Rule, VipAddr,
 use super::diagnostic::{Located, Report};
 use super::duration;
 use super::fields::{self, Fields};
-use super::group::{self, GroupDraft};
+use super::group::{self, GroupDraft, Sharing};
 
 /// The keys that only such a block has.
 pub(super) const KEYS: [&str; 5] = ["priorities", "preempt", "preempt_delay", "balance", "rules"];
@@ -33,11 +33,16 @@ pub(super) fn groups(
     for key in KEYS {
         refuse(vip, key, "is for `mode: failover`, in which one node has the VIP", report);
     }
+    if mode == Mode::VmacDirected {
+        let why = "is for `mode: vmac_invisible`: here each node answers with its own MAC";
+        refuse(vip, "vmac", why, report);
+    }
     group::read(vip, report)
 }
 
-fn refuse(vip: &Fields<'_>, key: &str, why: &str, report: &mut Report) {
-    if let Some(value) = vip.get(key) {
+/// Reports a key of `mapping` that is not for its mode.
+pub(super) fn refuse(mapping: &Fields<'_>, key: &str, why: &str, report: &mut Report) {
+    if let Some(value) = mapping.get(key) {
         report.error(value.at, format!("`{key}` {why}"), "remove the key");
     }
 }
@@ -69,7 +74,7 @@ fn read(vip: &Fields<'_>, name: String, report: &mut Report) -> GroupDraft {
             Rule { virtual_addr: None, port: None, proto, filter: Filter::OnAddr, linger: None };
         Located { at: vip.at, value: rule }
     };
-    let rules = vip.get("rules").map(|it| group::read_rules(it, Some(Filter::OnAddr), report));
+    let rules = vip.get("rules").map(|it| group::read_rules(it, Sharing::One, report));
     GroupDraft {
         name: Located { at: vip.at, value: name },
         powers,

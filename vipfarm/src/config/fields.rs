@@ -132,6 +132,18 @@ pub(super) fn text<'a>(
     None
 }
 
+/// What stands in a file where somebody has to say what cannot be guessed.
+pub(crate) const GAP: &str = "FILL-IN";
+
+/// Why a text is of no use; `what` it should be, with its article.
+pub(super) fn is_not(text: &str, what: &str) -> String {
+    if text == GAP {
+        format!("`{GAP}` is still to be filled in")
+    } else {
+        format!("`{text}` is not {what}")
+    }
+}
+
 /// A word out of a closed set.
 pub(super) fn choice<T: Copy>(
     value: &Value,

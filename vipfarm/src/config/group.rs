@@ -7,6 +7,7 @@ use crate::model::{Check, Failover, Filter, Group, MAX_POWER, Proto, Rule};
 use super::checks;
 use super::diagnostic::{Located, Report};
 use super::duration;
+use super::failover::refuse;
 use super::fields::{self, Fields, NAME};
 use super::yaml::Value;
 
@@ -73,7 +74,7 @@ fn read_group(value: &Value, report: &mut Report) -> Option<GroupDraft> {
     let powers = fields.get("powers").and_then(|it| read_powers(it, &POWERS, report));
     let rules = fields
         .require("rules", &format!("rules: [{EXAMPLE}]"), report)
-        .map_or_else(Vec::new, |rules| read_rules(rules, None, report));
+        .map_or_else(Vec::new, |rules| read_rules(rules, Sharing::All, report));
     let handover_timeout = fields
         .get("handover_timeout")
         .and_then(|value| duration::read(value, "`handover_timeout`", HANDOVER_TIMEOUT, report))
@@ -132,31 +133,42 @@ pub(super) fn read_powers(
 
 const EXAMPLE: &str = "{ port: 80, proto: tcp, filter: on_port }";
 
-/// Reads rules; `filter` is that of those that name none, if they need not.
+/// Whether several nodes share what a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// By a filter.
+    All,
+    /// One node at a time has it: `mode: failover`.
+    One,
+}
+
+/// Reads rules.
 pub(super) fn read_rules(
     value: &Value,
-    filter: Option<Filter>,
+    sharing: Sharing,
     report: &mut Report,
 ) -> Vec<Located<Rule>> {
     let rules = fields::list(value, "`rules`", &format!("- {EXAMPLE}"), report);
     let rules = rules.unwrap_or_default().iter();
-    rules.filter_map(|rule| read_rule(rule, filter, report)).collect()
+    rules.filter_map(|rule| read_rule(rule, sharing, report)).collect()
 }
 
-fn read_rule(value: &Value, default: Option<Filter>, report: &mut Report) -> Option<Located<Rule>> {
+fn read_rule(value: &Value, sharing: Sharing, report: &mut Report) -> Option<Located<Rule>> {
     let known = ["virtual_addr", "port", "proto", "filter", "linger"];
-    // Nothing lingers of a failover VIP: its address goes.
-    let known = if default.is_some() { &known[..4] } else { &known };
-    let fields = Fields::of(value, "a rule", known, report)?;
+    let fields = Fields::of(value, "a rule", &known, report)?;
     let protos = [("tcp", Proto::Tcp), ("udp", Proto::Udp), ("arp", Proto::Arp)];
     let proto = fields
         .require("proto", "proto: tcp", report)
         .and_then(|value| fields::choice(value, "`proto`", &protos, report));
     let filters =
         [("on_addr", Filter::OnAddr), ("on_port", Filter::OnPort), ("on_ipid", Filter::OnIpid)];
-    let filter = match (fields.get("filter"), default) {
-        (None, Some(value)) => Some(Located { at: fields.at, value }),
-        _ => fields
+    let filter = match sharing {
+        Sharing::One => {
+            let why = "is not for `mode: failover`: one node has all of a rule's traffic";
+            refuse(&fields, "filter", why, report);
+            Some(Located { at: fields.at, value: Filter::OnAddr })
+        }
+        Sharing::All => fields
             .require("filter", "filter: on_addr", report)
             .and_then(|value| fields::choice(value, "`filter`", &filters, report)),
     };
@@ -164,9 +176,16 @@ fn read_rule(value: &Value, default: Option<Filter>, report: &mut Report) -> Opt
     let port = read_port(&fields, proto, report);
     let (proto, filter) = (proto?, filter?);
     check_filter(proto, filter, report);
-    let linger = fields
-        .get("linger")
-        .and_then(|value| read_linger(value, proto.value, filter.value, report));
+    let linger = match sharing {
+        Sharing::One => {
+            let why = "is not for `mode: failover`: its flows are all where the VIP is";
+            refuse(&fields, "linger", why, report);
+            None
+        }
+        Sharing::All => fields
+            .get("linger")
+            .and_then(|value| read_linger(value, proto.value, filter.value, report)),
+    };
     let rule = Rule {
         virtual_addr: virtual_addr.unwrap_or(Some(None))?,
         port: port?,
@@ -189,7 +208,7 @@ fn read_virtual_addr(value: &Value, report: &mut Report) -> Option<Option<IpAddr
     }
     report.error(
         value.at,
-        format!("`{text}` is not an IP address"),
+        fields::is_not(text, "an IP address"),
         "write one address of this VIP block without its prefix length, or \"*\" for all",
     );
     None

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -28,8 +28,8 @@ impl Secret {
     }
 
     /// Makes a new random secret and writes its file with mode 0600. An existing file is replaced
-    /// only with `force`, and then at once: a reader sees the old key or the new one. After an
-    /// error the old file is unchanged.
+    /// only with `force`, and then at once: a reader sees the old key or the new one. A file with
+    /// something else in it is never replaced. After an error the old file is unchanged.
     pub fn generate(path: &Path, force: bool) -> Result<Self, KeyError> {
         create(path, force).map_err(|problem| KeyError { path: path.into(), problem })
     }
@@ -102,14 +102,17 @@ pub enum KeyProblem {
     #[error("the key file belongs to user {0}, who could change the farm's secret")]
     ForeignOwner(u32),
     /// Not 64 hex digits.
-    #[error("the key file does not hold exactly 64 hex digits")]
-    Malformed,
+    #[error("this is not a vipfarm key, which is exactly 64 hex digits")]
+    NoKey,
     /// All bytes are equal.
     #[error("the key is weak: all of its bytes are equal")]
     Weak,
     /// `generate` without `force` found a file.
     #[error("the file exists, and the farm may be using its key")]
     Exists,
+    /// `generate` found a file with something else in it.
+    #[error("the file is no vipfarm key")]
+    Foreign,
     /// The new file could not be written.
     #[error("the key file cannot be written: {0}")]
     Unwritable(io::Error),
@@ -135,7 +138,9 @@ impl KeyProblem {
                 )
             }
             Self::ForeignOwner(_) => format!("run `chown root {path}`"),
-            Self::Malformed | Self::Weak => {
+            // The path may be a slip: no advice that would change whatever lies there.
+            Self::NoKey => "name the file that `vipfarm keygen` made".into(),
+            Self::Weak => {
                 format!(
                     "copy it from another node, or replace it on all: `vipfarm keygen --force {path}`"
                 )
@@ -143,6 +148,7 @@ impl KeyProblem {
             Self::Exists => {
                 format!("keep it, or replace it on all nodes: `vipfarm keygen --force {path}`")
             }
+            Self::Foreign => "remove it yourself if it is to be replaced".into(),
             Self::Unwritable(_) => {
                 "check that the directory exists and that you may write in it".into()
             }
@@ -152,36 +158,49 @@ impl KeyProblem {
 }
 
 fn read(path: &Path) -> Result<Secret, KeyProblem> {
-    // A pipe without a writer would block an open that waits.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = file.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => KeyProblem::Missing,
-        _ => KeyProblem::Unreadable(error),
-    })?;
-    check_permissions(&file)?;
-    let mut text = Zeroizing::new(Vec::with_capacity(FILE_LEN + 1));
-    // The limit keeps the buffer from moving, which would leave a copy behind.
-    file.take(FILE_LEN as u64 + 1).read_to_end(&mut text).map_err(KeyProblem::Unreadable)?;
-    let secret =
-        parse_hex(text.strip_suffix(b"\n").unwrap_or(&text)).ok_or(KeyProblem::Malformed)?;
+    let (metadata, text) = open(path)?;
+    // What is no key at all needs no other rights and no other owner.
+    let secret = parse_line(&text).ok_or(KeyProblem::NoKey)?;
+    check_permissions(&metadata)?;
     if secret.0.iter().all(|&byte| byte == secret.0[0]) {
         return Err(KeyProblem::Weak);
     }
     Ok(secret)
 }
 
-/// Looks at the opened file, not at its name: nobody can swap it in between.
-fn check_permissions(file: &File) -> Result<(), KeyProblem> {
+/// A regular file's rights, and its text as far as a key could go and a byte more. The rights are
+/// those of the file that is read, not of its name: nobody can swap it in between.
+fn open(path: &Path) -> Result<(Metadata, Zeroizing<Vec<u8>>), KeyProblem> {
+    // A pipe without a writer would block an open that waits.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => KeyProblem::Missing,
+        _ => KeyProblem::Unreadable(error),
+    })?;
     let metadata = file.metadata().map_err(KeyProblem::Unreadable)?;
+    if !metadata.is_file() {
+        return Err(KeyProblem::NotRegular);
+    }
+    let mut text = Zeroizing::new(Vec::with_capacity(FILE_LEN + 1));
+    // The limit keeps the buffer from moving, which would leave a copy behind.
+    file.take(FILE_LEN as u64 + 1).read_to_end(&mut text).map_err(KeyProblem::Unreadable)?;
+    Ok((metadata, text))
+}
+
+fn check_permissions(metadata: &Metadata) -> Result<(), KeyProblem> {
     let mode = metadata.mode() & 0o7777;
     match () {
-        () if !metadata.is_file() => Err(KeyProblem::NotRegular),
         () if ![0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid()) => {
             Err(KeyProblem::ForeignOwner(metadata.uid()))
         }
         () if mode & !0o600 != 0 => Err(KeyProblem::OpenToOthers(mode)),
         () => Ok(()),
     }
+}
+
+/// 64 hex digits and at most a newline.
+fn parse_line(text: &[u8]) -> Option<Secret> {
+    parse_hex(text.strip_suffix(b"\n").unwrap_or(text))
 }
 
 fn parse_hex(text: &[u8]) -> Option<Secret> {
@@ -200,6 +219,7 @@ fn parse_hex(text: &[u8]) -> Option<Secret> {
 fn create(path: &Path, force: bool) -> Result<Secret, KeyProblem> {
     let secret = random().map_err(KeyProblem::NoRandomness)?;
     if force {
+        check_replaceable(path)?;
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(format!(".{}", std::process::id()));
         let temporary = Path::new(&temporary);
@@ -209,9 +229,24 @@ fn create(path: &Path, force: bool) -> Result<Secret, KeyProblem> {
             KeyProblem::Unwritable(error)
         })?;
     } else {
-        write_new(path, &secret)?;
+        write_new(path, &secret).map_err(|problem| match problem {
+            // Of a key, `force` is told.
+            KeyProblem::Exists => check_replaceable(path).err().unwrap_or(KeyProblem::Exists),
+            problem => problem,
+        })?;
     }
     Ok(secret)
+}
+
+/// Whether nothing but a key is lost with the file.
+fn check_replaceable(path: &Path) -> Result<(), KeyProblem> {
+    match open(path) {
+        Ok((_, text)) if !text.is_empty() && parse_line(&text).is_none() => {
+            Err(KeyProblem::Foreign)
+        }
+        Ok(_) | Err(KeyProblem::Missing) => Ok(()),
+        Err(problem) => Err(problem),
+    }
 }
 
 fn random() -> io::Result<Secret> {
@@ -308,13 +343,14 @@ mod tests {
             (HEX.into(), 0o640, "mode 0640", "chmod 600"),
             (HEX.into(), 0o604, "mode 0604", "chmod 600"),
             (HEX.into(), 0o700, "mode 0700", "chmod 600"),
-            (String::new(), 0o600, "exactly 64 hex digits", "vipfarm keygen"),
-            (HEX[1..].into(), 0o600, "exactly 64 hex digits", "vipfarm keygen"),
-            (format!("{HEX}0"), 0o600, "exactly 64 hex digits", "vipfarm keygen"),
-            (format!("{HEX}00"), 0o600, "exactly 64 hex digits", "vipfarm keygen"),
-            (format!("{HEX}\n\n"), 0o600, "exactly 64 hex digits", "vipfarm keygen"),
-            (HEX.replace("1F", "1g"), 0o600, "exactly 64 hex digits", "vipfarm keygen"),
-            (HEX.replace("1F", "+f"), 0o600, "exactly 64 hex digits", "vipfarm keygen"),
+            (String::new(), 0o600, "exactly 64 hex digits", "name the file"),
+            (HEX[1..].into(), 0o600, "exactly 64 hex digits", "name the file"),
+            (format!("{HEX}0"), 0o600, "exactly 64 hex digits", "name the file"),
+            (format!("{HEX}00"), 0o600, "exactly 64 hex digits", "name the file"),
+            (format!("{HEX}\n\n"), 0o600, "exactly 64 hex digits", "name the file"),
+            (HEX.replace("1F", "1g"), 0o600, "exactly 64 hex digits", "name the file"),
+            (HEX.replace("1F", "+f"), 0o600, "exactly 64 hex digits", "name the file"),
+            ("root:x:0:0".into(), 0o644, "not a vipfarm key", "name the file"),
             ("ab".repeat(32), 0o600, "weak", "vipfarm keygen"),
         ];
         for (text, mode, problem, fix) in cases {
@@ -322,6 +358,37 @@ mod tests {
             let error = Secret::load(&path).expect_err(problem).to_string();
             assert!(error.contains(problem) && error.contains(fix), "{error}");
             assert!(error.starts_with(&path.display().to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_slip_leads_to_no_advice_that_would_destroy_a_file() {
+        let dir = Scratch::new("slip");
+        let path = dir.file("root:x:0:0:root:/root:/bin/bash\n", 0o644);
+        let name = path.display();
+        let error = Secret::load(&path).expect_err("no key");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "{name}: this is not a vipfarm key, which is exactly 64 hex digits; name the file \
+                 that `vipfarm keygen` made"
+            )
+        );
+        for force in [false, true] {
+            let error = Secret::generate(&path, force).expect_err("no key");
+            let said = format!(
+                "{name}: the file is no vipfarm key; remove it yourself if it is to be replaced"
+            );
+            assert_eq!(error.to_string(), said);
+        }
+        assert_eq!(fs::read(&path).expect("there"), b"root:x:0:0:root:/root:/bin/bash\n");
+        let error = Secret::generate(Path::new("/dev/null"), true).expect_err("a device");
+        assert!(matches!(error.problem, KeyProblem::NotRegular), "{error}");
+
+        for (text, mode) in [("", 0o644), (HEX, 0o644), (&*"ab".repeat(32), 0o600)] {
+            let path = dir.file(text, mode);
+            Secret::generate(&path, true).expect("nothing but a key is lost");
+            Secret::load(&path).expect("replaced");
         }
     }
 

@@ -5,9 +5,11 @@ use crate::model::{DEFAULT_PORT, Membership, Timers};
 use super::diagnostic::{Pos, Report};
 use super::duration;
 use super::fields::{self, Fields};
-use super::yaml::Value;
+use super::yaml::{Kind, Value};
 
 const TIMERS: [&str; 4] = ["period", "suspect", "lease", "fail"];
+const PROFILES: [(&str, Timers); 3] =
+    [("balanced", Timers::BALANCED), ("fast", Timers::FAST), ("relaxed", Timers::RELAXED)];
 
 /// What a file without the key gets.
 pub(super) const DEFAULT: Membership = Membership { timers: Timers::BALANCED, port: DEFAULT_PORT };
@@ -15,6 +17,16 @@ pub(super) const DEFAULT: Membership = Membership { timers: Timers::BALANCED, po
 /// Reads the key's value; what is wrong is reported and replaced by the default.
 pub(super) fn read(value: &Value, report: &mut Report) -> Membership {
     let known = ["profile", "period", "suspect", "lease", "fail", "port"];
+    if let Kind::Scalar(word) = &value.kind
+        && PROFILES.iter().any(|(profile, _)| profile == word)
+    {
+        report.error(
+            value.at,
+            "`membership` is a mapping of keys to values, not a single value",
+            format!("write `membership: {{ profile: {word} }}`"),
+        );
+        return DEFAULT;
+    }
     let Some(fields) = Fields::of(value, "`membership`", &known, report) else { return DEFAULT };
     let port = fields
         .get("port")
@@ -31,12 +43,7 @@ pub(super) fn read(value: &Value, report: &mut Report) -> Membership {
             None
         }
         (Some(profile), false) => {
-            let profiles = [
-                ("balanced", Timers::BALANCED),
-                ("fast", Timers::FAST),
-                ("relaxed", Timers::RELAXED),
-            ];
-            fields::choice(profile, "`profile`", &profiles, report).map(|timers| timers.value)
+            fields::choice(profile, "`profile`", &PROFILES, report).map(|timers| timers.value)
         }
         (None, true) => explicit_timers(&fields, report),
         (None, false) => None,
@@ -48,17 +55,7 @@ fn explicit_timers(fields: &Fields<'_>, report: &mut Report) -> Option<Timers> {
     let mut read = |key: &'static str, example: &str| {
         let value = fields.require(key, example, report)?;
         let text = fields::text(value, &format!("`{key}`"), "50ms", report)?;
-        match duration::parse(text) {
-            Ok(duration) => Some(duration),
-            Err(problem) => {
-                report.error(
-                    value.at,
-                    problem,
-                    "write a whole number with its unit, such as 50ms or 1s",
-                );
-                None
-            }
-        }
+        duration::parse(text).map_err(|problem| problem.report(value.at, "50ms or 1s", report)).ok()
     };
     let period = read("period", "period: 50ms");
     let suspect = read("suspect", "suspect: 110ms");

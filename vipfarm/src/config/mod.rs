@@ -41,10 +41,11 @@ pub(crate) use address::{Resolve, is_host_name};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use diagnostic::{Located, Pos, Report};
 pub use digest::{differing_parts, digest};
+pub(crate) use duration::words as duration_words;
 use fields::Fields;
-pub(crate) use fields::{FARM_NAME, INTERFACE, NAME};
+pub(crate) use fields::{FARM_NAME, GAP, INTERFACE, NAME};
 use keys::{KeyFiles, Keys};
-pub(crate) use source::read as read_text;
+pub(crate) use source::{read as read_text, read_from};
 pub(crate) use suggest::nearest;
 
 /// Reads the farm of a configuration file. Host names are looked up; no key file is opened.
@@ -56,8 +57,13 @@ pub fn load(path: &Path) -> Result<Farm, Diagnostics> {
 /// Reads the farm and the keys in the files that it names; an unusable key file is a problem of the
 /// file among the others.
 pub fn load_with_keys(path: &Path) -> Result<(Farm, Keys), Diagnostics> {
-    let mut report = Report::new(&path.display().to_string());
-    let draft = read(&read_text(path)?, &resolve, &mut report);
+    parse_with_keys(&path.display().to_string(), &read_text(path)?)
+}
+
+/// The same of the text of a configuration file, as [`parse`] takes it.
+pub(crate) fn parse_with_keys(file: &str, text: &str) -> Result<(Farm, Keys), Diagnostics> {
+    let mut report = Report::new(file);
+    let draft = read(text, &resolve, &mut report);
     let keys = draft.as_ref().and_then(|draft| draft.key_files.load(&mut report));
     let farm = draft.and_then(Draft::build);
     report.finish(farm.zip(keys))
@@ -137,6 +143,10 @@ const STOP_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_h
 
 fn read(text: &str, resolve: Resolve<'_>, report: &mut Report) -> Option<Draft> {
     let value = yaml::read(text, report)?;
+    if matches!(value.kind, yaml::Kind::Null) {
+        report.error(Pos::FILE, "the file is empty", "`examples/minimal.yaml` is the least");
+        return None;
+    }
     let fields = Fields::of(&value, "the file", &KEYS, report)?;
     let draft = Draft {
         name: fields

@@ -7,6 +7,7 @@ use std::{
 
 use crate::model::{MAX_NODES, Node};
 
+use super::address;
 use super::diagnostic::{Located, Report};
 use super::fields::{self, Fields, NAME};
 use super::yaml::Value;
@@ -70,10 +71,12 @@ fn read_address(value: &Value, report: &mut Report) -> Option<Located<IpAddr>> {
     let Ok(address) = text.parse() else {
         let help = if text.contains('/') {
             "write it without the prefix length: that is the VIP's"
+        } else if address::looks_like_v6(text) {
+            "write an address such as fd00:1::11; node names are not resolved here"
         } else {
             "write an address such as 192.168.1.11; node names are not resolved here"
         };
-        report.error(value.at, format!("`{text}` is not an IP address"), help);
+        report.error(value.at, fields::is_not(text, "an IP address"), help);
         return None;
     };
     if let Some(kind) = unusable(address) {
@@ -95,6 +98,10 @@ pub(super) fn unusable(address: IpAddr) -> Option<&'static str> {
         _ if address.is_loopback() => Some("loopback"),
         _ if address.is_multicast() => Some("multicast"),
         IpAddr::V4(Ipv4Addr::BROADCAST) => Some("broadcast"),
+        // RFC 1112 section 4: class E, which many stacks refuse.
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("reserved"),
+        // RFC 4291 section 2.5.5.2: never on the wire.
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("IPv4-mapped"),
         _ if link_local => Some("link-local"),
         _ => None,
     }

@@ -1,6 +1,10 @@
 //! The bytes of a configuration file.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use super::diagnostic::{Diagnostics, Pos, Report};
 
@@ -9,10 +13,17 @@ const MAX_BYTES: u64 = 1 << 20;
 
 /// Reads the file's text.
 pub(crate) fn read(path: &Path) -> Result<String, Diagnostics> {
-    let mut report = Report::new(&path.display().to_string());
+    read_from(&path.display().to_string(), || File::open(path))
+}
+
+/// Reads the text of what is opened; `name` is its name in problems.
+pub(crate) fn read_from<R: Read>(
+    name: &str,
+    open: impl FnOnce() -> io::Result<R>,
+) -> Result<String, Diagnostics> {
+    let mut report = Report::new(name);
     let mut bytes = Vec::new();
-    let outcome =
-        File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+    let outcome = open().and_then(|source| source.take(MAX_BYTES + 1).read_to_end(&mut bytes));
     if let Err(error) = outcome {
         report.error(
             Pos::FILE,

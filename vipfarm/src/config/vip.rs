@@ -111,6 +111,8 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
     let mode = read_mode(&fields, report);
     let vlan = fields.get("vlan").and_then(|value| read_vlan(value, report)).unwrap_or_default();
     let groups = failover::groups(&fields, mode.value, vlan, &addresses, report);
+    // In the other modes it is refused.
+    let vmac = fields.get("vmac").filter(|_| mode.value == Mode::VmacInvisible);
     let whole = mode.value == Mode::Failover && fields.get("rules").is_none();
     Some(VipDraft {
         interface: fields
@@ -120,7 +122,7 @@ fn read_block(value: &Value, resolve: Resolve<'_>, report: &mut Report) -> Optio
         vlan,
         arp_refresh: arp_refresh::read(fields.get("arp_refresh"), mode.value, report),
         mode,
-        vmac: fields.get("vmac").and_then(|value| read_vmac(value, report)),
+        vmac: vmac.and_then(|value| read_vmac(value, report)),
         addresses_complete: items.is_some_and(|items| items.len() == addresses.len()),
         addresses,
         check,

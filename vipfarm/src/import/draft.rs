@@ -3,12 +3,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    config::NAME,
+    config::{self, NAME},
     model::{self, Filter, Mac, Mode, Proto},
 };
 
 /// What stands where the source says nothing and nothing may be guessed: `vipfarm check` refuses it.
-pub(super) const GAP: &str = "FILL-IN";
+pub(super) const GAP: &str = config::GAP;
 
 /// A farm.
 #[derive(Debug, Default)]

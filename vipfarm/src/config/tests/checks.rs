@@ -123,12 +123,20 @@ fn what_is_wrong_with_a_check_is_told() {
             &[(PLACE, "checks: [{ interval: 1s }, { file: /x, interface: eth0 }, { fiel: /x }]")],
             "farm.yaml:8:14: error: a check looks at one thing: it needs one of the keys tcp, http, exec, file, interface\n\
              \x20 = help: write it such as `{ tcp: \"127.0.0.1:80\" }`\n\
-             farm.yaml:8:32: error: a check looks at one thing: it needs one of the keys tcp, http, exec, file, interface\n\
-             \x20 = help: write it such as `{ tcp: \"127.0.0.1:80\" }`\n\
+             farm.yaml:8:32: error: a check looks at one thing, and this names two: `file` and `interface`\n\
+             \x20 = help: make two entries\n\
              farm.yaml:8:63: error: a check looks at one thing: it needs one of the keys tcp, http, exec, file, interface\n\
              \x20 = help: write it such as `{ tcp: \"127.0.0.1:80\" }`\n\
              farm.yaml:8:65: error: `fiel` is not a key of a check\n\
              \x20 = help: did you mean `file`?",
+        ),
+        (
+            &[(
+                PLACE,
+                "checks: [{ exec: /none/true -v  x }, { exec: [/none/true -v, x] }, { exec: /none/true }]",
+            )],
+            "farm.yaml:8:22: error: `/none/true -v  x` is taken as one file name, and there is no such file\n\
+             \x20 = help: write `[/none/true, -v, x]`",
         ),
         (
             &[(PLACE, "checks: [{ file: /x, status: 200 }, { file: x }, { file: /x }]")],
@@ -163,7 +171,7 @@ fn what_is_wrong_with_a_check_is_told() {
                 PLACE,
                 "checks: [{ file: /x, interval: 50ms, rise: 0 }, { file: /y, timeout: 3s, effect: stop }]",
             )],
-            "farm.yaml:8:36: error: `50ms` is out of range, 100ms to 3600s\n\
+            "farm.yaml:8:36: error: `50ms` is out of range, 100ms to 1h\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
              farm.yaml:8:48: error: `0` is not a number of looks, a number from 1 to 100\n\
              \x20 = help: write a whole number in that range\n\
@@ -189,7 +197,7 @@ fn what_is_wrong_with_hooks_and_http_is_told() {
              \x20 = help: write one of: on_view, on_ready, on_closed, timeout, user\n\
              farm.yaml:4:34: error: `x` is not an absolute path\n\
              \x20 = help: write the whole path, such as /usr/local/bin/check\n\
-             farm.yaml:4:47: error: `1h` is out of range, 100ms to 600s\n\
+             farm.yaml:4:47: error: `1h` is out of range, 100ms to 10m\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m",
         ),
         (

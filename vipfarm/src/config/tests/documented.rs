@@ -28,7 +28,8 @@ fn documented(page: &str) -> BTreeMap<String, BTreeSet<String>> {
         let keys = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         (heading.to_lowercase(), keys.map(str::to_owned).collect())
     });
-    sections.collect()
+    // The last one is about limits.
+    sections.filter(|(_, keys): &(_, BTreeSet<_>)| !keys.is_empty()).collect()
 }
 
 #[test]

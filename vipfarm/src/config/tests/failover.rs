@@ -87,6 +87,13 @@ fn what_goes_without_saying_or_not_together_is_refused() {
              \x20 = help: remove the key",
         ),
         (
+            block("    rules: [{ port: 80, proto: udp, filter: on_port, linger: 30s }]\n"),
+            "farm.yaml:10:45: error: `filter` is not for `mode: failover`: one node has all of a rule's traffic\n\
+             \x20 = help: remove the key\n\
+             farm.yaml:10:62: error: `linger` is not for `mode: failover`: its flows are all where the VIP is\n\
+             \x20 = help: remove the key",
+        ),
+        (
             edited("    groups:\n", "    preempt: true\n    groups:\n"),
             "farm.yaml:10:14: error: `preempt` is for `mode: failover`, in which one node has the VIP\n\
              \x20 = help: remove the key",
@@ -95,7 +102,7 @@ fn what_goes_without_saying_or_not_together_is_refused() {
             block("    balance: evenly\n    preempt_delay: 2h\n"),
             "farm.yaml:10:14: error: `evenly` is not a value of `balance`\n\
              \x20 = help: write one of: priority, spread\n\
-             farm.yaml:11:20: error: `2h` is out of range, 0s to 3600s\n\
+             farm.yaml:11:20: error: `2h` is out of range, 0s to 1h\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m",
         ),
     ] {

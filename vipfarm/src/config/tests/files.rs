@@ -16,6 +16,13 @@ fn every_example_is_a_valid_farm() {
 }
 
 #[test]
+fn a_programs_name_may_have_a_blank_where_such_a_file_is() {
+    let program = Scratch::new("a program", b"");
+    let text = format!("checks: [{{ exec: {} }}]\n{BASE}", program.0.display());
+    parse_text(&text).expect("there is such a file");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let problems = load(Path::new("/nonexistent/farm.yaml")).expect_err("missing");
     assert_eq!(

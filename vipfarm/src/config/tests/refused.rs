@@ -50,6 +50,11 @@ fn the_outline_of_the_file() {
         (
             &[("{ profile: balanced }", "balanced")],
             "farm.yaml:3:13: error: `membership` is a mapping of keys to values, not a single value\n\
+             \x20 = help: write `membership: { profile: balanced }`",
+        ),
+        (
+            &[("{ profile: balanced }", "quick")],
+            "farm.yaml:3:13: error: `membership` is a mapping of keys to values, not a single value\n\
              \x20 = help: write its keys: profile, period, suspect, lease, fail, port",
         ),
         (
@@ -68,11 +73,50 @@ fn the_outline_of_the_file() {
              \x20 = help: define the anchor before its use; quote text that starts with `*`",
         ),
         (
+            &[("port: 80", "port: *")],
+            "farm.yaml:14:21: error: this is not valid YAML: a `*` alone begins the name of an alias\n\
+             \x20 = help: quote it: `port: \"*\"`",
+        ),
+        (
             &[("farm: web", "[farm]: web")],
             "farm.yaml:1:1: error: a key must be plain text\n\
              \x20 = help: write `key: value`; quote a key with special characters",
         ),
     ]);
+}
+
+#[test]
+fn a_file_without_anything_in_it() {
+    for text in ["", "\n", "# a comment\n", "---\n"] {
+        let expected =
+            "farm.yaml: error: the file is empty\n  = help: `examples/minimal.yaml` is the least";
+        assert_eq!(problems(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn more_than_any_farm_has() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..8 {
+        let below = vec![format!("*a{}", level - 1); 10].join(", ");
+        bomb = format!("{bomb}a{level}: &a{level} [{below}]\n");
+    }
+    for (text, expected) in [
+        (
+            format!("a: [{}]\n", vec!["x"; 60_000].join(",")),
+            "too large for a farm's file: it has more than 50000 values",
+        ),
+        (bomb, "too large for a farm's file: its aliases stand for more than 50000 values"),
+        (
+            format!("a: &a x\nb: [{}]\n", vec!["*a"; 3000].join(", ")),
+            "too large for a farm's file: it has too many aliases",
+        ),
+    ] {
+        let problems = parse_text(&text).expect_err("too large");
+        let problem = problems.iter().next().expect("one");
+        assert_eq!(problem.message, expected);
+        assert_eq!(problem.help, "check that this is the configuration file");
+    }
 }
 
 #[test]
@@ -109,6 +153,13 @@ fn nodes() {
             &[("192.168.1.12", "192.168.1.300")],
             "farm.yaml:6:32: error: `192.168.1.300` is not an IP address\n\
              \x20 = help: write an address such as 192.168.1.11; node names are not resolved here",
+        ),
+        (
+            &[("192.168.1.12", "FILL-IN"), ("10.0.0.12", "'fd00::1::2'")],
+            "farm.yaml:6:32: error: `FILL-IN` is still to be filled in\n\
+             \x20 = help: write an address such as 192.168.1.11; node names are not resolved here\n\
+             farm.yaml:6:41: error: `fd00::1::2` is not an IP address\n\
+             \x20 = help: write an address such as fd00:1::11; node names are not resolved here",
         ),
         (
             &[("192.168.1.12", "192.168.1.12/24")],
@@ -177,9 +228,9 @@ fn membership() {
             &[("profile: balanced", "period: 20, suspect: 45 min, lease: 0ms, fail: fast")],
             "farm.yaml:3:23: error: `20` has no unit\n\
              \x20 = help: write a whole number with its unit, such as 50ms or 1s\n\
-             farm.yaml:3:36: error: `min` is not a unit of time known here\n\
-             \x20 = help: write a whole number with its unit, such as 50ms or 1s\n\
-             farm.yaml:3:51: error: `0ms` is out of range, 1ms to 60s\n\
+             farm.yaml:3:36: error: `45 min` is not a whole number with one unit\n\
+             \x20 = help: write a whole number with one unit: ms, s, m, h\n\
+             farm.yaml:3:51: error: `0ms` is out of range, 1ms to 1m\n\
              \x20 = help: write a whole number with its unit, such as 50ms or 1s\n\
              farm.yaml:3:62: error: `fast` is not a duration\n\
              \x20 = help: write a whole number with its unit, such as 50ms or 1s",

@@ -22,9 +22,9 @@ fn groups_and_powers() {
                 ("- name: http", "- name: http\n        handover_timeout: 0s"),
                 ("key_file:", "stop_timeout: 2h\nkey_file:"),
             ],
-            "farm.yaml:2:15: error: `2h` is out of range, 0s to 3600s\n\
+            "farm.yaml:2:15: error: `2h` is out of range, 0s to 1h\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
-             farm.yaml:13:27: error: `0s` is out of range, 1s to 86400s\n\
+             farm.yaml:13:27: error: `0s` is out of range, 1s to 24h\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m",
         ),
         (
@@ -220,7 +220,7 @@ fn flows_that_cannot_linger() {
         ),
         (
             &[(RULE, "proto: udp, filter: on_port, linger: 11m }")],
-            "farm.yaml:14:62: error: `11m` is out of range, 1s to 600s\n\
+            "farm.yaml:14:62: error: `11m` is out of range, 1s to 10m\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m",
         ),
     ]);

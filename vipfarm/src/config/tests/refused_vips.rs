@@ -22,7 +22,7 @@ fn times_to_tell_clients() {
             )],
             "farm.yaml:9:30: error: `60` has no unit\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
-             farm.yaml:9:44: error: `48h` is out of range, 1s to 86400s\n\
+             farm.yaml:9:44: error: `48h` is out of range, 1s to 24h\n\
              \x20 = help: write a whole number with its unit, such as 60s or 20m\n\
              farm.yaml:9:49: error: `every` is not a key of `arp_refresh`\n\
              \x20 = help: write one of: interval, duration",
@@ -75,6 +75,11 @@ fn vip_blocks() {
             &[("mode: vmac_invisible", "vmac: 00:00:00:00:00:00")],
             "farm.yaml:8:11: error: `00:00:00:00:00:00` is no station's address: all octets are 0\n\
              \x20 = help: write an unused unicast address, or remove the key: the default is 5a:fe and the first VIP",
+        ),
+        (
+            &[("mode: vmac_invisible", "mode: vmac_directed\n    vmac: 5a:fe:00:00:00:01")],
+            "farm.yaml:9:11: error: `vmac` is for `mode: vmac_invisible`: here each node answers with its own MAC\n\
+             \x20 = help: remove the key",
         ),
         (
             &[("mode: vmac_invisible", "check: yes")],
@@ -160,6 +165,22 @@ fn vip_addresses() {
              \x20 = help: write `192.168.1.222/24` with the length of your network",
         ),
         (
+            &[("192.168.1.222/24", "'fd00:1::222', 'fd00::1::2/64'")],
+            "farm.yaml:9:17: error: `fd00:1::222` has no prefix length, so its subnet is unknown\n\
+             \x20 = help: write `fd00:1::222/64` with the length of your network\n\
+             farm.yaml:9:32: error: `fd00::1::2` is not an IP address\n\
+             \x20 = help: write an address such as `fd00:1::222/64`",
+        ),
+        (
+            &[("192.168.1.222/24", "FILL-IN, FILL-IN/24, 192.168.1.222/FILL-IN")],
+            "farm.yaml:9:17: error: `FILL-IN` is still to be filled in\n\
+             \x20 = help: write an address such as `192.168.1.222/24`\n\
+             farm.yaml:9:26: error: `FILL-IN` is still to be filled in\n\
+             \x20 = help: write an address such as `192.168.1.222/24`\n\
+             farm.yaml:9:38: error: `FILL-IN` is still to be filled in\n\
+             \x20 = help: write a prefix length from 1 to 32, such as `24` or `255.255.255.0`",
+        ),
+        (
             &[("192.168.1.222/24", "192.168.1.322/24")],
             "farm.yaml:9:17: error: `192.168.1.322` is not an IP address\n\
              \x20 = help: write an address such as `192.168.1.222/24`",
@@ -218,6 +239,25 @@ fn vip_addresses_in_a_wrong_place() {
             &[("192.168.1.222/24", "192.168.1.255/24")],
             "farm.yaml:9:17: error: 192.168.1.255 is the broadcast address of 192.168.1.0/24, not a host's\n\
              \x20 = help: choose a free address of the nodes' network",
+        ),
+        (
+            &[("192.168.1.222/24", "192.168.1.222/24, 'fd00:1::/64', '::ffff:192.168.1.223/96'")],
+            "farm.yaml:9:35: error: fd00:1:: is the subnet-router anycast address of fd00:1::/64, not a host's\n\
+             \x20 = help: choose a free address of the nodes' network\n\
+             farm.yaml:9:50: error: clients cannot reach a VIP at the IPv4-mapped address ::ffff:192.168.1.223\n\
+             \x20 = help: choose a free address of the nodes' network",
+        ),
+        (
+            &[("192.168.1.222/24", "240.0.0.1/24")],
+            "farm.yaml:9:17: error: clients cannot reach a VIP at the reserved address 240.0.0.1\n\
+             \x20 = help: choose a free address of the nodes' network",
+        ),
+        (
+            &[("192.168.1.12,", "192.168.1.255,"), ("192.168.1.11,", "192.168.1.0,")],
+            "farm.yaml:5:32: error: 192.168.1.0 is the network address of 192.168.1.0/24, a VIP's network, and no host's\n\
+             \x20 = help: write the node's own address, or correct the prefix length of the VIP\n\
+             farm.yaml:6:32: error: 192.168.1.255 is the broadcast address of 192.168.1.0/24, a VIP's network, and no host's\n\
+             \x20 = help: write the node's own address, or correct the prefix length of the VIP",
         ),
         (
             &[("192.168.1.222/24", "224.0.0.1/24")],
