@@ -68,8 +68,8 @@ pub(super) async fn run(
     }
 }
 
-/// User and group of a user, by name or number.
-fn ids(user: &str) -> Result<(u32, u32), String> {
+/// User and group of a user, by name or number; the error says that there is none.
+pub(crate) fn ids(user: &str) -> Result<(u32, u32), String> {
     let found = match user.parse() {
         Ok(number) => User::from_uid(Uid::from_raw(number)),
         Err(_name) => User::from_name(user),
