@@ -77,37 +77,34 @@ pub(super) fn named(farm: &Farm, name: &str) -> Result<NodeId, Failure> {
 
 /// The sentence, then the fields it comes from.
 pub(super) fn render(explanation: &Explanation, ink: Ink) -> String {
-    let Explanation { rule, node, verdict, reason, text, .. } = explanation;
+    let Explanation { rule, owner, why, node, verdict, reason, text, .. } = explanation;
     let style = colour_of(verdict);
-    let fields = [
-        vec![("packet", packet(explanation)), ("rule", rule.clone().unwrap_or_else(none))],
-        ownership(explanation),
-        vec![
-            ("verdict", format!("{} at {node}", ink.paint(verdict, style.bold()))),
-            ("reason", reason.clone()),
-        ],
-    ];
-    let fields = fields.into_iter().flatten();
-    let fields = fields.map(|(name, value)| format!("  {name:<7}  {value}"));
+    let owner = owner.clone().unwrap_or_else(none);
+    let mut fields = vec![("packet", packet(explanation))];
+    fields.extend(why.is_none().then(|| ("group", group(explanation))));
+    fields.push(("rule", rule.clone().unwrap_or_else(none)));
+    match why {
+        Some(why) => fields.push(("holder", format!("{owner} ({})", why.as_str()))),
+        None => fields.extend([("bucket", bucket(explanation)), ("owner", owner)]),
+    }
+    fields.push(("verdict", format!("{} at {node}", ink.paint(verdict, style.bold()))));
+    fields.push(("reason", reason.clone()));
+    let fields = fields.iter().map(|(name, value)| format!("  {name:<7}  {value}"));
     format!("{text}\n\n{}", screen::lines(fields))
 }
 
-/// Whose the packet is, and by what.
-fn ownership(explanation: &Explanation) -> Vec<(&'static str, String)> {
-    let Explanation { group, bucket, owner, why, .. } = explanation;
-    let owner = owner.clone().unwrap_or_else(none);
-    if let Some(why) = why {
-        return vec![("holder", format!("{owner} ({})", why.as_str()))];
-    }
-    let group = match group.as_deref() {
+fn group(explanation: &Explanation) -> String {
+    match explanation.group.as_deref() {
         Some(RESOLVE_GROUP) => {
             format!("{RESOLVE_GROUP}: built in, for ARP, echo and what has no ports")
         }
         Some(group) => group.to_owned(),
         None => none(),
-    };
-    let bucket = bucket.map_or_else(none, |bucket| format!("{bucket} (0x{bucket:02x})"));
-    vec![("group", group), ("bucket", bucket), ("owner", owner)]
+    }
+}
+
+fn bucket(explanation: &Explanation) -> String {
+    explanation.bucket.map_or_else(none, |bucket| format!("{bucket} (0x{bucket:02x})"))
 }
 
 fn none() -> String {
