@@ -140,7 +140,7 @@ fn a_log_in_json_is_an_object_a_line_to_the_last_word() {
         assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
         assert!(line["message"].is_string(), "{line}");
     }
-    assert!(lines.iter().any(|line| line["kind"] == "view"), "{lines:?}");
+    assert!(lines.iter().any(|line| line["kind"] == "view_installed"), "{lines:?}");
 }
 
 #[test]
