@@ -4,7 +4,8 @@
 use std::{
     convert::Infallible,
     ffi::{OsStr, OsString},
-    future, io,
+    future::{self, Future},
+    io,
     os::{
         linux::net::SocketAddrExt,
         unix::{
@@ -74,11 +75,10 @@ impl Notifier {
             return future::pending().await;
         }
         let mut told = Told::default();
-        let pace = self.watchdog.map_or(LOOK, |limit| LOOK.min(limit / 2));
         while turns.load(Ordering::Relaxed) == 0 || !self.tell("READY=1") {
             time::sleep(FIRST_LOOK).await;
         }
-        let mut looks = time::interval(pace);
+        let mut looks = time::interval(self.pace());
         loop {
             looks.tick().await;
             let news = told.news(turns.load(Ordering::Relaxed), status());
@@ -86,6 +86,23 @@ impl Notifier {
                 self.tell(&news);
             }
         }
+    }
+
+    /// Gives signs of life for as long as that takes, while there is no thread whose turns would be some.
+    pub(super) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut signs = time::interval(self.pace());
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = signs.tick() => self.tell("WATCHDOG=1"),
+            };
+        }
+    }
+
+    /// At least twice in the time that systemd allows.
+    fn pace(&self) -> Duration {
+        self.watchdog.map_or(LOOK, |limit| LOOK.min(limit / 2))
     }
 
     /// Tells that the agent is being replaced in its process, whose next [`Notifier::follow`] tells that

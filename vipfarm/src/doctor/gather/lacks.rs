@@ -38,7 +38,7 @@ pub(super) fn lacks(farm: &Farm, present: &[Interface]) -> Vec<LackFacts> {
 
 fn of_program(argv: &[String], user: Option<&str>) -> Vec<Lack> {
     let path = argv.first().map(Path::new);
-    let user = user.and_then(|user| program::ids(user).err()).map(Lack::NoUser);
+    let user = user.and_then(|user| program::identity(user).err()).map(Lack::NoUser);
     path.and_then(program_file).into_iter().chain(user).collect()
 }
 
