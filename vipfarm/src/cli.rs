@@ -62,8 +62,7 @@ pub enum Verb {
     /// Adds the VIPs to this node, loads the filter, joins the farm and serves this node's buckets
     /// until SIGINT or SIGTERM, then hands them over and removes everything it added. Needs root,
     /// or the capabilities `BPF`, `NET_ADMIN`, `NET_RAW`, `PERFMON`, `SYS_NICE` and `IPC_LOCK`. The
-    /// environment variable `VIPFARM_LOG` sets the log level, such as `debug`. The log goes to standard
-    /// error; where that is systemd's journal, text has its priorities.
+    /// environment variable `VIPFARM_LOG` sets the log level, such as `debug`.
     #[command(after_help = "Example:\n  vipfarm agent -c /etc/vipfarm/farm.yaml --node node1")]
     Agent(AgentOptions),
 
