@@ -306,9 +306,7 @@ async fn serve(
     // They are told while the rest is taken down.
     let _ = ended.send(());
     writing.abort();
-    announcing.abort();
-    moving.abort();
-    notifying.abort();
+    [announcing, moving, notifying].iter().for_each(JoinHandle::abort);
     let Ok((datapaths, outcome)) = joined else {
         notifier.during(hooking).await?;
         bail!(PANICKED);

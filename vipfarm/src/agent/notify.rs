@@ -225,6 +225,24 @@ mod tests {
     }
 
     #[test]
+    fn there_are_signs_of_life_while_something_else_is_at_work() {
+        let name = format!("vipfarm-notify-during-{}", process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("a short name");
+        let systemd = UnixDatagram::bind_addr(&address).expect("unused");
+        let name = format!("@{name}");
+        let variables = [("NOTIFY_SOCKET", &*name), ("WATCHDOG_USEC", "20000")];
+        let notifier = notifier(&variables).expect("a socket");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let work = async {
+            notifier.during(time::sleep(Duration::from_millis(50))).await;
+        };
+        runtime.expect("a runtime").block_on(work);
+        for _ in 0..3 {
+            assert_eq!(heard(&systemd), "WATCHDOG=1");
+        }
+    }
+
+    #[test]
     fn a_thread_that_stands_still_is_no_sign_of_life() {
         let mut told = Told::default();
         assert_eq!(told.news(1, "up".into()), "WATCHDOG=1\nSTATUS=up\n");

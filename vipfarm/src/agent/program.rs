@@ -1,5 +1,6 @@
 //! Runs other people's programs, for checks and hooks: none can hang the agent, fill its memory,
-//! inherit what is its own, or outlive its time.
+//! inherit what is its own, or outlive its time. What a program has started and left behind when it ended
+//! by itself, such as a service, goes on.
 //!
 //! A program gets a process group of its own, `/` as its directory, nothing to read, and of the
 //! environment `PATH` and what it is told. What it writes is read as it comes; the last bytes are
