@@ -9,8 +9,8 @@ use vipfarm::{
     config,
     datapath::{Buffers, Datapath, Error, Options, manual::Manual},
     host::HostTables,
-    model::{Bitmap, Farm, Mac, NodeId, NodeSet, Open, View, VlanTags},
-    plan::{OwnAddresses, Owners, Plan, Turns},
+    model::{Bitmap, Farm, Mac, NodeId, NodeSet, View, VlanTags},
+    plan::{HeldVip, OwnAddresses, Owners, Plan, Turns},
 };
 use vipfarm_common::{
     hash,
@@ -202,11 +202,19 @@ impl World {
     /// # Panics
     /// If it has no such node.
     pub fn seen_by(node: usize) -> Self {
-        let mut farm: Farm = config::parse("paper.yaml", FARM).unwrap_or_else(|e| panic!("{e}"));
-        farm.vips[2].open = Open::Manual;
+        let farm: Farm = config::parse("paper.yaml", FARM).unwrap_or_else(|e| panic!("{e}"));
         let own = NodeId::new(node).expect("few nodes");
         let mac = MACS[node];
-        let mut port = Port::new(&farm, |_| true, own_addresses()).expect("it fits the tables");
+        let is_closed = |block: usize| farm.vips[block].addresses[0].addr == VIP_CLOSED;
+        let mut port = Port::new(&farm, |block| !is_closed(block), own_addresses())
+            .expect("it fits the tables");
+        let closed = HeldVip {
+            addr: VIP_CLOSED.into(),
+            tags: VlanTags::default(),
+            vmac: Some(VMAC_CLOSED),
+            floats: false,
+        };
+        port.close(&[closed]).expect("there is room");
         let view = View::of(farm.node_ids().collect());
         port.settle(own, &view);
         Self { port, own, mac, view, moves: false }

@@ -119,7 +119,12 @@ pub enum Verb {
     /// comes to this node.
     ///
     /// With -c it asks no agent but the file: who would serve the client if all nodes were alive
-    /// but those of --down.
+    /// but those of --down, all VIPs were opened (`open: manual`), and no check failed. Who has a
+    /// failover VIP now, only an agent knows.
+    ///
+    /// ARP, echo requests and what has no ports go by the built-in group `(resolve)`, in which all nodes
+    /// have equal shares. What a node sends to a VIP that it has itself never leaves it: the verdict is
+    /// `local`.
     #[command(after_help = "Examples:
   vipfarm explain 203.0.113.7:51000 192.168.1.222:80
   vipfarm explain [2001:db8::7]:51000 [2001:db8::222]:80
@@ -133,7 +138,7 @@ pub enum Verb {
     ///
     /// Judges every packet of a pcap file by the very decision the kernel takes, and counts by
     /// reason and by owner. Asks no agent but the file, as `explain -c` does: all its nodes are
-    /// alive but those of --down, all its VIPs are on the captured network.
+    /// alive but those of --down, all its VIPs are open and on the captured network.
     ///
     /// The verdict is that of the farm as a whole: `accept` is the owner's, and a bucket that nobody
     /// owns is `not_mine`. With --node it is exactly that node's: `not_mine`, or `forwarded`, for
@@ -173,7 +178,8 @@ pub enum Verb {
     ///
     /// Asks no agent but the file: the loads of each group while all nodes are alive (but those of
     /// --up and --absent), the loads afterwards, and which buckets move between whom. These are the
-    /// tables that the agents would agree on.
+    /// tables that the agents would agree on, with all VIPs open and all checks passing. Failover VIPs
+    /// are before the change where the file has them.
     #[command(after_help = "Examples:
   vipfarm plan -c farm.yaml --down node2
   vipfarm plan -c farm.yaml --down node1,node2 --json | jq '.groups[].moves'
@@ -299,8 +305,9 @@ Examples:
     ///
     /// Looks at the kernel and its BPF, at the rights of whoever asks, at the farm's files, and at the
     /// interfaces of its VIPs (or the one of --interface): driver and XDP, other XDP programs, MTU,
-    /// LRO, VLAN tags, ARP settings, reverse path filter, routes. Changes nothing. Each finding that is
-    /// not as it should be says what to do. An agent that starts has the same findings in its history.
+    /// LRO, VLAN tags, ARP settings, reverse path filter, routes; and for programs, users, interfaces
+    /// and folders that checks and hooks of the file need. Changes nothing. Each finding that is not as it
+    /// should be says what to do. An agent that starts has those about the machine in its history.
     ///
     /// Ends with 0 if there is no error, whatever the warnings are; else with 1. Run it as the agent is
     /// run: rights and limits are those of the asker.
@@ -323,10 +330,10 @@ Examples:
     /// Writes a new random key to FILE, readable by its owner only. All nodes of a farm need the
     /// same key: make it once and copy it.
     ///
-    /// To change the key of a running farm, make a new one in another file, copy it to all nodes,
-    /// and start the agents anew, one after the other, three times: with the new file as
-    /// `accept_key_file`; with the new one as `key_file` and the old one as `accept_key_file` and
-    /// `hash_key_file`; without `accept_key_file`.
+    /// To change the key of a running farm, make a new one in another file and copy it to all nodes.
+    /// Then go three times through all nodes, change the file and run `vipfarm reload`: with the new
+    /// key as `accept_key_file`; with the new one as `key_file` and the old one as `accept_key_file` and
+    /// `hash_key_file`; without `accept_key_file`. No client is moved.
     #[command(after_help = "Example:\n  vipfarm keygen /etc/vipfarm/farm.key")]
     Keygen(KeygenArgs),
 
@@ -382,7 +389,8 @@ pub struct TalkArgs {
     #[command(flatten)]
     pub agent: AgentAddress,
 
-    /// Print JSON for scripts
+    /// Print JSON for scripts; a failure is plain text on standard error, as without it, and its kind the
+    /// exit code
     #[arg(long)]
     pub json: bool,
 }
@@ -457,7 +465,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "NODE", value_delimiter = ',', requires = "config")]
     pub down: Vec<String>,
 
-    /// The node whose verdict to give [default: the first that is not down]
+    /// The node whose verdict to give [default: the one that serves the client]
     #[arg(long, value_name = "NAME", requires = "config")]
     pub node: Option<String>,
 

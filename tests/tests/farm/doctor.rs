@@ -134,6 +134,30 @@ fn rights_and_places_that_are_missing_are_found() {
 }
 
 #[test]
+fn what_checks_and_hooks_lack_is_found_and_a_wrong_node_is_no_fault_of_the_file() {
+    let program = require!(skip::farm());
+    let lab = lab("lacks", 1, 1);
+    let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let lacking = "checks: [{ exec: /nowhere/check }, { interface: eth7 }]\n\
+                   hooks: { on_ready: /nowhere/ready }\nvips:";
+    farm.edit(|text| text.replace("vips:", lacking)).unwrap();
+    let (code, found) = asked(&mut command(&farm, &program));
+    let wrong = vec![("check", "error"), ("check", "error"), ("hook", "warning")];
+    assert_eq!((code, found.wrong()), (1, wrong), "{found:?}");
+    let fix = |subject: &str| {
+        let mut findings = found.findings.iter();
+        findings.find(|it| it.subject.as_deref() == Some(subject)).and_then(|it| it.fix.clone())
+    };
+    assert!(fix("exec /nowhere/check").unwrap().contains("install /nowhere/check"));
+    assert!(fix("interface eth7").unwrap().contains("this machine has lo, eth0"), "{found:?}");
+    farm.edit(|text| text.replace(lacking, "vips:")).unwrap();
+    let (code, found) = asked(command(&farm, &program).args(["--node", "zz"]));
+    assert_eq!((code, found.wrong()), (1, vec![("place", "error")]), "{found:?}");
+    let fixes: Vec<_> = found.findings.iter().filter_map(|it| it.fix.as_deref()).collect();
+    assert_eq!(fixes, ["correct `--node`"]);
+}
+
+#[test]
 fn an_agent_says_what_doctor_says_and_doctor_knows_the_agent() {
     let program = require!(skip::farm());
     let lab = lab("preflight", 2, 1);

@@ -9,7 +9,7 @@ use std::{
 
 use vipfarm::{
     model::Timers,
-    status::{FailoverStatus, Why},
+    status::{Explanation, FailoverStatus, Why},
 };
 use vipfarm_lab::{
     Farm, Frame, Lab, Topology,
@@ -247,6 +247,41 @@ async fn a_vip_is_moved_and_goes_back_and_clients_of_both_families_learn_it_at_o
     );
     traffic.all_served().await;
     traffic.stop().await;
+    farm.stop().unwrap();
+}
+
+#[test]
+fn explain_names_the_holder_and_why_it_is_that_one() {
+    let program = require!(skip::farm());
+    let lab = lab("holder", 2, 1);
+    let vips = BY_PRIORITY.replace(", node3: 50", "") + "    preempt: false\n";
+    let mut farm = Farm::new(&lab, &program, "test", &vips).unwrap();
+    farm.start_node(2, &[]).unwrap();
+    wait_for_holder(&lab, VIP, 2);
+    eventually("it is remembered", || told(&farm, 2, 0).why == Some(Why::Incumbent));
+    farm.start_node(1, &[]).unwrap();
+    farm.wait_converged(&[1, 2]).unwrap();
+    let client = ["10.77.1.1:4000", "10.77.0.100:80"];
+    let explain = |node: usize| {
+        let asked = [&["explain", "--json"], &client[..]].concat();
+        farm.ask_json::<Explanation>(node, &asked).unwrap()
+    };
+    for (node, verdict) in [(1, "drop"), (2, "accept")] {
+        let told = explain(node);
+        assert_eq!((told.owner, told.why), (Some(name(2)), Some(Why::Incumbent)));
+        assert_eq!((told.bucket, &*told.verdict), (None, verdict), "{}", told.text);
+        let keeps = "node2 keeps it because it has had it before node1 came (`preempt: false`).";
+        assert!(told.text.ends_with(keeps), "{}", told.text);
+    }
+    let offline = farm.explain_offline(&client).unwrap();
+    assert_eq!((offline.owner, offline.why), (Some(name(1)), Some(Why::Priority)));
+    assert!(offline.text.contains("the file does not tell"), "{}", offline.text);
+    farm.ask(1, &["move", "10.77.0.100", "node1"]).unwrap();
+    eventually("it is told", || explain(2).why == Some(Why::Pinned));
+    assert_eq!(explain(1).verdict, "accept");
+    let words = farm.ask(2, &[&["explain"], &client[..]].concat()).unwrap();
+    assert!(words.starts_with("node2 drops it: node1 has 10.77.0.100 and serves"), "{words}");
+    assert!(words.contains("holder   node1 (pinned)"), "{words}");
     farm.stop().unwrap();
 }
 

@@ -3,15 +3,20 @@
 use std::{
     fs::{self, Permissions},
     io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, SocketAddrV4, TcpStream},
+    ops::Range,
     os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
 
-use vipfarm_lab::{Farm, Lab, farm::PATIENCE, require, skip};
+use vipfarm::model::Mac;
+use vipfarm_lab::{Farm, Frame, Lab, farm::PATIENCE, frame::SYN, lab::VIP, require, skip};
 
 use crate::{
-    ONE_VIP, all, asks_in_vain, events, eventually, has_event, lab, operated::load, running,
+    HTTP, ONE_VIP, all, asks_in_vain, events, eventually, has_event, lab,
+    operated::load,
+    running,
+    wire::{Packet, What, answers, node_of},
 };
 
 /// As [`ONE_VIP`], but closed until somebody opens it.
@@ -23,6 +28,32 @@ fn shares(farm: &Farm<'_>) -> [usize; 2] {
     [load(farm, 1, "node1"), load(farm, 1, "node2")]
 }
 
+/// Who answers connections from many ports to the VIP, whose nodes refuse them.
+fn replies(lab: &Lab) -> Vec<(u16, String)> {
+    let client = lab.client(1);
+    let frame = |port: u16| {
+        let from = SocketAddrV4::new(client.address(), port);
+        Frame::tcp(from, HTTP, SYN).macs(client.mac(), Mac::of_vip(VIP)).bytes()
+    };
+    let frames: Vec<_> = PORTS.map(frame).collect();
+    let reply = |answer: Packet| {
+        let What::Reset { target } = answer.what else { panic!("{answer:?}") };
+        (target, node_of(lab, answer.mac).to_owned())
+    };
+    let mut replies: Vec<_> = answers(client, &frames, VIP).into_iter().map(reply).collect();
+    replies.sort();
+    replies
+}
+
+const PORTS: Range<u16> = 4000..4020;
+
+/// What was said from the file of the VIP as it is open.
+fn assert_served_as_explained(farm: &Farm<'_>) {
+    let client = farm.lab().client(1).address();
+    let owner = |port| (port, farm.owner((client, port).into(), HTTP).unwrap());
+    assert_eq!(replies(farm.lab()), PORTS.map(owner).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_vip_that_is_opened_by_hand_is_closed_until_then_on_each_node() {
     let program = require!(skip::farm());
@@ -31,10 +62,17 @@ fn a_vip_that_is_opened_by_hand_is_closed_until_then_on_each_node() {
     assert_eq!(shares(&farm), [0, 0]);
     let words = farm.ask(1, &["status"]).unwrap();
     assert!(words.contains("! closed here: 10.77.0.100/16, until `vipfarm open`"), "{words}");
+    let asked = ["10.77.1.1:4000", "10.77.0.100:80"];
+    let told = farm.ask(1, &[&["explain"], &asked[..]].concat()).unwrap();
+    assert!(told.contains("do not serve it for now: it is closed"), "{told}");
+    assert_eq!(replies(&lab), []);
+    let offline = farm.explain_offline(&asked).unwrap();
+    assert!(offline.assumes_open && offline.text.contains("once open, node"), "{offline:?}");
     farm.ask(1, &["open", "all"]).unwrap();
     assert_eq!(shares(&farm), [256, 0], "in force when it returns");
     farm.ask(2, &["open", "10.77.0.100"]).unwrap();
     assert_eq!(shares(&farm), [128, 128]);
+    assert_served_as_explained(&farm);
     farm.ask(1, &["close"]).unwrap();
     assert_eq!(shares(&farm), [0, 256]);
     farm.ask(1, &["open"]).unwrap();

@@ -7,8 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use vipfarm::status::NodeState;
-use vipfarm_lab::{Farm, farm::PATIENCE, process::Signal, require, skip};
+use vipfarm_lab::{
+    Farm,
+    farm::PATIENCE,
+    process::{Process, Signal},
+    require, skip,
+};
 
 use crate::{ONE_VIP, events, eventually, lab, refused::refuses, running};
 
@@ -103,6 +109,38 @@ fn systemd_learns_that_the_agent_serves_goes_on_and_stops() {
     until("WATCHDOG=1");
     agent.stop(PATIENCE).unwrap();
     until("STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000");
+}
+
+#[test]
+fn a_log_in_json_is_an_object_a_line_to_the_last_word() {
+    let program = require!(skip::farm());
+    let lab = lab("jsonlog", 2, 1);
+    let farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    // Each name has a log of its own.
+    let lines = |agent: &Process| {
+        let lines = agent.last_lines(usize::MAX);
+        let object = |line: &String| {
+            serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+        };
+        lines.iter().map(object).collect::<Vec<_>>()
+    };
+    let mut command = farm.agent_command(1);
+    command.args(["--log-format", "json"]);
+    let mut agent = lab.node(1).spawn("json-agent", command).unwrap();
+    eventually("it serves", || is_up(&farm, 1));
+    let mut refused = farm.agent_command(1);
+    refused.env("VIPFARM_LOG_FORMAT", "json");
+    let mut refused = lab.node(1).spawn("refused-agent", refused).unwrap();
+    assert!(!refused.wait_timeout(PATIENCE).unwrap().success(), "another one runs");
+    let last = lines(&refused).pop().unwrap();
+    assert_eq!(last["level"], "ERROR", "{last}");
+    agent.stop(PATIENCE).unwrap();
+    let lines = lines(&agent);
+    for line in &lines {
+        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+        assert!(line["message"].is_string(), "{line}");
+    }
+    assert!(lines.iter().any(|line| line["kind"] == "view_installed"), "{lines:?}");
 }
 
 #[test]

@@ -4,19 +4,24 @@
 mod frame;
 mod text;
 
+use std::net::IpAddr;
+
 use vipfarm_common::Reason;
 
 use self::{
     frame::Part,
-    text::{FragmentBy, Told},
+    text::{FragmentBy, Held, Told},
 };
 use super::{
     judge::{self, Judge, Judged},
     ports::Port,
 };
 use crate::{
+    assign::floating::Floating,
     host::HostTables,
-    model::{Bitmap, Farm, Filter, Mac, NodeId, NodeSet, Proto, Rule, View, Vip, VlanTags},
+    model::{
+        Bitmap, Farm, Filter, Mac, Mode, NodeId, NodeSet, Open, Proto, Rule, View, Vip, VlanTags,
+    },
     status::{ExplainProto, ExplainQuery, Explanation},
 };
 
@@ -26,6 +31,8 @@ pub struct Viewpoint<'a> {
     pub farm: &'a Farm,
     /// The node whose verdict it is.
     pub node: NodeId,
+    /// Who is asked.
+    pub asked: Asked,
     /// The view in force; nobody is alive in it before the first.
     pub view: &'a View,
     /// The farm's hash key.
@@ -38,33 +45,52 @@ pub struct Viewpoint<'a> {
     pub fenced: bool,
 }
 
-/// The explanation from the file alone: with `alive` up and agreed, at `node`.
+/// Who is asked, and about whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The node's agent.
+    Agent,
+    /// The file, about the node.
+    File,
+    /// The file, about the farm as a whole: the node is the one that serves the client, if one does.
+    FileOfFarm,
+}
+
+/// The explanation from the file alone: with `alive` up and agreed, at `node`; `None` = at the node that
+/// serves the client.
 pub fn offline(
     farm: &Farm,
     hash_key: [u8; 16],
     alive: NodeSet,
-    node: NodeId,
+    node: Option<NodeId>,
     query: &ExplainQuery,
 ) -> Result<Explanation, String> {
-    let (port, accept) =
-        judge::imagined_port(farm, alive, Some(node)).map_err(|error| error.to_string())?;
-    let viewpoint = Viewpoint {
-        farm,
-        node,
-        view: &View::of(alive),
-        hash_key,
-        port: &port,
-        accept: &accept,
-        fenced: false,
+    let explain = |node, asked| {
+        let (port, accept) =
+            judge::imagined_port(farm, alive, Some(node)).map_err(|error| error.to_string())?;
+        let view = &View::of(alive);
+        let (port, accept) = (&port, &accept[..]);
+        Viewpoint { farm, node, asked, view, hash_key, port, accept, fenced: false }.explain(query)
     };
-    viewpoint.explain(query)
+    if let Some(node) = node {
+        return explain(node, Asked::File);
+    }
+    let first = alive.iter().next().ok_or("no node is alive")?;
+    let told = explain(first, Asked::FileOfFarm)?;
+    match told.owner.as_ref().and_then(|owner| farm.node_named(owner)) {
+        Some(owner) if owner != first => explain(owner, Asked::FileOfFarm),
+        _ => Ok(told),
+    }
 }
 
 impl Viewpoint<'_> {
     /// The verdict on such a packet, and how it comes about.
     pub fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
-        let (_, block) = block_of(self.farm, query)?;
+        let (index, block) = block_of(self.farm, query)?;
         let rule = rule(block, query);
+        if let Some(client) = self.client_here(block, query) {
+            return Ok(of_own_client(client, block, rule, query));
+        }
         check_fields(block, rule, query)?;
         let mut plan = self.port.plan();
         plan.bitmaps = self.accept.to_vec();
@@ -90,26 +116,120 @@ impl Viewpoint<'_> {
             served.reason
         };
         let judged = Judged { reason, ..served };
-        let node = self.farm.node(self.node).map_or("", |node| &node.name);
-        let told = Told { node, judged, has_agreed: !self.view.alive.is_empty() };
-        let sentences = [Some(told.sentence()), fragment_by.map(|by| by.sentence().to_owned())];
+        let held = judged.bucket.and_then(|_| self.held(index, block, query.vip));
+        let fragment_by = fragment_by.filter(|_| block.mode != Mode::Failover);
+        let told = Told {
+            node: self.name(self.node),
+            judged,
+            has_agreed: !self.view.alive.is_empty(),
+            of_farm: self.asked == Asked::FileOfFarm,
+            answers: matches!(query.proto, ExplainProto::Arp | ExplainProto::Icmp),
+            abstained: judged.group.is_some_and(|group| self.abstained(group)),
+            waits_for_open: self.assumes_open(block).then_some(query.vip),
+            held,
+        };
+        let fragment_by = fragment_by.map(|by| by.sentence().to_owned());
+        let sentences = told.sentences().into_iter().chain(fragment_by);
         Ok(Explanation {
-            client: query.client.to_string(),
-            client_port: query.client_port,
-            vip: query.vip.to_string(),
-            vip_port: query.vip_port,
-            proto: query.proto.to_string(),
-            fragment: query.fragment,
-            vlan: block.vlan.ids(),
+            assumes_open: self.assumes_open(block),
             group: judged.group.map(str::to_owned),
-            rule: rule.map(describe),
-            bucket: judged.bucket,
+            bucket: judged.bucket.filter(|_| block.mode != Mode::Failover),
             owner: judged.owner.map(str::to_owned),
-            node: node.to_owned(),
+            why: held.and_then(|held| held.why),
             verdict: reason.verdict().as_str().into(),
             reason: reason.as_str().into(),
-            text: sentences.into_iter().flatten().collect::<Vec<_>>().join(" "),
+            text: sentences.collect::<Vec<_>>().join(" "),
+            ..unexplained(self.name(self.node), block, rule, query)
         })
+    }
+
+    fn name(&self, node: NodeId) -> &str {
+        self.farm.node(node).map_or("", |node| &node.name)
+    }
+
+    /// The node that is the client itself: what it sends to a VIP that its own interface has does not
+    /// leave it. A failover VIP is on one node alone, and the others are its clients.
+    fn client_here(&self, block: &Vip, query: &ExplainQuery) -> Option<&str> {
+        let mut nodes = self.farm.nodes.iter().filter(|_| block.mode != Mode::Failover);
+        nodes.find(|node| node.addresses.contains(&query.client)).map(|node| &*node.name)
+    }
+
+    /// Whether the VIP is closed until somebody opens it, and nobody can tell whether one has.
+    fn assumes_open(&self, block: &Vip) -> bool {
+        block.open == Open::Manual && self.asked != Asked::Agent
+    }
+
+    /// Whether nodes that are alive have a power in that group, and do not serve it by their own word.
+    fn abstained(&self, group: &str) -> bool {
+        let placement = self.port.placement();
+        let number = (0..placement.groups()).find(|&number| placement.name(number) == group);
+        number.is_some_and(|number| {
+            let mut alive = self.view.alive.iter();
+            alive.any(|node| {
+                placement.power(number, node, self.view) > 0 && self.view.abstains(node, number)
+            })
+        })
+    }
+
+    /// Who has the failover VIP of that block, by its index in the file; `None` of another block.
+    fn held(&self, index: usize, block: &Vip, vip: IpAddr) -> Option<Held<'_>> {
+        let failover = block.groups.first()?.failover?;
+        // The first kernel group is the built-in one.
+        let number = 1 + self.farm.vips[..index].iter().map(|it| it.groups.len()).sum::<usize>();
+        let placement = self.port.placement();
+        let holder = placement.holder(number, self.view);
+        let better = placement.favourite(number, self.view);
+        let better = better.filter(|&node| holder.is_some_and(|holder| holder.node != node));
+        let remembers = placement.floating(number).is_some_and(Floating::remembers);
+        Some(Held {
+            vip,
+            why: holder.map(|holder| holder.why),
+            better: better.map(|node| self.name(node)),
+            preempt: failover.preempt,
+            may_be_elsewhere: remembers && self.asked != Asked::Agent,
+        })
+    }
+}
+
+/// What a node sends to a VIP that it has itself.
+fn of_own_client(
+    client: &str,
+    block: &Vip,
+    rule: Option<&Rule>,
+    query: &ExplainQuery,
+) -> Explanation {
+    let ExplainQuery { client: address, vip, .. } = query;
+    Explanation {
+        owner: Some(client.to_owned()),
+        verdict: "local".into(),
+        reason: "own_client".into(),
+        text: format!(
+            "{client} serves itself: {address} is its own address, and what a node sends to {vip}, which it has too, does not leave it."
+        ),
+        ..unexplained(client, block, rule, query)
+    }
+}
+
+/// The question, before there is an answer.
+fn unexplained(node: &str, block: &Vip, rule: Option<&Rule>, query: &ExplainQuery) -> Explanation {
+    Explanation {
+        client: query.client.to_string(),
+        client_port: query.client_port,
+        vip: query.vip.to_string(),
+        vip_port: query.vip_port,
+        proto: query.proto.to_string(),
+        fragment: query.fragment,
+        vlan: block.vlan.ids(),
+        assumes_open: false,
+        group: None,
+        rule: rule.map(describe),
+        bucket: None,
+        owner: None,
+        why: None,
+        node: node.to_owned(),
+        verdict: String::new(),
+        reason: String::new(),
+        text: String::new(),
     }
 }
 
@@ -231,8 +351,17 @@ pub(super) fn describe(rule: &Rule) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{agent::fixture, config, placement::RESOLVE_GROUP, plan::OwnAddresses};
+    use crate::{
+        agent::fixture,
+        config,
+        model::{Abstention, Abstentions},
+        placement::RESOLVE_GROUP,
+        plan::OwnAddresses,
+        status::Why,
+    };
 
     const GROUPS: &str = "[{ name: http, rules: [{ port: 80, proto: tcp, filter: on_port }, { port: 53, proto: udp, filter: on_ipid }] }, { name: idle, powers: { node2: 1 }, rules: [{ port: 22, proto: tcp, filter: on_addr }] }]";
 
@@ -258,6 +387,7 @@ mod tests {
         Viewpoint {
             farm: &farm,
             node,
+            asked: Asked::Agent,
             view: &view,
             hash_key: [7; 16],
             port: &port,
@@ -306,6 +436,7 @@ mod tests {
             let viewpoint = Viewpoint {
                 farm: &farm,
                 node: NodeId::new(0).expect("in range"),
+                asked: Asked::Agent,
                 view: &view,
                 hash_key: [7; 16],
                 port: &port,
@@ -348,11 +479,99 @@ mod tests {
         );
         let farm = config::parse("farm.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
         let alive = farm.node_ids().collect();
-        offline(&farm, [7; 16], alive, NodeId::new(0).expect("in range"), query).expect("a VIP")
+        offline(&farm, [7; 16], alive, Some(NodeId::new(0).expect("in range")), query)
+            .expect("a VIP")
     }
 
     const OF_NODE2: &str = "  groups: [{ name: g, powers: { node2: 1 }, rules: [{ port: 80, proto: tcp, filter: on_port }, \
          { port: 514, proto: udp, filter: on_addr }] }]\n";
+
+    /// Asks the farm of such a file, while both nodes are alive.
+    fn ask_farm(vip: &str, query: &ExplainQuery) -> Explanation {
+        let text = format!(
+            "farm: web\nkey_file: k\nnodes:\n\
+             - {{ name: node1, addresses: [10.0.0.11, 10.9.0.11] }}\n\
+             - {{ name: node2, addresses: [10.0.0.12, 10.9.0.12] }}\nvips:\n\
+             - addresses: [10.0.0.100/24]\n{vip}"
+        );
+        let farm = config::parse("farm.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
+        offline(&farm, [7; 16], farm.node_ids().collect(), None, query).expect("a VIP")
+    }
+
+    const OF_NODE2_IN_V4: &str = "  groups: [{ name: g, powers: { node2: 1 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }]\n";
+
+    #[test]
+    fn the_farm_is_asked_for_who_serves() {
+        let tcp = ask(ExplainProto::Tcp, Some(1), Some(80));
+        let told = ask_farm(OF_NODE2_IN_V4, &tcp);
+        assert!(told.text.starts_with("node2 serves this client: bucket "), "{}", told.text);
+        assert_eq!((&*told.node, &*told.verdict), ("node2", "accept"));
+        let told = ask_farm(OF_NODE2_IN_V4, &ask(ExplainProto::Arp, None, None));
+        assert!(told.text.contains(" answers this client: bucket "), "{}", told.text);
+        assert_eq!((Some(&told.node), &*told.verdict), (told.owner.as_ref(), "accept"));
+        let told = ask_farm(OF_NODE2_IN_V4, &ask(ExplainProto::Tcp, Some(1), Some(99)));
+        assert!(told.text.starts_with("every node drops it: no rule"), "{}", told.text);
+    }
+
+    #[test]
+    fn what_is_opened_by_hand_is_told_as_open_from_the_file_and_as_it_is_by_an_agent() {
+        let tcp = ask(ExplainProto::Tcp, Some(1), Some(80));
+        let manual = format!("  open: manual\n{OF_NODE2_IN_V4}");
+        let told = ask_farm(&manual, &tcp);
+        assert!(told.assumes_open);
+        assert_eq!(told.bucket, ask_farm(OF_NODE2_IN_V4, &tcp).bucket);
+        let begins = "10.0.0.100 is closed on each node until `vipfarm open` there (`open: manual`); \
+                      once open, node2 serves this client: bucket ";
+        assert!(told.text.starts_with(begins), "{}", told.text);
+
+        let mut farm = fixture::farm(GROUPS);
+        farm.vips[0].open = Open::Manual;
+        let port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
+        let mut view = View::of(farm.node_ids().collect());
+        let closed = farm.node_ids().map(|node| (node, Abstention::NONE.and_from(1)));
+        view.abstentions = Arc::new(Abstentions::new(closed).expect("in order"));
+        let node = NodeId::new(0).expect("in range");
+        let (asked, accept) = (Asked::Agent, port.accept());
+        let (view, farm, port) = (&view, &farm, &port);
+        let told =
+            Viewpoint { farm, node, asked, view, hash_key: [7; 16], port, accept, fenced: false }
+                .explain(&tcp)
+                .expect("a VIP");
+        assert!(!told.assumes_open);
+        assert_eq!((told.owner, &*told.reason), (None, "not_mine"));
+        assert!(told.text.contains("do not serve it for now: it is closed"), "{}", told.text);
+    }
+
+    #[test]
+    fn of_a_failover_vip_the_holder_is_told_and_why() {
+        let vip = "  mode: failover\n  priorities: { node1: 1, node2: 2 }\n";
+        let tcp = ask(ExplainProto::Tcp, Some(1), Some(80));
+        let told = ask_farm(vip, &tcp);
+        assert_eq!(
+            told.text,
+            "node2 serves this client: it has 10.0.0.100. node2 has it by priority: no node that is \
+             alive and may have it has a higher one."
+        );
+        assert_eq!((told.owner.as_deref(), told.why), (Some("node2"), Some(Why::Priority)));
+        assert_eq!((told.bucket, &*told.verdict), (None, "accept"));
+        let told = ask_farm(&format!("{vip}  preempt: false\n"), &tcp);
+        assert!(told.text.ends_with("may keep it, the file does not tell."), "{}", told.text);
+        let of_node = ExplainQuery { client: [10, 0, 0, 11].into(), ..tcp };
+        assert_eq!(ask_farm(vip, &of_node).why, Some(Why::Priority), "a client like others");
+        let told = ask_farm(&format!("{vip}  rules: [{{ port: 25, proto: tcp }}]\n"), &tcp);
+        assert_eq!((&*told.reason, told.why), ("no_rule", None));
+    }
+
+    #[test]
+    fn what_a_node_sends_to_its_own_vip_stays_there() {
+        let tcp = ask(ExplainProto::Tcp, Some(1), Some(80));
+        for address in [[10, 0, 0, 11], [10, 9, 0, 11]] {
+            let told = ask_farm(OF_NODE2_IN_V4, &ExplainQuery { client: address.into(), ..tcp });
+            assert!(told.text.starts_with("node1 serves itself: "), "{}", told.text);
+            assert_eq!((&*told.verdict, told.owner.as_deref()), ("local", Some("node1")));
+            assert_eq!((told.bucket, told.group), (None, None));
+        }
+    }
 
     #[test]
     fn a_node_that_hands_over_says_to_whom() {
@@ -408,7 +627,7 @@ mod tests {
             let vlan = vlan.map(|vlan| vlan.parse().expect("a VLAN"));
             let node = NodeId::new(0).expect("in range");
             let query = ExplainQuery { vlan, ..tcp };
-            offline(&farm, [7; 16], farm.node_ids().collect(), node, &query)
+            offline(&farm, [7; 16], farm.node_ids().collect(), Some(node), &query)
         };
         for (vlan, group, owner) in
             [("0", "a", "node1"), ("10", "b", "node2"), ("20.10", "c", "node1")]
@@ -471,7 +690,7 @@ mod tests {
         let query = ExplainQuery { fragment: true, ..ask(ExplainProto::Udp, Some(1), Some(99)) };
         let alive = farm.node_ids().collect();
         let node = NodeId::new(0).expect("in range");
-        let error = offline(&farm, [7; 16], alive, node, &query).expect_err("no id");
+        let error = offline(&farm, [7; 16], alive, Some(node), &query).expect_err("no id");
         assert!(error.contains("--ip-id"), "{error}");
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
+    assign::floating::Floating,
     model::{BUCKETS, Farm, Mode, NodeId, Table, View, Vip},
     placement::Placement,
 };
@@ -19,6 +20,10 @@ pub struct GroupForecast {
     pub vips: Vec<String>,
     /// How the farm receives their traffic.
     pub mode: Mode,
+    /// Whether it matters who has the failover VIP now, which only a running farm knows: here the one that
+    /// has it by the file, before the change.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub by_file_alone: bool,
     /// Those with a power before or after, in file order.
     pub nodes: Vec<NodeForecast>,
     /// The buckets that change their owner, by former owner, then by the next one.
@@ -91,6 +96,7 @@ pub fn forecast(farm: &Farm, before: &View, after: &View) -> Vec<GroupForecast> 
             group: placement.name(group).to_owned(),
             vips: block.addresses.iter().map(|vip| vip.addr.to_string()).collect(),
             mode: block.mode,
+            by_file_alone: placement.floating(group).is_some_and(Floating::remembers),
             nodes: nodes.filter(takes_part).collect(),
             moved: moves.iter().map(|it| it.buckets.len()).sum(),
             least: least_moves(farm, &first, &second),

@@ -61,7 +61,7 @@ mod neighbours;
 mod notify;
 pub mod options;
 pub mod ports;
-mod program;
+pub(crate) mod program;
 pub mod proof;
 mod readiness;
 mod realtime;

@@ -30,8 +30,9 @@ pub struct AgentOptions {
     #[arg(long, value_name = "TIME", value_parser = crate::cli::humantime)]
     pub stop_timeout: Option<Duration>,
 
-    /// Log as text for people or as one JSON object a line
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    /// Log as text for people, or as one JSON object a line: `timestamp`, `level`, `message`, of events
+    /// also `kind`, and further fields
+    #[arg(long, value_name = "FORMAT", env = "VIPFARM_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 
     /// Attach the filter in generic mode even where the driver could run it natively: slower, for

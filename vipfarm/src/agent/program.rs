@@ -84,15 +84,15 @@ pub(super) fn reap_inherited() {
 }
 
 /// As whom a program runs.
-struct Identity {
+pub(crate) struct Identity {
     user: Uid,
     group: Gid,
     /// All groups of the user.
     groups: Vec<libc::gid_t>,
 }
 
-/// A user, by name or number.
-fn identity(user: &str) -> Result<Identity, String> {
+/// A user, by name or number; the error says that there is none.
+pub(crate) fn identity(user: &str) -> Result<Identity, String> {
     let found = match user.parse() {
         Ok(number) => User::from_uid(Uid::from_raw(number)),
         Err(_name) => User::from_name(user),

@@ -24,7 +24,7 @@ use super::{
     conflicts::{self, Conflicts, Prober},
     control::Source,
     engine::{Latest, Report, Snapshot},
-    explain::{self, Viewpoint},
+    explain::{self, Asked, Viewpoint},
     failover::Holding,
     health::Health,
     history::{History, Level},
@@ -379,6 +379,7 @@ impl Source for Reporter {
         Viewpoint {
             farm: &config.farm,
             node: self.own,
+            asked: Asked::Agent,
             view: &snapshot.view,
             hash_key: self.hash_key,
             port: &config.ports[interface],

@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SiteError {
     /// `--node` names no node of the file.
-    #[error("farm {farm} has no node `{name}`; its nodes are {nodes}")]
+    #[error("farm {farm} has no node `{name}`; its nodes are {nodes}: correct `--node`")]
     NoSuchNode {
         /// Farm name.
         farm: String,

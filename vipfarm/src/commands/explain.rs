@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use owo_colors::Style;
 
 use super::{
@@ -14,6 +13,7 @@ use crate::{
     cli::ExplainArgs,
     config,
     model::{Farm, NodeId, NodeSet},
+    placement::RESOLVE_GROUP,
     status::{ExplainQuery, Explanation},
 };
 
@@ -37,9 +37,8 @@ fn offline(file: &Path, args: &ExplainArgs, query: &ExplainQuery) -> anyhow::Res
     let alive = imagined(&farm, &args.down)?;
     let node = match &args.node {
         Some(name) => Some(judging(&farm, alive, name)?),
-        None => alive.iter().next(),
+        None => None,
     };
-    let node = node.context("no node is alive")?;
     let explanation = agent::explain::offline(&farm, keys.bucket_key(), alive, node, query)
         .map_err(Failure::Refused)?;
     Ok(explanation)
@@ -78,20 +77,38 @@ pub(super) fn named(farm: &Farm, name: &str) -> Result<NodeId, Failure> {
 
 /// The sentence, then the fields it comes from.
 pub(super) fn render(explanation: &Explanation, ink: Ink) -> String {
-    let Explanation { group, rule, bucket, owner, node, verdict, reason, text, .. } = explanation;
+    let Explanation { rule, owner, why, node, verdict, reason, text, .. } = explanation;
     let style = colour_of(verdict);
-    let none = || "-".to_owned();
-    let fields = [
-        ("packet", packet(explanation)),
-        ("group", group.clone().unwrap_or_else(none)),
-        ("rule", rule.clone().unwrap_or_else(none)),
-        ("bucket", bucket.map_or_else(none, |bucket| format!("{bucket} (0x{bucket:02x})"))),
-        ("owner", owner.clone().unwrap_or_else(none)),
-        ("verdict", format!("{} at {node}", ink.paint(verdict, style.bold()))),
-        ("reason", reason.clone()),
-    ];
-    let fields = fields.map(|(name, value)| format!("  {name:<7}  {value}"));
+    let owner = owner.clone().unwrap_or_else(none);
+    let mut fields = vec![("packet", packet(explanation))];
+    fields.extend(why.is_none().then(|| ("group", group(explanation))));
+    fields.push(("rule", rule.clone().unwrap_or_else(none)));
+    match why {
+        Some(why) => fields.push(("holder", format!("{owner} ({})", why.as_str()))),
+        None => fields.extend([("bucket", bucket(explanation)), ("owner", owner)]),
+    }
+    fields.push(("verdict", format!("{} at {node}", ink.paint(verdict, style.bold()))));
+    fields.push(("reason", reason.clone()));
+    let fields = fields.iter().map(|(name, value)| format!("  {name:<7}  {value}"));
     format!("{text}\n\n{}", screen::lines(fields))
+}
+
+fn group(explanation: &Explanation) -> String {
+    match explanation.group.as_deref() {
+        Some(RESOLVE_GROUP) => {
+            format!("{RESOLVE_GROUP}: built in, for ARP, echo and what has no ports")
+        }
+        Some(group) => group.to_owned(),
+        None => none(),
+    }
+}
+
+fn bucket(explanation: &Explanation) -> String {
+    explanation.bucket.map_or_else(none, |bucket| format!("{bucket} (0x{bucket:02x})"))
+}
+
+fn none() -> String {
+    "-".to_owned()
 }
 
 /// How a verdict is painted.
@@ -127,7 +144,7 @@ fn end(addr: &str, port: Option<u16>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::fixture;
+    use crate::{commands::fixture, status::Why};
 
     #[test]
     fn the_sentence_comes_before_the_fields() {
@@ -159,6 +176,19 @@ mod tests {
         );
         insta::assert_snapshot!(text);
         assert_eq!(end("2001:db8::7", Some(80)), "[2001:db8::7]:80");
+    }
+
+    #[test]
+    fn a_failover_vip_has_a_holder_and_the_built_in_group_is_explained() {
+        let floating =
+            Explanation { bucket: None, why: Some(Why::Incumbent), ..fixture::explanation() };
+        let text = render(&floating, Ink::Plain);
+        assert!(text.contains("holder   node2 (incumbent)"), "{text}");
+        assert!(!text.contains("bucket  "), "{text}");
+        let group = Some(RESOLVE_GROUP.to_owned());
+        let text = render(&Explanation { group, ..fixture::explanation() }, Ink::Plain);
+        assert!(text.contains("(resolve): built in, for ARP, echo"), "{text}");
+        fixture::assert_fits(&text);
     }
 
     #[test]

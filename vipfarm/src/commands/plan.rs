@@ -14,7 +14,11 @@ use crate::{
     agent::forecast::{GroupForecast, Move, NodeForecast, Share, forecast},
     cli::{NodePower, PlanArgs},
     config,
-    model::{BUCKETS, Farm, NodeSet, Override, Overrides, Version, View},
+    model::{
+        BUCKETS, Failover, Farm, NodeId, NodeSet, Override, Overrides, Stay, StayKind, Version,
+        View,
+    },
+    placement::Placement,
 };
 
 pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
@@ -62,6 +66,7 @@ fn views(farm: &Farm, args: &PlanArgs) -> Result<(View, View), Failure> {
             "nothing changes: say what does with --down, --up, --drain or --power".into(),
         ));
     }
+    let after = remembering(farm, &before, after)?;
     Ok((before, after))
 }
 
@@ -73,10 +78,43 @@ fn overrides(farm: &Farm, drained: NodeSet, powers: &[String]) -> Result<Overrid
     for [group, power] in pairs {
         let NodePower { node, power } = power.parse().map_err(Failure::Usage)?;
         let (group, node) = (group_named(farm, group)?, named(farm, &node)?);
+        refuse_twice(farm, &entries, group, node)?;
         entries.push(Override::persistent(node, Some(group), power));
     }
     let too_many = || Failure::Usage(format!("more than {} powers differ", Overrides::MAX));
     Overrides::new(Version::default(), entries).ok_or_else(too_many)
+}
+
+/// Refuses a power of a node that is drained, or has been given one in that group.
+fn refuse_twice(farm: &Farm, entries: &[Override], group: u8, node: NodeId) -> Result<(), Failure> {
+    let mut own = entries.iter().filter(|entry| entry.node == node);
+    let other = own.find(|entry| entry.group.is_none_or(|other| other == group));
+    let name = &farm.nodes[node.index()].name;
+    let message = match other {
+        None => return Ok(()),
+        Some(Override { group: None, .. }) => {
+            format!("{name} is in --drain and in --power: leave it in one of them")
+        }
+        Some(_) => format!("{name} has two powers in one group: leave one --power out"),
+    };
+    Err(Failure::Usage(message))
+}
+
+/// The view after the change, when the farm remembers who had a failover VIP before.
+fn remembering(farm: &Farm, before: &View, after: View) -> Result<View, Failure> {
+    let placement = Placement::new(farm);
+    let incumbent = |group: usize| {
+        let floating = placement.floating(group)?;
+        // Who waits for `preempt_delay` has it at last.
+        let Failover { preempt, preempt_delay, .. } = floating.failover();
+        let keeps = floating.remembers() && (!preempt || preempt_delay.is_zero());
+        let node = placement.holder(group, before)?.node;
+        keeps.then_some(Stay { vip: floating.id(), kind: StayKind::Incumbent, node, life: None })
+    };
+    let stays: Vec<Stay> = (0..placement.groups()).filter_map(incumbent).collect();
+    let powers = Overrides::clone(&after.powers).and(stays);
+    let powers = powers.ok_or_else(|| Failure::Usage("too many failover VIPs".into()))?;
+    Ok(View { powers: Arc::new(powers), ..after })
 }
 
 /// The group's index in file order over all blocks.
@@ -98,6 +136,9 @@ pub(super) fn render(outlook: &Outlook, ink: Ink) -> String {
 fn of_group(group: &GroupForecast, ink: Ink) -> String {
     let title = ink.paint(&format!("group {}", group.group), Style::new().bold());
     let mut text = format!("{title} of {}: {}\n", group.vips.join(", "), sentence(group));
+    if group.by_file_alone {
+        text += "  by the file alone: who has it now (`vipfarm status` says) may keep it\n";
+    }
     if group.nobody > 0 {
         let warning = format!("! {} of {BUCKETS} buckets are served by nobody", group.nobody);
         text += &ink.paint(&warning, Style::new().red().bold());
@@ -194,6 +235,33 @@ mod tests {
         assert!(text.contains("node1 -> nobody"), "{text}");
     }
 
+    fn floating(lines: &str) -> Farm {
+        let text = format!(
+            "farm: web\nkey_file: k\nnodes:\n\
+             - {{ name: node1, addresses: [10.0.0.11] }}\n\
+             - {{ name: node2, addresses: [10.0.0.12] }}\nvips:\n\
+             - addresses: [10.0.0.100/24]\n  mode: failover\n  priorities: {{ node1: 2, node2: 1 }}\n{lines}"
+        );
+        config::parse("farm.yaml", &text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn who_has_a_failover_vip_keeps_it_as_the_file_says_and_what_is_unknown_is_said() {
+        for (lines, moves, says) in [
+            ("", true, false),
+            ("  preempt: false\n", false, true),
+            ("  preempt_delay: 10s\n", true, true),
+        ] {
+            let farm = floating(lines);
+            let (before, after) = views(&farm, &args("--up node1")).expect("good names");
+            let groups = forecast(&farm, &before, &after);
+            assert_eq!(groups[0].moved > 0, moves, "{lines}");
+            let text = render(&Outlook { farm: farm.name, groups }, Ink::Plain);
+            fixture::assert_fits(&text);
+            assert_eq!(text.contains("by the file alone"), says, "{text}");
+        }
+    }
+
     #[test]
     fn what_makes_no_sense_is_refused_in_words() {
         for (line, words) in [
@@ -204,6 +272,8 @@ mod tests {
             ("--power Nothing node1=1", "has no group `Nothing`; its groups are FarmProto, Idle"),
             ("--power FarmProto node9=1", "has no node `node9`"),
             ("--power FarmProto node1", "is not NODE=N"),
+            ("--power FarmProto node1=3 --drain node1", "node1 is in --drain and in --power"),
+            ("--power FarmProto node1=3 --power FarmProto node1=2", "node1 has two powers"),
         ] {
             let message = refused(line);
             assert!(message.contains(words), "{line}: {message}");

@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs::File,
     io::{self, BufReader, Read, Write},
+    net::IpAddr,
 };
 
 use owo_colors::Style;
@@ -19,7 +21,7 @@ use crate::{
     cli::ReplayArgs,
     config,
     host::HostTables,
-    model::{Farm, Mac, NodeId, NodeSet, View},
+    model::{Farm, Mac, NodeId, NodeSet, Open, View},
     pcap::{Capture, Packet, PcapError},
     summary::Summary,
 };
@@ -97,6 +99,9 @@ struct Line<'a> {
 #[derive(Default, Serialize)]
 struct Totals<'a> {
     packets: u64,
+    /// VIPs that are closed until `vipfarm open` (`open: manual`), and were judged as open.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    assumed_open: Vec<IpAddr>,
     /// Packets of which the capture has not all bytes.
     cut: u64,
     #[serde(serialize_with = "by_word")]
@@ -136,7 +141,7 @@ impl Replay<'_> {
         if let Form::Table(ink) = form {
             out.write_all(columns.header(ink).as_bytes())?;
         }
-        let mut totals = Totals::default();
+        let mut totals = Totals { assumed_open: closed_at_first(self.farm), ..Totals::default() };
         let mut first_ns = None;
         let end = loop {
             let mut packet = match capture.next_packet() {
@@ -213,6 +218,15 @@ impl<'a> Totals<'a> {
             text.push_str(&cut);
         }
         text.push('\n');
+        if !self.assumed_open.is_empty() {
+            let vips: Vec<_> = self.assumed_open.iter().map(IpAddr::to_string).collect();
+            // A string takes whatever is written.
+            let _ = writeln!(
+                text,
+                "judged as if opened, for they are closed until `vipfarm open` (`open: manual`): {}",
+                vips.join(", ")
+            );
+        }
         let reasons = self.reasons.iter().map(|(reason, count)| {
             let verdict = reason.verdict().as_str();
             let cells = [count.to_string(), verdict.into(), reason.as_str().into()];
@@ -233,6 +247,12 @@ impl<'a> Totals<'a> {
         }
         text
     }
+}
+
+/// The VIPs that nobody serves before somebody opens them.
+fn closed_at_first(farm: &Farm) -> Vec<IpAddr> {
+    let closed = farm.vips.iter().filter(|block| block.open == Open::Manual);
+    closed.flat_map(|block| &block.addresses).map(|vip| vip.addr).collect()
 }
 
 fn by_word<S: serde::Serializer>(

@@ -31,6 +31,8 @@ pub struct Facts {
     pub files: Vec<FileFacts>,
     /// Why the file does not fit this machine, in sentences.
     pub misfits: Vec<String>,
+    /// What checks and hooks of the file need, and this machine does not have.
+    pub lacks: Vec<LackFacts>,
     /// Whether an agent of the farm runs here.
     pub agent: bool,
     /// The interface of the default route, if there is one.
@@ -76,6 +78,37 @@ pub enum FileKind {
     Configuration,
     /// A key.
     Key,
+}
+
+/// Something that a check or a hook needs, and that this machine does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LackFacts {
+    /// The check, as in `vipfarm status`, or the hook's key.
+    pub of: String,
+    /// Whether it is a check: what it is about is not served.
+    pub is_check: bool,
+    /// What it is.
+    pub lack: Lack,
+}
+
+/// What a check or a hook needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lack {
+    /// There is no such program.
+    NoProgram(PathBuf),
+    /// The file is there, and nobody may execute it, or it is none.
+    NotExecutable(PathBuf),
+    /// There is no such user: why.
+    NoUser(String),
+    /// There is no such interface; these are there.
+    NoInterface(String),
+    /// There is no such folder for a file, which is to be there or not.
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Whether the file is to be there.
+        present: bool,
+    },
 }
 
 /// An interface.

@@ -1,5 +1,7 @@
 //! Looks at the machine, and changes nothing on it.
 
+mod lacks;
+
 use std::{
     fs, io,
     os::unix::{fs::MetadataExt, net::UnixStream},
@@ -12,7 +14,7 @@ use nix::sys::{
 };
 
 use super::{
-    facts::{Facts, Families, FileFacts, FileKind, InterfaceFacts},
+    facts::{Facts, Families, FileFacts, FileKind, InterfaceFacts, LackFacts},
     judge::split,
 };
 use crate::{
@@ -61,10 +63,18 @@ pub async fn gather(scope: &Scope<'_>) -> anyhow::Result<Facts> {
         bpf_dir: (scope.bpf_dir.to_owned(), datapath::is_on_bpffs(scope.bpf_dir)),
         files: scope.farm.map(files).unwrap_or_default(),
         misfits,
+        lacks: lacks_of(scope, &present),
         agent,
         default_route: default_route().unwrap_or_default(),
         interfaces,
     })
+}
+
+/// What checks and hooks lack. An agent finds out by running them, and asks no directory of users here: that
+/// may hang.
+fn lacks_of(scope: &Scope<'_>, present: &[Interface]) -> Vec<LackFacts> {
+    let farm = scope.farm.filter(|_| !scope.by_agent);
+    farm.map_or_else(Vec::new, |(_, farm)| lacks::lacks(farm, present))
 }
 
 /// Of a release, the two numbers it begins with.

@@ -1,6 +1,7 @@
 //! What the facts mean. Pure.
 
 mod interface;
+mod lacks;
 
 use super::{
     Facts, Finding, Severity,
@@ -22,6 +23,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     findings.extend([capabilities(facts), memory(facts), real_time(facts), bpffs(facts)]);
     findings.extend(facts.files.iter().map(file));
     findings.extend(facts.misfits.iter().map(|misfit| self::misfit(misfit)));
+    findings.extend(facts.lacks.iter().map(lacks::judge));
     for interface in &facts.interfaces {
         findings.extend(interface::judge(interface, facts));
     }

@@ -122,12 +122,17 @@ impl fmt::Display for Run {
 }
 
 impl Farm {
-    /// Whether checks or hooks run as other users than the agent.
-    pub fn runs_as_others(&self) -> bool {
+    /// All checks: of the farm, of VIP blocks, of groups.
+    pub fn all_checks(&self) -> impl Iterator<Item = &Check> {
         let groups = self.vips.iter().flat_map(|block| &block.groups);
         let of_vips = self.vips.iter().flat_map(|block| &block.checks);
         let checks = self.checks.iter().chain(of_vips);
-        let mut checks = checks.chain(groups.flat_map(|group| &group.checks));
+        checks.chain(groups.flat_map(|group| &group.checks))
+    }
+
+    /// Whether checks or hooks run as other users than the agent.
+    pub fn runs_as_others(&self) -> bool {
+        let mut checks = self.all_checks();
         let is_other =
             |check: &Check| matches!(&check.probe, Probe::Exec(run) if run.user.is_some());
         self.hooks.user.is_some() || checks.any(is_other)
@@ -161,6 +166,16 @@ pub struct Hooks {
 }
 
 impl Hooks {
+    /// The programs, with the key of each.
+    pub fn programs(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+        let all = [
+            ("on_view", &self.on_view),
+            ("on_ready", &self.on_ready),
+            ("on_closed", &self.on_closed),
+        ];
+        all.into_iter().filter_map(|(key, program)| Some((key, program.as_deref()?)))
+    }
+
     /// [`Hooks::timeout`] of a file that says nothing.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 }

@@ -16,7 +16,7 @@ use vipfarm_common::layout::{
 };
 
 use super::{addr_word, addr_words, mac_set, multipliers};
-use crate::model::{Filter, IcmpEcho, Mac, Mode, Open, OtherProtocols, Proto, Rule, Vip, VlanTags};
+use crate::model::{Filter, IcmpEcho, Mac, Mode, OtherProtocols, Proto, Rule, Vip, VlanTags};
 
 /// Protocol numbers, as they are hashed.
 const TCP: u8 = 6;
@@ -391,8 +391,9 @@ impl RuleEntry {
     }
 }
 
+/// What waits to be opened (`open: manual`) is not closed here: nodes abstain from it, so that nobody owns
+/// its buckets, and to open it is a matter of views alone.
 fn flags(block: &Vip) -> u32 {
-    let closed = if block.open == Open::Manual { VIP_CLOSED } else { 0 };
     let no_echo = if block.icmp_echo == IcmpEcho::Drop { VIP_NO_ECHO } else { 0 };
     let mode = match block.mode {
         Mode::VmacInvisible => 0,
@@ -400,7 +401,7 @@ fn flags(block: &Vip) -> u32 {
         Mode::Failover => VIP_FAILOVER,
     };
     let other = if block.other == OtherProtocols::OnAddr { VIP_OTHER } else { 0 };
-    closed | no_echo | mode | other
+    no_echo | mode | other
 }
 
 /// A count as the tables hold it; [`limit`] refuses far smaller ones.

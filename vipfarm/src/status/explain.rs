@@ -2,12 +2,13 @@
 
 use std::{
     fmt::{self, Write as _},
-    net::{AddrParseError, IpAddr, SocketAddr},
+    net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
 };
 
 use serde::{Deserialize, Serialize};
 
+use super::failover::Why;
 use crate::model::VlanTags;
 
 /// One client's packet: the parameters of `GET /v1/explain`.
@@ -42,8 +43,8 @@ impl ExplainQuery {
                 "client {client} and VIP {vip} are of different families: no packet can go from one to the other"
             ));
         }
-        if client.is_unspecified() {
-            return Err(format!("{client} is no client's address"));
+        if let Some(why) = no_client(client, vip) {
+            return Err(format!("{client} is no client's address{why}"));
         }
         if proto.has_ports() && vip_port.is_none() {
             return Err(format!(
@@ -86,6 +87,18 @@ impl ExplainQuery {
             write!(query, "&vlan={vlan}").expect("a String takes every write");
         }
         query
+    }
+}
+
+/// Why nobody can ask from that address, as the end of a sentence.
+fn no_client(client: IpAddr, vip: IpAddr) -> Option<&'static str> {
+    match client {
+        _ if client.is_unspecified() => Some(""),
+        _ if client == vip => Some(": it is the VIP itself"),
+        _ if client.is_loopback() => Some(": it never leaves its machine"),
+        _ if client.is_multicast() => Some(": it is a group of stations"),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some(": it is all stations"),
+        _ => None,
     }
 }
 
@@ -217,19 +230,26 @@ pub struct Explanation {
     /// Identifiers of the tags of the VIP's VLAN, the outer one first; none if it is in no VLAN.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vlan: Vec<u16>,
+    /// Whether the VIP is closed until `vipfarm open` (`open: manual`), and the rest says what is so once
+    /// it is open: from the file alone. An agent tells what is so now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub assumes_open: bool,
     /// The group whose rule matched.
     pub group: Option<String>,
     /// The rule that matched, as in the file.
     pub rule: Option<String>,
-    /// The bucket.
+    /// The bucket; absent for a failover VIP, of which one node has all.
     pub bucket: Option<u8>,
-    /// The owner's name.
+    /// The owner's name: of the bucket, of the failover VIP, or the node that is the client itself.
     pub owner: Option<String>,
-    /// The node whose point of view this is.
+    /// Why it is the owner of the failover VIP; absent for other VIPs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+    /// The node whose point of view this is; from the file alone the owner, unless another was asked for.
     pub node: String,
-    /// `pass`, `accept`, `drop` or `forward`, at `node`.
+    /// `pass`, `accept`, `drop` or `forward`, at `node`; `local` for a packet that does not leave it.
     pub verdict: String,
-    /// The reason, one of the words of `packets`.
+    /// The reason, one of the words of `packets`; `own_client` for a packet that does not leave its node.
     pub reason: String,
     /// The sentence for people.
     pub text: String,
@@ -265,17 +285,22 @@ mod tests {
     fn an_impossible_packet_is_refused_with_the_reason() {
         let tcp = query(ExplainProto::Tcp);
         let icmp = query(ExplainProto::Icmp);
-        let v6 = "2001:db8::1".parse().expect("an address");
+        let [v6, v6_vip] =
+            ["2001:db8::1", "2001:db8::222"].map(|text| text.parse().expect("an address"));
         for (query, reason) in [
             (ExplainQuery { client: v6, ..tcp }, "different families"),
             (ExplainQuery { vip_port: None, ..tcp }, "write 192.168.1.222:80"),
-            (ExplainQuery { vip_port: None, client: v6, vip: v6, ..tcp }, "[2001:db8::1]:80"),
+            (ExplainQuery { vip_port: None, client: v6, vip: v6_vip, ..tcp }, "[2001:db8::222]:80"),
             (ExplainQuery { client_port: Some(1), ..icmp }, "icmp has no ports"),
             (ExplainQuery { ip_id: Some(1), ..tcp }, "UDP over IPv4 only"),
             (ExplainQuery { client: [0; 4].into(), ..tcp }, "0.0.0.0 is no client's address"),
+            (ExplainQuery { client: tcp.vip, ..tcp }, "it is the VIP itself"),
+            (ExplainQuery { client: [127, 3, 0, 1].into(), ..tcp }, "never leaves its machine"),
+            (ExplainQuery { client: [224, 0, 0, 5].into(), ..tcp }, "a group of stations"),
+            (ExplainQuery { client: [255; 4].into(), ..tcp }, "it is all stations"),
             (ExplainQuery { fragment: true, ..query(ExplainProto::Arp) }, "never in fragments"),
             (
-                ExplainQuery { client: v6, vip: v6, ..query(ExplainProto::Other(44)) },
+                ExplainQuery { client: v6, vip: v6_vip, ..query(ExplainProto::Other(44)) },
                 "44 is an extension header",
             ),
         ] {

@@ -74,7 +74,7 @@ impl<W: Write> Write for Prioritised<W> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{
         fs,
         sync::{Arc, Mutex},
@@ -84,7 +84,14 @@ mod tests {
 
     /// Keeps what is written.
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    pub(in crate::commands::agent) struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Kept {
+        pub(in crate::commands::agent) fn text(&self) -> String {
+            let written = self.0.lock().expect("nobody panicked").clone();
+            String::from_utf8(written).expect("UTF-8")
+        }
+    }
 
     impl Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -106,9 +113,7 @@ mod tests {
             tracing::info!("node1 serves");
             tracing::warn!(kind = "node_lost", "node2 is lost");
         });
-        let written = kept.0.lock().expect("nobody panicked").clone();
-        let text = String::from_utf8(written).expect("UTF-8");
-        assert_eq!(text, "<6>node1 serves\n<4>node2 is lost kind=\"node_lost\"\n");
+        assert_eq!(kept.text(), "<6>node1 serves\n<4>node2 is lost kind=\"node_lost\"\n");
     }
 
     #[test]

@@ -148,6 +148,7 @@ fn live(farm: &Farm, alive: NodeSet, node: NodeId, query: &ExplainQuery) -> Expl
     let viewpoint = explain::Viewpoint {
         farm,
         node,
+        asked: explain::Asked::Agent,
         view: &view,
         hash_key: KEY,
         port: &port,
@@ -175,7 +176,7 @@ fn a_capture_is_judged_as_explain_says_from_the_file_and_at_an_agent() {
         for query in queries() {
             let frames = frames(&farm, &query);
             for node in alive.iter() {
-                let told = explain::offline(&farm, KEY, alive, node, &query).expect("a VIP");
+                let told = explain::offline(&farm, KEY, alive, Some(node), &query).expect("a VIP");
                 assert_eq!(told, live(&farm, alive, node, &query));
                 let line = judged(Replay { alive, node: Some(node), ..replay(&farm) }, &frames);
                 let line = |field: &str| line[field].as_str().map(str::to_owned);
@@ -223,6 +224,23 @@ fn nobody_owns_what_no_living_node_has_power_for() {
         { "packets": 1, "cut": 0, "reasons": { "not_mine": 1 }, "owners": {}, "nobody": 1 }
     );
     assert_eq!(lines[1]["totals"], totals);
+}
+
+#[test]
+fn a_vip_that_is_opened_by_hand_is_judged_as_open_which_is_said() {
+    let by_hand = FARM.replace("    other: on_addr\n", "    open: manual\n    other: on_addr\n");
+    let by_hand = config::parse("farm.yaml", &by_hand).unwrap_or_else(|error| panic!("{error}"));
+    let query = query("10.1.0.1:4000", "10.0.0.100:80", "tcp");
+    let (_, frame) = explain::frames(&by_hand.vips[0], &query);
+    let capture = capture(&[frame]);
+    let (opened, auto) = (lines(replay(&by_hand), &capture).0, lines(replay(&farm()), &capture).0);
+    assert_eq!(opened[0], auto[0]);
+    assert_eq!(opened[1]["totals"]["assumed_open"], serde_json::json!(["10.0.0.100", "fd00::100"]));
+    assert_eq!(auto[1]["totals"].get("assumed_open"), None);
+    let mut text = Vec::new();
+    replay(&by_hand).write(&capture[..], Form::Table(Ink::Plain), &mut text).expect("whole");
+    let text = String::from_utf8(text).expect("UTF-8");
+    assert!(text.contains("(`open: manual`): 10.0.0.100, fd00::100"), "{text}");
 }
 
 #[test]

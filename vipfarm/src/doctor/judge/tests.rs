@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     datapath::XdpMode,
-    doctor::facts::{Families, InterfaceFacts},
+    doctor::facts::{Families, InterfaceFacts, Lack, LackFacts},
     net::{Driver, Settings, XdpFeatures},
 };
 
@@ -40,6 +40,7 @@ fn healthy() -> Facts {
         bpf_dir: ("/sys/fs/bpf/vipfarm".into(), true),
         files: vec![file(FileKind::Configuration, 0o644), file(FileKind::Key, 0o600)],
         misfits: vec![],
+        lacks: vec![],
         agent: false,
         default_route: Some("eth0.10".into()),
         interfaces: vec![interface],
@@ -218,4 +219,32 @@ fn a_finding_is_one_line_in_logs() {
     let line = findings[0].to_string();
     assert!(line.starts_with("lro of eth0: the hardware merges"), "{line}");
     assert!(line.ends_with(": ethtool -K eth0 lro off"), "{line}");
+}
+
+#[test]
+fn a_check_that_cannot_pass_is_an_error_and_a_hook_that_cannot_run_a_warning() {
+    let folder = |present| Lack::NoFolder { path: "/run/web".into(), present };
+    for (lack, severity, fix) in [
+        (Lack::NoProgram("/bin/look".into()), Error, "install /bin/look"),
+        (Lack::NotExecutable("/bin/look".into()), Error, "chmod 755 /bin/look"),
+        (Lack::NoUser("there is no user web".into()), Error, "correct `user`"),
+        (Lack::NoInterface("eth0, lo".into()), Error, "this machine has eth0, lo"),
+        (folder(true), Warning, "mkdir -p /run/web"),
+        (folder(false), Note, "mkdir -p /run/web"),
+    ] {
+        finds("check", severity, fix, |facts| {
+            facts.lacks = vec![LackFacts { of: "it".into(), is_check: true, lack }];
+        });
+    }
+    finds("hook", Warning, "install /bin/tell", |facts| {
+        let lack = Lack::NoProgram("/bin/tell".into());
+        facts.lacks = vec![LackFacts { of: "on_ready".into(), is_check: false, lack }];
+    });
+}
+
+#[test]
+fn a_node_that_the_file_does_not_have_is_no_fault_of_the_file() {
+    let (farm, name, nodes) = ("web".into(), "zz".into(), "node1, node2".into());
+    let misfit = crate::agent::site::SiteError::NoSuchNode { farm, name, nodes }.to_string();
+    finds("place", Error, "correct `--node`", |facts| facts.misfits = vec![misfit]);
 }
