@@ -176,8 +176,7 @@ impl Plan {
         let shrunk = kept.clone().filter(|&(group, kept)| kept != before(group));
         let grown = kept.filter(|&(group, kept)| kept != self.bitmaps[group]);
         let shrunk = shrunk.map(|(group, bitmap)| Change::Bitmap { group, bitmap });
-        let grown =
-            grown.map(|(group, _)| Change::Bitmap { group, bitmap: self.bitmaps[group] });
+        let grown = grown.map(|(group, _)| Change::Bitmap { group, bitmap: self.bitmaps[group] });
         let owners = changed(&old.owners, &self.owners);
         let owners = owners.map(|(group, owners)| Change::Owners { group, owners });
         let turns = changed(&old.turns, &self.turns);

@@ -46,7 +46,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
         let (now, key) = (self.tables.boot_ns(), self.tuple(ip, flow, None));
         if !mine {
-            let (seen, longest) = (self.tables.flow_seen(&key), u64::from(place.linger_s) * NS_PER_S);
+            let (seen, longest) =
+                (self.tables.flow_seen(&key), u64::from(place.linger_s) * NS_PER_S);
             let is_idle = now.saturating_sub(packet::seen_ns(seen)) > longest;
             if packet::seen_in(seen) != tenure || is_idle {
                 return Err(self.pass_on(next, is_first));

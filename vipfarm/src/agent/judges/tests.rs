@@ -85,8 +85,7 @@ impl Node {
     /// The kernel group and the bucket of a flow.
     fn place(&self, flow: u16) -> (usize, usize) {
         let client = (CLIENT_ADDR, FIRST_PORT + flow).into();
-        let place =
-            self.port.services().lingering_flow(HASH_KEY, client, (VIP, 7000).into(), 0);
+        let place = self.port.services().lingering_flow(HASH_KEY, client, (VIP, 7000).into(), 0);
         let ((group, bucket), linger) = place.expect("it is a flow of the rule");
         assert_eq!(linger, LINGER);
         (group, bucket.into())
@@ -292,8 +291,7 @@ impl Paper {
             let mut used = vec![Bitmap::default(); node.port.accept().len()];
             let now = node.tables.boot_ns();
             for (flow, seen) in node.tables.flows() {
-                let (group, bucket) =
-                    node.place(u16::from_be_bytes(flow.client_port) - FIRST_PORT);
+                let (group, bucket) = node.place(u16::from_be_bytes(flow.client_port) - FIRST_PORT);
                 let is_of_now = node.port.share().tenures()[group][bucket] == seen_in(seen);
                 if is_of_now && Duration::from_nanos(now - seen_ns(seen)) <= LINGER {
                     used[group].add(u8::try_from(bucket).expect("256 buckets"));
@@ -330,7 +328,9 @@ impl Paper {
             if self.lossy && self.random(20) == 0 {
                 continue;
             }
-            let Some(node) = self.nodes[index].as_ref().filter(|node| !node.fenced) else { continue };
+            let Some(node) = self.nodes[index].as_ref().filter(|node| !node.fenced) else {
+                continue;
+            };
             match node.tables.decide(&mut bytes).verdict() {
                 Verdict::Accept => accepted.push(index),
                 Verdict::Forward => {

@@ -84,8 +84,10 @@ fn states(own: usize, directed: bool, owners: [usize; 3]) -> (Vec<HostTables>, u
     let mut paper = Paper::new(directed, 1);
     let mut node = paper.nodes[own].take().expect("it lives");
     let view = |owner: usize| {
-        let powers = (0..NODES).map(|it| Override::persistent(id(it), Some(0), u16::from(it == owner)));
-        let powers = powers.fold(Overrides::default(), |all, entry| all.with(id(0), entry).expect("room"));
+        let powers =
+            (0..NODES).map(|it| Override::persistent(id(it), Some(0), u16::from(it == owner)));
+        let powers =
+            powers.fold(Overrides::default(), |all, entry| all.with(id(0), entry).expect("room"));
         View { powers: Arc::new(powers), ..all() }
     };
     let nothing = |node| Said { node, lingering: Some(&[]), held_until: None };
@@ -97,6 +99,9 @@ fn states(own: usize, directed: bool, owners: [usize; 3]) -> (Vec<HostTables>, u
         if view == &before || owners[0] == owners[1] {
             let others: Vec<_> = all().alive.without(id(own)).iter().map(nothing).collect();
             node.port.take(&others, BootTime::ZERO);
+            // Of its share of the first view.
+            let none = vec![Bitmap::default(); node.port.accept().len()];
+            node.port.keep(node.port.share().steps(), &none);
         }
     }
     let mut plan = node.port.plan();
