@@ -170,7 +170,7 @@ impl From<&Tuple> for FlowKey {
     #[inline(always)]
     fn from(flow: &Tuple) -> Self {
         let &Tuple { client, vip, client_port, vip_port, is_v6, vlans, .. } = flow;
-        Self { client, vip, client_port, vip_port, place: vlans | (is_v6 as u32) << 31 }
+        Self { client, vip, client_port, vip_port, place: vlans | u32::from(is_v6) << 31 }
     }
 }
 
