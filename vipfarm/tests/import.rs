@@ -100,7 +100,10 @@ fn an_incomplete_file_is_written_and_exits_1() {
     assert!(stderr.contains("error: the file is not complete"), "{stderr}");
 
     let conf = fs::read_to_string(dir.path("keepalived.conf")).expect("written");
-    fs::write(dir.path("multicast.conf"), conf.replace("unicast_", "mcast_")).expect("writable");
+    let peers = "    unicast_peer {\n        192.168.1.12\n    }\n";
+    assert!(conf.contains(peers), "{conf}");
+    let multicast = conf.replace("unicast_src_ip", "mcast_src_ip").replace(peers, "");
+    fs::write(dir.path("multicast.conf"), multicast).expect("writable");
     let output = vipfarm(&dir, &["import", "keepalived", "multicast.conf", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let json: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON alone");
@@ -113,10 +116,14 @@ fn an_incomplete_file_is_written_and_exits_1() {
 fn a_source_with_errors_exits_2_and_writes_nothing() {
     let dir = sources();
     fs::write(dir.path("broken.xml"), "<vip>\n</safe>").expect("writable");
+    let conf = fs::read_to_string(dir.path("keepalived.conf")).expect("written");
+    fs::write(dir.path("broken.conf"), conf.replace("priority 150", "priority 300"))
+        .expect("there");
     for args in [
         &["import", "safekit", "broken.xml", "-o", "farm.yaml"][..],
         &["import", "safekit", "userconfig.xml", "--cluster", "broken.xml", "-o", "farm.yaml"],
         &["import", "keepalived", "missing.conf", "-o", "farm.yaml"],
+        &["import", "keepalived", "broken.conf", "-o", "farm.yaml"],
     ] {
         let output = vipfarm(&dir, args);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -133,5 +140,16 @@ fn a_source_with_errors_exits_2_and_writes_nothing() {
         &["import", "safekit", "userconfig.xml", "--force"],
     ] {
         assert_eq!(vipfarm(&dir, args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn a_farms_name_that_cannot_be_is_refused_before_anything_is_read() {
+    let dir = sources();
+    for name in ["Bad Name", "", "a_b"] {
+        let refused = vipfarm(&dir, &["import", "keepalived", "missing.conf", "--farm", name]);
+        assert_eq!(refused.status.code(), Some(2), "{name}");
+        let stderr = text(&refused.stderr);
+        assert!(stderr.contains("a-z, 0-9, -") && !stderr.contains("missing.conf"), "{stderr}");
     }
 }

@@ -296,6 +296,9 @@ fn a_check_that_asks_for_it_resets_the_connections_that_are_open_and_another_kee
         open.assert_lives();
     }
 
+    // Though the farm has nothing more to agree on then.
+    File::create(file(&lab, "node1-drain")).unwrap();
+    eventually("node1 is drained again", || load(&farm, 2, "node1") == 0);
     File::create(file(&lab, "node1-leave")).unwrap();
     for one in &mut open {
         let took = one.reset_after();
@@ -322,7 +325,16 @@ fn a_changed_check_takes_effect_by_a_reload() {
     farm.edit(|text| text.replace(ONE_VIP, &checked)).unwrap();
     reload(&farm);
     eventually("node1 is drained", || load(&farm, 2, "node1") == 0);
-    farm.edit(|text| text.replace(&checked, ONE_VIP)).unwrap();
+    // What fails goes on failing although somebody edits when that is said of it.
+    let edited = checked.replace("fall: 2", "fall: 9");
+    farm.edit(|text| text.replace(&checked, &edited)).unwrap();
+    reload(&farm);
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        assert_eq!(load(&farm, 2, "node1"), 0);
+        thread::sleep(Duration::from_millis(20));
+    }
+    farm.edit(|text| text.replace(&edited, ONE_VIP)).unwrap();
     reload(&farm);
     assert!(load(&farm, 2, "node1") > 0, "with the file that no longer asks for it");
     farm.stop().unwrap();

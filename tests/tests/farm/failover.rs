@@ -112,7 +112,13 @@ async fn t32_a_frozen_holder_answers_nothing_and_with_preempt_off_the_vip_stays_
         "t32_a_frozen_holder_answers_nothing_and_with_preempt_off_the_vip_stays_where_it_went";
     let program = require!(NAME, skip::farm());
     let lab = lab("thaws", 3, 40);
-    let mut farm = running(&lab, &program, &by_priority("preempt: false"));
+    let mut farm = Farm::new(&lab, &program, "test", &by_priority("preempt: false")).unwrap();
+    // Whoever is there first keeps it.
+    farm.start_node(1, &[]).unwrap();
+    wait_for_holder(&lab, VIP, 1);
+    farm.start_node(2, &[]).unwrap();
+    farm.start_node(3, &[]).unwrap();
+    farm.wait_converged(&[1, 2, 3]).unwrap();
     wait_for_holder(&lab, VIP, 1);
     let traffic = Probed::start(&lab).await;
     let (client, first) = (lab.client(1), lab.node(1));
@@ -419,4 +425,24 @@ async fn t32_of_two_nodes_the_other_takes_a_frozen_ones_vip_and_gives_it_back() 
     let until = Instant::now();
     let gap = traffic.stop().await.longest_gap(begin, until);
     assert!(gap < Duration::from_millis(500), "clients waited for {gap:?}");
+}
+
+#[test]
+fn a_node_whose_interface_does_not_take_the_vip_leaves_it_to_the_others() {
+    let program = require!(skip::farm());
+    let lab = Lab::new("refuses", &Topology { ipv6: true, ..Topology::new(2, 1) }).unwrap();
+    let vips =
+        BY_PRIORITY.replace(", node3: 50", "").replace("10.77.0.100/16", "'fd00:77::a4d:64/64'");
+    let mut farm = running(&lab, &program, &vips);
+    wait_for_holder(&lab, VIP_V6, 1);
+    farm.ask(1, &["drain", "node1"]).unwrap();
+    wait_for_holder(&lab, VIP_V6, 2);
+    lab.node(1).set_sysctl("net/ipv6/conf/eth0/disable_ipv6", "1").unwrap();
+    farm.ask(2, &["undrain", "node1"]).unwrap();
+    eventually("it says what is wrong", || has_event(&farm, 1, "vip_not_moved"));
+    wait_for_holder(&lab, VIP_V6, 2);
+    eventually("the farm says so", || holder(&farm, 2).0 == Some(name(2)));
+    let told = farm.status(1).unwrap().checks;
+    assert!(told.iter().any(|it| it.check == "address"), "{told:?}");
+    farm.stop().unwrap();
 }

@@ -10,6 +10,7 @@ mod staying;
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
+    io,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -27,6 +28,7 @@ use super::{
     command::{Command, Commander},
     configurations::{Configuration, Configurations, vips_of},
     engine::{Latest, Snapshot},
+    health::Health,
     history::{History, Level},
     site,
 };
@@ -43,6 +45,9 @@ const ROUND: Duration = Duration::from_millis(250);
 /// How long an agent may serve nothing and keep its addresses: its connections go on if it is in the
 /// farm again soon.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long a node that could not add an address leaves the VIP to others.
+const REST: Duration = Duration::from_mins(1);
 
 /// How often to look whether the addresses are still there.
 const LOOK: Duration = Duration::from_secs(5);
@@ -85,6 +90,11 @@ pub(super) struct Mover {
     /// Whether the interface has the address; a former agent may have left those that are missing here.
     present: BTreeMap<(usize, VlanTags, IpAddr), bool>,
     staying: Staying,
+    /// The addresses that could not be added, and when.
+    refused: BTreeMap<IpAddr, Instant>,
+    /// What was last told of each address that was not moved.
+    told: BTreeMap<IpAddr, String>,
+    health: Arc<Health>,
     /// The epoch of the view before, and who was alive in it.
     before: (u64, NodeSet),
     idle_since: Option<Instant>,
@@ -116,6 +126,7 @@ impl Mover {
         latest: Latest,
         commander: Commander,
         history: Arc<History>,
+        health: Arc<Health>,
         announcing: Arc<Announcing>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
@@ -135,6 +146,9 @@ impl Mover {
             holding: Arc::default(),
             present: BTreeMap::new(),
             staying: Staying::default(),
+            refused: BTreeMap::new(),
+            told: BTreeMap::new(),
+            health,
             before: (0, NodeSet::EMPTY),
             idle_since: None,
             looked: Instant::now(),
@@ -155,9 +169,6 @@ impl Mover {
             let config = self.configurations.get(snapshot.digest);
             let blocks: Vec<_> = blocks(&config, &snapshot).collect();
             self.forget_others(&blocks);
-            if blocks.is_empty() {
-                continue;
-            }
             if snapshot.state == NodeState::Up {
                 self.idle_since = None;
                 // Else the tables may be another configuration's than the view.
@@ -193,6 +204,7 @@ impl Mover {
         if !told.is_empty() {
             tokio::spawn(Arc::clone(&self.herald).tell_all(told));
         }
+        self.abstain();
         // Nobody waits for that.
         let own = self.own;
         for block in blocks.iter().filter(|block| block.holder.is_some_and(|it| it != own)) {
@@ -216,15 +228,19 @@ impl Mover {
         }
         self.looked = Instant::now();
         let Ok(found) = Network::interfaces().await else { return };
-        let is_here = |vip: IpAddr| {
-            found.iter().any(|interface| interface.addresses.iter().any(|net| net.addr() == vip))
-        };
         for block in blocks {
-            for vip in vips_of(block.vip).filter(|vip| !is_here(vip.addr)) {
+            let is_here = |vip: &HeldVip| {
+                let holder = site::holder(&self.interfaces[block.place], vip.tags, &found);
+                let now =
+                    found.iter().find(|it| holder.is_some_and(|holder| holder.index == it.index));
+                now.is_some_and(|it| it.addresses.iter().any(|net| net.addr() == vip.addr))
+            };
+            for vip in vips_of(block.vip).filter(|vip| !is_here(vip)).collect::<Vec<_>>() {
                 let key = (block.place, vip.tags, vip.addr);
                 if self.present.get(&key) == Some(&true) {
                     self.present.remove(&key);
-                    self.warn(format!("somebody has removed {}: it is added again", vip.addr));
+                    let message = format!("somebody has removed {}: it is added again", vip.addr);
+                    self.history.push(Level::Warn, "vip_not_moved", message);
                 }
             }
         }
@@ -241,13 +257,25 @@ impl Mover {
             match self.add(block, vip).await {
                 Ok(()) => {
                     self.present.insert(key, true);
+                    self.told.remove(&vip.addr);
                     gained = true;
                     self.inform("vip_taken", format!("this node has {} now", vip.addr));
                 }
-                Err(error) => self.warn(format!("{}: {error:#}", vip.addr)),
+                Err(error) => {
+                    self.warn(vip.addr, format!("{} cannot be added: {error:#}", vip.addr));
+                    if block.vip.check {
+                        self.refused.insert(vip.addr, Instant::now());
+                    }
+                }
             }
         }
         gained
+    }
+
+    /// Has other nodes take the VIPs that this one could not add, for a while.
+    fn abstain(&mut self) {
+        self.refused.retain(|_, at| at.elapsed() < REST);
+        self.health.note_refused(self.refused.keys().copied().collect());
     }
 
     async fn add(&self, block: &Block<'_>, vip: HeldVip) -> anyhow::Result<()> {
@@ -267,17 +295,24 @@ impl Mover {
             if before == Some(false) {
                 continue;
             }
-            if block.vip.tcp_reset {
+            let stays = |(other, has): (&(usize, VlanTags, IpAddr), &bool)| {
+                *has && *other != key && other.2 == vip.addr
+            };
+            // Of a twin in another VLAN the connections look the same.
+            if block.vip.tcp_reset && !self.present.iter().any(stays) {
                 self.reset(vip.addr).await;
             }
             match self.remove(block, vip).await {
                 Ok(()) => {
                     self.present.insert(key, false);
+                    self.told.remove(&vip.addr);
                     if before == Some(true) {
                         self.inform("vip_given_up", format!("another node has {} now", vip.addr));
                     }
                 }
-                Err(error) => self.warn(format!("{}: {error:#}", vip.addr)),
+                Err(error) => {
+                    self.warn(vip.addr, format!("{} cannot be removed: {error:#}", vip.addr));
+                }
             }
         }
     }
@@ -297,23 +332,25 @@ impl Mover {
 
     /// Resets the connections to an address: their clients learn of it at once, and connect anew where
     /// it is now.
-    async fn reset(&self, vip: IpAddr) {
+    async fn reset(&mut self, vip: IpAddr) {
         let reset = tokio::task::spawn_blocking(move || {
             let open = sockets::connections(|addr| addr == vip)?;
             let open = open.iter().filter(|connection| connection.is_open);
-            open.map(sockets::reset).collect::<Result<Vec<()>, _>>()
+            // One that cannot be reset keeps no other from it.
+            let (reset, failed): (Vec<_>, Vec<_>) =
+                open.map(sockets::reset).partition(Result::is_ok);
+            Ok::<_, io::Error>((reset.len(), failed.into_iter().find_map(Result::err)))
         });
-        match reset.await {
-            Ok(Ok(reset)) if !reset.is_empty() => {
-                self.inform(
-                    "vip_reset",
-                    format!("{} TCP connections of {vip} were reset", reset.len()),
-                );
-            }
-            Ok(Err(error)) => {
-                self.warn(format!("open connections of {vip} were not reset: {error}"));
-            }
-            _ => {}
+        let (reset, error) = match reset.await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => (0, Some(error)),
+            Err(_ended) => return,
+        };
+        if reset > 0 {
+            self.inform("vip_reset", format!("{reset} TCP connections of {vip} were reset"));
+        }
+        if let Some(error) = error {
+            self.warn(vip, format!("open connections of {vip} were not reset: {error}"));
         }
     }
 
@@ -340,8 +377,12 @@ impl Mover {
         self.history.push(Level::Info, kind, message);
     }
 
-    fn warn(&self, message: String) {
-        self.history.push(Level::Warn, "vip_not_moved", message);
+    /// Once, although it is tried again and again.
+    fn warn(&mut self, vip: IpAddr, message: String) {
+        if self.told.get(&vip) != Some(&message) {
+            self.history.push(Level::Warn, "vip_not_moved", message.clone());
+            self.told.insert(vip, message);
+        }
     }
 }
 

@@ -26,13 +26,14 @@ use tokio::{
 
 use self::tally::Tally;
 use super::{
+    alone::Alone,
     bring_up::Up,
     command::{Command, Commander},
     configurations::{Configuration, Configurations},
     history::{History, Level},
 };
 use crate::{
-    model::{Abstention, Check, Effect, Farm, Group, NodeId, Open, Vip, VipAddr},
+    model::{Abstention, Check, Effect, Farm, Group, NodeId, Open, Probe, Vip, VipAddr},
     status::{CheckState, CheckStatus},
 };
 
@@ -63,6 +64,8 @@ struct Known {
     opened: BTreeSet<String>,
     /// The VIPs that their interfaces have lost.
     missing: BTreeSet<IpAddr>,
+    /// The failover VIPs that their interfaces would not take.
+    refused: BTreeSet<IpAddr>,
     /// The VIPs that others have claimed, with what was told of it, and when.
     claimed: BTreeMap<IpAddr, (String, Instant)>,
     /// What the heartbeat thread was told.
@@ -137,7 +140,7 @@ impl Health {
             opened_at,
             known: Mutex::new(Known { opened, ..Known::default() }),
         };
-        health.know(Tally::starting());
+        health.know(Tally::at(CheckState::Starting));
         Arc::new(health)
     }
 
@@ -153,7 +156,7 @@ impl Health {
     /// the farm can go over to another: the heartbeat thread learns what the node abstains from with
     /// each. A check that is new to a running node passes until it has failed.
     pub(super) fn follow_configurations(self: &Arc<Self>) {
-        self.know(Tally::passing());
+        self.know(Tally::at(CheckState::Passing));
         let mut known = self.known();
         self.start_tasks(&mut known);
         self.tell(&mut known);
@@ -162,25 +165,32 @@ impl Health {
     fn know(&self, first: Tally) {
         let mut known = self.known();
         let configurations = self.configurations.all();
+        for (about, check) in configurations.iter().flat_map(|it| checks_of(&it.farm)) {
+            if known.watched.iter().any(|watched| watched.is(&about, check)) {
+                continue;
+            }
+            // What fails does not serve because somebody edits how often it is looked at.
+            let before = known.watched.iter().find(|watched| watched.looks_like(&about, check));
+            let (tally, since, last_error) = before.map_or_else(
+                || (first, Instant::now(), None),
+                |it| (Tally::at(it.tally.state()), it.since, it.last_error.clone()),
+            );
+            let (number, check) = (known.count, check.clone());
+            known.count += 1;
+            known.watched.push(Watched {
+                number,
+                about,
+                check,
+                tally,
+                since,
+                last_error,
+                task: None,
+            });
+        }
         let wanted: Vec<_> = configurations.iter().flat_map(|it| checks_of(&it.farm)).collect();
         known
             .watched
             .retain(|watched| wanted.iter().any(|(about, check)| watched.is(about, check)));
-        for (about, check) in wanted {
-            if !known.watched.iter().any(|watched| watched.is(&about, check)) {
-                let number = known.count;
-                known.count += 1;
-                known.watched.push(Watched {
-                    number,
-                    about,
-                    check: check.clone(),
-                    tally: first,
-                    since: Instant::now(),
-                    last_error: None,
-                    task: None,
-                });
-            }
-        }
     }
 
     fn start_tasks(self: &Arc<Self>, known: &mut Known) {
@@ -279,6 +289,15 @@ impl Health {
         }
     }
 
+    /// Takes note of the failover VIPs that this node could not take, and leaves to others for now.
+    pub(super) fn note_refused(&self, refused: BTreeSet<IpAddr>) {
+        let mut known = self.known();
+        if known.refused != refused {
+            known.refused = refused;
+            self.tell(&mut known);
+        }
+    }
+
     /// The VIPs that are missing.
     pub(super) fn missing(&self) -> BTreeSet<IpAddr> {
         self.known().missing.clone()
@@ -347,11 +366,16 @@ impl Health {
 impl Known {
     /// What the node abstains from with that configuration.
     fn abstention(&self, config: &Configuration) -> Abstention {
-        let misses =
-            |vip: &Vip| vip.addresses.iter().any(|it| it.check && self.missing.contains(&it.addr));
+        let lacks = |vip: &Vip, lost: &BTreeSet<IpAddr>| {
+            vip.addresses.iter().any(|it| it.check && lost.contains(&it.addr))
+        };
+        let misses = |vip: &Vip| lacks(vip, &self.missing);
         let failed = self.any(config, |_, state| state != CheckState::Passing);
         let from = abstention(config, |vip, group| {
-            failed(vip, group) || self.is_closed(vip, group) || misses(vip)
+            failed(vip, group)
+                || self.is_closed(vip, group)
+                || misses(vip)
+                || lacks(vip, &self.refused)
         });
         // Who asks for an address that is not here must be answered by another node.
         if config.farm.vips.iter().any(misses) { from.and_from(0) } else { from }
@@ -375,8 +399,13 @@ impl Known {
     /// What is wrong with an address, if anything is.
     fn vip_status(&self, vip: &VipAddr) -> Option<CheckStatus> {
         let addr = vip.addr;
-        let (check, effect, since_s, error) = if vip.check && self.missing.contains(&addr) {
-            ("address", Some(Effect::Drain), 0, "it was taken off this node".to_owned())
+        let lost = [
+            (&self.missing, "it was taken off this node"),
+            (&self.refused, "the interface did not take it: see `vipfarm events`"),
+        ];
+        let lost = lost.iter().find(|(lost, _)| vip.check && lost.contains(&addr));
+        let (check, effect, since_s, error) = if let Some((_, words)) = lost {
+            ("address", Some(Effect::Drain), 0, (*words).to_owned())
         } else {
             let (words, at) = self.claimed.get(&addr)?;
             let since = Some(at.elapsed()).filter(|&since| since < CLAIM_SHOWS)?;
@@ -427,6 +456,13 @@ fn abstention(config: &Configuration, from: impl Fn(&Vip, &Group) -> bool) -> Ab
 }
 
 impl Watched {
+    /// Whether its outcomes are those of another check, of what may be something else. Programs are told
+    /// what they are for.
+    fn looks_like(&self, about: &About, check: &Check) -> bool {
+        let is_told = matches!(check.probe, Probe::Exec(_));
+        self.check.probe == check.probe && (self.about == *about || !is_told)
+    }
+
     fn is(&self, about: &About, check: &Check) -> bool {
         self.about == *about && self.check == *check
     }
@@ -448,12 +484,13 @@ async fn watch(
     environment: Vec<(&'static str, String)>,
 ) {
     let environment: Vec<_> = environment.iter().map(|(key, value)| (*key, &**value)).collect();
+    let alone = Alone::new();
     let mut looks = time::interval(check.interval);
     // A look that was late does not bring the next ones closer together.
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         looks.tick().await;
-        let outcome = probe::look(&check, &environment).await;
+        let outcome = probe::look(&check, &environment, &alone).await;
         let Some(health) = health.upgrade() else { return };
         health.note(number, outcome);
     }

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::JoinHandle, time};
 
 use super::{
+    alone::Alone,
     bring_up::Up,
     configurations::Configurations,
     engine::{Latest, Snapshot},
@@ -28,6 +29,7 @@ pub(super) struct Hooks {
     configurations: Configurations,
     history: Arc<History>,
     told: Told,
+    alone: Alone,
 }
 
 /// What the programs were told last.
@@ -88,6 +90,7 @@ impl Hooks {
             configurations: up.configurations.clone(),
             history: Arc::clone(history),
             told: Told::default(),
+            alone: Alone::new(),
         }
     }
 
@@ -122,7 +125,7 @@ impl Hooks {
             let environment = environment(farm, self.own, snapshot, occasion, serves);
             let environment: Vec<_> =
                 environment.iter().map(|(key, value)| (*key, &**value)).collect();
-            if let Err(error) = program::run(&run, &environment, hooks.timeout).await {
+            if let Err(error) = program::run(&run, &environment, hooks.timeout, &self.alone).await {
                 let message = format!("{} {run}: {error}", occasion.key());
                 self.history.push(Level::Warn, "hook_failed", message);
             }

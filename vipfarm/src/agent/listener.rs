@@ -7,7 +7,7 @@
 //! | `/ready/GROUP`, `/ready/VIP` | the same of one group, or of the VIP's block |
 //! | `/var/modules/NAME/ready.txt` | as `/ready`, if the file names `safekit_module: NAME` |
 //! | `/metrics` | for Prometheus |
-//! | `/status` | as `vipfarm status --json` |
+//! | `/status` | as `vipfarm status --json`, but for arguments and words of checks' programs |
 //!
 //! It answers GET and HEAD from what the agent shows anyway: it has nothing by which anything could be
 //! changed, whatever the request says. Who opens more connections than there may be, or sends slowly,
@@ -80,8 +80,8 @@ impl<L: Look> Listener<L> {
         Self { source, http: Http::default(), sockets: JoinSet::new(), failed: Vec::new() }
     }
 
-    /// Listens where the file says, as far as the addresses are this machine's: what could not be had
-    /// for another reason is an error once, and is tried again the next time.
+    /// Listens where the file says, as far as the addresses are this machine's: what could not be had is
+    /// tried again the next time, and is an error once if it was for another reason.
     pub(super) async fn follow(&mut self, http: &Http) -> Vec<String> {
         let before = std::mem::take(&mut self.failed);
         let mut errors = Vec::new();
@@ -99,10 +99,10 @@ impl<L: Look> Listener<L> {
                     let app = router(Arc::clone(&self.source), http.safekit_module.as_deref());
                     self.sockets.spawn(serve(listener, app, LIMITS));
                 }
-                // Another node's.
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
                 Err(error) => {
-                    if !before.contains(&address) {
+                    // That may be another node's, or one that comes later.
+                    let is_elsewhere = error.kind() == io::ErrorKind::AddrNotAvailable;
+                    if !is_elsewhere && !before.contains(&address) {
                         errors.push(format!("cannot listen on {address}: {error}"));
                     }
                     self.failed.push(address);

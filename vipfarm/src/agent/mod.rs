@@ -20,6 +20,7 @@
 //! - [`conflicts`]: whether another farm has what is this one's.
 //! - [`health`]: whether this node can serve, by the checks of the file; [`program`] runs those that
 //!   are programs, [`mend`] says when a VIP that was taken off is put back.
+//! - [`alone`]: work that may hang, of which no more than one piece is at work.
 //! - [`hooks`]: tells the operator's programs; [`listener`] answers those who ask by HTTP, [`readiness`]
 //!   says what of.
 //! - [`announce`]: tells clients of directed VIPs whose MAC to send to.
@@ -29,6 +30,7 @@
 //! The thread never waits for the runtime: it reports through a bounded channel that may lose a
 //! line, and leaves its state where others may look at it.
 
+mod alone;
 mod announce;
 mod barrier;
 mod batch;
@@ -85,12 +87,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time};
 
 pub use self::bring_up::{Record, distinct};
 use self::{
@@ -128,6 +130,12 @@ const CONFLICT_ROUND: Duration = Duration::from_secs(1);
 /// Reports waiting for the history: more than a farm of 64 nodes makes in one view change.
 const REPORTS: usize = 1024;
 
+/// The part of the time for an upgrade that may pass until programs have been told of it.
+const HOLD_FOR_HOOKS: u32 = 4;
+
+/// How long what is still at work when everything is done may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 const PANICKED: &str =
     "the heartbeat thread panicked; the filter stays and refuses: `vipfarm down` clears up";
 
@@ -139,6 +147,7 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     rights::hide_memory().context("cannot hide the process's memory")?;
     let history = Arc::new(History::new());
     loop {
+        program::reap_inherited();
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
         site::refuse_exposed(&options.place.config)?;
         // Before there is a second thread.
@@ -147,7 +156,12 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
             .context("cannot give up rights that are not needed")?;
         let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
         let serving = serve(options, farm, keys, Arc::clone(&history), (upgrader, asked));
-        match runtime()?.block_on(serving)? {
+        let runtime = runtime()?;
+        let served = runtime.block_on(serving);
+        // A name that is looked up, or a file on a server that is gone, holds nobody up; and checks that
+        // are at work end with it.
+        runtime.shutdown_timeout(LAST_WORDS);
+        match served? {
             Some(Upgrade { exit: false, .. }) => {
                 let error = program.execute();
                 let message = format!("{error:#}: the former agent goes on");
@@ -272,14 +286,15 @@ async fn serve(
     let answering = socket.serve(Arc::clone(&reporter) as _);
     let reporting = Arc::clone(&reporter);
     let notifier = Arc::new(Notifier::from_environment());
-    let notifying = notify(Arc::clone(&notifier), turns, latest, farm.nodes.len());
+    // By itself, whatever the others are waiting for: the thread's turns are what counts.
+    let notifying = tokio::spawn(notify(Arc::clone(&notifier), turns, latest, farm.nodes.len()));
     let running = Running {
         listener: Listener::new(Arc::clone(&reporter)),
         reporter,
         stop: Stop::new(options.stop_timeout),
         prober: up.prober,
         commander,
-        notifier,
+        notifier: Arc::clone(&notifier),
         incoming,
         changed,
         signals,
@@ -287,23 +302,26 @@ async fn serve(
         why: None,
         upgrade: None,
     };
-    let (joined, why, upgrade) =
-        running.supervise(finished, answering, watching, notifying).await?;
+    let (joined, why, upgrade) = running.supervise(finished, answering, watching).await?;
     // They are told while the rest is taken down.
     let _ = ended.send(());
     writing.abort();
-    announcing.abort();
-    moving.abort();
-    let (datapaths, outcome) = joined.map_err(|_panic| anyhow!(PANICKED))?;
+    [announcing, moving, notifying].iter().for_each(JoinHandle::abort);
+    let Ok((datapaths, outcome)) = joined else {
+        notifier.during(hooking).await?;
+        bail!(PANICKED);
+    };
     if let Some(Upgrade { hold, .. }) = upgrade
         && outcome.is_ok()
     {
-        hooking.await?;
+        let told = time::timeout(hold / HOLD_FOR_HOOKS, notifier.during(hooking)).await;
+        told.unwrap_or(Ok(()))?;
         reporting.health.keep_open(hold);
         return Ok(upgrade);
     }
-    take_down(&reporting, &network, datapaths).await?;
+    let taken_down = take_down(&reporting, &network, datapaths).await;
     hooking.await?;
+    taken_down?;
     outcome?;
     if let Some(why) = why {
         bail!("{why}: this node has left the farm; start the agent again when that is mended");
@@ -405,7 +423,8 @@ fn readers(
     let announcing = Arc::clone(&announcer.announcing);
     let commander = reloader.commander.clone();
     let (told, seen) = (Arc::clone(&announcing), Arc::clone(&history));
-    let mover = Mover::new(up, latest.clone(), commander, seen, told)?;
+    let health = Arc::clone(&reloader.health);
+    let mover = Mover::new(up, latest.clone(), commander, seen, health, told)?;
     let reporter = Reporter::new(
         keys,
         up,

@@ -4,7 +4,8 @@
 use std::{
     convert::Infallible,
     ffi::{OsStr, OsString},
-    future, io,
+    future::{self, Future},
+    io,
     os::{
         linux::net::SocketAddrExt,
         unix::{
@@ -74,11 +75,10 @@ impl Notifier {
             return future::pending().await;
         }
         let mut told = Told::default();
-        let pace = self.watchdog.map_or(LOOK, |limit| LOOK.min(limit / 2));
         while turns.load(Ordering::Relaxed) == 0 || !self.tell("READY=1") {
             time::sleep(FIRST_LOOK).await;
         }
-        let mut looks = time::interval(pace);
+        let mut looks = time::interval(self.pace());
         loop {
             looks.tick().await;
             let news = told.news(turns.load(Ordering::Relaxed), status());
@@ -86,6 +86,23 @@ impl Notifier {
                 self.tell(&news);
             }
         }
+    }
+
+    /// Gives signs of life for as long as that takes, while there is no thread whose turns would be some.
+    pub(super) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut signs = time::interval(self.pace());
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = signs.tick() => self.tell("WATCHDOG=1"),
+            };
+        }
+    }
+
+    /// At least twice in the time that systemd allows.
+    fn pace(&self) -> Duration {
+        self.watchdog.map_or(LOOK, |limit| LOOK.min(limit / 2))
     }
 
     /// Tells that the agent is being replaced in its process, whose next [`Notifier::follow`] tells that
@@ -205,6 +222,24 @@ mod tests {
             assert_eq!(heard(&systemd), "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000");
         });
         fs::remove_file(&path).expect("it was there");
+    }
+
+    #[test]
+    fn there_are_signs_of_life_while_something_else_is_at_work() {
+        let name = format!("vipfarm-notify-during-{}", process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("a short name");
+        let systemd = UnixDatagram::bind_addr(&address).expect("unused");
+        let name = format!("@{name}");
+        let variables = [("NOTIFY_SOCKET", &*name), ("WATCHDOG_USEC", "20000")];
+        let notifier = notifier(&variables).expect("a socket");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let work = async {
+            notifier.during(time::sleep(Duration::from_millis(50))).await;
+        };
+        runtime.expect("a runtime").block_on(work);
+        for _ in 0..3 {
+            assert_eq!(heard(&systemd), "WATCHDOG=1");
+        }
     }
 
     #[test]

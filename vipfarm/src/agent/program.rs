@@ -1,17 +1,21 @@
 //! Runs other people's programs, for checks and hooks: none can hang the agent, fill its memory,
-//! inherit what is its own, or outlive its time.
+//! inherit what is its own, or outlive its time. What a program has started and left behind when it ended
+//! by itself, such as a service, goes on.
 //!
 //! A program gets a process group of its own, `/` as its directory, nothing to read, and of the
 //! environment `PATH` and what it is told. What it writes is read as it comes; the last bytes are
 //! kept, to tell why it failed. When its time is over the whole group is killed, and so it is when
 //! nobody waits for it any more.
 
-use std::{io, os::fd::OwnedFd, process::Stdio, time::Duration};
+use std::{ffi::CString, io, os::fd::OwnedFd, process::Stdio, time::Duration};
 
 use nix::{
     errno::Errno,
-    sys::signal::{Signal, killpg},
-    unistd::{Pid, Uid, User},
+    sys::{
+        signal::{Signal, killpg},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Gid, Pid, Uid, User, getgrouplist, setgid, setuid},
 };
 use tokio::{
     io::AsyncReadExt,
@@ -20,6 +24,7 @@ use tokio::{
     time,
 };
 
+use super::alone::Alone;
 use crate::model::Run;
 
 /// Where a program looks for others.
@@ -27,6 +32,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Bytes kept of what a program says.
 const KEPT: usize = 1 << 10;
+/// Bytes that a pipe holds, unless told otherwise (pipe(7)).
+const PIPE: usize = 64 << 10;
 /// Characters of them that are told.
 const TOLD: usize = 200;
 
@@ -34,21 +41,21 @@ const TOLD: usize = 200;
 const DEATH: Duration = Duration::from_millis(100);
 
 /// Runs a program to its end, or for as long as it may: the error says how it ended, and what it said
-/// last.
+/// last. Who its user is, is asked by `alone`.
 pub(super) async fn run(
     run: &Run,
     environment: &[(&str, &str)],
     timeout: Duration,
+    alone: &Alone,
 ) -> Result<(), String> {
     let user = match run.user.clone() {
         None => None,
         // The names may come from a directory service, which may hang.
         Some(user) => {
-            let found = tokio::task::spawn_blocking(move || ids(&user));
-            let found = time::timeout(timeout, found).await;
+            let found = time::timeout(timeout, alone.run(move || identity(&user))).await;
             let found = found
                 .map_err(|_elapsed| format!("no answer who the user is within {timeout:?}"))?;
-            Some(found.map_err(|error| error.to_string())??)
+            Some(found??)
         }
     };
     let cannot = |error: io::Error| format!("cannot run {}: {error}", run.argv[0]);
@@ -68,20 +75,50 @@ pub(super) async fn run(
     }
 }
 
-/// User and group of a user, by name or number.
-fn ids(user: &str) -> Result<(u32, u32), String> {
+/// Takes leave of programs that this process's former program has started and killed: nobody else does.
+/// To be called before any is started.
+pub(super) fn reap_inherited() {
+    while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
+        waitpid(None, Some(WaitPidFlag::WNOHANG))
+    {}
+}
+
+/// As whom a program runs.
+struct Identity {
+    user: Uid,
+    group: Gid,
+    /// All groups of the user.
+    groups: Vec<libc::gid_t>,
+}
+
+/// A user, by name or number.
+fn identity(user: &str) -> Result<Identity, String> {
     let found = match user.parse() {
         Ok(number) => User::from_uid(Uid::from_raw(number)),
         Err(_name) => User::from_name(user),
     };
     let found = found.map_err(|error| format!("user {user}: {error}"))?;
     let found = found.ok_or_else(|| format!("there is no user {user}"))?;
-    Ok((found.uid.as_raw(), found.gid.as_raw()))
+    let name = CString::new(found.name).map_err(|error| error.to_string())?;
+    let groups = getgrouplist(&name, found.gid);
+    let groups = groups.map_err(|error| format!("the groups of user {user}: {error}"))?;
+    let groups = groups.into_iter().map(Gid::as_raw).collect();
+    Ok(Identity { user: found.uid, group: found.gid, groups })
+}
+
+impl Identity {
+    /// Becomes that; for a process that is to execute another program.
+    fn assume(&self) -> io::Result<()> {
+        // SAFETY: the list outlives the call.
+        Errno::result(unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr()) })?;
+        setgid(self.group)?;
+        Ok(setuid(self.user)?)
+    }
 }
 
 fn start(
     argv: &[String],
-    user: Option<(u32, u32)>,
+    user: Option<Identity>,
     environment: &[(&str, &str)],
 ) -> io::Result<(pipe::Receiver, Group)> {
     let (reader, writer) = io::pipe()?;
@@ -89,12 +126,12 @@ fn start(
     command.args(&argv[1..]).current_dir("/").process_group(0);
     command.env_clear().env("PATH", PATH).envs(environment.iter().copied());
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    if let Some((user, group)) = user {
-        // The standard library drops root's supplementary groups as well.
-        command.uid(user).gid(group);
-    }
+    let prepare = move || {
+        drop_what_is_the_agents()?;
+        user.as_ref().map_or(Ok(()), Identity::assume)
+    };
     // SAFETY: it calls nothing but system calls.
-    unsafe { command.pre_exec(drop_what_is_the_agents) };
+    unsafe { command.pre_exec(prepare) };
     let child = command.spawn()?;
     let group = Group { leader: child.id(), child };
     // With the command its ends of the pipe go: what is left are the program's.
@@ -138,14 +175,17 @@ impl Group {
         let mut open = true;
         loop {
             tokio::select! {
-                // What it has said before it ended is read first.
-                biased;
                 read = output.read(&mut buffer), if open => match read {
                     Ok(0) | Err(_) => open = false,
                     Ok(length) => keep(said, &buffer[..length]),
                 },
                 status = self.child.wait() => {
                     self.leader = None;
+                    // What it has said before it ended; what it has started may say more for ever.
+                    for _ in 0..PIPE / KEPT {
+                        let Ok(length @ 1..) = output.try_read(&mut buffer) else { break };
+                        keep(said, &buffer[..length]);
+                    }
                     return status;
                 }
             }
@@ -195,7 +235,7 @@ mod tests {
     }
 
     async fn outcome(script: &str) -> Result<(), String> {
-        run(&shell(script), &[("VIPFARM_NODE", "node1")], SOON).await
+        run(&shell(script), &[("VIPFARM_NODE", "node1")], SOON, &Alone::new()).await
     }
 
     #[tokio::test]
@@ -204,7 +244,7 @@ mod tests {
         let error = outcome("echo first; echo 'no db\u{7}'; echo >&2; exit 3").await;
         assert_eq!(error, Err("exit status: 3: no db".into()));
         let missing = Run { argv: vec!["/nowhere/check".into()], user: None };
-        let error = run(&missing, &[], SOON).await.expect_err("no such program");
+        let error = run(&missing, &[], SOON, &Alone::new()).await.expect_err("no such program");
         assert!(error.starts_with("cannot run /nowhere/check: No such file"), "{error}");
     }
 
@@ -235,7 +275,9 @@ mod tests {
     async fn one_that_hangs_is_killed_with_all_that_it_has_started() {
         let started = Instant::now();
         let script = shell("sleep 1000 & echo $!; wait");
-        let error = run(&script, &[], Duration::from_millis(300)).await.expect_err("too slow");
+        let error = run(&script, &[], Duration::from_millis(300), &Alone::new())
+            .await
+            .expect_err("too slow");
         assert!(started.elapsed() < SOON);
         let pid = error.strip_prefix("killed after 300ms: ").expect("it said the number");
         let is_gone = || match fs::read_to_string(format!("/proc/{pid}/stat")) {
@@ -265,11 +307,11 @@ mod tests {
     #[tokio::test]
     async fn a_user_that_does_not_exist_is_an_error_and_another_one_runs_it() {
         let as_user = |user: &str| Run { user: Some(user.into()), ..shell("id -u; exit 1") };
-        let error = run(&as_user("nobody-of-that-name"), &[], SOON).await;
+        let error = run(&as_user("nobody-of-that-name"), &[], SOON, &Alone::new()).await;
         assert_eq!(error, Err("there is no user nobody-of-that-name".into()));
         if Uid::effective().is_root() {
             let nobody = User::from_name("nobody").expect("a user database").expect("nobody");
-            let error = run(&as_user("nobody"), &[], SOON).await;
+            let error = run(&as_user("nobody"), &[], SOON, &Alone::new()).await;
             assert_eq!(error, Err(format!("exit status: 1: {}", nobody.uid)));
         }
     }

@@ -57,6 +57,16 @@ pub(super) struct Reloader {
     needs: watch::Sender<Needs>,
 }
 
+/// Reads the file of the farm and its keys, which may take seconds: names are looked up.
+pub(super) async fn read(file: PathBuf) -> anyhow::Result<(Farm, Keys)> {
+    tokio::task::spawn_blocking(move || {
+        let read = config::load_with_keys(&file)?;
+        site::refuse_exposed(&file)?;
+        Ok(read)
+    })
+    .await?
+}
+
 impl Reloader {
     /// A reader of that file for what was brought up, and what must not be lost meanwhile.
     pub(super) fn new(
@@ -84,14 +94,18 @@ impl Reloader {
         (reloader, needed)
     }
 
-    /// Reads the file anew and makes it the next one. If that fails, nothing is to change: what was
+    /// What to read anew.
+    pub(super) fn file(&self) -> PathBuf {
+        self.file.clone()
+    }
+
+    /// Makes what was read anew the next configuration. If that fails, nothing is to change: what was
     /// prepared for it, [`Reloader::tidy`] takes back.
-    pub(super) async fn reload(&mut self, force: bool) -> anyhow::Result<Read> {
-        let file = self.file.clone();
-        // Names are looked up, which may take seconds.
-        let read = tokio::task::spawn_blocking(move || config::load_with_keys(&file));
-        let (farm, keys) = read.await??;
-        site::refuse_exposed(&self.file)?;
+    pub(super) async fn take_over(
+        &mut self,
+        (farm, keys): (Farm, Keys),
+        force: bool,
+    ) -> anyhow::Result<Read> {
         let digest = config::digest(&farm, &keys);
         let current = self.configurations.get(self.servable().await?[0]);
         let changes = differences(&current.farm, &farm);
@@ -142,17 +156,20 @@ impl Reloader {
         self.know(kept, &still).await
     }
 
-    /// Gives the interfaces those VIPs back, whose filters have stood all the while.
+    /// Gives the interfaces those VIPs back, whose filters have stood all the while: the first one that
+    /// could not be is the error.
     pub(super) async fn put_back(&self, vips: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
         let present = Network::interfaces().await?;
         let known = self.configurations.all();
+        let mut outcome = Ok(());
         for (place, vip) in known.iter().flat_map(|known| known.vips()) {
             if vips.contains(&vip.addr) {
-                bring_up::receive_vip(&self.network, vip, &self.interfaces[place], &present)
-                    .await?;
+                let interface = &self.interfaces[place];
+                let put = bring_up::receive_vip(&self.network, vip, interface, &present).await;
+                outcome = outcome.and(put);
             }
         }
-        Ok(())
+        outcome
     }
 
     /// The file on this machine's interfaces.

@@ -2,13 +2,14 @@
 //! the history, in the words of [`crate::status`].
 
 mod groups;
+mod health;
 mod powers;
 mod traced;
 mod vips;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex as Lock, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex as Lock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -29,19 +30,18 @@ use super::{
     history::{History, Level},
     keep::Keeping,
     linger::{self, Linger},
-    listener::Look,
     mend::Mender,
     neighbours,
     proof::{News, Prover},
-    readiness, realtime,
-    reload::Reloader,
+    realtime,
+    reload::{self, Reloader},
     trace::{self, Tracer},
     upgrade::Upgrader,
 };
 use crate::{
     config::keys::Keys,
     datapath::{self, Counters, Datapath, XdpMode},
-    model::{Abstention, BUCKETS, Farm, Http, Mac, NodeId},
+    model::{BUCKETS, Farm, Mac, NodeId},
     status::{
         ChangedPowers, EventRecord, ExplainQuery, Explanation, GroupStatus, MoveRequest, NodeState,
         NodeStatus, OpenRequest, PowerReply, PowerRequest, ProofStatus, ReloadReply, ReloadRequest,
@@ -71,6 +71,8 @@ pub struct Reporter {
     /// Asks the heartbeat thread.
     commander: Commander,
     reloader: Mutex<Reloader>,
+    /// Held while the file is read and taken over.
+    reading: Mutex<()>,
     upgrader: Upgrader,
     prover: Prover,
     keeping: Arc<Keeping>,
@@ -121,6 +123,7 @@ impl Reporter {
             commander: reloader.commander.clone(),
             upgrader: reloader.upgrader.clone(),
             reloader: Mutex::new(reloader),
+            reading: Mutex::default(),
             prover: Prover::new(up.own),
             keeping,
             announcing,
@@ -168,29 +171,17 @@ impl Reporter {
         }
     }
 
-    /// Resets what is left of groups that the farm has taken from this node because of a check that
-    /// asks for that.
-    async fn leave_what_fails(&self) {
-        let snapshot = self.latest.get();
-        let leaves = self.health.leaves(&self.configurations.get(snapshot.digest));
-        let in_view = snapshot.view.abstentions.of(self.own);
-        let given_up = |kernel_group| leaves.is_from(kernel_group) && in_view.is_from(kernel_group);
-        if leaves == Abstention::NONE {
-            return;
-        }
-        match self.linger.reset_given_away(given_up).await {
-            Ok(0) => {}
-            Ok(reset) => self.info(
-                "connections_reset",
-                format!("{reset} TCP connections were reset because a check fails"),
-            ),
-            Err(error) => self.not_counted(&error),
-        }
-    }
-
     /// Reads the file anew and makes it the next one; the history tells what came of it.
     pub async fn read_anew(&self, force: bool) -> Result<ReloadReply, String> {
-        match self.reloader.lock().await.reload(force).await {
+        // The file that is read last is to be taken over last; what else needs the reloader does not wait
+        // for names.
+        let _turn = self.reading.lock().await;
+        let file = self.reloader.lock().await.file();
+        let taken = match reload::read(file).await {
+            Ok(read) => self.reloader.lock().await.take_over(read, force).await,
+            Err(error) => Err(error),
+        };
+        match taken {
             Ok(read) if read.changes.is_empty() => {
                 self.info("file_read", "the file has been read: nothing in it has changed".into());
                 Ok(ReloadReply { configuration: hex(read.digest), changes: read.changes })
@@ -206,25 +197,6 @@ impl Reporter {
                 Err(reason)
             }
         }
-    }
-
-    /// Puts VIPs back that somebody took off this node, if it is time to.
-    pub(super) async fn put_back_vips(&self) {
-        let missing = self.health.missing();
-        let is_due = || {
-            let mut mender = self.mender.lock().unwrap_or_else(PoisonError::into_inner);
-            mender.is_due(Instant::now(), !missing.is_empty())
-        };
-        if is_due()
-            && let Err(error) = self.reloader.lock().await.put_back(&missing).await
-        {
-            self.warn("vip_not_put_back", format!("{error:#}"));
-        }
-    }
-
-    /// Where the file has HTTP requests answered.
-    pub(super) fn http(&self) -> Http {
-        self.configurations.get(self.latest.get().digest).farm.http.clone()
     }
 
     /// Clears up when the farm has gone over to another configuration.
@@ -318,6 +290,15 @@ impl Reporter {
     /// How long the file would have open connections waited for when the agent is to stop.
     pub(super) fn stop_timeout(&self) -> Duration {
         self.configurations.get(self.latest.get().digest).farm.stop_timeout
+    }
+
+    /// How long the programs may take that are told of the end.
+    pub(super) fn hooks_time(&self) -> Duration {
+        let config = self.configurations.get(self.latest.get().digest);
+        let hooks = &config.farm.hooks;
+        // One of them may be at work.
+        let programs = [&hooks.on_view, &hooks.on_ready, &hooks.on_closed].map(Option::is_some);
+        hooks.timeout * u32::try_from(programs.iter().filter(|&&is| is).count()).unwrap_or(0)
     }
 
     /// How often the nodes tell each other what they do; no reload changes it.
@@ -454,17 +435,6 @@ impl Source for Reporter {
             }
             Ok(ResetReply { reset })
         })
-    }
-}
-
-impl Look for Reporter {
-    fn state(&self) -> Status {
-        self.status()
-    }
-
-    fn is_ready(&self, what: Option<&str>) -> Option<bool> {
-        let snapshot = self.latest.get();
-        readiness::is_ready(&self.configurations.get(snapshot.digest), &snapshot, what)
     }
 }
 

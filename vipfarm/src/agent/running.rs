@@ -1,7 +1,7 @@
 //! What the runtime does while the heartbeat thread runs: looks now and then, answers, and acts on what
 //! the machine, the operator and the system ask for.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, sync::Arc};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -70,9 +70,8 @@ impl Running {
         mut finished: JoinHandle<R>,
         answering: impl Future<Output = std::io::Result<Infallible>>,
         watching: impl Future<Output = Result<(), net::Error>>,
-        notifying: impl Future<Output = Infallible>,
     ) -> anyhow::Result<(R, Option<String>, Option<Upgrade>)> {
-        tokio::pin!(answering, watching, notifying);
+        tokio::pin!(answering, watching);
         let (mut answers, mut watches) = (true, true);
         let mut conflicts = time::interval(CONFLICT_ROUND);
         // Twice what the heartbeat thread needs to show something new.
@@ -100,10 +99,10 @@ impl Running {
                         ));
                     }
                 }
-                never = &mut notifying => match never {},
                 _ = conflicts.tick() => {
                     self.reporter.note_conflicts();
                     self.reporter.tracer.end_idle();
+                    self.reporter.leave_what_fails().await;
                     self.reporter.count_connections().await;
                     self.reporter.tidy().await;
                     self.reporter.put_back_vips().await;
@@ -119,8 +118,9 @@ impl Running {
                 _ = self.signals.terminate.recv() => self.stop_for_good().await?,
                 _ = self.signals.interrupt.recv() => self.stop_for_good().await?,
                 _ = self.signals.hang_up.recv() => {
-                    // What came of it is in the history.
-                    let _ = self.reporter.read_anew(false).await;
+                    let reporter = Arc::clone(&self.reporter);
+                    // Names may have to be looked up; what came of it is in the history.
+                    tokio::spawn(async move { drop(reporter.read_anew(false).await) });
                 }
             }
         };
@@ -157,7 +157,7 @@ impl Running {
     }
 
     pub(super) fn leave(&self) -> std::io::Result<()> {
-        self.notifier.stopping(Duration::ZERO);
+        self.notifier.stopping(self.reporter.hooks_time());
         self.commander.send(Command::Leave)
     }
 
@@ -166,6 +166,12 @@ impl Running {
         match change {
             Change::Missing(missing) => {
                 self.reporter.health.note_missing(&missing);
+                Ok(())
+            }
+            Change::Unknown(error) => {
+                let message =
+                    format!("losses of interfaces and addresses are not noticed for now: {error}");
+                self.reporter.warn("watch_lost", message);
                 Ok(())
             }
             Change::Lost(lost) => {

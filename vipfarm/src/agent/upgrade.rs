@@ -123,19 +123,21 @@ impl Upgrader {
         let version = checked.map_err(|error| error.to_string())?;
         let version = version.map_err(|error| format!("{error:#}"))?;
         if !request.exit {
-            self.refuse_lost_rights().map_err(|error| format!("{error:#}"))?;
+            let file = self.file.clone();
+            let refused = tokio::task::spawn_blocking(move || refuse_lost_rights(&file)).await;
+            refused.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))?;
         }
         let upgrade = Upgrade { hold, exit: request.exit };
         self.asked.try_send(upgrade).map_err(|_full| "an upgrade is under way".to_owned())?;
         Ok(UpgradeReply { version })
     }
+}
 
-    /// What this process has given up, a program that it executes has not either. A file that only the
-    /// next version understands is that one's to judge.
-    fn refuse_lost_rights(&self) -> anyhow::Result<()> {
-        let next = config::load(&self.file);
-        next.map_or(Ok(()), |farm| rights::refuse_users(&farm))
-    }
+/// What this process has given up, a program that it executes has not either. A file that only the next
+/// version understands is that one's to judge.
+fn refuse_lost_rights(file: &Path) -> anyhow::Result<()> {
+    let next = config::load(file);
+    next.map_or(Ok(()), |farm| rights::refuse_users(&farm))
 }
 
 #[cfg(test)]

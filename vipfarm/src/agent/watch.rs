@@ -40,6 +40,8 @@ pub(super) enum Change {
     Reachable(bool),
     /// Other VIPs than before are missing on their interfaces: these.
     Missing(BTreeSet<IpAddr>),
+    /// The kernel does not say what there is; why.
+    Unknown(String),
     /// Something is lost for good; the sentence that says what.
     Lost(String),
 }
@@ -72,9 +74,20 @@ impl Needs {
     ) -> Result<(), net::Error> {
         let mut announced = Network::changes()?;
         let (mut reachable, mut missing) = (true, BTreeSet::new());
+        let mut blind = false;
         loop {
             let wanted = needs.borrow_and_update().clone();
-            let present = Network::interfaces().await?;
+            let present = match Network::interfaces().await {
+                Ok(present) => present,
+                Err(error) => {
+                    if !std::mem::replace(&mut blind, true) {
+                        let _ = changes.send(Change::Unknown(error.to_string())).await;
+                    }
+                    time::sleep(ROUND).await;
+                    continue;
+                }
+            };
+            blind = false;
             // A reload may have added a VIP, or taken one off on purpose, meanwhile.
             if needs.has_changed().unwrap_or(false) {
                 continue;
@@ -97,7 +110,9 @@ impl Needs {
                 }
             }
             // An end of the announcements leaves the rounds.
-            let _ = time::timeout(ROUND, announced.next()).await;
+            if let Ok(None) = time::timeout(ROUND, announced.next()).await {
+                time::sleep(ROUND).await;
+            }
         }
     }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::config::FARM_NAME;
+
 /// Arguments of `import`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ImportArgs {
@@ -17,8 +19,8 @@ pub struct ImportArgs {
 pub enum ImportFrom {
     /// A farm module of `SafeKit`
     ///
-    /// Farm modules are translated. The VIP of a mirror module is where one node is, which vipfarm
-    /// cannot do yet: the file proposes a farm with its addresses, in comments.
+    /// A farm module's VIP becomes a VIP block with the same mode and groups. A mirror module's is where
+    /// one node is: a block with `mode: failover` and `preempt: false`.
     #[command(after_help = "\
 Example:
   vipfarm import safekit userconfig.xml --cluster cluster.xml --prefix 24 -o farm.yaml")]
@@ -38,8 +40,8 @@ Example:
 
     /// The VRRP instances of keepalived
     ///
-    /// An instance has its addresses where one node is, which vipfarm cannot do yet: the file proposes
-    /// a farm with its addresses, in comments. Nodes are taken from `unicast_peer`.
+    /// An instance becomes a VIP block with `mode: failover`. Nodes are taken from `unicast_src_ip` and
+    /// `unicast_peer`; the priorities of the other nodes are to be added by hand.
     #[command(after_help = "Example:\n  vipfarm import keepalived keepalived.conf -o farm.yaml")]
     Keepalived {
         /// The configuration; what it includes is not read
@@ -64,7 +66,7 @@ pub struct ImportInto {
     pub force: bool,
 
     /// The farm's name, which no source has
-    #[arg(long, value_name = "NAME", default_value = "farm")]
+    #[arg(long, value_name = "NAME", default_value = "farm", value_parser = farm_name)]
     pub farm: String,
 
     /// Prefix length of IPv4 VIPs for which the source has none
@@ -74,4 +76,12 @@ pub struct ImportInto {
     /// Tell what became of the source as JSON, for scripts
     #[arg(long)]
     pub json: bool,
+}
+
+/// A name that the farm's file takes.
+fn farm_name(text: &str) -> Result<String, String> {
+    let usable =
+        (1..=FARM_NAME.longest).contains(&text.len()) && text.bytes().all(FARM_NAME.allows);
+    let help = || format!("use 1 to {} of: {}", FARM_NAME.longest, FARM_NAME.characters);
+    usable.then(|| text.to_owned()).ok_or_else(help)
 }

@@ -157,7 +157,7 @@ fn host(text: &str, at: Pos, resolve: Resolve<'_>, report: &mut Report) -> Optio
 }
 
 /// RFC 1123 section 2.1, and at least one letter: `192.168.1.300` is a mistake, not a name.
-fn is_host_name(text: &str) -> bool {
+pub(crate) fn is_host_name(text: &str) -> bool {
     text.len() <= 253
         && text.bytes().any(|c| c.is_ascii_alphabetic())
         && text.split('.').all(|label| {

@@ -200,7 +200,7 @@ pub(super) fn name(
 pub(crate) struct NameRule {
     pub(crate) longest: usize,
     pub(crate) allows: fn(u8) -> bool,
-    pub(super) characters: &'static str,
+    pub(crate) characters: &'static str,
     pub(super) why: &'static str,
     pub(super) example: &'static str,
 }

@@ -37,14 +37,15 @@ use std::{
 
 use crate::model::{Check, Farm, Hooks, Http, Node};
 
-pub(crate) use address::Resolve;
+pub(crate) use address::{Resolve, is_host_name};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub(crate) use diagnostic::{Located, Pos, Report};
 pub use digest::{differing_parts, digest};
-use fields::{FARM_NAME, Fields};
-pub(crate) use fields::{INTERFACE, NAME};
+use fields::Fields;
+pub(crate) use fields::{FARM_NAME, INTERFACE, NAME};
 use keys::{KeyFiles, Keys};
 pub(crate) use source::read as read_text;
+pub(crate) use suggest::nearest;
 
 /// Reads the farm of a configuration file. Host names are looked up; no key file is opened.
 pub fn load(path: &Path) -> Result<Farm, Diagnostics> {

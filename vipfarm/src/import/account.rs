@@ -6,10 +6,6 @@ use serde::Serialize;
 
 use crate::config::{Diagnostic, Diagnostics, Pos, Report};
 
-/// Why checks are not taken over.
-pub(super) const NO_CHECKS: &str =
-    "checks are not translated: say with `checks` what must be right, as docs/checks.md has it";
-
 /// What became of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -18,10 +14,8 @@ pub enum Outcome {
     Translated,
     /// The farm's file says something close to it.
     Approximated,
-    /// A farm has no use for it.
+    /// The farm's file does not have it.
     Dropped,
-    /// A farm cannot do it in this version.
-    NotYet,
 }
 
 impl fmt::Display for Outcome {
@@ -30,7 +24,6 @@ impl fmt::Display for Outcome {
             Self::Translated => "translated",
             Self::Approximated => "approximated",
             Self::Dropped => "dropped",
-            Self::NotYet => "not supported yet",
         })
     }
 }
@@ -102,9 +95,7 @@ impl fmt::Display for Account {
         for Diagnostic { file, line, column, message, help } in &self.missing {
             writeln!(f, "{file}:{line}:{column}: missing: {message}\n  = help: {help}")?;
         }
-        let outcomes =
-            [Outcome::Translated, Outcome::Approximated, Outcome::Dropped, Outcome::NotYet];
-        for outcome in outcomes {
+        for outcome in [Outcome::Translated, Outcome::Approximated, Outcome::Dropped] {
             write!(f, "{} {outcome}, ", self.count(outcome))?;
         }
         writeln!(f, "{} missing", self.missing.len())
@@ -143,8 +134,15 @@ impl Notes {
         self.note(at, element, Outcome::Dropped, None, Some(why.into()));
     }
 
-    pub(super) fn not_yet(&mut self, at: Pos, element: &str, why: impl Into<String>) {
-        self.note(at, element, Outcome::NotYet, None, Some(why.into()));
+    /// Something unknown whose name is nearly `near`; `has_part`: the new file lacks what it says.
+    pub(super) fn mistyped(&mut self, at: Pos, element: &str, near: &str, has_part: bool) {
+        let help = format!("did you mean `{near}`?");
+        self.dropped(at, element, format!("it is not known here: {help}"));
+        if has_part {
+            let message =
+                format!("`{}` is not known, and what it says is not in this file", shown(element));
+            self.missing(at, message, format!("{help} Correct it, and import again"));
+        }
     }
 
     /// Something without which the new file does not do what the source did.

@@ -1,8 +1,10 @@
 //! A farm as a source describes it: there may be gaps.
 
+use std::{net::SocketAddr, time::Duration};
+
 use crate::{
     config::NAME,
-    model::{Filter, Mac, Mode, Proto},
+    model::{self, Filter, Mac, Mode, Proto},
 };
 
 /// What stands where the source says nothing and nothing may be guessed: `vipfarm check` refuses it.
@@ -14,6 +16,8 @@ pub(super) struct Draft {
     /// In the order of the source; none when it names none.
     pub(super) nodes: Vec<Node>,
     pub(super) vips: Vec<Vip>,
+    /// What a node must have to serve anything.
+    pub(super) checks: Vec<Check>,
 }
 
 /// A node.
@@ -41,6 +45,7 @@ pub(super) struct Vip {
     /// Of a failover VIP: whether a better node takes over, and how many seconds it waits.
     pub(super) preempt: bool,
     pub(super) preempt_delay: u64,
+    pub(super) checks: Vec<Check>,
     pub(super) groups: Vec<Group>,
 }
 
@@ -58,6 +63,7 @@ impl Vip {
             arp_refresh: None,
             preempt: true,
             preempt_delay: 0,
+            checks: Vec::new(),
             groups: Vec::new(),
         }
     }
@@ -80,6 +86,48 @@ impl Address {
         let prefix = self.prefix.map_or_else(|| GAP.to_owned(), |prefix| prefix.to_string());
         format!("{}/{prefix}", self.host)
     }
+}
+
+/// Something that must be right for a node to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Check {
+    pub(super) probe: Probe,
+    pub(super) interval: Duration,
+    pub(super) timeout: Duration,
+    pub(super) rise: u16,
+    pub(super) fall: u16,
+}
+
+impl Check {
+    /// A check with the file's defaults.
+    pub(super) fn new(probe: Probe) -> Self {
+        Self {
+            probe,
+            interval: model::Check::INTERVAL,
+            timeout: model::Check::TIMEOUT,
+            rise: model::Check::RISE,
+            fall: model::Check::FALL,
+        }
+    }
+
+    /// Adds it to the checks of a list, unless the same thing is looked at there already.
+    pub(super) fn add_to(self, checks: &mut Vec<Self>) {
+        if checks.iter().all(|other| other.probe != self.probe) {
+            checks.push(self);
+        }
+    }
+}
+
+/// What a check looks at; sources have no other kinds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Probe {
+    Tcp(SocketAddr),
+    Exec {
+        /// An absolute path, then arguments.
+        argv: Vec<String>,
+        user: Option<String>,
+    },
+    Interface(String),
 }
 
 /// A group.

@@ -1,12 +1,15 @@
 //! A draft as the text of a farm's file.
 
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use super::{
     account::{Account, Outcome, shown},
-    draft::{Address, Draft, GAP, Group, Node, Rule, Vip},
+    draft::{Address, Check, Draft, GAP, Group, Node, Probe, Rule, Vip},
 };
-use crate::model::{Filter, Mode, Proto};
+use crate::model::{self, Filter, Mode, Proto};
 
 /// The file's text.
 pub(super) fn render(
@@ -44,6 +47,7 @@ fn write(
     writeln!(out, "farm: {}", scalar(farm))?;
     writeln!(out, "# Make it once with `vipfarm keygen`, and copy it to all nodes.")?;
     writeln!(out, "key_file: /etc/vipfarm/farm.key\n")?;
+    write_checks(out, "", &draft.checks)?;
     write_nodes(out, &draft.nodes)?;
     write_vips(out, &draft.vips)
 }
@@ -61,6 +65,13 @@ fn write_comment(out: &mut String, text: &str) -> fmt::Result {
         line.push_str(word);
     }
     writeln!(out, "{line}")
+}
+
+fn write_checks(out: &mut String, indent: &str, checks: &[Check]) -> fmt::Result {
+    if !checks.is_empty() {
+        writeln!(out, "{indent}checks:")?;
+    }
+    checks.iter().try_for_each(|check| writeln!(out, "{indent}  - {}", check_text(check)))
 }
 
 fn write_nodes(out: &mut String, nodes: &[Node]) -> fmt::Result {
@@ -113,6 +124,7 @@ fn write_vip(out: &mut String, vip: &Vip) -> fmt::Result {
     if let Some(refresh) = &vip.arp_refresh {
         writeln!(out, "    arp_refresh: {refresh}")?;
     }
+    write_checks(out, "    ", &vip.checks)?;
     writeln!(out, "    addresses:")?;
     for address in &vip.addresses {
         writeln!(out, "      - {}", write_address(address, vip.check))?;
@@ -188,6 +200,43 @@ pub(super) fn rule_text(rule: &Rule) -> String {
     };
     keys.push(format!("proto: {proto}, filter: {filter}"));
     format!("{{ {} }}", keys.join(", "))
+}
+
+/// A check as the file has it; what the defaults say is left out.
+pub(super) fn check_text(check: &Check) -> String {
+    let mut keys = vec![match &check.probe {
+        Probe::Tcp(address) => format!("tcp: {}", scalar(&address.to_string())),
+        Probe::Exec { argv, .. } => {
+            let words: Vec<_> = argv.iter().map(|word| scalar(word)).collect();
+            format!("exec: [{}]", words.join(", "))
+        }
+        Probe::Interface(name) => format!("interface: {}", scalar(name)),
+    }];
+    let Check { interval, timeout, rise, fall, .. } = *check;
+    if interval != model::Check::INTERVAL {
+        keys.push(format!("interval: {}", time(interval)));
+    }
+    if timeout != interval.min(model::Check::TIMEOUT) {
+        keys.push(format!("timeout: {}", time(timeout)));
+    }
+    if rise != model::Check::RISE {
+        keys.push(format!("rise: {rise}"));
+    }
+    if fall != model::Check::FALL {
+        keys.push(format!("fall: {fall}"));
+    }
+    if let Probe::Exec { user: Some(user), .. } = &check.probe {
+        keys.push(format!("user: {}", scalar(user)));
+    }
+    format!("{{ {} }}", keys.join(", "))
+}
+
+/// Whole seconds, or milliseconds.
+fn time(duration: Duration) -> String {
+    match duration.subsec_millis() {
+        0 => format!("{}s", duration.as_secs()),
+        _ => format!("{}ms", duration.as_millis()),
+    }
 }
 
 /// Text as a YAML scalar that means this text and nothing else.

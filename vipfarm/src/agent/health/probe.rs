@@ -1,6 +1,9 @@
 //! One look at what a check is about.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::Path,
+};
 
 use http_body_util::Empty;
 use hyper::{
@@ -18,22 +21,26 @@ use tokio::{
 
 use super::tls;
 use crate::{
-    agent::program,
+    agent::{alone::Alone, program},
     model::{Check, HttpProbe, Probe},
     net::Network,
 };
 
 /// Looks once, for as long as the check allows; the error says what is wrong. Programs get that
-/// environment.
-pub(super) async fn look(check: &Check, environment: &[(&str, &str)]) -> Result<(), String> {
+/// environment; what may hang goes by `alone`.
+pub(super) async fn look(
+    check: &Check,
+    environment: &[(&str, &str)],
+    alone: &Alone,
+) -> Result<(), String> {
     let timeout = check.timeout;
     let look = async {
         match &check.probe {
             Probe::Tcp(address) => tcp(*address).await,
-            Probe::Http(probe) => http(probe).await,
+            Probe::Http(probe) => http(probe, alone).await,
             // It has to be killed when the time is over.
-            Probe::Exec(run) => program::run(run, environment, timeout).await,
-            Probe::File { path, present } => file(path, *present).await,
+            Probe::Exec(run) => program::run(run, environment, timeout, alone).await,
+            Probe::File { path, present } => file(path, *present, alone).await,
             Probe::Interface(name) => interface(name).await,
         }
     };
@@ -49,8 +56,11 @@ async fn tcp(address: SocketAddr) -> Result<(), String> {
     connected.map(|_closed| ()).map_err(|error| error.to_string())
 }
 
-async fn http(probe: &HttpProbe) -> Result<(), String> {
-    let stream = TcpStream::connect((probe.host.as_str(), probe.port)).await;
+async fn http(probe: &HttpProbe, alone: &Alone) -> Result<(), String> {
+    let server = (probe.host.clone(), probe.port);
+    let found = alone.run(move || server.to_socket_addrs().map(Vec::from_iter)).await?;
+    let found = found.map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect(found.as_slice()).await;
     let stream = stream.map_err(|error| error.to_string())?;
     let status = if probe.tls {
         ask(probe, tls::wrap(stream, &probe.host, probe.verify).await?).await?
@@ -86,8 +96,9 @@ where
     }
 }
 
-async fn file(path: &Path, present: bool) -> Result<(), String> {
-    let found = tokio::fs::try_exists(path).await.map_err(|error| error.to_string())?;
+async fn file(path: &Path, present: bool, alone: &Alone) -> Result<(), String> {
+    let path = path.to_owned();
+    let found = alone.run(move || path.try_exists()).await?.map_err(|error| error.to_string())?;
     match (found, present) {
         (true, false) => Err("it is there".into()),
         (false, true) => Err("it is not there".into()),
@@ -121,7 +132,8 @@ mod tests {
 
     async fn outcome(probe: Probe, timeout: Duration) -> Result<(), String> {
         let (rise, fall, effect) = (1, 1, Effect::Drain);
-        look(&Check { probe, interval: timeout, timeout, rise, fall, effect }, &[]).await
+        let check = Check { probe, interval: timeout, timeout, rise, fall, effect };
+        look(&check, &[], &Alone::new()).await
     }
 
     async fn listener() -> (TcpListener, SocketAddr) {

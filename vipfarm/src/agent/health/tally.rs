@@ -11,14 +11,10 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Before the first look, which alone decides: nothing speaks for the past.
-    pub(super) fn starting() -> Self {
-        Self { state: CheckState::Starting, against: 0 }
-    }
-
-    /// A check that is new to a node that serves: it passes until it has failed.
-    pub(super) fn passing() -> Self {
-        Self { state: CheckState::Passing, against: 0 }
+    /// At the beginning, or when nothing else is to speak for the past: the first look decides where it
+    /// is starting; a check that is new to a node that serves passes until it has failed.
+    pub(super) fn at(state: CheckState) -> Self {
+        Self { state, against: 0 }
     }
 
     /// What it has come to.
@@ -69,16 +65,16 @@ mod tests {
 
     #[test]
     fn the_first_look_decides_and_later_ones_only_together() {
-        assert_eq!(states(Tally::starting(), "+---++", 2, 3), "PPPFFP");
-        assert_eq!(states(Tally::starting(), "-+-++-", 2, 3), "FFFFPP");
-        assert_eq!(states(Tally::passing(), "---", 2, 3), "PPF");
-        assert_eq!(states(Tally::passing(), "-+", 1, 1), "FP");
+        assert_eq!(states(Tally::at(CheckState::Starting), "+---++", 2, 3), "PPPFFP");
+        assert_eq!(states(Tally::at(CheckState::Starting), "-+-++-", 2, 3), "FFFFPP");
+        assert_eq!(states(Tally::at(CheckState::Passing), "---", 2, 3), "PPF");
+        assert_eq!(states(Tally::at(CheckState::Passing), "-+", 1, 1), "FP");
     }
 
     #[test]
     fn what_flaps_faster_than_it_counts_changes_nothing() {
-        assert_eq!(states(Tally::passing(), "--+--+--+", 2, 3), "PPPPPPPPP");
-        assert_eq!(states(Tally::passing(), "---+-+-+-", 2, 3), "PPFFFFFFF");
+        assert_eq!(states(Tally::at(CheckState::Passing), "--+--+--+", 2, 3), "PPPPPPPPP");
+        assert_eq!(states(Tally::at(CheckState::Passing), "---+-+-+-", 2, 3), "PPFFFFFFF");
     }
 
     proptest::proptest! {
@@ -88,7 +84,7 @@ mod tests {
             rise in 1..5u16,
             fall in 1..5u16,
         ) {
-            let mut tally = Tally::starting();
+            let mut tally = Tally::at(CheckState::Starting);
             for (number, &good) in looks.iter().enumerate() {
                 let before = tally.state();
                 let changed = tally.note(good, rise, fall);

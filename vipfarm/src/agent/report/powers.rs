@@ -67,7 +67,7 @@ impl Reporter {
     }
 
     /// Whether this node has no power in any group.
-    pub(super) fn is_drained(&self) -> bool {
+    pub(in crate::agent) fn is_drained(&self) -> bool {
         let snapshot = self.latest.get();
         let config = self.configurations.get(snapshot.digest);
         config.kernel_groups().all(|(kernel_group, vip, _)| {

@@ -58,7 +58,12 @@ pub(super) fn parse(text: &str, notes: &mut Notes) -> Vec<Statement> {
             notes.problem(at, message, help);
             return Vec::new();
         }
-        if let [word] = &parser.line[..]
+        // Also behind a condition.
+        let behind = match &parser.line[..] {
+            [condition, rest @ ..] if condition.text.starts_with('@') => rest,
+            line => line,
+        };
+        if let [word] = behind
             && word.text.starts_with("include")
         {
             // A pattern for file names may have braces of its own.
@@ -117,6 +122,7 @@ impl Tokens<'_> {
         while let Some(&c) = self.chars.peek() {
             match c {
                 '"' => self.quoted(&mut word, notes),
+                '{' if word.ends_with('$') => self.parameter(&mut word),
                 '{' | '}' | '!' | '#' => break,
                 c if c.is_whitespace() => break,
                 c => {
@@ -126,6 +132,17 @@ impl Tokens<'_> {
             }
         }
         word
+    }
+
+    /// `{NAME}` behind a `$`.
+    fn parameter(&mut self, word: &mut String) {
+        while let Some(&c) = self.chars.peek().filter(|c| !c.is_whitespace()) {
+            word.push(c);
+            self.bump();
+            if c == '}' {
+                break;
+            }
+        }
     }
 
     fn quoted(&mut self, word: &mut String, notes: &mut Notes) {

@@ -1,45 +1,72 @@
 //! `vrrp_instance`.
 
+use std::{net::IpAddr, ops::Range};
+
 use super::{
     super::{
         Supplement,
-        account::{NO_CHECKS, Notes},
+        account::Notes,
         draft::{Address, Draft, Node, Vip},
     },
-    shown,
+    interface_name, parameter,
+    script::Scripts,
     tree::{Statement, Word},
+    unread,
 };
 use crate::model::Mode;
+
+/// Statements without which VIPs or nodes are not what they were.
+pub(super) const PARTS: [&str; 5] = [
+    "virtual_ipaddress",
+    "virtual_ipaddress_excluded",
+    "interface",
+    "unicast_src_ip",
+    "unicast_peer",
+];
+
+/// What an instance became.
+pub(super) struct Instance {
+    pub(super) name: String,
+    /// Its blocks in the draft.
+    pub(super) blocks: Range<usize>,
+}
 
 /// Reads an instance: its addresses become failover blocks, its peers nodes.
 pub(super) fn read(
     instance: &Statement,
     supplement: &Supplement,
+    scripts: &mut Scripts,
     draft: &mut Draft,
     notes: &mut Notes,
-) {
+) -> Instance {
     let name = instance.argument().map_or("vrrp", |word| &word.text);
-    let interface = find(instance, "interface").map(|word| word.text.clone());
+    let readable: Vec<_> =
+        instance.inner().iter().filter(|statement| is_readable(statement, notes)).collect();
+    let interface = readable.iter().find(|it| it.name() == "interface");
+    let interface = interface.and_then(|it| interface_name(it.argument()?, notes));
     let mut blocks: Vec<Vip> = Vec::new();
     let (mut peers, mut parameters) = (Vec::new(), Vec::new());
-    for statement in instance.inner() {
+    for statement in readable {
         match statement.name() {
             "virtual_ipaddress" | "virtual_ipaddress_excluded" => {
                 for address in statement.inner() {
-                    read_address(address, interface.as_ref(), supplement, &mut blocks, notes);
+                    if !unread::account_for(address, true, notes) {
+                        read_address(address, interface.as_ref(), supplement, &mut blocks, notes);
+                    }
                 }
             }
-            "unicast_src_ip" => peers.extend(statement.argument().map(|own| (own.clone(), true))),
+            "unicast_src_ip" => peers.extend(statement.argument().map(|own| (own, true))),
             "unicast_peer" => {
-                let words = statement.inner().iter().filter_map(|peer| peer.words.first());
-                peers.extend(words.map(|peer| (peer.clone(), false)));
+                for peer in statement.inner() {
+                    if !unread::account_for(peer, true, notes) {
+                        peers.extend(peer.words.first().map(|word| (word, false)));
+                    }
+                }
             }
             _ => parameters.push(statement),
         }
     }
-    for statement in parameters {
-        parameter(statement, &mut blocks, notes);
-    }
+    parameter::read(&parameters, &mut blocks.iter_mut().collect::<Vec<_>>(), scripts, notes);
     read_nodes(peers, draft, notes);
     let shown = format!("vrrp_instance {name}");
     match blocks.len() {
@@ -51,11 +78,16 @@ pub(super) fn read(
             notes.approximated(instance.at(), &shown, into, why);
         }
     }
+    let first = draft.vips.len();
     draft.vips.extend(blocks);
+    Instance { name: name.to_owned(), blocks: first..draft.vips.len() }
 }
 
-fn find<'a>(instance: &'a Statement, name: &str) -> Option<&'a Word> {
-    instance.inner().iter().find(|it| it.name() == name).and_then(Statement::argument)
+/// Whether the statement can be read as it stands; if not, it is accounted for.
+fn is_readable(statement: &Statement, notes: &mut Notes) -> bool {
+    // The shell that runs a script has parameters too.
+    statement.name().starts_with("notify")
+        || !unread::account_for(statement, unread::may_be(statement, &PARTS), notes)
 }
 
 /// Options of an address that have a value.
@@ -72,24 +104,22 @@ fn read_address(
 ) {
     let mut words = statement.words.iter().peekable();
     let Some(address) = words.next() else { return };
-    let (host, prefix) = match address.text.split_once('/') {
-        Some((host, prefix)) => (host, prefix.parse().ok()),
-        None => (address.text.as_str(), None),
-    };
-    let prefix = prefix.or_else(|| supplement.prefix_of(host));
+    let Some(mut address_of) = address_and_prefix(address, supplement, notes) else { return };
+    let shown = format!("address {}", address.text);
+    notes.translated(address.at, &shown, address_of.text());
     let mut device = interface.cloned();
     while let Some(option) = words.next() {
         let value = words.next_if(|_| WITH_VALUE.contains(&option.text.as_str()));
+        let shown = format!("{} of {}", option.text, address.text);
         if let Some(value) = value.filter(|_| option.text == "dev") {
-            device = Some(value.text.clone());
+            device = interface_name(value, notes);
+        } else if option.text == "no_track" {
+            address_of.check = false;
+            notes.translated(option.at, &shown, "check: false");
         } else {
-            let why = "a VIP has an address and a prefix length";
-            notes.dropped(option.at, &format!("{} of {}", option.text, address.text), why);
+            notes.dropped(option.at, &shown, "a VIP has an address and a prefix length");
         }
     }
-    let address_of = Address { host: host.into(), prefix, check: true, connections: false };
-    let shown = format!("address {}", address.text);
-    notes.translated(address.at, &shown, address_of.text());
     let known = blocks.iter().position(|block| block.interface == device);
     let index = known.unwrap_or_else(|| {
         blocks.push(Vip::new(device, Mode::Failover));
@@ -98,11 +128,47 @@ fn read_address(
     blocks[index].addresses.push(address_of);
 }
 
+/// `192.168.1.222/24`.
+fn address_and_prefix(word: &Word, supplement: &Supplement, notes: &mut Notes) -> Option<Address> {
+    let (host, length) = match word.text.split_once('/') {
+        Some((host, length)) => (host, Some(length)),
+        None => (word.text.as_str(), None),
+    };
+    let addr = ip(host, word, notes)?;
+    let width = if addr.is_ipv4() { 32 } else { 128 };
+    let prefix = match length {
+        None => supplement.prefix_of(host),
+        Some(length) => {
+            let prefix = length.parse().ok().filter(|length| (1..=width).contains(length));
+            if prefix.is_none() {
+                let message = format!("`{length}` is not a prefix length for {addr}");
+                notes.problem(word.at, message, format!("write a number from 1 to {width}"));
+                return None;
+            }
+            prefix
+        }
+    };
+    Some(Address { host: host.into(), prefix, check: true, connections: false })
+}
+
+/// keepalived knows no names of hosts here.
+fn ip(host: &str, word: &Word, notes: &mut Notes) -> Option<IpAddr> {
+    let addr = host.parse().ok();
+    if addr.is_none() {
+        let help = "write an address such as 192.168.1.222, or remove it";
+        notes.problem(word.at, format!("`{host}` is not an IP address"), help);
+    }
+    addr
+}
+
 /// The first instance that names its peers names the nodes of the farm.
-fn read_nodes(peers: Vec<(Word, bool)>, draft: &mut Draft, notes: &mut Notes) {
+fn read_nodes(peers: Vec<(&Word, bool)>, draft: &mut Draft, notes: &mut Notes) {
     let named_before = !draft.nodes.is_empty();
     let silent = !peers.is_empty() && !peers.iter().any(|(_, own)| *own);
     for (word, own) in peers {
+        if ip(&word.text, word, notes).is_none() {
+            continue;
+        }
         let shown =
             format!("{} {}", if own { "unicast_src_ip" } else { "unicast_peer" }, word.text);
         let known = draft.nodes.iter().any(|node| node.addresses.contains(&word.text));
@@ -115,81 +181,12 @@ fn read_nodes(peers: Vec<(Word, bool)>, draft: &mut Draft, notes: &mut Notes) {
             let name = format!("node{}", draft.nodes.len() + 1);
             let why = "keepalived has no names for nodes";
             notes.approximated(word.at, &shown, format!("the node {name}"), why);
-            draft.nodes.push(Node { name, addresses: vec![word.text] });
+            draft.nodes.push(Node { name, addresses: vec![word.text.clone()] });
         }
     }
     // The node whose file this is has not said its own address.
     if silent && !named_before {
         let name = format!("node{}", draft.nodes.len() + 1);
         draft.nodes.push(Node { name, addresses: Vec::new() });
-    }
-}
-
-/// A parameter of an instance that is not about its addresses.
-fn parameter(statement: &Statement, blocks: &mut [Vip], notes: &mut Notes) {
-    let (at, text) = (statement.at(), shown(statement));
-    let why = match statement.name() {
-        "interface" => return notes.translated(at, &text, "interface"),
-        "priority" => {
-            let why = "each node's file has its own: write `priorities: { node1: 150, node2: 100 }` with those of all nodes";
-            return notes.approximated(at, &text, "equal priorities", why);
-        }
-        "nopreempt" => {
-            for block in blocks {
-                block.preempt = false;
-            }
-            return notes.translated(at, &text, "preempt: false");
-        }
-        "preempt" => return notes.translated(at, &text, "preempt: true, the default"),
-        "preempt_delay" => return preempt_delay(statement, blocks, notes),
-        "state" => "the nodes agree on who has the VIP",
-        "accept" => "the node that has the VIP takes all that is for it",
-        "virtual_router_id" | "version" | "vrrp_version" | "mcast_src_ip" | "mcast_dst_ip" => {
-            "nodes of a farm talk by heartbeats of their own, not by VRRP"
-        }
-        "advert_int" | "down_timer_adverts" => {
-            "how soon a failure is noticed is for `membership` to say, and takes a fraction of a second"
-        }
-        "authentication" => "heartbeats are authenticated by the key in `key_file`",
-        "use_vmac" | "vmac_xmit_base" | "use_ipvlan" => "a failover VIP has its node's MAC",
-        "track_interface" | "dont_track_primary" => {
-            "the interface of a VIP is always watched, and no other one"
-        }
-        "track_script" | "track_process" | "track_file" | "track_bfd" => {
-            return notes.not_yet(at, &text, NO_CHECKS);
-        }
-        "virtual_routes" | "virtual_rules" => {
-            "vipfarm sets no routes or rules: leave that to the system"
-        }
-        name if name.starts_with("notify") || name == "smtp_alert" => {
-            "vipfarm runs no scripts and sends no mail: follow `vipfarm events -f`"
-        }
-        name if name.starts_with("garp_") || name.starts_with("vrrp_garp") => {
-            "who takes the VIP over tells all clients, three times within 300 ms"
-        }
-        _ => "it has no counterpart in a farm",
-    };
-    notes.dropped(at, &text, why);
-}
-
-/// Seconds, with a fraction perhaps.
-fn preempt_delay(statement: &Statement, blocks: &mut [Vip], notes: &mut Notes) {
-    const MOST: u64 = 3600;
-    let (at, text) = (statement.at(), shown(statement));
-    let value = statement.argument().map_or("", |word| &word.text);
-    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
-    let Ok(seconds) = whole.parse::<u64>() else {
-        return notes.dropped(at, &text, "it is not a number of seconds");
-    };
-    let has_fraction = fraction.chars().any(|c| c != '0');
-    let rounded = seconds.saturating_add(u64::from(has_fraction)).min(MOST);
-    for block in blocks {
-        block.preempt_delay = rounded;
-    }
-    let into = format!("preempt_delay: {rounded}s");
-    if rounded == seconds {
-        notes.translated(at, &text, into);
-    } else {
-        notes.approximated(at, &text, into, "it is whole seconds here, an hour at most");
     }
 }

@@ -5,7 +5,7 @@ use super::{
         Source,
         account::{Account, Notes},
     },
-    element::{self, Element, Macros},
+    element::{self, Element, Macros, is_host},
 };
 use crate::config::{Diagnostics, Pos};
 
@@ -64,7 +64,7 @@ fn read_lans(root: roxmltree::Node<'_, '_>, notes: &mut Notes) -> Vec<Lan> {
                 todo.extend(element.children().rev());
             }
             "lan" => lans.extend(read_lan(element, notes)),
-            _ => element.unknown(notes),
+            _ => element.unknown(&["cluster", "lans", "lan"], notes),
         }
     }
     if lans.is_empty() {
@@ -80,7 +80,8 @@ fn read_lan(lan: Element<'_>, notes: &mut Notes) -> Option<Lan> {
     let mut nodes = Vec::new();
     for node in lan.only(&["node"], notes) {
         node.attributes(&["name", "addr"], notes);
-        nodes.extend(node.require("name", notes).zip(node.require("addr", notes)));
+        let addr = node.require("addr", notes).filter(|addr| is_host(addr, notes));
+        nodes.extend(node.require("name", notes).zip(addr));
     }
     let nodes = nodes.into_iter().map(|(name, addr)| (name.value, addr.value)).collect();
     Some(Lan { at: lan.at(), name: name?.value, nodes })

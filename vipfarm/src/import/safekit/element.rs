@@ -1,14 +1,17 @@
 //! An element of one of `SafeKit`'s files: its attributes with macros replaced, and their places.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::Notes;
-use crate::config::Pos;
+use crate::config::{Pos, is_host_name, nearest};
 
 /// Far above any module's file; what a hostile one could cost stays small.
 const MOST_NODES: u32 = 10_000;
+
+/// Elements of which a farm has nothing anyway.
+const NOT_OURS: [&str; 6] = ["heart", "rfs", "user", "vhost", "errd", "failover"];
 
 /// Macros of a module by name.
 pub(super) type Macros = HashMap<String, String>;
@@ -80,13 +83,21 @@ impl<'a> Element<'a> {
         let (known, unknown): (Vec<_>, Vec<_>) =
             self.children().partition(|child| names.contains(&child.name()));
         for element in unknown {
-            element.unknown(notes);
+            element.unknown(names, notes);
         }
         known
     }
 
-    /// Accounts for an element that means nothing here, with all that is in it.
-    pub(super) fn unknown(&self, notes: &mut Notes) {
+    /// Accounts for an element that is not among `known`, with all that is in it.
+    pub(super) fn unknown(&self, known: &[&str], notes: &mut Notes) {
+        if let Some(near) = nearest(self.name(), known) {
+            return notes.mistyped(
+                self.at(),
+                &self.with_content(),
+                near,
+                !NOT_OURS.contains(&near),
+            );
+        }
         let why = format!("it is not an element of <{}> known here", self.parent());
         notes.dropped(self.at(), &self.with_content(), why);
     }
@@ -95,8 +106,11 @@ impl<'a> Element<'a> {
     pub(super) fn attributes(&self, known: &[&str], notes: &mut Notes) {
         for attribute in self.node.attributes().filter(|it| !known.contains(&it.name())) {
             let shown = format!("{} {}", self.name(), attribute.name());
-            let why = "it is not an attribute known here";
-            notes.dropped(self.place(attribute.range().start), &shown, why);
+            let at = self.place(attribute.range().start);
+            match nearest(attribute.name(), known) {
+                Some(near) => notes.mistyped(at, &shown, near, true),
+                None => notes.dropped(at, &shown, "it is not an attribute known here"),
+            }
         }
     }
 
@@ -173,6 +187,17 @@ pub(super) fn one_of<T: Copy>(
         );
     }
     found.map(|&(_, meaning)| meaning)
+}
+
+/// Whether the value can be a host's address or name; else it is a problem.
+pub(super) fn is_host(attribute: &Attribute, notes: &mut Notes) -> bool {
+    let value = &attribute.value;
+    let usable = value.parse::<IpAddr>().is_ok() || is_host_name(value);
+    if !usable {
+        let message = format!("`{value}` is neither an IP address nor a host name");
+        notes.problem(attribute.at, message, "write an address such as 192.168.1.222");
+    }
+    usable
 }
 
 /// The text with each `%NAME%` of a known macro replaced. Once: values are not looked through again.

@@ -11,7 +11,7 @@ use super::{
         draft::{Group, Rule, Vip, usable_name},
         yaml::rule_text,
     },
-    element::{Attribute, Element, one_of},
+    element::{Attribute, Element, is_host, one_of},
 };
 use crate::{
     config::Pos,
@@ -94,7 +94,8 @@ fn read_rule(element: Element<'_>, notes: &mut Notes) -> Option<Rule> {
         Some(port) if port.value != "*" => read_port(&port, notes).map(Some),
         _ => Some(None),
     };
-    let virtual_addr = element.get("virtual_addr").map(|it| it.value).filter(|it| it != "*");
+    let virtual_addr = element.get("virtual_addr").filter(|it| it.value != "*");
+    let virtual_addr = virtual_addr.filter(|it| is_host(it, notes)).map(|it| it.value);
     Some(Rule { virtual_addr, port: port?, proto: proto?, filter: filter? })
 }
 

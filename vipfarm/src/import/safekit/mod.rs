@@ -3,6 +3,7 @@
 //! A farm module's VIP is what vipfarm's is, and most words are the same. A mirror module's VIP is
 //! where one node is: `mode: failover`.
 
+mod checks;
 mod cluster;
 mod element;
 mod groups;
@@ -15,10 +16,16 @@ use ipnet::IpNet;
 use self::{cluster::Lan, element::Element};
 use super::{
     Source, Supplement,
-    account::{Account, NO_CHECKS, Notes},
-    draft::{Address, Draft, Node, Vip},
+    account::{Account, Notes},
+    draft::{Address, Check, Draft, Node, Vip},
 };
 use crate::config::{Diagnostics, Pos};
+
+/// Elements of a module, outside of `<vip>`.
+const KNOWN: [&str; 13] = [
+    "safe", "service", "farm", "lan", "macro", "vip", "check", "failover", "heart", "rfs", "user",
+    "vhost", "errd",
+];
 
 /// Reads a module's file and, if it is there, the cluster's.
 pub(super) fn read(
@@ -41,7 +48,7 @@ pub(super) fn read(
     let mut account = notes.finish()?;
     account.elements.extend(more.elements);
     account.missing.extend(more.missing);
-    Ok((Draft { nodes, vips: found.vips }, account))
+    Ok((Draft { nodes, vips: found.vips, checks: found.checks }, account))
 }
 
 /// What is found in a module's file.
@@ -49,6 +56,7 @@ pub(super) fn read(
 struct Module {
     mirror: bool,
     vips: Vec<Vip>,
+    checks: Vec<Check>,
     /// Names of the networks that the module uses.
     lans: Vec<(Pos, String)>,
     /// Nodes that groups name, in their order.
@@ -58,7 +66,7 @@ struct Module {
 impl Module {
     fn read(root: Element<'_>, supplement: &Supplement, notes: &mut Notes) -> Self {
         let mut module = Self::default();
-        let mut vips = Vec::new();
+        let (mut vips, mut checks) = (Vec::new(), Vec::new());
         // Not by recursion: a file may nest as deeply as it likes.
         let mut todo = vec![root];
         while let Some(element) = todo.pop() {
@@ -78,11 +86,15 @@ impl Module {
                 }
                 "macro" => element.attributes(&["name", "value"], notes),
                 "vip" => vips.push(element),
+                "check" => checks.push(element),
                 _ => outside(element, notes),
             }
         }
         for vip in vips {
             vip::read(vip, module.mirror, supplement, &mut module.vips, &mut module.hosts, notes);
+        }
+        for check in checks {
+            checks::read(check, module.mirror, &module.vips, &mut module.checks, notes);
         }
         if module.vips.is_empty() {
             notes.missing(
@@ -161,10 +173,8 @@ fn outside(element: Element<'_>, notes: &mut Notes) {
         }
         "vhost" => "vipfarm changes no host names",
         "errd" => "vipfarm watches no processes: leave that to systemd (Restart=)",
-        "check" | "failover" => {
-            return notes.not_yet(element.at(), &element.with_content(), NO_CHECKS);
-        }
-        _ => return element.unknown(notes),
+        "failover" => "what follows from a check that fails is always the same: other nodes serve",
+        _ => return element.unknown(&KNOWN, notes),
     };
     notes.dropped(element.at(), &element.with_content(), why);
 }

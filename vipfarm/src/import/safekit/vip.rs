@@ -8,7 +8,7 @@ use super::{
         account::Notes,
         draft::{Address, Vip},
     },
-    element::{Attribute, Element, one_of},
+    element::{Attribute, Element, is_host, one_of},
     groups,
 };
 use crate::{
@@ -228,6 +228,9 @@ impl Reader<'_> {
             }
             None => false,
         };
+        if !is_host(&addr, self.notes) {
+            return;
+        }
         let prefix = self.prefix(element, &addr);
         block.addresses.push(Address { host: addr.value, prefix, check, connections });
     }
@@ -325,7 +328,7 @@ fn is_on_one_side(kind: Element<'_>) -> bool {
 }
 
 /// A time with its unit, s, m, h or d (section 13.1); without one it is in seconds.
-fn seconds(text: &str) -> Option<u64> {
+pub(super) fn seconds(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = match unit {

@@ -1,7 +1,9 @@
 //! Whole files, from their text to the farm's file and the account.
 
+mod elements;
 mod mutated;
 mod refused;
+mod statements;
 
 use std::{io, net::IpAddr};
 
