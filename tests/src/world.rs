@@ -245,7 +245,7 @@ impl World {
             // Node3's MAC is not known here.
             let first = std::array::from_fn(|bucket| [NOBODY, 1, NOBODY, SEVERAL][bucket % 4]);
             let next = std::array::from_fn(|bucket| [NOBODY, 1, 2, SEVERAL][bucket / 4 % 4]);
-            let turns = Turns { first: Owners(first), next: Owners(next) };
+            let turns = Turns { first: Owners(first), next: Owners(next), tenure: [1; 256] };
             plan.turns = vec![turns; plan.bitmaps.len()];
         }
         plan

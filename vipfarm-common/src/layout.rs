@@ -191,6 +191,9 @@ pub struct Group {
     /// that gets the flows which this one does not know, by such rules: [`NOBODY`] = it judges none,
     /// [`SEVERAL`] = none gets them now.
     pub next: [u8; 256],
+    /// Which time it is that this node judges the bucket's flows, by such rules. What it remembers of an
+    /// earlier one is nothing: another node may have served the flow since. 0 = it judges none.
+    pub tenure: [u16; 256],
 }
 
 impl Group {
@@ -202,6 +205,7 @@ impl Group {
         former: [NOBODY; 256],
         first: [NOBODY; 256],
         next: [NOBODY; 256],
+        tenure: [0; 256],
     };
 }
 
@@ -346,7 +350,7 @@ const _: () = {
     assert!(size_of::<Control>() == 64);
     assert!(size_of::<VipSlot>() == 16 && size_of::<Vip6Slot>() == 32);
     assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
-    assert!(size_of::<Group>() == 64 + 1024);
+    assert!(size_of::<Group>() == 64 + 1536);
     assert!(align_of::<Generation>() == 64);
     assert!(offset_of!(Generation, vips) == 32);
     assert!(offset_of!(Generation, vips6) == offset_of!(Generation, vips) + 16 * VIP_SLOTS);
@@ -354,7 +358,7 @@ const _: () = {
     assert!(offset_of!(Generation, vip_rules) == offset_of!(Generation, vmacs) + 8 * 2 * MAX_VIPS);
     assert!(offset_of!(Generation, rules) == offset_of!(Generation, vip_rules) + 32 * 2 * MAX_VIPS);
     assert!(offset_of!(Generation, groups) == offset_of!(Generation, rules) + 8 * RULE_SLOTS);
-    assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 1088 * MAX_GROUPS);
+    assert!(offset_of!(Generation, peers) == offset_of!(Generation, groups) + 1600 * MAX_GROUPS);
     assert!(offset_of!(Generation, peer_slots) == offset_of!(Generation, peers) + 8 * MAX_PEERS);
     assert!(
         offset_of!(Generation, vmac_slots) == offset_of!(Generation, peer_slots) + 8 * MAC_SLOTS

@@ -80,12 +80,11 @@ pub trait Tables {
     /// only.
     fn connection(&self, tuple: &Tuple) -> Connection;
 
-    /// When this node last accepted a datagram of that flow, in nanoseconds of the boot clock; 0 = it
-    /// remembers none.
+    /// When this node last accepted a datagram of that flow, as [`seen`] has it; 0 = it remembers none.
     fn flow_seen(&self, flow: &Tuple) -> u64;
 
-    /// Remembers that it did just now; the flows that were idle for longest are forgotten.
-    fn note_flow(&self, flow: &Tuple, now_ns: u64);
+    /// Remembers when it did; the flows that were idle for longest are forgotten.
+    fn note_flow(&self, flow: &Tuple, seen: u64);
 
     /// What the first fragment of that packet came to, as [`Tables::put_fragment`] was told it.
     fn fragment(&self, key: &FragmentKey) -> Option<u32>;
@@ -138,6 +137,8 @@ pub struct Tuple {
     pub vip_port: [u8; 2],
     /// Whether the addresses are of IPv6.
     pub is_v6: bool,
+    /// The VLANs of its packets: see [`crate::layout::vlans`].
+    pub vlans: u32,
     /// Where the headers begin, if it is a packet of the connection itself, so that its SYN cookie can
     /// be looked at.
     pub headers: Option<(usize, usize)>,
@@ -155,9 +156,12 @@ pub struct FlowKey {
     pub client_port: [u8; 2],
     /// The VIP's port.
     pub vip_port: [u8; 2],
-    /// 1: the addresses are of IPv6; else 0.
-    pub is_v6: u16,
+    /// The VLANs of its packets (see [`crate::layout::vlans`]), and [`FLOW_V6`] with addresses of IPv6.
+    pub place: u32,
 }
+
+/// Flag of [`FlowKey::place`].
+pub const FLOW_V6: u32 = 1 << 31;
 
 /// How many flows a node remembers on an interface.
 pub const MAX_FLOWS: u32 = 65_536;
@@ -165,9 +169,32 @@ pub const MAX_FLOWS: u32 = 65_536;
 impl From<&Tuple> for FlowKey {
     #[inline(always)]
     fn from(flow: &Tuple) -> Self {
-        let &Tuple { client, vip, client_port, vip_port, is_v6, .. } = flow;
-        Self { client, vip, client_port, vip_port, is_v6: is_v6.into() }
+        let &Tuple { client, vip, client_port, vip_port, is_v6, vlans, .. } = flow;
+        Self { client, vip, client_port, vip_port, place: vlans | u32::from(is_v6) << 31 }
     }
+}
+
+/// Where a word that says when a flow was seen has the tenure: times are exact to 66 µs.
+const TENURE: u64 = 0xffff;
+
+/// When a flow was seen, in nanoseconds of the boot clock, and in which tenure of its bucket (see
+/// [`crate::layout::Group::tenure`]), as one word, so that neither is read without the other.
+#[inline(always)]
+pub const fn seen(at_ns: u64, tenure: u16) -> u64 {
+    at_ns & !TENURE | tenure as u64
+}
+
+/// The time in such a word.
+#[inline(always)]
+pub const fn seen_ns(seen: u64) -> u64 {
+    seen & !TENURE
+}
+
+/// The tenure in such a word; 0 = the flow was not seen.
+#[inline(always)]
+pub const fn seen_in(seen: u64) -> u16 {
+    let [a, b, ..] = seen.to_le_bytes();
+    u16::from_le_bytes([a, b])
 }
 
 /// What this node's stack has of a connection.

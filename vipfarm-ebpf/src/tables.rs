@@ -50,7 +50,8 @@ static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(16
 #[map]
 static REQUESTERS: LruHashMap<Requester, u64> = LruHashMap::with_max_entries(16_384, 0);
 
-/// UDP flows that are to stay here, with the time of their last datagram in nanoseconds of the boot clock.
+/// UDP flows that are to stay here, with the time of their last datagram as [`vipfarm_common::packet::seen`]
+/// has it.
 #[map]
 static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 
@@ -171,9 +172,9 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn note_flow(&self, flow: &Tuple, now_ns: u64) {
+    fn note_flow(&self, flow: &Tuple, seen: u64) {
         put_flow(flow);
-        note_flow(now_ns);
+        note_flow(seen);
     }
 
     #[inline(always)]
@@ -270,7 +271,7 @@ fn put_flow(flow: &Tuple) {
     }
 }
 
-/// When [`FLOW`] was seen last; 0 = never. A function of its own, as above.
+/// When [`FLOW`] was seen last, as [`FLOWS`] has it; 0 = never. A function of its own, as above.
 #[inline(never)]
 fn flow_seen() -> u64 {
     let Some(key) = FLOW.get_ptr(0) else { return 0 };
@@ -283,15 +284,15 @@ fn flow_seen() -> u64 {
 
 /// Notes that [`FLOW`] is seen now, likewise.
 #[inline(never)]
-fn note_flow(now_ns: u64) {
+fn note_flow(now: u64) {
     let Some(key) = FLOW.get_ptr(0) else { return };
     // SAFETY: the key is a map value.
     let key = unsafe { &*key };
     match FLOWS.get_ptr_mut(key) {
         // SAFETY: an aligned word of the map; all CPUs store the same time, nearly.
-        Some(seen) => unsafe { ptr::write_volatile(seen, now_ns) },
+        Some(seen) => unsafe { ptr::write_volatile(seen, now) },
         // Fails only without memory: the flow then moves with its bucket.
-        None => drop(FLOWS.insert(key, now_ns, 0)),
+        None => drop(FLOWS.insert(key, now, 0)),
     }
 }
 

@@ -14,7 +14,10 @@ use vipfarm_common::{
     packet::{Connection, FlowKey, FragmentKey, HostPacket, Tuple},
 };
 
-use crate::{model::Mac, plan::Plan};
+use crate::{
+    model::Mac,
+    plan::{Change, Plan},
+};
 
 /// A connection's client and VIP, then their ports, as packets have them.
 type Ends = ([u8; 16], [u8; 16], [u8; 2], [u8; 2]);
@@ -84,6 +87,25 @@ impl HostTables {
         self.state.generations[0] = tables;
     }
 
+    /// Takes one of the steps to a plan, in the place of the agent's stores.
+    pub fn change(&mut self, change: Change, plan: &Plan) {
+        let tables = &mut self.state.generations[0];
+        match change {
+            Change::Structure => self.apply(plan),
+            Change::Bitmap { group, bitmap } => tables.groups[group].mine = bitmap.0,
+            Change::Moving { group, bitmap } => tables.groups[group].moving = bitmap.0,
+            Change::Former { group, owners } => tables.groups[group].former = owners.0,
+            Change::Owners { group, owners } => tables.groups[group].owners = owners.0,
+            Change::Turns { group, turns } => {
+                let group = &mut tables.groups[group];
+                (group.first, group.next) = (turns.first.0, turns.next.0);
+                group.tenure = turns.tenure;
+            }
+            Change::Peer { index, mac } => tables.peers[index] = mac,
+            Change::PeerSlot { slot, mac } => tables.peer_slots[slot] = mac,
+        }
+    }
+
     /// Takes that MAC for the node's from now on.
     pub fn set_own_mac(&mut self, mac: Mac) {
         self.own_mac = mac;
@@ -111,8 +133,8 @@ impl HostTables {
         self
     }
 
-    /// The UDP flows that it remembers, with the time of each one's last datagram, in nanoseconds of the boot
-    /// clock.
+    /// The UDP flows that it remembers, with the time of each one's last datagram as
+    /// [`vipfarm_common::packet::seen`] has it.
     pub fn flows(&self) -> Vec<(FlowKey, u64)> {
         self.flows.borrow().iter().map(|(key, seen)| (*key, *seen)).collect()
     }
@@ -169,8 +191,8 @@ impl Tables for HostTables {
         self.flows.borrow().get(&flow.into()).copied().unwrap_or(0)
     }
 
-    fn note_flow(&self, flow: &Tuple, now_ns: u64) {
-        self.flows.borrow_mut().insert(flow.into(), now_ns);
+    fn note_flow(&self, flow: &Tuple, seen: u64) {
+        self.flows.borrow_mut().insert(flow.into(), seen);
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<u32> {

@@ -1,8 +1,11 @@
 //! Who owns the buckets of each group of a farm in a view: what the file says, and what was changed at
 //! run time. Pure.
 
+mod traffic;
+
 use std::{borrow::Cow, sync::Arc};
 
+use self::traffic::Traffic;
 use crate::{
     assign::{
         Assigner,
@@ -25,6 +28,7 @@ pub struct Placement {
     /// Of `groups`, with these powers; a failover VIP has none.
     assigners: Arc<[Option<Assigner>]>,
     powers: Arc<Overrides>,
+    traffic: Arc<Traffic>,
 }
 
 /// Who shares a group, by the file.
@@ -108,7 +112,26 @@ impl Placement {
             groups: groups.into(),
             floating: vips.into(),
             powers,
+            traffic: Arc::new(Traffic::of(farm)),
         }
+    }
+
+    /// For each group the one of another file that has its name, if whatever goes by this one went by that
+    /// one or by none, and in the same buckets: where it did not, a node that goes by this file and one that
+    /// goes by the other could both take a client for their own.
+    pub fn groups_in(&self, former: &Self) -> Vec<Option<usize>> {
+        let alike = |group: usize| {
+            let name = self.name(group);
+            let theirs = (0..former.groups()).find(|&other| former.name(other) == name)?;
+            // The number chooses the hash, which is nothing to one that has all buckets.
+            let floats = self.floating(group).is_some() && former.floating(theirs).is_some();
+            (theirs == group || floats).then_some(theirs)
+        };
+        let mut groups: Vec<_> = (0..self.groups()).map(alike).collect();
+        for (group, before, same) in self.traffic.since(&former.traffic) {
+            groups[group] = groups[group].filter(|&theirs| theirs == before && same);
+        }
+        groups
     }
 
     /// Whether the other was made from the same groups as this one, or a clone of it.

@@ -42,19 +42,30 @@ pub struct Plan {
     pub peers: Peers,
 }
 
-/// Who judges a group's flows before a node, and after it, as the kernel reads them: see
-/// [`Group::first`] and [`Group::next`].
+/// Who judges a group's flows before a node, and after it, and since when it does, as the kernel reads
+/// them: see [`Group::first`] and [`Group::next`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turns {
     /// Before.
     pub first: Owners,
     /// After.
     pub next: Owners,
+    /// See [`Group::tenure`].
+    pub tenure: [u16; 256],
 }
 
 impl Turns {
     /// Nobody judges any.
-    pub const NONE: Self = Self { first: Owners::NONE, next: Owners::NONE };
+    pub const NONE: Self = Self { first: Owners::NONE, next: Owners::NONE, tenure: [0; 256] };
+
+    /// Since when, as words of memory.
+    pub(crate) fn tenure_words(&self) -> [u64; 64] {
+        let four = self.tenure.as_chunks::<4>().0;
+        std::array::from_fn(|index| {
+            let [a, b, c, d] = four[index].map(u16::to_ne_bytes);
+            u64::from_ne_bytes([a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]])
+        })
+    }
 }
 
 /// A group's owners as the kernel reads them: a node's index for each bucket, or [`NOBODY`].
@@ -158,14 +169,20 @@ impl Plan {
         let former = former.map(|(group, owners)| Change::Former { group, owners });
         let moving = changed(&old.moving, &self.moving);
         let moving = moving.map(|(group, bitmap)| Change::Moving { group, bitmap });
-        let bitmaps = changed(&old.bitmaps, &self.bitmaps);
-        let bitmaps = bitmaps.map(|(group, bitmap)| Change::Bitmap { group, bitmap });
+        // Who is no owner any more may be the first to judge flows, and who is one now must not be.
+        let before = |group: usize| old.bitmaps.get(group).copied().unwrap_or_default();
+        let kept = |(group, bitmap): (usize, &Bitmap)| (group, before(group).and(*bitmap));
+        let kept = self.bitmaps.iter().enumerate().map(kept);
+        let shrunk = kept.clone().filter(|&(group, kept)| kept != before(group));
+        let grown = kept.filter(|&(group, kept)| kept != self.bitmaps[group]);
+        let shrunk = shrunk.map(|(group, bitmap)| Change::Bitmap { group, bitmap });
+        let grown = grown.map(|(group, _)| Change::Bitmap { group, bitmap: self.bitmaps[group] });
         let owners = changed(&old.owners, &self.owners);
         let owners = owners.map(|(group, owners)| Change::Owners { group, owners });
         let turns = changed(&old.turns, &self.turns);
         let turns = turns.map(|(group, turns)| Change::Turns { group, turns });
         let mut changes: Vec<Change> =
-            former.chain(moving).chain(turns).chain(bitmaps).chain(owners).collect();
+            former.chain(moving).chain(shrunk).chain(turns).chain(grown).chain(owners).collect();
         if old.peers != self.peers {
             let peers = changed(&old.peers.words(), &self.peers.words())
                 .map(|(index, mac)| Change::Peer { index, mac })
@@ -198,6 +215,7 @@ impl Plan {
         for (group, turns) in tables.groups.iter_mut().zip(&self.turns) {
             group.first = turns.first.0;
             group.next = turns.next.0;
+            group.tenure = turns.tenure;
         }
         tables.peer_multiplier = self.peers.multiplier;
         tables.peers = self.peers.words();

@@ -43,7 +43,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return Ok(self.owner(vip, group, bucket));
         }
         let headers = (!quoted).then_some((self.ethernet.network, ip.transport));
-        let own = match self.tables.connection(&tuple(ip, flow, headers)) {
+        let own = match self.tables.connection(&self.tuple(ip, flow, headers)) {
             Connection::None => false,
             // A port is soon used again (RFC 6191), and then it is another's.
             Connection::Ended => has(FIN),
@@ -106,21 +106,23 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         own[0] |= 1;
         self.ethernet.head.set::<6, 6>(own);
     }
-}
 
-/// The ends of a flow, and where the headers of the packet are, if it is one of the flow itself.
-#[inline(always)]
-pub(super) fn tuple<A: Address>(
-    ip: &Ip<A>,
-    flow: &Flow<A>,
-    headers: Option<(usize, usize)>,
-) -> Tuple {
-    Tuple {
-        client: flow.client.bytes(),
-        vip: ip.vip.bytes(),
-        client_port: flow.client_port,
-        vip_port: flow.vip_port,
-        is_v6: A::IS_V6,
-        headers,
+    /// The ends of a flow, and where the headers of the packet are, if it is one of the flow itself.
+    #[inline(always)]
+    pub(super) fn tuple<A: Address>(
+        &self,
+        ip: &Ip<A>,
+        flow: &Flow<A>,
+        headers: Option<(usize, usize)>,
+    ) -> Tuple {
+        Tuple {
+            client: flow.client.bytes(),
+            vip: ip.vip.bytes(),
+            client_port: flow.client_port,
+            vip_port: flow.vip_port,
+            is_v6: A::IS_V6,
+            vlans: self.ethernet.vlans,
+            headers,
+        }
     }
 }

@@ -78,9 +78,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             Some(fate) if fate & BY_BUCKET != 0 => {
                 let [bucket, group, ..] = fate.to_le_bytes();
                 if fate & ON != 0 {
-                    return Err(
-                        self.hand_on(vip, Place { group: u32::from(group), bucket, linger_s: 0 })
-                    );
+                    return self
+                        .hand_on(vip, Place { group: u32::from(group), bucket, linger_s: 0 });
                 }
                 if fate & BACK != 0 {
                     return Err(self.hand_back(u32::from(group), bucket));

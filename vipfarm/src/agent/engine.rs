@@ -422,6 +422,7 @@ impl Engine {
             accept,
             lingering: share.map_or_else(Vec::new, |share| share.lingering().to_vec()),
             inherited: share.map_or_else(Vec::new, Share::inherited),
+            tenures: share.map_or_else(Vec::new, |share| share.tenures().to_vec()),
             steps: share.map_or(0, Share::steps),
             heartbeats: self.membership.counters().by_word().collect(),
             lateness: self.lateness(),

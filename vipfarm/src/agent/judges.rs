@@ -13,8 +13,17 @@ use crate::{
     plan::Turns,
 };
 
+const ALL: Bitmap = Bitmap([u64::MAX; 4]);
+
 /// Sets of nodes, by bucket.
 type Nodes = [NodeSet; BUCKETS];
+
+/// Which time it is that this node judges flows, by bucket: see
+/// [`Group::tenure`](vipfarm_common::layout::Group::tenure).
+pub(super) type Tenures = [u16; BUCKETS];
+
+/// The tenure that an agent begins with.
+const FIRST: u16 = 1;
 
 /// Who judges.
 #[derive(Debug, Clone)]
@@ -33,6 +42,10 @@ pub(super) struct Judges {
     assumed: Vec<Nodes>,
     /// Who they are is not known, for no view was installed here before, and not all have said.
     unknown: bool,
+    /// By kernel group.
+    tenures: Vec<Tenures>,
+    /// The newest of all groups, so that what is remembered of one group counts in no other.
+    newest: u16,
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +69,8 @@ impl Judges {
             candidates: nobody.clone(),
             assumed: nobody,
             unknown: false,
+            tenures: vec![[FIRST; BUCKETS]; groups],
+            newest: FIRST,
         }
     }
 
@@ -112,7 +127,29 @@ impl Judges {
 
     /// Forgets everything: the node serves nothing any more.
     pub(super) fn forget(&mut self) {
-        *self = Self::of(std::mem::take(&mut self.keep));
+        self.let_go(|_| ALL);
+        let (tenures, newest) = (std::mem::take(&mut self.tenures), self.newest);
+        *self = Self { tenures, newest, ..Self::of(std::mem::take(&mut self.keep)) };
+    }
+
+    /// This node judges flows of those buckets, by kernel group, no more: what it remembers of them counts
+    /// for nothing from now on, for others may serve them before it judges again.
+    pub(super) fn let_go(&mut self, buckets: impl Fn(usize) -> Bitmap) {
+        if !self.keep_any() {
+            return;
+        }
+        // In 65,535 times every flow has been idle for too long.
+        self.newest = self.newest.checked_add(1).unwrap_or(FIRST);
+        for (group, tenures) in self.tenures.iter_mut().enumerate() {
+            let gone = buckets(group);
+            let tenures = tenures.iter_mut().enumerate();
+            tenures.filter(|(it, _)| gone.has(*it)).for_each(|(_, tenure)| *tenure = self.newest);
+        }
+    }
+
+    /// Which time it is that this node judges each bucket's flows, by kernel group; empty if none linger.
+    pub(super) fn tenures(&self) -> &[Tenures] {
+        &self.tenures
     }
 
     /// Whether all have said what lingers with them.
@@ -126,7 +163,7 @@ impl Judges {
         let Some(last) = &self.last else { return self.no_turns() };
         let said = handover.said();
         let group = |group: usize| {
-            let mut turns = Turns::NONE;
+            let mut turns = Turns { tenure: self.tenures[group], ..Turns::NONE };
             let lingering = handover.lingering()[group];
             for bucket in (0..BUCKETS).filter(|_| self.keep[group]) {
                 let names = |(_, bitmaps): &(NodeId, &[Bitmap])| bitmaps[group].has(bucket);
@@ -195,12 +232,19 @@ impl Judges {
             owners: (0..new.keep.len()).map(|group| owners(last, group)).collect(),
             ..last.clone()
         });
+        let newest = self.newest.checked_add(1).unwrap_or(FIRST);
+        let tenures = |group| {
+            let before = former(group).and_then(|group| self.tenures.get(group));
+            before.copied().unwrap_or([newest; BUCKETS])
+        };
         Self {
             last,
             promised: self.promised,
             candidates: nodes(&self.candidates),
             assumed: nodes(&self.assumed),
             unknown: self.unknown,
+            tenures: (0..new.tenures.len()).map(tenures).collect(),
+            newest,
             ..new
         }
     }

@@ -173,18 +173,20 @@ impl Linger {
         }
         let (flows, config, hash_key) =
             (Arc::clone(&self.flows), Arc::clone(config), self.hash_key);
+        let tenures = snapshot.tenures.clone();
         let walk = move || {
             let now = realtime::now();
-            let place = |flow: &FlowSeen| {
-                let place =
-                    |port: &Port| port.services().lingering_flow(hash_key, flow.client, flow.vip);
-                let (place, linger) = config.ports.iter().find_map(place)?;
-                let idle = now.saturating_since(BootTime::from_nanos(flow.at_ns));
-                (idle <= linger).then_some(place)
+            let place = |port: &Port, flow: &FlowSeen| {
+                let &FlowSeen { client, vip, vlans, at_ns, tenure } = flow;
+                let (place, linger) =
+                    port.services().lingering_flow(hash_key, client, vip, vlans)?;
+                let is_of_now = tenures.get(place.0)?[usize::from(place.1)] == tenure;
+                let idle = now.saturating_since(BootTime::from_nanos(at_ns));
+                (is_of_now && idle <= linger).then_some(place)
             };
             let mut places = Vec::new();
-            for flows in flows.iter() {
-                places.extend(flows.all()?.iter().filter_map(place));
+            for (port, flows) in config.ports.iter().zip(flows.iter()) {
+                places.extend(flows.all()?.iter().filter_map(|flow| place(port, flow)));
             }
             Ok::<_, datapath::Error>(places)
         };

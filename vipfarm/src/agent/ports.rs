@@ -95,16 +95,14 @@ impl Port {
         self.share.settle();
     }
 
-    /// Takes over from the port of another configuration: accepts what that accepted of groups with
-    /// the same names, and knows the same peers.
+    /// Takes over from the port of another configuration: accepts what that accepted of groups that are
+    /// the same, and nothing of those whose clients are in other buckets now, which other nodes may still
+    /// judge by the former ones. Knows the same peers.
     pub fn follow(&mut self, former: &Self) {
-        let (own, theirs) = (&self.placement, &former.placement);
-        let of_name = |name| (0..theirs.groups()).find(|&other| theirs.name(other) == name);
-        self.share = former.share.renumbered(
-            |group| of_name(own.name(group)),
-            own.lingers(),
-            own.keeps_flows(),
-        );
+        let own = &self.placement;
+        let groups = own.groups_in(&former.placement);
+        self.share =
+            former.share.renumbered(|group| groups[group], own.lingers(), own.keeps_flows());
         self.peers.clone_from(&former.peers);
     }
 
@@ -352,5 +350,35 @@ mod tests {
         assert_eq!(next.accept()[0], former.accept()[0]);
         assert!(next.accept()[1].is_empty());
         assert_eq!(next.plan().peers, former.plan().peers);
+    }
+
+    #[test]
+    fn a_port_that_follows_another_accepts_nothing_where_clients_are_in_other_buckets_now() {
+        const G: &str = "{ name: g, rules: [{ port: 80, proto: tcp, filter: on_port }, { port: 53, proto: udp, filter: on_port, linger: 10s }] }";
+        const H: &str = "{ name: h, rules: [{ port: 81, proto: tcp, filter: on_port }] }";
+        let of = |groups: &[&str]| {
+            let farm = fixture::farm(&format!("[{}]", groups.join(", ")));
+            Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits")
+        };
+        let mut former = of(&[G, H]);
+        former.acquire(node(0), &alive(&[0, 1, 2]));
+        let accepts = |groups: &[&str]| -> Vec<bool> {
+            let mut next = of(groups);
+            next.follow(&former);
+            next.accept().iter().map(|bitmap| !bitmap.is_empty()).collect()
+        };
+        assert_eq!(accepts(&[G, H]), [true; 3]);
+        assert_eq!(accepts(&[H, G]), [true, false, false], "their numbers choose the hash");
+        let filter = G.replacen("on_port", "on_addr", 1);
+        assert_eq!(accepts(&[&filter, H]), [true, false, true]);
+        let linger = G.replace(", linger: 10s", "");
+        assert_eq!(accepts(&[&linger, H]), [true, false, true]);
+        let longer = G.replace("10s", "20s");
+        assert_eq!(accepts(&[&longer, H]), [true; 3], "one still judges after the other");
+        let (new, lost) = (G.replace("80", "82"), H.replace("81", "80"));
+        assert_eq!(accepts(&[&new, H]), [true; 3], "nobody served that port before");
+        assert_eq!(accepts(&[&new, &lost]), [true, true, false], "another group's clients");
+        let any = H.replace("81", "'*'");
+        assert_eq!(accepts(&[&linger.replace("80", "82"), &any]), [true, false, false]);
     }
 }

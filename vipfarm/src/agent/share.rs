@@ -207,7 +207,10 @@ impl Share {
     /// Only those buckets still have connections here, as was counted after that step.
     pub fn keep(&mut self, step: u64, buckets: &[Bitmap]) {
         if step == self.steps || !self.rules().count {
+            let before = self.handover.lingering().to_vec();
             self.handover.keep(buckets);
+            let after = self.handover.lingering();
+            self.judges.let_go(|group| before[group].without(after[group]));
         }
     }
 
@@ -262,6 +265,11 @@ impl Share {
     /// Who judges flows that linger before and after this node, by kernel group; empty if none do.
     pub fn turns(&self) -> Vec<Turns> {
         self.judges.turns(&self.handover, &self.accept)
+    }
+
+    /// Which time it is that this node judges each bucket's flows, by kernel group; empty if none linger.
+    pub fn tenures(&self) -> &[[u16; BUCKETS]] {
+        self.judges.tenures()
     }
 
     /// The same of a node that judges none.

@@ -110,13 +110,14 @@ impl State {
                 // What an earlier trace has left.
                 self.frames();
                 let lost = self.lost();
-                let follow = |follower: &mut Follower| follower.want(wanted(query));
+                let begun = self.want(wanted(query)).map_err(|error| error.to_string());
                 let detour = || self.commander.send(Command::Detour(true));
-                self.followers
-                    .iter_mut()
-                    .try_for_each(follow)
-                    .map_err(|error| error.to_string())?;
-                detour().map_err(|error| error.to_string())?;
+                let begun = begun.and_then(|()| detour().map_err(|error| error.to_string()));
+                if begun.is_err() {
+                    // Nobody would end what some of them have begun; that cannot be told better.
+                    let _ = self.want(Wanted::default());
+                }
+                begun?;
                 let message = format!(
                     "the packets of {} are traced: all for the VIPs take the slow path meanwhile",
                     HostPort { addr: query.client, port: query.client_port }
@@ -131,8 +132,7 @@ impl State {
 
     fn end(&mut self) {
         let Some(session) = self.session.take() else { return };
-        let unwanted = |follower: &mut Follower| follower.want(Wanted::default());
-        let unwanted = self.followers.iter_mut().try_for_each(unwanted);
+        let unwanted = self.want(Wanted::default());
         let client = session.query.client;
         match unwanted.map_err(|error| error.to_string()) {
             Ok(()) => self.history.push(Level::Info, "trace", format!("{client}: traced no more")),
@@ -140,6 +140,11 @@ impl State {
         }
         // The thread has ended: so has its lease.
         let _ = self.commander.send(Command::Detour(false));
+    }
+
+    /// Has all interfaces tell of those frames.
+    fn want(&mut self, wanted: Wanted) -> Result<(), Error> {
+        of_each(&mut self.followers, |follower| follower.want(wanted))
     }
 
     /// Those that wait, with the places of their interfaces.
@@ -176,7 +181,8 @@ impl Asking {
                     let Some(session) = &mut state.session else { return (frames, 0) };
                     session.asked = false;
                     session.answered = Instant::now();
-                    let new = lost - std::mem::replace(&mut session.lost, lost);
+                    // One that cannot tell has lost none.
+                    let new = lost.saturating_sub(std::mem::replace(&mut session.lost, lost));
                     return (frames, new);
                 }
             }
@@ -191,6 +197,11 @@ impl Drop for Asking {
             self.tracer.state().end();
         }
     }
+}
+
+/// Does it with each, whatever becomes of the others; the first error.
+fn of_each<T, E>(all: &mut [T], each: impl FnMut(&mut T) -> Result<(), E>) -> Result<(), E> {
+    all.iter_mut().map(each).fold(Ok(()), Result::and)
 }
 
 fn wanted(query: TraceQuery) -> Wanted {
@@ -256,4 +267,20 @@ fn rule<'f>(farm: &'f Farm, packet: &Summary) -> Option<&'f Rule> {
     let mut blocks = farm.vips.iter().filter(|block| block.vlan.ids() == tags);
     let block = blocks.find(|block| block.addresses.iter().any(|vip| vip.addr == addr))?;
     block.rule_for(addr, proto, Some(port?)).map(|(_, rule)| rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_refuses_is_done_with_the_others() {
+        let mut all = [1, 2, 3];
+        let double = |it: &mut i32| {
+            *it *= 2;
+            if *it == 6 { Ok(()) } else { Err(*it) }
+        };
+        assert_eq!(of_each(&mut all, double), Err(2), "the first error");
+        assert_eq!(all, [2, 4, 6]);
+    }
 }

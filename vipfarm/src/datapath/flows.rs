@@ -6,7 +6,7 @@ use aya::{
     Ebpf, Pod,
     maps::{HashMap, MapData, MapError},
 };
-use vipfarm_common::packet::{FlowKey, MAX_FLOWS};
+use vipfarm_common::packet::{FLOW_V6, FlowKey, MAX_FLOWS, seen_in, seen_ns};
 
 use super::{Error, object};
 
@@ -15,7 +15,7 @@ use super::{Error, object};
 #[repr(transparent)]
 struct Key(FlowKey);
 
-// SAFETY: plain bytes and an integer, without padding: 38 bytes aligned to two.
+// SAFETY: plain bytes and an integer, without padding: 40 bytes aligned to four.
 unsafe impl Pod for Key {}
 
 /// The kernel's memory of one interface.
@@ -28,8 +28,12 @@ pub struct FlowSeen {
     pub client: SocketAddr,
     /// The farm's end.
     pub vip: SocketAddr,
+    /// The VLANs of its packets: see [`vipfarm_common::layout::vlans`].
+    pub vlans: u32,
     /// When its last datagram came, in nanoseconds of the boot clock.
     pub at_ns: u64,
+    /// In which tenure of its bucket: see [`vipfarm_common::layout::Group::tenure`].
+    pub tenure: u16,
 }
 
 impl Flows {
@@ -45,7 +49,7 @@ impl Flows {
         for key in self.0.keys().take(2 * MAX_FLOWS as usize) {
             let key = key.map_err(|error| object::map_error(&error))?;
             match self.0.get(&key, 0) {
-                Ok(at_ns) => flows.push(key.seen(at_ns)),
+                Ok(seen) => flows.push(key.seen(seen)),
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(object::map_error(&error)),
             }
@@ -55,13 +59,20 @@ impl Flows {
 }
 
 impl Key {
-    fn seen(&self, at_ns: u64) -> FlowSeen {
-        let FlowKey { client, vip, client_port, vip_port, is_v6 } = self.0;
+    fn seen(&self, seen: u64) -> FlowSeen {
+        let FlowKey { client, vip, client_port, vip_port, place } = self.0;
+        let is_v6 = place & FLOW_V6 != 0;
         let end = |bytes: [u8; 16], port| {
             let [a, b, c, d, ..] = bytes;
-            let addr = if is_v6 == 0 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(bytes) };
+            let addr = if is_v6 { IpAddr::from(bytes) } else { IpAddr::from([a, b, c, d]) };
             SocketAddr::new(addr, u16::from_be_bytes(port))
         };
-        FlowSeen { client: end(client, client_port), vip: end(vip, vip_port), at_ns }
+        FlowSeen {
+            client: end(client, client_port),
+            vip: end(vip, vip_port),
+            vlans: place & !FLOW_V6,
+            at_ns: seen_ns(seen),
+            tenure: seen_in(seen),
+        }
     }
 }

@@ -181,7 +181,8 @@ impl SharedState {
     }
 
     /// Stores who judges a group's flows likewise: who is before this node first, so that it does not take
-    /// itself for the first one.
+    /// itself for the first one, and since when it does last, so that nothing is noted by one that does not
+    /// any more.
     pub(super) fn store_turns(&mut self, group: usize, turns: &Turns) {
         // SAFETY: as above.
         store_words(
@@ -190,6 +191,9 @@ impl SharedState {
         );
         // SAFETY: as above.
         store_words(unsafe { addr_of_mut!((*self.group(group)).next) }.cast(), turns.next.words());
+        // SAFETY: as above.
+        let tenure = unsafe { addr_of_mut!((*self.group(group)).tenure) };
+        store_words(tenure.cast(), turns.tenure_words());
     }
 
     fn group(&mut self, group: usize) -> *mut Group {

@@ -214,25 +214,34 @@ impl Services {
         client: SocketAddr,
         vip: SocketAddr,
     ) -> Option<(usize, u8)> {
-        let rule = self.rule_of(vip, false)?;
+        // A socket does not tell its VLAN.
+        let rule = self.rule_of(|entry| entry.addr == vip.ip(), vip.port(), false)?;
         Some(rule.place(hash_key, client, TCP))
     }
 
-    /// The same of a UDP flow whose rule has it linger, and for how long.
+    /// The same of a UDP flow in those VLANs (see [`layout::vlans`]) whose rule has it linger, and for how
+    /// long.
     pub fn lingering_flow(
         &self,
         hash_key: [u8; 16],
         client: SocketAddr,
         vip: SocketAddr,
+        vlans: u32,
     ) -> Option<((usize, u8), Duration)> {
-        let rule = self.rule_of(vip, true).filter(|rule| rule.linger_s > 0)?;
+        let is_its = |entry: &VipEntry| entry.addr == vip.ip() && entry.vlans() == vlans;
+        let rule = self.rule_of(is_its, vip.port(), true).filter(|rule| rule.linger_s > 0)?;
         Some((rule.place(hash_key, client, UDP), Duration::from_secs(rule.linger_s.into())))
     }
 
-    fn rule_of(&self, vip: SocketAddr, udp: bool) -> Option<&RuleEntry> {
-        let place = self.vips.iter().position(|entry| entry.addr == vip.ip())?;
+    fn rule_of(
+        &self,
+        is_its: impl Fn(&VipEntry) -> bool,
+        port: u16,
+        udp: bool,
+    ) -> Option<&RuleEntry> {
+        let place = self.vips.iter().position(is_its)?;
         let key = |port| RuleKey { vip: number(place + 1), udp, port };
-        let exact = self.rules.get(&key(Some(vip.port())));
+        let exact = self.rules.get(&key(Some(port)));
         exact.or_else(|| self.rules.get(&key(None)))
     }
 

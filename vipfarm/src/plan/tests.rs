@@ -151,6 +151,29 @@ fn equal_services_change_by_words_only() {
     assert_eq!(other.changes_from(Some(&old)), [Change::Structure]);
 }
 
+/// Who gives a bucket away may be the first to judge its flows, and who gets it must not be.
+#[test]
+fn who_judges_first_is_stored_between_what_is_lost_and_what_is_gained() {
+    let old = plan(&[block(&[ONE], &[&[rule(None, None)]])], |_| true);
+    let old = Plan { turns: vec![Turns::NONE; 2], ..old };
+    let mut new = old.clone();
+    new.turns[1].next.0[0] = 1;
+    let (few, others) = (Bitmap([0xff, 0, 0, 0]), Bitmap([0xf0f, 0, 0, 0]));
+    let turns = Change::Turns { group: 1, turns: new.turns[1] };
+    let stored = |bitmap| Change::Bitmap { group: 1, bitmap };
+    let steps = |from, to| {
+        let with = |plan: &Plan, bitmap| {
+            let mut plan = plan.clone();
+            plan.bitmaps[1] = bitmap;
+            plan
+        };
+        with(&new, to).changes_from(Some(&with(&old, from)))
+    };
+    assert_eq!(steps(few, Bitmap::default()), [stored(Bitmap::default()), turns]);
+    assert_eq!(steps(Bitmap::default(), few), [turns, stored(few)]);
+    assert_eq!(steps(few, others), [stored(few.and(others)), turns, stored(others)]);
+}
+
 #[test]
 fn what_does_not_fit_is_refused_with_the_numbers() {
     let many: Vec<Ipv4Addr> = (0..65).map(|i| Ipv4Addr::from(0x0a00_0001 + i)).collect();
@@ -202,6 +225,36 @@ fn a_connection_is_counted_in_the_bucket_that_its_packets_are_judged_by() {
         plan.services.bucket_of([1; 16], ([10, 1, 2, 3], 1).into(), ([9, 9, 9, 9], 80).into()),
         None
     );
+}
+
+#[test]
+fn flows_to_one_address_in_two_vlans_are_two() {
+    let linger = Some(std::time::Duration::from_secs(10));
+    let rule = Rule { proto: Proto::Udp, linger, ..rule(None, Some(80)) };
+    let tagged = |inner| {
+        let vlan = VlanTags { outer: 0, inner };
+        Vip { vlan, ..block(&[ONE], &[std::slice::from_ref(&rule)]) }
+    };
+    let plan = plan(&[tagged(10), tagged(20)], |_| true);
+    let tables = HostTables::new(&plan, [1; 16], Mac([2; 6]));
+    let client = [10, 1, 2, 3];
+    for (vlan, group) in [(10, 1), (20, 2)] {
+        let ip = [0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0];
+        let tag = [0x81, 0, 0, vlan, 8, 0];
+        let mut frame = [&[2; 6][..], &[4; 6], &tag, &ip, &client, &ONE.octets()].concat();
+        frame.extend([0x0f, 0xa0, 0, 80, 0, 8, 0, 0]);
+        assert_eq!(tables.decide(&mut frame), Reason::Mine);
+        let judged = tables.observed().map(|(group, bucket)| (group as usize, bucket));
+        let found = plan.services.lingering_flow(
+            [1; 16],
+            (client, 4000).into(),
+            (ONE, 80).into(),
+            vlan.into(),
+        );
+        assert_eq!(found.map(|(place, _)| place), judged);
+        assert_eq!(judged.map(|(group, _)| group), Some(group), "VLAN {vlan}");
+    }
+    assert_eq!(tables.flows().len(), 2);
 }
 
 #[test]

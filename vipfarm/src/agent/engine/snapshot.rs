@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::{
     agent::ports::Port,
     membership::{BootTime, PeerStatus},
-    model::{Bitmap, View},
+    model::{BUCKETS, Bitmap, View},
     status::{Lateness, NodeState, ViewChange},
 };
 
@@ -59,6 +59,8 @@ pub struct Snapshot {
     pub lingering: Vec<Bitmap>,
     /// The buckets taken over whose old connections other nodes may still serve, by kernel group.
     pub inherited: Vec<Bitmap>,
+    /// Which time it is that this node judges flows that linger, by kernel group and bucket; empty if none do.
+    pub tenures: Vec<[u16; BUCKETS]>,
     /// How often what it accepts was changed: what is counted of it holds until the next time.
     pub steps: u64,
     /// Heartbeats by outcome.
@@ -90,6 +92,7 @@ impl Snapshot {
             accept: ports.iter().map(|port| port.accept().to_vec()).collect(),
             lingering: Vec::new(),
             inherited: Vec::new(),
+            tenures: Vec::new(),
             steps: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),

@@ -1,10 +1,15 @@
 //! A farm on paper: the nodes' tables and memories on the host, datagrams through `decide`, views in two
 //! steps, heartbeats and frames that get lost.
 
+mod races;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use proptest::{collection::vec, prelude::*};
-use vipfarm_common::Verdict;
+use vipfarm_common::{
+    Verdict,
+    packet::{seen_in, seen_ns},
+};
 
 use super::*;
 use crate::{
@@ -12,7 +17,7 @@ use crate::{
     host::HostTables,
     membership::BootTime,
     model::{Mac, Mode, Override, Overrides},
-    plan::OwnAddresses,
+    plan::{OwnAddresses, Plan},
 };
 
 const GROUPS: &str =
@@ -24,6 +29,8 @@ const LINGER: Duration = Duration::from_secs(10);
 const HASH_KEY: [u8; 16] = [7; 16];
 const VIP: [u8; 4] = [10, 0, 0, 100];
 const CLIENT: Mac = Mac([2, 0, 0, 0, 1, 1]);
+const CLIENT_ADDR: [u8; 4] = [10, 0, 1, 1];
+const FIRST_PORT: u16 = 30_000;
 
 /// Something happens.
 #[derive(Debug, Clone)]
@@ -34,6 +41,10 @@ enum Step {
     Begin([u16; NODES], u8),
     /// A node dies, or comes back.
     Flip(usize),
+    /// A node loses its lease, with all that it has but its kernel's memory, or comes back.
+    Fence(usize),
+    /// A node lets go of all that lingers with it, whatever flows there are.
+    LetGo(usize),
     /// A node's heartbeats of now reach those nodes, by bits.
     Tell(usize, u8),
     /// A node counts its flows and lets go of what has none left.
@@ -49,6 +60,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => [0..3_u16, 0..3_u16, 0..3_u16].prop_map(Step::Powers),
         1 => ([0..3_u16, 0..3_u16, 0..3_u16], 0..8_u8).prop_map(|(powers, who)| Step::Begin(powers, who)),
         1 => (0..NODES).prop_map(Step::Flip),
+        2 => (0..NODES).prop_map(Step::Fence),
+        1 => (0..NODES).prop_map(Step::LetGo),
         4 => (0..NODES, 0..8_u8).prop_map(|(node, to)| Step::Tell(node, to)),
         2 => (0..NODES).prop_map(Step::Count),
         2 => (1..12_u64).prop_map(|seconds| Step::Pass(Duration::from_secs(seconds))),
@@ -59,6 +72,9 @@ fn step() -> impl Strategy<Value = Step> {
 struct Node {
     port: Port,
     tables: HostTables,
+    /// What they say.
+    plan: Plan,
+    fenced: bool,
     /// The view installed.
     installed: View,
     /// What the others have said last, and in which view.
@@ -66,8 +82,13 @@ struct Node {
 }
 
 impl Node {
-    fn apply(&mut self) {
-        self.tables.apply(&self.port.plan());
+    /// The kernel group and the bucket of a flow.
+    fn place(&self, flow: u16) -> (usize, usize) {
+        let client = (CLIENT_ADDR, FIRST_PORT + flow).into();
+        let place = self.port.services().lingering_flow(HASH_KEY, client, (VIP, 7000).into(), 0);
+        let ((group, bucket), linger) = place.expect("it is a flow of the rule");
+        assert_eq!(linger, LINGER);
+        (group, bucket.into())
     }
 }
 
@@ -112,9 +133,11 @@ impl Paper {
     fn born(&self, index: usize) -> Node {
         let mut port = Port::new(&self.farm, |_| true, OwnAddresses::default()).expect("it fits");
         (0..NODES).filter(|&peer| peer != index).for_each(|peer| port.learn(id(peer), mac(peer)));
-        let mut tables = HostTables::new(&port.plan(), HASH_KEY, mac(index));
+        let plan = port.plan();
+        let mut tables = HostTables::new(&plan, HASH_KEY, mac(index));
         tables.pass(self.now);
-        Node { port, tables, installed: View::default(), heard: BTreeMap::new() }
+        let (installed, heard) = (View::default(), BTreeMap::new());
+        Node { port, tables, plan, fenced: false, installed, heard }
     }
 
     fn random(&mut self, bound: u64) -> u64 {
@@ -125,7 +148,8 @@ impl Paper {
     }
 
     fn alive(&mut self) -> Vec<usize> {
-        let mut alive: Vec<_> = (0..NODES).filter(|&node| self.nodes[node].is_some()).collect();
+        let serves = |&node: &usize| self.nodes[node].as_ref().is_some_and(|node| !node.fenced);
+        let mut alive: Vec<_> = (0..NODES).filter(serves).collect();
         let first = usize::try_from(self.random(3)).expect("small");
         let count = alive.len();
         alive.rotate_left(first % count.max(1));
@@ -157,10 +181,20 @@ impl Paper {
         }
     }
 
+    /// Changes a node, and then its tables step by step, with datagrams between any two.
     fn with(&mut self, index: usize, change: impl FnOnce(&mut Node, NodeId)) {
+        let Some(node) = &mut self.nodes[index] else { return };
+        change(node, id(index));
+        let plan = node.port.plan();
+        for change in plan.changes_from(Some(&node.plan)) {
+            if let Some(node) = &mut self.nodes[index] {
+                node.tables.change(change, &plan);
+            }
+            let any = self.random(FLOWS.into());
+            self.send_one(u16::try_from(any).expect("few flows"));
+        }
         if let Some(node) = &mut self.nodes[index] {
-            change(node, id(index));
-            node.apply();
+            node.plan = plan;
         }
     }
 
@@ -178,18 +212,53 @@ impl Paper {
 
     /// Dies, with its kernel's memory, or comes back without it.
     fn flip(&mut self, index: usize) {
-        let others = self.view.alive.without(id(index));
         if self.nodes[index].take().is_some() {
-            self.served.retain(|_, (node, _)| *node != index);
-            if others.is_empty() {
-                self.view.alive = others;
-            } else {
-                self.change(View { alive: others, ..self.view.clone() });
-            }
+            self.lose(index);
         } else {
             self.nodes[index] = Some(self.born(index));
-            self.change(View { alive: others.with(id(index)), ..self.view.clone() });
+            self.join(index);
         }
+    }
+
+    fn fence(&mut self, index: usize) {
+        let Some(node) = &mut self.nodes[index] else { return };
+        node.fenced = !node.fenced;
+        if node.fenced {
+            self.with(index, |node, _| node.port.clear());
+            self.lose(index);
+        } else {
+            self.join(index);
+        }
+    }
+
+    fn lose(&mut self, index: usize) {
+        self.served.retain(|_, (node, _)| *node != index);
+        let others = self.view.alive.without(id(index));
+        if others.is_empty() {
+            self.view.alive = others;
+        } else {
+            self.change(View { alive: others, ..self.view.clone() });
+        }
+    }
+
+    fn join(&mut self, index: usize) {
+        let alive = self.view.alive.with(id(index));
+        self.change(View { alive, ..self.view.clone() });
+    }
+
+    /// The flows that linger there may be anybody's from now on.
+    fn let_go(&mut self, index: usize) {
+        let Some(node) = &self.nodes[index] else { return };
+        let lingering = node.port.share().lingering().to_vec();
+        let lingers = |flow| {
+            let (group, bucket) = node.place(flow);
+            lingering[group].has(bucket)
+        };
+        self.served.retain(|flow, (by, _)| *by != index || !lingers(*flow));
+        self.with(index, |node, _| {
+            let none = vec![Bitmap::default(); node.port.accept().len()];
+            node.port.keep(node.port.share().steps(), &none);
+        });
     }
 
     fn tell(&mut self, from: usize, to: u8) {
@@ -221,15 +290,12 @@ impl Paper {
             let step = node.port.share().steps();
             let mut used = vec![Bitmap::default(); node.port.accept().len()];
             let now = node.tables.boot_ns();
-            let lives = |seen: u64| Duration::from_nanos(now - seen) <= LINGER;
-            for (flow, _) in node.tables.flows().into_iter().filter(|(_, seen)| lives(*seen)) {
-                let [a, b, c, d, ..] = flow.client;
-                let client = ([a, b, c, d], u16::from_be_bytes(flow.client_port)).into();
-                let vip = (VIP, 7000).into();
-                let place = node.port.services().lingering_flow(HASH_KEY, client, vip);
-                let ((group, bucket), linger) = place.expect("it is a flow of the rule");
-                assert_eq!(linger, LINGER);
-                used[group].add(bucket);
+            for (flow, seen) in node.tables.flows() {
+                let (group, bucket) = node.place(u16::from_be_bytes(flow.client_port) - FIRST_PORT);
+                let is_of_now = node.port.share().tenures()[group][bucket] == seen_in(seen);
+                if is_of_now && Duration::from_nanos(now - seen_ns(seen)) <= LINGER {
+                    used[group].add(u8::try_from(bucket).expect("256 buckets"));
+                }
             }
             node.port.keep(step, &used);
         });
@@ -262,7 +328,9 @@ impl Paper {
             if self.lossy && self.random(20) == 0 {
                 continue;
             }
-            let Some(node) = &self.nodes[index] else { continue };
+            let Some(node) = self.nodes[index].as_ref().filter(|node| !node.fenced) else {
+                continue;
+            };
             match node.tables.decide(&mut bytes).verdict() {
                 Verdict::Accept => accepted.push(index),
                 Verdict::Forward => {
@@ -306,6 +374,8 @@ impl Paper {
             Step::Powers(powers) => self.powers(powers, 0xff),
             Step::Begin(powers, who) => self.powers(powers, who),
             Step::Flip(node) => self.flip(node),
+            Step::Fence(node) => self.fence(node),
+            Step::LetGo(node) => self.let_go(node),
             Step::Tell(node, to) => self.tell(node, to),
             Step::Count(node) => self.count(node),
             Step::Pass(time) => self.pass(time),
@@ -324,9 +394,9 @@ fn mac(node: usize) -> Mac {
 
 /// A datagram, to that MAC.
 fn frame(flow: u16, target: Mac) -> Vec<u8> {
-    let ip = [0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 1, 1];
-    let mut frame = [&target.0[..], &CLIENT.0, &[8, 0], &ip, &VIP].concat();
-    frame.extend((30_000 + flow).to_be_bytes());
+    let ip = [0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    let mut frame = [&target.0[..], &CLIENT.0, &[8, 0], &ip, &CLIENT_ADDR, &VIP].concat();
+    frame.extend((FIRST_PORT + flow).to_be_bytes());
     frame.extend(7000_u16.to_be_bytes());
     frame.extend([0, 8, 0, 0]);
     frame
@@ -346,6 +416,26 @@ proptest! {
             paper.run(step);
         }
         paper.settle();
+    }
+}
+
+/// Flows that another node has served meanwhile are that one's, whatever the kernel of the first remembers.
+#[test]
+fn a_node_that_was_fenced_or_let_go_remembers_nothing() {
+    for (directed, lapse) in [
+        (false, &[Step::Fence(0), Step::Send(0), Step::Fence(0)][..]),
+        (true, &[Step::Fence(0), Step::Send(0), Step::Fence(0)]),
+        (false, &[Step::Powers([0, 1, 1]), Step::LetGo(0), Step::Tell(0, 7), Step::Send(0)]),
+        (true, &[Step::Powers([0, 1, 1]), Step::LetGo(0), Step::Tell(0, 7), Step::Send(0)]),
+    ] {
+        let mut paper = Paper::new(directed, 1);
+        paper.lossy = false;
+        let tell = (0..NODES).map(|node| Step::Tell(node, 7));
+        let back = [Step::Powers([2, 1, 1])].into_iter().chain(tell.clone());
+        let away = [Step::Powers([0, 1, 1]), Step::Send(0)];
+        let steps = [Step::Send(0)].into_iter().chain(tell).chain([Step::Send(0)]);
+        let steps = steps.chain(lapse.iter().cloned()).chain(back).chain(away);
+        steps.for_each(|step| paper.run(&step));
     }
 }
 

@@ -60,6 +60,7 @@ impl Lab {
             accept: Vec::new(),
             lingering: Vec::new(),
             inherited: Vec::new(),
+            tenures: Vec::new(),
             steps: 0,
             heartbeats: Vec::new(),
             lateness: Lateness::default(),
