@@ -86,7 +86,7 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
     if let Err(error) = compared {
         eprintln!("setup: {error:#}\nsetup: what is missing will not be measured");
     }
-    let artifacts = build::release_with_lab(workspace, "bench")?;
+    let artifacts = build::with_lab(workspace, "bench", true)?;
 
     let mut bench = Command::new(artifact::program(&artifacts, "bench")?);
     bench.arg(args.what.name());

@@ -43,12 +43,11 @@ pub(crate) fn other_layout(workspace: &Workspace) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// Builds optimized, with the eBPF objects: vipfarm and the lab's program called `name`.
-pub(crate) fn release_with_lab(workspace: &Workspace, name: &str) -> Result<Vec<Artifact>> {
+/// Builds vipfarm, with the eBPF objects, and the lab's program called `name`.
+pub(crate) fn with_lab(workspace: &Workspace, name: &str, release: bool) -> Result<Vec<Artifact>> {
     ebpf::build(workspace)?;
-    let packages = ["--package", "vipfarm", "--package", "vipfarm-lab"];
-    let mut args = vec!["build", "--locked", "--release"];
-    args.extend(packages);
+    let mut args = vec!["build", "--locked", "--package", "vipfarm", "--package", "vipfarm-lab"];
+    args.extend(release.then_some("--release"));
     args.extend(["--bin", "vipfarm", "--bin", name]);
     artifact::build(workspace, &args)
 }
