@@ -37,9 +37,18 @@ pub(crate) fn announce(command: &Command) {
     eprintln!("$ {}", line(command));
 }
 
-/// The cargo that runs this tool, with the environment it gave us: for host code.
+/// The cargo that runs this tool, with the environment it gave us: for host code. But not with what is
+/// this package's own: build scripts that look at it would be run again by who calls cargo by hand.
 pub(crate) fn host_cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os() {
+        let is_own =
+            |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(is_own) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// Takes out of the child's environment what the cargo (and rustup) that run this tool put there,
