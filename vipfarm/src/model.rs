@@ -21,7 +21,7 @@ mod vip;
 
 pub use self::{
     abstention::{Abstention, Abstentions},
-    check::{Check, Effect, Hooks, Http, HttpProbe, Probe, Run},
+    check::{About, Check, Effect, Hooks, Http, HttpProbe, Probe, Run},
     mac::Mac,
     node::{MAX_NODES, Node, NodeId, NodeSet},
     overrides::{Life, Override, Overrides, TooManyOverrides, Version},

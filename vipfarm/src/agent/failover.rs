@@ -336,10 +336,7 @@ impl Mover {
         let reset = tokio::task::spawn_blocking(move || {
             let open = sockets::connections(|addr| addr == vip)?;
             let open = open.iter().filter(|connection| connection.is_open);
-            // One that cannot be reset keeps no other from it.
-            let (reset, failed): (Vec<_>, Vec<_>) =
-                open.map(sockets::reset).partition(Result::is_ok);
-            Ok::<_, io::Error>((reset.len(), failed.into_iter().find_map(Result::err)))
+            Ok::<_, io::Error>(sockets::reset_each(open))
         });
         let (reset, error) = match reset.await {
             Ok(Ok(outcome)) => outcome,

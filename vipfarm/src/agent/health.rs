@@ -33,7 +33,7 @@ use super::{
     history::{History, Level},
 };
 use crate::{
-    model::{Abstention, Check, Effect, Farm, Group, NodeId, Open, Probe, Vip, VipAddr},
+    model::{About, Abstention, Check, Effect, Farm, Group, NodeId, Open, Probe, Vip, VipAddr},
     status::{CheckState, CheckStatus},
 };
 
@@ -83,45 +83,6 @@ struct Watched {
     task: Option<AbortHandle>,
 }
 
-/// What a check is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum About {
-    /// All that the farm has.
-    All,
-    /// A VIP block, by its first address.
-    Vip(IpAddr),
-    /// A group, by its name.
-    Group(String),
-}
-
-impl About {
-    fn vip(block: &Vip) -> Self {
-        Self::Vip(block.addresses[0].addr)
-    }
-
-    fn words(&self) -> String {
-        match self {
-            Self::All => "all".into(),
-            Self::Vip(vip) => format!("vip {vip}"),
-            Self::Group(name) => format!("group {name}"),
-        }
-    }
-}
-
-/// The checks of a file.
-fn checks_of(farm: &Farm) -> impl Iterator<Item = (About, &Check)> {
-    let all = farm.checks.iter().map(|check| (About::All, check));
-    let blocks = farm.vips.iter().flat_map(|block| {
-        let own = block.checks.iter().map(move |check| (About::vip(block), check));
-        let groups = block.groups.iter().flat_map(|group| {
-            let about = move |check| (About::Group(group.name.clone()), check);
-            group.checks.iter().map(about)
-        });
-        own.chain(groups)
-    });
-    all.chain(blocks)
-}
-
 impl Health {
     /// For what was brought up; no check has been looked at.
     pub(super) fn new(
@@ -165,7 +126,7 @@ impl Health {
     fn know(&self, first: Tally) {
         let mut known = self.known();
         let configurations = self.configurations.all();
-        for (about, check) in configurations.iter().flat_map(|it| checks_of(&it.farm)) {
+        for (about, check) in configurations.iter().flat_map(|it| it.farm.all_checks()) {
             if known.watched.iter().any(|watched| watched.is(&about, check)) {
                 continue;
             }
@@ -187,7 +148,7 @@ impl Health {
                 task: None,
             });
         }
-        let wanted: Vec<_> = configurations.iter().flat_map(|it| checks_of(&it.farm)).collect();
+        let wanted: Vec<_> = configurations.iter().flat_map(|it| it.farm.all_checks()).collect();
         known
             .watched
             .retain(|watched| wanted.iter().any(|(about, check)| watched.is(about, check)));
@@ -229,7 +190,7 @@ impl Health {
         let mut known = self.known();
         // It may have been dropped meanwhile.
         let Some(watched) = known.watched.iter_mut().find(|it| it.number == number) else { return };
-        let (check, about) = (&watched.check, watched.about.words());
+        let (check, about) = (&watched.check, watched.about.to_string());
         let changed = watched.tally.note(outcome.is_ok(), check.rise, check.fall);
         let what = format!("{} ({about})", check.probe);
         let error = outcome.err();
@@ -385,7 +346,7 @@ impl Known {
         let status = |(about, check): (About, &Check)| {
             let watched = self.watched.iter().find(|watched| watched.is(&about, check))?;
             Some(CheckStatus {
-                about: about.words(),
+                about: about.to_string(),
                 check: check.probe.to_string(),
                 state: watched.tally.state(),
                 since_s: watched.since.elapsed().as_secs(),
@@ -393,7 +354,7 @@ impl Known {
                 last_error: watched.last_error.clone(),
             })
         };
-        checks_of(farm).filter_map(status).collect()
+        farm.all_checks().filter_map(status).collect()
     }
 
     /// What is wrong with an address, if anything is.

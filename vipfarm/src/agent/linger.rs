@@ -254,16 +254,14 @@ impl Linger {
             vips.contains(&one.local.ip()) && which(place(config, self.hash_key, one))
         });
         tokio::task::spawn_blocking(move || {
-            // One that cannot be reset keeps no other from it.
-            let outcomes = connections.iter().map(sockets::reset);
-            let (reset, failed): (Vec<_>, Vec<_>) = outcomes.partition(Result::is_ok);
-            match failed.into_iter().find_map(Result::err) {
-                Some(error) if reset.is_empty() => Err(error.into()),
+            let (reset, error) = sockets::reset_each(connections.iter());
+            match error {
+                Some(error) if reset == 0 => Err(error.into()),
                 Some(error) => {
                     tracing::warn!("some open connections were not reset: {error}");
-                    Ok(reset.len())
+                    Ok(reset)
                 }
-                None => Ok(reset.len()),
+                None => Ok(reset),
             }
         })
         .await?

@@ -1,10 +1,15 @@
 //! What a node looks at now and then to know whether it can serve, and whom it tells.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::Farm;
+use super::{Farm, Vip};
 
 /// Something that must be right for a node to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,13 +126,47 @@ impl fmt::Display for Run {
     }
 }
 
+/// What a check is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    /// All that the farm has.
+    All,
+    /// A VIP block, by its first address.
+    Vip(IpAddr),
+    /// A group, by its name.
+    Group(String),
+}
+
+impl About {
+    /// That block.
+    pub fn vip(block: &Vip) -> Self {
+        Self::Vip(block.addresses[0].addr)
+    }
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Vip(vip) => write!(f, "vip {vip}"),
+            Self::Group(name) => write!(f, "group {name}"),
+        }
+    }
+}
+
 impl Farm {
-    /// All checks: of the farm, of VIP blocks, of groups.
-    pub fn all_checks(&self) -> impl Iterator<Item = &Check> {
-        let groups = self.vips.iter().flat_map(|block| &block.groups);
-        let of_vips = self.vips.iter().flat_map(|block| &block.checks);
-        let checks = self.checks.iter().chain(of_vips);
-        checks.chain(groups.flat_map(|group| &group.checks))
+    /// All checks, with what each is about, in the order of the file.
+    pub fn all_checks(&self) -> impl Iterator<Item = (About, &Check)> {
+        let of_all = self.checks.iter().map(|check| (About::All, check));
+        let blocks = self.vips.iter().flat_map(|block| {
+            let own = block.checks.iter().map(move |check| (About::vip(block), check));
+            let groups = block.groups.iter().flat_map(|group| {
+                let about = move |check| (About::Group(group.name.clone()), check);
+                group.checks.iter().map(about)
+            });
+            own.chain(groups)
+        });
+        of_all.chain(blocks)
     }
 
     /// Whether checks or hooks run as other users than the agent.
@@ -135,7 +174,7 @@ impl Farm {
         let mut checks = self.all_checks();
         let is_other =
             |check: &Check| matches!(&check.probe, Probe::Exec(run) if run.user.is_some());
-        self.hooks.user.is_some() || checks.any(is_other)
+        self.hooks.user.is_some() || checks.any(|(_, check)| is_other(check))
     }
 }
 

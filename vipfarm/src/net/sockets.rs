@@ -75,6 +75,15 @@ pub fn reset(connection: &Connection) -> io::Result<()> {
     }
 }
 
+/// Resets connections: how many, and what kept others from it. One that cannot be reset keeps none from
+/// it.
+pub fn reset_each<'c>(
+    connections: impl Iterator<Item = &'c Connection>,
+) -> (usize, Option<io::Error>) {
+    let (reset, failed): (Vec<_>, Vec<_>) = connections.map(reset).partition(Result::is_ok);
+    (reset.len(), failed.into_iter().find_map(Result::err))
+}
+
 fn request(family: u8, states: StateFlags, socket_id: SocketId) -> InetRequest {
     let extensions = ExtensionFlags::empty();
     InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id }

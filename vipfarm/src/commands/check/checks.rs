@@ -9,7 +9,7 @@ use super::millis;
 use crate::{
     commands::screen::{self, Ink, Row},
     config,
-    model::{Check, Effect, Farm},
+    model::{About, Check, Effect, Farm},
 };
 
 /// What a node must have to serve something.
@@ -28,25 +28,14 @@ pub(super) struct Summary {
 
 /// All of a farm's, in the order in which `status` lists them.
 pub(super) fn of(farm: &Farm) -> Vec<Summary> {
-    let mut summaries = Vec::new();
-    let mut add = |about: &str, checks: &[Check]| {
-        summaries.extend(checks.iter().map(|check| Summary::of(about, check)));
-    };
-    add("all", &farm.checks);
-    for vip in &farm.vips {
-        add(&format!("vip {}", vip.addresses[0].addr), &vip.checks);
-        for group in &vip.groups {
-            add(&format!("group {}", group.name), &group.checks);
-        }
-    }
-    summaries
+    farm.all_checks().map(|(about, check)| Summary::of(&about, check)).collect()
 }
 
 impl Summary {
-    fn of(about: &str, check: &Check) -> Self {
+    fn of(about: &About, check: &Check) -> Self {
         let Check { probe, interval, timeout, rise, fall, effect } = check;
         Self {
-            about: about.into(),
+            about: about.to_string(),
             check: probe.to_string(),
             interval_ms: millis(*interval),
             timeout_ms: millis(*timeout),

@@ -13,7 +13,7 @@ use crate::{
 /// All that is lacking, in the order of the file.
 pub(super) fn lacks(farm: &Farm, present: &[Interface]) -> Vec<LackFacts> {
     let mut lacks = Vec::new();
-    for check in farm.all_checks() {
+    for (_, check) in farm.all_checks() {
         let found = match &check.probe {
             Probe::Exec(run) => of_program(&run.argv, run.user.as_deref()),
             Probe::File { path, present } => folder(path, *present).into_iter().collect(),
