@@ -138,6 +138,7 @@ impl Mover {
                 up.own,
                 up.configurations.clone(),
                 latest.clone(),
+                Arc::clone(&history),
                 announcing,
             )?),
             latest,
