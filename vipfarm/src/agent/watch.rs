@@ -149,7 +149,8 @@ fn loss(Need { interface: need, holder, .. }: &Need, present: &[Interface]) -> O
     let name = &holder.name;
     let Some(device) = find(holder.index) else { return gone(name) };
     let is_other = device.mac != need.mac;
-    is_other.then(|| format!("the MAC of {name} is {} now, and the filter's {}", device.mac, need.mac))
+    is_other
+        .then(|| format!("the MAC of {name} is {} now, and the filter's {}", device.mac, need.mac))
 }
 
 #[cfg(test)]
