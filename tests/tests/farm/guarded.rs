@@ -49,7 +49,7 @@ fn t1_t3_a_node_that_does_not_have_a_failover_vip_cannot_take_its_clients() {
     let refused = |farm: &vipfarm_lab::Farm<'_>| farm.status(2).unwrap().guard["refused"];
     assert_eq!(refused(&farm), 0);
     // As a hook may that believes it is the master.
-    node2.inject_all(&claim(node2)).unwrap();
+    node2.inject_all(&claim(node2)).expect_err("its sender is told");
     eventually("it was refused", || refused(&farm) == 1);
     assert_eq!(known(), Some(node1.mac()));
 
@@ -61,7 +61,7 @@ fn t1_t3_a_node_that_does_not_have_a_failover_vip_cannot_take_its_clients() {
     // Its agent is gone, and the address is still there.
     assert!(node1.has_address(Ipv4Addr::into(VIP)).unwrap());
     let wire = node1.capture_on_wire_if(is_claim).unwrap();
-    node1.inject_all(&claim(node1)).unwrap();
+    node1.inject_all(&claim(node1)).expect_err("its sender is told");
     thread::sleep(SILENCE);
     assert_eq!(wire.stop(), []);
     assert_eq!(known(), Some(node2.mac()));
