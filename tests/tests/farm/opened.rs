@@ -92,6 +92,41 @@ fn a_vip_that_is_opened_by_hand_is_closed_until_then_on_each_node() {
     farm.stop().unwrap();
 }
 
+#[test]
+fn what_was_drained_for_maintenance_is_not_opened_by_a_services_start() {
+    let program = require!(skip::farm());
+    let lab = lab("maintained", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    farm.ask(2, &["drain", "node1", "--persist"]).unwrap();
+    let refused = |farm: &Farm<'_>| {
+        for what in [&["open"][..], &["open", "all"]] {
+            asks_in_vain(farm, 1, what, 1, "node1 is drained");
+        }
+        asks_in_vain(farm, 1, &["open"], 1, "`vipfarm undrain node1`");
+    };
+    refused(&farm);
+    farm.ask(1, &["close"]).unwrap();
+    refused(&farm);
+    farm.stop_node(1).unwrap();
+    farm.start_node(1, &[]).unwrap();
+    eventually("it can be asked", || farm.status(1).is_ok());
+    refused(&farm);
+    farm.wait_converged(&[1, 2]).unwrap();
+    refused(&farm);
+    assert_eq!(shares(&farm), [0, 256]);
+    farm.ask(1, &["undrain"]).unwrap();
+    assert_eq!(shares(&farm), [128, 128]);
+
+    farm.ask(1, &["power", "all", "node1=3"]).unwrap();
+    for what in [&[][..], &["all"]] {
+        farm.ask(1, &[&["close"], what].concat()).unwrap();
+        assert_eq!(shares(&farm), [0, 256]);
+        farm.ask(1, &[&["open"], what].concat()).unwrap();
+        assert_eq!(shares(&farm), [192, 64], "the power that it had");
+    }
+    farm.stop().unwrap();
+}
+
 /// A program that writes down what it is told, for each node.
 fn recorder(lab: &Lab) -> (String, impl Fn(usize) -> Vec<String>) {
     let directory = lab.directory();

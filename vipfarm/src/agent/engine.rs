@@ -412,6 +412,7 @@ impl Engine {
         self.latest.set(Snapshot {
             at,
             view,
+            powers: Arc::clone(self.membership.overrides()),
             digest: self.digest,
             staged: self.membership.configurations().1,
             state: self.membership.state(),

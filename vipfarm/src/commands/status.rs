@@ -83,7 +83,8 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
         warnings.extend(closed.map(|closed| {
             let or = if closed.persist { "" } else { " or its agent's next start" };
             let name = &group.name;
-            let text = format!("closed here: group {name}, until `vipfarm open`{or}");
+            let text =
+                format!("closed here: group {name}, until `vipfarm open` (a drain: `undrain`){or}");
             (text, notable)
         }));
     }
