@@ -80,7 +80,6 @@ mod watch;
 use std::{
     collections::BTreeSet,
     convert::Infallible,
-    io,
     os::fd::AsFd,
     sync::{Arc, atomic::AtomicU64},
     thread,
@@ -241,7 +240,10 @@ async fn serve(
     let config = membership_config(&farm, &keys, up.own, up.networks.links.clone(), overrides);
     let ports = std::mem::take(&mut up.ports);
     announce(&up, config.digest, &history);
-    tell_findings(options, &farm, &history).await?;
+    if let Err(error) = tell_findings(options, &farm, &history).await {
+        // It says what may be wrong, and is no reason not to serve.
+        history.push(Level::Warn, "preflight", format!("not looked at: {error:#}"));
+    }
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
     }
@@ -282,7 +284,13 @@ async fn serve(
         real_time: refused.is_none(),
         turns: Arc::clone(&turns),
     };
-    let finished = begin(parts)?;
+    let finished = match engine::start(parts) {
+        Ok(thread) => tokio::task::spawn_blocking(move || thread.join()),
+        Err((error, parts)) => {
+            bring_up::take_down(&network, &undo, parts.datapaths).await?;
+            return Err(error).context("cannot start the heartbeat thread");
+        }
+    };
     let answering = socket.serve(Arc::clone(&reporter) as _);
     let reporting = Arc::clone(&reporter);
     let notifier = Arc::new(Notifier::from_environment());
@@ -328,13 +336,6 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(None)
-}
-
-/// Starts the heartbeat thread; gives how it ends.
-fn begin(parts: Parts) -> io::Result<JoinHandle<thread::Result<engine::Ended>>> {
-    let thread = thread::Builder::new().name("heartbeat".into());
-    let thread = thread.spawn(move || engine::run(parts))?;
-    Ok(tokio::task::spawn_blocking(move || thread.join()))
 }
 
 /// Tells systemd of the thread's turns and of the node's state.
