@@ -76,9 +76,7 @@ fn t31_a_failover_vip_that_was_taken_off_is_back_at_once_and_another_nodes_if_it
     let lab = lab("t31float", 2, 1);
     let mut farm = running(&lab, &program, FLOATING);
     let vips = [100, 101, 102].map(|last| Ipv4Addr::new(10, 77, 0, last));
-    let having = |node: usize| {
-        vips.map(|vip| lab.node(node).has_address(vip.into()).unwrap())
-    };
+    let having = |node: usize| vips.map(|vip| lab.node(node).has_address(vip.into()).unwrap());
     eventually("node1 has all", || (having(1), having(2)) == ([true; 3], [false; 3]));
     // On a machine that does other things too it may take longer now and then.
     let gap = |vip: Ipv4Addr| {

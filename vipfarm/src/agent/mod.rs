@@ -6,7 +6,8 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
-//! - [`rights`]: the capabilities that are needed, and giving up all others.
+//! - [`rights`]: the capabilities that are needed, and giving up all others; [`trust`]: who may change
+//!   what it acts by.
 //! - [`upgrade`]: has the agent replaced by another program.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
 //! - [`running`]: what the runtime does meanwhile.
@@ -74,6 +75,7 @@ pub mod site;
 mod stop;
 mod tally;
 pub mod trace;
+pub(crate) mod trust;
 pub mod upgrade;
 mod watch;
 
@@ -149,6 +151,7 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
         program::reap_inherited();
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
         site::refuse_exposed(&options.place.config)?;
+        trust::refuse(&options.place.config, &farm)?;
         // Before there is a second thread.
         rights::refuse_users(&farm)?;
         rights::give_up_others(farm.runs_as_others())

@@ -211,6 +211,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn it_is_not_spared_when_memory_runs_out_as_the_agent_may_be() {
+        const OWN: &str = "/proc/self/oom_score_adj";
+        let before = fs::read_to_string(OWN).expect("readable");
+        // Only root may have itself spared more than before.
+        let _ = fs::write(OWN, "-7");
+        let told = outcome("cat /proc/self/oom_score_adj; exit 1").await;
+        fs::write(OWN, before.trim()).expect("it may have less again");
+        assert_eq!(told, Err("exit status: 1: 0".into()));
+    }
+
+    #[tokio::test]
     async fn one_that_hangs_is_killed_with_all_that_it_has_started() {
         let started = Instant::now();
         let script = shell("sleep 1000 & echo $!; wait");
