@@ -28,7 +28,7 @@ impl Alone {
     pub(super) fn turn(&self) -> Result<Turn, String> {
         let permit = Arc::clone(&self.0).try_acquire_owned();
         permit
-            .map(|_permit| Turn { _permit })
+            .map(|permit| Turn { _permit: permit })
             .map_err(|_busy| "the last look still hangs".to_owned())
     }
 

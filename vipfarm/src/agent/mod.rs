@@ -243,10 +243,7 @@ async fn serve(
     let config = membership_config(&farm, &keys, up.own, up.networks.links.clone(), overrides);
     let ports = std::mem::take(&mut up.ports);
     announce(&up, config.digest, &history);
-    if let Err(error) = tell_findings(options, &farm, &history).await {
-        // It says what may be wrong, and is no reason not to serve.
-        history.push(Level::Warn, "preflight", format!("not looked at: {error:#}"));
-    }
+    tell_findings(options, &farm, &history).await;
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
     }
@@ -287,13 +284,7 @@ async fn serve(
         real_time: refused.is_none(),
         turns: Arc::clone(&turns),
     };
-    let finished = match engine::start(parts) {
-        Ok(thread) => tokio::task::spawn_blocking(move || thread.join()),
-        Err((error, parts)) => {
-            bring_up::take_down(&network, &undo, parts.datapaths).await?;
-            return Err(error).context("cannot start the heartbeat thread");
-        }
-    };
+    let finished = begin(parts, &network, &undo).await?;
     let answering = socket.serve(Arc::clone(&reporter) as _);
     let reporting = Arc::clone(&reporter);
     let notifier = Arc::new(Notifier::from_environment());
@@ -341,6 +332,22 @@ async fn serve(
     Ok(None)
 }
 
+/// Starts the heartbeat thread; gives how it ends. If it cannot be started, what was changed on this machine
+/// is taken back.
+async fn begin(
+    parts: Parts,
+    network: &Network,
+    undo: &Record,
+) -> anyhow::Result<JoinHandle<thread::Result<engine::Ended>>> {
+    match engine::start(parts) {
+        Ok(thread) => Ok(tokio::task::spawn_blocking(move || thread.join())),
+        Err((error, parts)) => {
+            bring_up::take_down(network, undo, parts.datapaths).await?;
+            Err(error).context("cannot start the heartbeat thread")
+        }
+    }
+}
+
 /// Tells systemd of the thread's turns and of the node's state.
 async fn notify(
     notifier: Arc<Notifier>,
@@ -361,12 +368,9 @@ async fn take_down(
     bring_up::take_down(network, &reporter.record().await, datapaths).await
 }
 
-/// Has the history say what `vipfarm doctor` would say, but for what it says anyway.
-async fn tell_findings(
-    options: &AgentOptions,
-    farm: &Farm,
-    history: &History,
-) -> anyhow::Result<()> {
+/// Has the history say what `vipfarm doctor` would say, but for what it says anyway. That it cannot look is
+/// no reason not to serve.
+async fn tell_findings(options: &AgentOptions, farm: &Farm, history: &History) {
     let AgentOptions { place, generic, .. } = options;
     let scope = Scope {
         farm: Some((&place.config, farm)),
@@ -377,12 +381,18 @@ async fn tell_findings(
         generic: *generic,
         by_agent: true,
     };
-    let findings = doctor::judge(&doctor::gather(&scope).await?);
+    let facts = match doctor::gather(&scope).await {
+        Ok(facts) => facts,
+        Err(error) => {
+            let message = format!("the machine was not looked at: {error:#}");
+            return history.push(Level::Warn, "preflight", message);
+        }
+    };
+    let findings = doctor::judge(&facts);
     let told = |it: &&Finding| it.severity >= Severity::Warning && it.check != "real_time";
     for finding in findings.iter().filter(told) {
         history.push(Level::Warn, "preflight", finding.to_string());
     }
-    Ok(())
 }
 
 /// The powers of this node's disk; what the file has no place for is told.

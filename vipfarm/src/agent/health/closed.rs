@@ -72,7 +72,7 @@ impl Closed {
             }
             if let Some(taken) = self.own_close(known, own, group) {
                 taken.persist = persist;
-            } else if !known.entry(group, own).is_some_and(|entry| entry.power == 0) {
+            } else if known.entry(group, own).is_none_or(|entry| entry.power != 0) {
                 let replaced = |entry: &&Override| {
                     entry.node == own && (group.is_none() || entry.group == group)
                 };
