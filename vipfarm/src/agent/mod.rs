@@ -6,7 +6,8 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
-//! - [`rights`]: the capabilities that are needed, and giving up all others.
+//! - [`rights`]: the capabilities that are needed, and giving up all others; [`trust`]: who may change
+//!   what it acts by.
 //! - [`upgrade`]: has the agent replaced by another program.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
 //! - [`running`]: what the runtime does meanwhile.
@@ -74,13 +75,13 @@ pub mod site;
 mod stop;
 mod tally;
 pub mod trace;
+pub(crate) mod trust;
 pub mod upgrade;
 mod watch;
 
 use std::{
     collections::BTreeSet,
     convert::Infallible,
-    io,
     os::fd::AsFd,
     sync::{Arc, atomic::AtomicU64},
     thread,
@@ -150,6 +151,7 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
         program::reap_inherited();
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
         site::refuse_exposed(&options.place.config)?;
+        trust::refuse(&options.place.config, &farm)?;
         // Before there is a second thread.
         rights::refuse_users(&farm)?;
         rights::give_up_others(farm.runs_as_others())
@@ -241,7 +243,7 @@ async fn serve(
     let config = membership_config(&farm, &keys, up.own, up.networks.links.clone(), overrides);
     let ports = std::mem::take(&mut up.ports);
     announce(&up, config.digest, &history);
-    tell_findings(options, &farm, &history).await?;
+    tell_findings(options, &farm, &history).await;
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
     }
@@ -282,7 +284,7 @@ async fn serve(
         real_time: refused.is_none(),
         turns: Arc::clone(&turns),
     };
-    let finished = begin(parts)?;
+    let finished = begin(parts, &network, &undo).await?;
     let answering = socket.serve(Arc::clone(&reporter) as _);
     let reporting = Arc::clone(&reporter);
     let notifier = Arc::new(Notifier::from_environment());
@@ -330,11 +332,20 @@ async fn serve(
     Ok(None)
 }
 
-/// Starts the heartbeat thread; gives how it ends.
-fn begin(parts: Parts) -> io::Result<JoinHandle<thread::Result<engine::Ended>>> {
-    let thread = thread::Builder::new().name("heartbeat".into());
-    let thread = thread.spawn(move || engine::run(parts))?;
-    Ok(tokio::task::spawn_blocking(move || thread.join()))
+/// Starts the heartbeat thread; gives how it ends. If it cannot be started, what was changed on this machine
+/// is taken back.
+async fn begin(
+    parts: Parts,
+    network: &Network,
+    undo: &Record,
+) -> anyhow::Result<JoinHandle<thread::Result<engine::Ended>>> {
+    match engine::start(parts) {
+        Ok(thread) => Ok(tokio::task::spawn_blocking(move || thread.join())),
+        Err((error, parts)) => {
+            bring_up::take_down(network, undo, parts.datapaths).await?;
+            Err(error).context("cannot start the heartbeat thread")
+        }
+    }
 }
 
 /// Tells systemd of the thread's turns and of the node's state.
@@ -357,12 +368,9 @@ async fn take_down(
     bring_up::take_down(network, &reporter.record().await, datapaths).await
 }
 
-/// Has the history say what `vipfarm doctor` would say, but for what it says anyway.
-async fn tell_findings(
-    options: &AgentOptions,
-    farm: &Farm,
-    history: &History,
-) -> anyhow::Result<()> {
+/// Has the history say what `vipfarm doctor` would say, but for what it says anyway. That it cannot look is
+/// no reason not to serve.
+async fn tell_findings(options: &AgentOptions, farm: &Farm, history: &History) {
     let AgentOptions { place, generic, .. } = options;
     let scope = Scope {
         farm: Some((&place.config, farm)),
@@ -373,12 +381,18 @@ async fn tell_findings(
         generic: *generic,
         by_agent: true,
     };
-    let findings = doctor::judge(&doctor::gather(&scope).await?);
+    let facts = match doctor::gather(&scope).await {
+        Ok(facts) => facts,
+        Err(error) => {
+            let message = format!("the machine was not looked at: {error:#}");
+            return history.push(Level::Warn, "preflight", message);
+        }
+    };
+    let findings = doctor::judge(&facts);
     let told = |it: &&Finding| it.severity >= Severity::Warning && it.check != "real_time";
     for finding in findings.iter().filter(told) {
         history.push(Level::Warn, "preflight", finding.to_string());
     }
-    Ok(())
 }
 
 /// The powers of this node's disk; what the file has no place for is told.

@@ -15,7 +15,7 @@ use super::{
     command::{Command, Commander},
     configurations::{Configuration, Configurations, place_of},
     health::Health,
-    rights, site,
+    rights, site, trust,
     upgrade::Upgrader,
     watch::Needs,
 };
@@ -62,6 +62,7 @@ pub(super) async fn read(file: PathBuf) -> anyhow::Result<(Farm, Keys)> {
     tokio::task::spawn_blocking(move || {
         let read = config::load_with_keys(&file)?;
         site::refuse_exposed(&file)?;
+        trust::refuse(&file, &read.0)?;
         Ok(read)
     })
     .await?
