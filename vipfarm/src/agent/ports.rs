@@ -97,12 +97,11 @@ impl Port {
 
     /// Takes over from the port of another configuration: accepts what that accepted of groups that are
     /// the same, and nothing of those whose clients are in other buckets now, which other nodes may still
-    /// judge by the former ones. Knows the same peers.
+    /// judge by the former ones; of these it goes on with old connections. Knows the same peers.
     pub fn follow(&mut self, former: &Self) {
         let own = &self.placement;
-        let groups = own.groups_in(&former.placement);
-        self.share =
-            former.share.renumbered(|group| groups[group], own.lingers(), own.keeps_flows());
+        let origins = own.origins_in(&former.placement);
+        self.share = former.share.renumbered(&origins, own.lingers(), own.keeps_flows());
         self.peers.clone_from(&former.peers);
     }
 
@@ -362,6 +361,7 @@ mod tests {
         };
         let mut former = of(&[G, H]);
         former.acquire(node(0), &alive(&[0, 1, 2]));
+        former.serve();
         let accepts = |groups: &[&str]| -> Vec<bool> {
             let mut next = of(groups);
             next.follow(&former);
@@ -371,6 +371,10 @@ mod tests {
         assert_eq!(accepts(&[H, G]), [true, false, false], "their numbers choose the hash");
         let filter = G.replacen("on_port", "on_addr", 1);
         assert_eq!(accepts(&[&filter, H]), [true, false, true]);
+        let mut next = of(&[&filter, H]);
+        next.follow(&former);
+        let lingering = next.share().lingering().iter().map(|bitmap| bitmap.len());
+        assert_eq!(lingering.collect::<Vec<_>>(), [0, 256, 0], "in whatever buckets they are now");
         let linger = G.replace(", linger: 10s", "");
         assert_eq!(accepts(&[&linger, H]), [true, false, true]);
         let longer = G.replace("10s", "20s");

@@ -12,8 +12,11 @@ use super::{
 use crate::{
     membership::{BootTime, Membership},
     model::{BUCKETS, Bitmap, NodeId, NodeSet, View},
+    placement::Origin,
     plan::{Owners, Turns},
 };
+
+const ALL: Bitmap = Bitmap([u64::MAX; 4]);
 
 /// Which rules of a handover hold, so that tests can show what each is for. Outside tests all do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -214,32 +217,39 @@ impl Share {
         }
     }
 
-    /// The same with other kernel groups: `former` tells which one each of them was before.
+    /// The same with the kernel groups of another configuration. Connections of those that are not what
+    /// they were may be in any bucket.
     #[must_use]
-    pub fn renumbered(
-        &self,
-        former: impl Fn(usize) -> Option<usize>,
-        lingers: Vec<bool>,
-        keep: Vec<bool>,
-    ) -> Self {
-        let groups = lingers.len();
+    pub fn renumbered(&self, origins: &[Origin], lingers: Vec<bool>, keep: Vec<bool>) -> Self {
+        let former = |group: usize| origins[group].group();
         let take = |bitmaps: &[Bitmap]| -> Vec<Bitmap> {
             let bitmap = |group| former(group).map_or(Bitmap::default(), |group| bitmaps[group]);
-            (0..groups).map(bitmap).collect()
+            (0..origins.len()).map(bitmap).collect()
         };
+        let mut handover = self.handover.renumbered(former, origins.len());
+        let may_have = |&group: &usize| lingers[group] && origins[group] == Origin::Elsewhere;
+        for group in (0..origins.len()).filter(may_have).filter(|_| self.may_have_connections()) {
+            handover.give_away(group, ALL);
+        }
         Self {
             accept: take(&self.accept),
             lingers,
             has_served: self.has_served,
             found: take(&self.found),
-            handover: self.handover.renumbered(&former, groups),
-            judges: self.judges.renumbered(&former, keep),
+            handover,
+            judges: self.judges.renumbered(origins, keep),
             doubt_until: self.doubt_until,
             met: self.met,
             steps: self.steps,
             #[cfg(test)]
             rules: self.rules,
         }
+    }
+
+    /// Whether this node may have connections of any bucket.
+    fn may_have_connections(&self) -> bool {
+        let any = |bitmaps: &[Bitmap]| bitmaps.iter().any(|bitmap| !bitmap.is_empty());
+        self.has_served || any(&self.found) || any(self.handover.lingering())
     }
 
     /// What heartbeats are to say from now on.
@@ -314,7 +324,6 @@ mod tests {
     use super::*;
 
     const LOW: Bitmap = Bitmap([0xff, 0, 0, 0]);
-    const ALL: Bitmap = Bitmap([u64::MAX; 4]);
     const NONE: Bitmap = Bitmap([0; 4]);
 
     fn node(index: usize) -> NodeId {
@@ -390,6 +399,26 @@ mod tests {
         let mut share = serving();
         share.keep_old_connections();
         assert_eq!((share.accept(), share.lingering()), (&[NONE][..], &[LOW][..]));
+    }
+
+    #[test]
+    fn connections_of_groups_that_are_not_what_they_were_go_on_in_whatever_bucket() {
+        let go_over = |share: &Share| {
+            let origins = [Origin::Group(0), Origin::Elsewhere, Origin::Elsewhere, Origin::Nowhere];
+            let lingers = vec![true, true, false, true];
+            let mut next = share.renumbered(&origins, lingers, vec![false; 4]);
+            next.release(|_| NONE);
+            next
+        };
+        let mut share = serving();
+        let mut next = go_over(&share);
+        assert_eq!(next.lingering(), [LOW, ALL, NONE, NONE]);
+        next.acquire(node(0), &both(), |_| LOW);
+        assert_eq!(next.lingering(), [NONE, ALL.without(LOW), NONE, NONE]);
+        assert_eq!(next.inherited()[1], LOW, "others may have some of them");
+        assert_eq!(go_over(&Share::of(vec![true])).lingering()[1], NONE, "it has never served");
+        share.keep_old_connections();
+        assert_eq!(go_over(&share).lingering()[1], ALL, "it has no lease, and goes on");
     }
 
     #[test]
