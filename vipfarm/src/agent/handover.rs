@@ -75,6 +75,12 @@ impl<'a> Said<'a> {
         Self { node, lingering, held_until: None }
     }
 
+    /// The same of a node that has nothing, whatever it says.
+    #[must_use]
+    pub fn as_nothing(self) -> Self {
+        Self { lingering: self.lingering.map(|_| &[][..]), ..self }
+    }
+
     /// A node that has said nothing, and may serve old connections.
     pub fn nothing_yet(node: NodeId) -> Self {
         Self { node, lingering: None, held_until: None }
@@ -115,9 +121,10 @@ impl Handover {
         self.unsaid[group] = self.unsaid[group].or(buckets);
     }
 
-    /// Forgets everything: the node serves nothing any more.
-    pub fn forget(&mut self) {
-        *self = Self::of(self.lingering.len());
+    /// Forgets all but what lingers here: the node serves nothing any more.
+    pub fn forget_others(&mut self) {
+        let lingering = std::mem::take(&mut self.lingering);
+        *self = Self { lingering, ..Self::of(self.unsaid.len()) };
     }
 
     /// Whether anything is in a move.

@@ -14,6 +14,7 @@ use crate::{
     model::{BUCKETS, Bitmap, NodeId, NodeSet, View},
     placement::Origin,
     plan::{Owners, Turns},
+    status::NodeState,
 };
 
 const ALL: Bitmap = Bitmap([u64::MAX; 4]);
@@ -42,7 +43,8 @@ pub struct Share {
     lingers: Vec<bool>,
     /// The kernel has had a lease since this node last had nothing.
     has_served: bool,
-    /// Where a former agent's connections were found, which the kernel serves without that lease.
+    /// Where connections were found without that lease: a former agent's, which the kernel serves all the
+    /// while, and those from before the last lease ended.
     found: Vec<Bitmap>,
     handover: Handover,
     judges: Judges,
@@ -85,13 +87,12 @@ impl Share {
     /// Stops accepting what is not the node's in a view, which is `table` of each group. Accepts
     /// nothing new.
     pub fn release(&mut self, table: impl Fn(usize) -> Bitmap) {
-        for (group, accept) in self.accept.iter_mut().enumerate() {
-            let before = *accept;
-            *accept = before.and(table(group));
-            let released = before.without(*accept);
-            let served = if self.has_served { released } else { released.and(self.found[group]) };
+        for group in 0..self.accept.len() {
+            let before = self.accept[group];
+            self.accept[group] = before.and(table(group));
             if self.lingers[group] {
-                self.handover.give_away(group, served);
+                let released = before.without(self.accept[group]);
+                self.handover.give_away(group, self.served(group, released));
             }
         }
         self.steps += 1;
@@ -138,12 +139,12 @@ impl Share {
         self.has_served = true;
     }
 
-    /// Accepts nothing: the node serves nothing any more.
+    /// Accepts nothing: the node serves nothing any more. But its stack has the connections that it had, and
+    /// with another lease they go on, also those of buckets that are others' by then.
     pub fn clear(&mut self) {
-        self.accept.fill(Bitmap::default());
-        self.has_served = false;
-        self.found.fill(Bitmap::default());
-        self.handover.forget();
+        self.keep_connections(|share, group, accept| share.served(group, accept));
+        self.found = self.handover.lingering().to_vec();
+        self.handover.forget_others();
         self.judges.forget();
     }
 
@@ -167,14 +168,25 @@ impl Share {
 
     /// Accepts nothing new, and goes on with old connections.
     pub fn keep_old_connections(&mut self) {
-        for (group, accept) in self.accept.iter_mut().enumerate() {
-            let accept = std::mem::take(accept);
+        self.keep_connections(|_, _, accept| accept);
+    }
+
+    /// The same of those accepted buckets that may have any.
+    fn keep_connections(&mut self, which: impl Fn(&Self, usize, Bitmap) -> Bitmap) {
+        for group in 0..self.accept.len() {
+            let kept = which(self, group, self.accept[group]);
+            self.accept[group] = Bitmap::default();
             if self.lingers[group] {
-                self.handover.give_away(group, accept);
+                self.handover.give_away(group, kept);
             }
         }
         self.has_served = false;
         self.steps += 1;
+    }
+
+    /// Those of the group's buckets that the kernel has served while they were accepted.
+    fn served(&self, group: usize, buckets: Bitmap) -> Bitmap {
+        if self.has_served { buckets } else { buckets.and(self.found[group]) }
     }
 
     /// Takes what the other nodes of the view in force say, and those that have left it and hold.
@@ -186,6 +198,9 @@ impl Share {
         let said = peers.iter().filter_map(|peer| {
             let counts = view.alive.contains(peer.node) || !self.rules().dead;
             let said = Said::of(peer.node, peer.agrees, &peer.lingering);
+            // Who must not serve goes on with nothing, and nobody knows for how long.
+            let is_barred = peer.unfit && !peer.leaving && peer.state != NodeState::Up;
+            let said = if is_barred { said.as_nothing() } else { said };
             match peer.heard {
                 Some(heard) if peer.leaving => said.by_who_leaves(counts, &peer.lingering, heard),
                 _ if !counts && in_doubt(peer.node) => Some(Said::nothing_yet(peer.node)),
@@ -359,7 +374,7 @@ mod tests {
         share.acquire(node(0), &both(), |_| LOW);
         share.settle();
         share.release(|_| Bitmap([0x0f, 0, 0, 0]));
-        assert_eq!(share.lingering(), [NONE], "it has served nothing of what it gives away");
+        assert_eq!(share.lingering(), [Bitmap([0xf0, 0, 0, 0])], "connections from before");
         share.acquire(node(0), &both(), |_| LOW);
         assert_eq!(share.moving(), [LOW], "the others have served it meanwhile");
     }
@@ -376,7 +391,34 @@ mod tests {
         share.clear();
         share.acquire(node(0), &both(), |_| ALL);
         share.release(|_| NONE);
-        assert_eq!(share.lingering(), [NONE, NONE], "they were not served any more");
+        assert_eq!(share.lingering(), [LOW, NONE], "their sockets are still there");
+    }
+
+    #[test]
+    fn what_lingers_with_a_node_whose_lease_has_ended_goes_on_with_its_next_one() {
+        const LOWEST: Bitmap = Bitmap([0x0f, 0, 0, 0]);
+        let mut share = serving();
+        share.release(|_| LOWEST);
+        share.acquire(node(0), &both(), |_| LOWEST);
+        share.clear();
+        assert_eq!(
+            (share.accept(), share.lingering()),
+            (&[NONE][..], &[LOW][..]),
+            "said, not served"
+        );
+        share.release(|_| LOWEST);
+        share.acquire(node(0), &both(), |_| LOWEST);
+        assert_eq!(
+            (share.accept(), share.lingering()),
+            (&[LOWEST][..], &[LOW.without(LOWEST)][..])
+        );
+        // Once more before it has a lease.
+        share.clear();
+        assert_eq!(share.lingering(), [LOW]);
+        let mut other = Share::of(vec![true]);
+        other.acquire(node(1), &both(), |_| ALL);
+        other.clear();
+        assert_eq!(other.lingering(), [NONE], "it has never served");
     }
 
     #[test]
