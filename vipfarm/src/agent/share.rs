@@ -282,9 +282,9 @@ impl Share {
         self.handover.moving(&self.accept)
     }
 
-    /// Who has connections of each bucket.
-    pub fn former(&self) -> Vec<Owners> {
-        self.handover.former()
+    /// Who has connections of each bucket; until all have said so, those who are likely to.
+    pub fn former(&self, likely: &[Owners]) -> Vec<Owners> {
+        self.handover.former(likely)
     }
 
     /// Who judges flows that linger before and after this node, by kernel group; empty if none do.
