@@ -18,6 +18,7 @@ use vipfarm::model::Mac;
 use crate::{
     capture::{Capture, Captured},
     ethtool,
+    flood::Flood,
     iproute::{checked, ip, query},
     lab::beside,
     ns::Namespace,
@@ -211,6 +212,24 @@ impl Host {
             sent += frames.iter().filter(|frame| socket.send(frame).is_ok()).count();
         }
         Ok(sent)
+    }
+
+    /// Has the switch send copies of a frame to this host for so long, as many as the kernel can make, as if
+    /// from 4096 clients: see [`Flood::of`]. How many.
+    pub fn deluge(&self, frame: Vec<u8>, time: Duration) -> Result<u64> {
+        /// Frames between two looks at the clock.
+        const CALL: u32 = 10_000;
+        let (port, mac) = (&self.name, self.mac());
+        self.switch.namespace.in_ns(|| {
+            let mut flood = Flood::of(frame)?;
+            flood.aim(port, mac)?;
+            let until = Instant::now() + time;
+            let mut sent = 0;
+            while Instant::now() < until {
+                sent += flood.send(CALL)?;
+            }
+            Ok(sent)
+        })
     }
 
     /// The MAC that the host's neighbour table holds for `address`.

@@ -33,6 +33,7 @@ pub mod demo;
 pub mod elsewhere;
 mod ethtool;
 pub mod farm;
+mod flood;
 mod footprint;
 pub mod frame;
 pub mod generator;

@@ -89,6 +89,33 @@ async fn a_flood_on_the_heartbeat_port_changes_neither_view_nor_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn as_many_datagrams_as_a_kernel_can_make_change_neither_view_nor_lease() {
+    let program = require!(skip::farm());
+    require!(skip::lab_object());
+    let lab = lab("cataract", 3, 10);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let victim = lab.node(1);
+    let traffic = Probed::start(&lab).await;
+    // A peer's heartbeat but for one bit, from 4096 addresses of the network, those of the nodes among them.
+    let mut forged = recorded(lab.node(2), victim, 1).remove(0);
+    forged[60] ^= 1;
+    let network = Ipv4Addr::from(u32::from(victim.address()) & 0xffff_f000);
+    let frame = Frame::udp((network, DEFAULT_PORT), (victim.address(), DEFAULT_PORT), &forged);
+    let mut frame = frame.macs(lab.client(1).mac(), victim.mac()).bytes();
+    frame[40..42].fill(0);
+    let before = statuses(&farm);
+    let sent =
+        thread::scope(|scope| scope.spawn(|| victim.deluge(frame, FLOOD).unwrap()).join().unwrap());
+    let after = farm.status(1).unwrap();
+    println!("{sent} sent; {:?}", after.heartbeats);
+    assert!(sent > 100_000, "{sent}");
+    nothing_has_changed(&mut farm, &before);
+    traffic.all_served().await;
+    traffic.stop().await;
+    farm.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_syn_flood_on_the_vip_changes_neither_view_nor_lease_and_clients_are_served() {
     const SOURCES: u8 = 4;
     let program = require!(skip::farm());

@@ -6,14 +6,8 @@
 //! what making the frames costs; handing them over to the pair counts as receiving them, which makes
 //! the cheapest receiver look dearer than it is, and no ratio larger.
 
-use anyhow::{Context, Result, anyhow, ensure};
-use aya::{
-    Ebpf,
-    maps::{Array, DevMap, MapData},
-    programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp},
-};
+use anyhow::{Context, Result, ensure};
 use nix::{
-    net::if_::if_nametoindex,
     sched::{CpuSet, sched_getcpu, sched_setaffinity},
     unistd::Pid,
 };
@@ -27,6 +21,7 @@ use super::{
 use crate::{
     Frame,
     bench::statistics::median,
+    flood::Flood,
     host::Host,
     lab::{Lab, Topology},
     skip,
@@ -35,13 +30,6 @@ use crate::{
 
 /// Frames in one call of the kernel.
 const CALL: u32 = 100_000;
-
-/// Frames that are sent before they are received; an end of a veth pair polls 64 at a time.
-const BATCH: u32 = 64;
-
-/// Slots of the program's ports: one that stays empty, and the one that is used.
-const EMPTY_SLOT: u32 = 0;
-const PORT_SLOT: u32 = 1;
 
 /// Floods all receivers in turn, that often for so many seconds of CPU time each. What this machine
 /// cannot measure is told, and left out.
@@ -109,28 +97,20 @@ fn pin() -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &processors)?)
 }
 
-/// The lab's program `flood`, to be used in the switch's namespace.
-struct Generator {
-    ebpf: Ebpf,
-    frame: Vec<u8>,
-}
+/// The lab's flood, to be used in the switch's namespace.
+struct Generator(Flood);
 
 impl Generator {
     fn load() -> Result<Self> {
-        let object = skip::lab_object().map_err(|reason| anyhow!(reason))?;
-        let mut ebpf = Ebpf::load_file(&object).with_context(|| object.display().to_string())?;
-        program(&mut ebpf)?.load()?;
-        Ok(Self { ebpf, frame: frame() })
+        Ok(Self(Flood::of(frame())?))
     }
 
     /// Nanoseconds of CPU time a frame, all work of the receiver included; an error if a frame did
     /// not come to its end.
     fn send_to(&mut self, receiver: &Receiver<'_>, seconds: f64) -> Result<f64> {
-        let ports = self.ebpf.map_mut("PORTS").context("the lab object has no map PORTS")?;
-        let port = if_nametoindex(receiver.host().name())?;
-        DevMap::try_from(ports)?.set(PORT_SLOT, port, None, 0)?;
+        self.0.aim(receiver.host().name(), receiver.mac())?;
         let before = receiver.tally()?;
-        let (sent, ns) = self.send(PORT_SLOT, receiver.mac(), seconds)?;
+        let (sent, ns) = self.send(seconds)?;
         let after = receiver.tally()?;
         let expected = Tally { arrived: before.arrived + sent, ended: before.ended + sent };
         ensure!(after == expected, "{sent} frames sent: {before:?} became {after:?}");
@@ -139,40 +119,21 @@ impl Generator {
 
     /// The same of frames that are dropped instead of sent.
     fn send_to_nobody(&mut self, seconds: f64) -> Result<f64> {
-        let (sent, ns) = self.send(EMPTY_SLOT, Mac([0; 6]), seconds)?;
+        self.0.aim_at_nobody()?;
+        let (sent, ns) = self.send(seconds)?;
         Ok(ns / sent as f64)
     }
 
     /// How many frames were sent in that time, and nanoseconds.
-    fn send(&mut self, slot: u32, mac: Mac, seconds: f64) -> Result<(u64, f64)> {
-        let [a, b, c, d, e, f] = mac.0;
-        let mut flood = self.flood()?;
-        flood.set(1, u64::from(slot), 0)?;
-        flood.set(2, u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]), 0)?;
-        let before = flood.get(&0, 0)?;
+    fn send(&mut self, seconds: f64) -> Result<(u64, f64)> {
         let begin = thread_time()?;
-        let mut ns = 0.0;
+        let (mut sent, mut ns) = (0, 0.0);
         while ns < seconds * 1e9 {
-            let options = TestRunOptions {
-                data_in: Some(&self.frame),
-                repeat: CALL,
-                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-                ..TestRunOptions::default()
-            };
-            program(&mut self.ebpf)?.test_run(options)?;
+            sent += self.0.send(CALL)?;
             ns = thread_time()? - begin;
         }
-        Ok((self.flood()?.get(&0, 0)? - before, ns))
+        Ok((sent, ns))
     }
-
-    fn flood(&mut self) -> Result<Array<&mut MapData, u64>> {
-        let flood = self.ebpf.map_mut("FLOOD").context("the lab object has no map FLOOD")?;
-        Ok(flood.try_into()?)
-    }
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    Ok(ebpf.program_mut("flood").context("the lab object has no program flood")?.try_into()?)
 }
 
 /// 64 bytes, without a UDP checksum, from the first of the clients.

@@ -216,7 +216,7 @@ const FAMILIES: [Family; 2] = [
         vmac: VMAC6,
         group: WEB6,
         directed: IpAddr::V6(VIP6_DIRECTED),
-        gates: [0.8, 0.85, 0.9],
+        gates: [0.8, 0.85, 0.7],
     },
 ];
 
