@@ -16,6 +16,7 @@ mod drained;
 mod explained;
 mod failover;
 mod flows;
+mod guarded;
 mod handover;
 mod heartbeats;
 mod hostile;

@@ -163,6 +163,7 @@ impl Mover {
                 up.own,
                 up.configurations.clone(),
                 latest.clone(),
+                Arc::clone(&history),
                 announcing,
             )?),
             latest,

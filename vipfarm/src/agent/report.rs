@@ -251,7 +251,7 @@ impl Reporter {
             let count = conflicts::among(&packets);
             let stranger = !is_member(Mac(claim.mac));
             if let Some(count) = conflicts.untold(Instant::now(), count, stranger) {
-                let vip = port.plan().services.vip(claim.vip);
+                let vip = port.plan().services.vip(claim.vip).map(|(_, vip)| vip);
                 let message = conflicts::words(claim, vip, count);
                 if let Some(vip) = vip {
                     self.health.note_claim(vip, message.clone());

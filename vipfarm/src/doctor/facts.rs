@@ -136,10 +136,14 @@ pub struct InterfaceFacts {
     pub driver: Driver,
     /// An XDP program is attached to it.
     pub occupied: bool,
+    /// Others' TC programs that come before the farm's, which they can keep frames from.
+    pub programs_before: Vec<String>,
     /// How an agent's filter is pinned here, running or crashed.
     pub pinned: Option<XdpMode>,
     /// The filter is wanted in generic mode.
     pub generic: bool,
+    /// Clients send to a virtual MAC here.
+    pub has_vmac: bool,
     /// The settings of the interface that has the VIPs.
     pub settings: Settings,
 }

@@ -23,7 +23,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// As whom a node asks where it must not ask as a VIP: by VIP, its own address on that network, of
-/// IPv6 the link-local one.
+/// IPv6 the link-local one if there is one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OwnAddresses(pub BTreeMap<(VlanTags, IpAddr), IpAddr>);
 
@@ -245,14 +245,15 @@ impl Services {
         exact.or_else(|| self.rules.get(&key(None)))
     }
 
-    /// The virtual address with that identity.
-    pub fn vip(&self, identity: u8) -> Option<IpAddr> {
-        self.vips.get(usize::from(identity).checked_sub(1)?).map(|vip| vip.addr)
+    /// The virtual address with that identity, and its VLAN.
+    pub fn vip(&self, identity: u8) -> Option<(VlanTags, IpAddr)> {
+        let entry = self.vips.get(usize::from(identity).checked_sub(1)?);
+        entry.map(|vip| (vip.tags, vip.addr))
     }
 
     /// The kernel group whose buckets say who answers for a VIP.
-    pub fn resolve_group(&self, vip: IpAddr) -> Option<usize> {
-        let entry = self.vips.iter().find(|entry| entry.addr == vip)?;
+    pub fn resolve_group(&self, tags: VlanTags, vip: IpAddr) -> Option<usize> {
+        let entry = self.vips.iter().find(|entry| (entry.tags, entry.addr) == (tags, vip))?;
         usize::try_from(entry.resolve).ok()
     }
 
