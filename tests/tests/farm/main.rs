@@ -35,6 +35,7 @@ mod refused;
 mod reloaded;
 mod secured;
 mod serving;
+mod stopped;
 mod system;
 mod tagged;
 mod told;

@@ -16,7 +16,8 @@ use super::{
     configurations::{Configuration, Configurations, place_of, vips_of},
     conflicts::Prober,
     handover::LONGEST_HOLD,
-    linger,
+    history::{History, Level},
+    hold, linger,
     links::Links,
     options::AgentOptions,
     ports::Port,
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     config::{self, keys::Keys},
     datapath::{Buffers, Datapath, LeftOver, Options},
-    model::{Farm, Mac, NodeId, Vip},
+    model::{Farm, Mac, Mode, NodeId, Vip},
     net::{
         Interface, Network,
         undo::{self, InterfaceChanges, Undo, UndoError},
@@ -66,6 +67,39 @@ pub(super) struct Up {
 pub struct Record {
     undo: Undo,
     path: PathBuf,
+}
+
+impl Up {
+    /// Says what was found, and what will not be done.
+    pub(super) fn announce(&self, digest: [u8; 16], history: &History) {
+        let config = self.configurations.get(digest);
+        let farm = &config.farm;
+        let name = &farm.nodes[self.own.index()].name;
+        for (block, &interface) in farm.vips.iter().zip(&config.interface_of) {
+            let addresses: Vec<String> =
+                block.addresses.iter().map(|address| address.addr.to_string()).collect();
+            let datapath = &self.datapaths[interface];
+            let (holds, mac) = match (block.mode, block.virtual_mac()) {
+                (Mode::Failover, _) => ("may hold", "with its own MAC".to_owned()),
+                (_, Some(vmac)) => ("holds", format!("virtual MAC {vmac}")),
+                (_, None) => ("holds", "each node's own MAC".to_owned()),
+            };
+            let message = format!(
+                "{name} {holds} {} on {} ({mac}, {} XDP)",
+                addresses.join(" "),
+                datapath.interface(),
+                datapath.xdp_mode().as_str(),
+            );
+            history.push(Level::Info, "vip_held", message);
+        }
+        for datapath in self.datapaths.iter().filter(|d| d.fell_back()) {
+            let message = format!(
+                "the driver of {} has no native XDP: the filter runs in generic mode, which costs several times more per packet",
+                datapath.interface()
+            );
+            history.push(Level::Warn, "generic_xdp", message);
+        }
+    }
 }
 
 /// Brings everything up, or takes back what it had done.
