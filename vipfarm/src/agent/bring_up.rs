@@ -28,6 +28,7 @@ use super::{
 use crate::{
     config::{self, keys::Keys},
     datapath::{Buffers, Datapath, LeftOver, Options},
+    membership::BootTime,
     model::{Farm, Mac, Mode, NodeId, Vip},
     net::{
         Interface, Network,
@@ -129,10 +130,13 @@ pub(super) async fn bring_up(
     let config = Configuration::new(digest, farm.clone(), places, &used, &interfaces)?;
     let ports = ports_with_old_connections(&config, keys).await?;
 
+    // After a crash nobody was told of any.
+    let held_until = hold::take(&options.place.run_dir, &farm.name);
+    let held_until = held_until.unwrap_or_else(|| realtime::now() + LONGEST_HOLD);
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&ports) {
-            datapaths.push(attach(options, keys, interface, port)?);
+            datapaths.push(attach(options, keys, interface, port, held_until)?);
         }
         let prober = Prober::open()?;
         undo.note(&farm, &placed, &interfaces)?;
@@ -398,6 +402,7 @@ fn attach(
     keys: &Keys,
     interface: &Interface,
     port: &Port,
+    held_until: BootTime,
 ) -> anyhow::Result<Datapath> {
     let mut loaded = Datapath::load(&Options {
         interface: interface.name.clone(),
@@ -413,7 +418,7 @@ fn attach(
     let plan = port.plan();
     if plan.moving.iter().any(|moving| !moving.is_empty()) {
         // Until this agent has a lease of its own; nobody's bucket is accepted meanwhile.
-        loaded.extend_lease((realtime::now() + LONGEST_HOLD).as_nanos())?;
+        loaded.extend_lease(held_until.as_nanos())?;
     }
     Ok(loaded.attach(plan)?)
 }

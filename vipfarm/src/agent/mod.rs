@@ -7,7 +7,8 @@
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
 //! - [`rights`]: the capabilities that are needed, and giving up all others.
-//! - [`upgrade`]: has the agent replaced by another program.
+//! - [`upgrade`]: has the agent replaced by another program; [`hold`] tells that one for how long it may
+//!   serve at first.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
 //! - [`running`]: what the runtime does meanwhile, until [`stop`]; [`signals`] tell it to.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
@@ -48,6 +49,7 @@ pub mod forecast;
 pub mod handover;
 mod health;
 pub mod history;
+mod hold;
 mod hooks;
 pub mod judge;
 mod judges;
@@ -121,7 +123,7 @@ use crate::{
     config::{self, keys::Keys},
     datapath::{Datapath, LeftOver, Trace},
     doctor::{self, Finding, Scope, Severity, facts::RealTime},
-    membership::{self, OwnLink},
+    membership::{self, BootTime, OwnLink},
     model::{Farm, NodeId, Overrides, Timers},
     net::Network,
 };
@@ -213,6 +215,7 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
         let left_over = LeftOver::hold(&place.bpf_dir, interfaces)?;
         let removed = undo.changes();
         undo.roll_back(&network).await?;
+        let _nobody_comes = hold::take(&place.run_dir, &farm.name);
         let unpinned = left_over.remove()?;
         let unpinned = unpinned.into_iter().map(|interface| format!("the filter on {interface}"));
         Ok(removed.into_iter().chain(unpinned).collect())
@@ -327,6 +330,8 @@ async fn serve(
         let told = time::timeout(hold / HOLD_FOR_HOOKS, notifier.during(hooking)).await;
         told.unwrap_or(Ok(()))?;
         reporting.health.keep_open(hold);
+        let held_until = datapaths.iter().map(Datapath::lease).max().unwrap_or(0);
+        hold::keep(&options.place.run_dir, &farm.name, BootTime::from_nanos(held_until));
         return Ok(upgrade);
     }
     let taken_down = take_down(&reporting, &network, datapaths).await;
