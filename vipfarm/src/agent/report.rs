@@ -37,7 +37,7 @@ use super::{
     realtime,
     reload::{self, Reloader},
     trace::{self, Tracer},
-    upgrade::Upgrader,
+    upgrade::{Others, Upgrader},
 };
 use crate::{
     config::keys::Keys,
@@ -406,7 +406,8 @@ impl Source for Reporter {
     }
 
     fn upgrade(&self, request: UpgradeRequest) -> BoxFuture<'_, Result<UpgradeReply, String>> {
-        Box::pin(self.upgrader.begin(request))
+        let others = Others::of(self.own, &self.latest, &self.configurations);
+        Box::pin(self.upgrader.begin(request, others))
     }
 
     fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>> {
