@@ -229,8 +229,8 @@ fn follow(
     while !stop.load(Ordering::Relaxed) {
         let begin = Instant::now();
         let exchanged = match talk {
-            Talk::Blocks => exchange(&mut stream, block(seed, fate.blocks, BLOCK)),
-            Talk::Bulk => exchange(&mut stream, block(seed, fate.blocks, BULK)),
+            Talk::Blocks => exchange(&mut stream, &block(seed, fate.blocks, BLOCK)),
+            Talk::Bulk => exchange(&mut stream, &block(seed, fate.blocks, BULK)),
             Talk::Pushed => take(&mut stream, seed, fate.blocks),
         };
         match exchanged {
@@ -263,8 +263,8 @@ fn block(seed: u64, turn: u64, length: usize) -> Vec<u8> {
 }
 
 /// Sends a block; whether it came back.
-fn exchange(stream: &mut TcpStream, block: Vec<u8>) -> io::Result<bool> {
-    stream.write_all(&block)?;
+fn exchange(stream: &mut TcpStream, block: &[u8]) -> io::Result<bool> {
+    stream.write_all(block)?;
     let mut back = vec![0; block.len()];
     stream.read_exact(&mut back)?;
     Ok(back == block)

@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{handover::LONGEST_HOLD, realtime};
-use crate::{file, membership::BootTime};
+use crate::{datapath::Datapath, file, membership::BootTime};
 
-/// Leaves word for the next agent.
-pub(super) fn keep(run_dir: &Path, farm: &str, until: BootTime) {
-    let path = place(run_dir, farm);
-    if let Err(error) = file::replace(&path, &until.as_nanos().to_string()) {
+/// Leaves word of their leases for the next agent.
+pub(super) fn keep(run_dir: &Path, farm: &str, datapaths: &[Datapath]) {
+    let until = datapaths.iter().map(Datapath::lease).max().unwrap_or(0);
+    if let Err(error) = file::replace(&place(run_dir, farm), &until.to_string()) {
         tracing::warn!("old connections may be served for too long: {error}");
     }
 }
@@ -46,12 +46,14 @@ mod tests {
         let (dir, farm) = (std::env::temp_dir(), format!("hold-{}", std::process::id()));
         let take = || take(&dir, &farm);
         assert_eq!(take(), None);
+        let keep = |word: &str| fs::write(place(&dir, &farm), word).expect("written");
         let soon = realtime::now() + Duration::from_secs(30);
-        keep(&dir, &farm, soon);
+        keep(&soon.as_nanos().to_string());
         assert_eq!((take(), take()), (Some(soon), None));
-        keep(&dir, &farm, realtime::now() + Duration::from_hours(1));
+        let late = realtime::now() + Duration::from_hours(1);
+        keep(&late.as_nanos().to_string());
         assert_eq!(take(), None, "another boot clock");
-        fs::write(place(&dir, &farm), "soon").expect("written");
+        keep("soon");
         assert_eq!(take(), None);
         assert!(!place(&dir, &farm).exists());
     }

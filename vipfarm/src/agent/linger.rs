@@ -506,7 +506,9 @@ mod tests {
     /// After that step, with a connection in each of those buckets of group 1.
     fn counted(steps: u64, buckets: &[usize]) -> Counted {
         let mut group = InGroup { open: [0; BUCKETS], flows: [0; BUCKETS], counted: [0; BUCKETS] };
-        buckets.iter().for_each(|&bucket| group.open[bucket] = 1);
+        for &bucket in buckets {
+            group.open[bucket] = 1;
+        }
         let groups = vec![group.clone(), group];
         Counted { steps, groups, ..Counted::default() }
     }

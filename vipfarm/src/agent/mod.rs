@@ -123,7 +123,7 @@ use crate::{
     config::{self, keys::Keys},
     datapath::{Datapath, LeftOver, Trace},
     doctor::{self, Finding, Scope, Severity, facts::RealTime},
-    membership::{self, BootTime, OwnLink},
+    membership::{self, OwnLink},
     model::{Farm, NodeId, Overrides, Timers},
     net::Network,
 };
@@ -173,7 +173,7 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
                     return Ok(());
                 }
                 let error = program.execute();
-                signals.let_through()?;
+                Signals::let_through()?;
                 let message = format!("{error:#}: the former agent goes on");
                 history.push(Level::Warn, "upgrade_failed", message);
             }
@@ -330,8 +330,7 @@ async fn serve(
         let told = time::timeout(hold / HOLD_FOR_HOOKS, notifier.during(hooking)).await;
         told.unwrap_or(Ok(()))?;
         reporting.health.keep_open(hold);
-        let held_until = datapaths.iter().map(Datapath::lease).max().unwrap_or(0);
-        hold::keep(&options.place.run_dir, &farm.name, BootTime::from_nanos(held_until));
+        hold::keep(&options.place.run_dir, &farm.name, &datapaths);
         return Ok(upgrade);
     }
     let taken_down = take_down(&reporting, &network, datapaths).await;

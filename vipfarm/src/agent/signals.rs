@@ -75,13 +75,13 @@ impl Signals {
             }
         });
         if self.came {
-            held_back().thread_unblock()?;
+            Self::let_through()?;
         }
         Ok(!self.came)
     }
 
     /// There is no next program: they are caught as before.
-    pub(super) fn let_through(&self) -> io::Result<()> {
+    pub(super) fn let_through() -> io::Result<()> {
         Ok(held_back().thread_unblock()?)
     }
 }
