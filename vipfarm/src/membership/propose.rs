@@ -86,7 +86,7 @@ impl Membership {
         let mut alive: NodeSet = connected
             .iter()
             .filter(|&node| !anybody_serves || self.is_admitted(now, node))
-            .filter(|&node| !self.has_left_its_buckets(node))
+            .filter(|&node| !self.has_gone(node))
             .collect();
         let mut idle: NodeSet = NodeSet::EMPTY;
         let mut digest = self.digest;
@@ -164,10 +164,12 @@ impl Membership {
         is_member || peer.linked_since.is_some_and(|since| now >= since + damping)
     }
 
-    /// Whether the node leaves, and all that was its own has been taken by others.
-    fn has_left_its_buckets(&self, node: NodeId) -> bool {
+    /// Whether the node has left: all that was its own has been taken by others, and it serves nothing any
+    /// more. Until it says so, what lingers with it is its own, and a view without it would give that away.
+    fn has_gone(&self, node: NodeId) -> bool {
         node != self.config.own
             && self.says(node, Flags::LEAVING)
+            && !self.says(node, Flags::SERVING)
             && self.owns_nothing(NodeSet::EMPTY.with(node))
     }
 

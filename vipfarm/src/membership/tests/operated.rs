@@ -30,6 +30,31 @@ fn a_leaver_serves_until_the_view_without_it_and_others_take_over_after_that() {
 }
 
 #[test]
+fn a_leaver_stays_in_the_view_until_it_serves_nothing_of_what_lingers_with_it() {
+    let mut farm = Farm::settled(3);
+    farm.clear_log();
+    let now = farm.now();
+    farm.nodes[2].leave(now);
+    farm.run(3);
+    // All have promised the view in which it owns nothing, and it is stopped before it knows that they
+    // have installed it.
+    farm.frozen_until[2] = farm.millis + 130;
+    farm.run(129);
+    let without =
+        |output: &Output| matches!(output, Output::Release(view) if !view.alive.contains(id(2)));
+    for node in 0..2 {
+        let follows = |output: &Output| matches!(output, Output::Acquire(_));
+        assert!(farm.when(node, follows).is_some(), "they have what was its own");
+        assert_eq!(farm.when(node, without), None, "it serves what lingers with it");
+    }
+    farm.run(100);
+    let fenced = farm.when(2, |output| *output == Output::Fence).expect("it leaves");
+    for node in 0..2 {
+        assert!(fenced < farm.when(node, without).expect("it is gone"));
+    }
+}
+
+#[test]
 fn a_node_whose_network_is_back_listens_before_it_serves_alone() {
     let mut farm = Farm::settled(2);
     farm.cut = true;
