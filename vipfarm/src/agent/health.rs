@@ -70,6 +70,8 @@ struct Known {
     missing: BTreeSet<IpAddr>,
     /// The failover VIPs that their interfaces would not take, or did not keep.
     refused: BTreeSet<IpAddr>,
+    /// This node is about to stop.
+    stops: bool,
     /// The VIPs that others have claimed, with what was told of it, and when.
     claimed: BTreeMap<IpAddr, (String, Instant)>,
     /// What the heartbeat thread was told.
@@ -264,6 +266,14 @@ impl Health {
         }
     }
 
+    /// The other nodes are to serve everything from now on, until another agent starts here. What operators
+    /// said of powers stays as it is.
+    pub(super) fn leave_all_to_others(&self) {
+        let mut known = self.known();
+        known.stops = true;
+        self.tell(&mut known);
+    }
+
     /// The VIPs that are missing.
     pub(super) fn missing(&self) -> BTreeSet<IpAddr> {
         self.known().missing.clone()
@@ -337,6 +347,9 @@ impl Health {
 impl Known {
     /// What the node abstains from with that configuration.
     fn abstention(&self, config: &Configuration) -> Abstention {
+        if self.stops {
+            return Abstention::ALL;
+        }
         let lacks = |vip: &Vip, lost: &BTreeSet<IpAddr>| {
             vip.addresses.iter().any(|it| it.check && lost.contains(&it.addr))
         };

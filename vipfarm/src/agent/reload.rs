@@ -295,7 +295,7 @@ impl Reloader {
             return Ok(());
         };
         bail!(
-            "{}: {what}: a reload cannot take that over; `vipfarm upgrade` on all nodes at once can",
+            "{}: {what}: a reload cannot take that over; `vipfarm upgrade --all-at-once` on all nodes at the same time can",
             self.file.display()
         );
     }

@@ -95,14 +95,6 @@ impl Reporter {
         }
     }
 
-    /// Gives all buckets of this node to the others, until another agent starts here.
-    pub(in crate::agent) fn give_away(&self) -> std::io::Result<()> {
-        // Whether the farm agrees shows in time.
-        let (reply, _) = oneshot::channel();
-        let (node, power) = (self.own, Some(0));
-        self.commander.send(Command::SetPower { group: None, node, power, persist: false, reply })
-    }
-
     /// Whether this node has no power in any group.
     pub(in crate::agent) fn is_drained(&self) -> bool {
         let snapshot = self.latest.get();
