@@ -89,3 +89,32 @@ impl Signals {
 fn held_back() -> SigSet {
     [Number::SIGTERM, Number::SIGINT, Number::SIGHUP].into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    fn next(signals: &mut Signals) -> Asked {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(signals.next())
+    }
+
+    /// One test, because signals are the process's.
+    #[test]
+    fn what_comes_before_another_program_keeps_it_away_and_what_comes_later_reaches_it() {
+        let mut signals = Signals::catch().expect("they can be caught");
+        assert!(signals.hold_back().expect("held back"), "none has come");
+        Signals::let_through().expect("caught as before");
+        raise(Number::SIGTERM).expect("raised");
+        assert!(!signals.hold_back().expect("looked"), "there is to be no other program");
+        assert_eq!(next(&mut signals), Asked::Stop, "and whoever serves next is told");
+
+        assert!(signals.hold_back().expect("held back"), "it was told once");
+        raise(Number::SIGHUP).expect("raised");
+        // The next program inherits that it is held back, and that it waits.
+        let mut others = Signals::catch().expect("they can be caught");
+        assert_eq!(next(&mut others), Asked::ReadAnew);
+    }
+}
