@@ -43,9 +43,9 @@ pub(crate) fn refuse(path: &Path, farm: &Farm) -> Result<(), Untrusted> {
 /// Who else may change what is at that path. One that is not there will be missed elsewhere.
 pub(crate) fn changeable(path: &Path) -> Option<Changeable> {
     let own = [0, geteuid().as_raw()];
-    // Where a link is, and what it leads to.
-    let places = [std::path::absolute(path).ok()?, path.canonicalize().ok()?];
-    let mut places = places.iter().flat_map(|path| path.ancestors());
+    // What a link leads to, and where it is.
+    let (found, told) = (path.canonicalize().ok()?, std::path::absolute(path).ok()?);
+    let mut places = found.ancestors().chain(told.ancestors().skip(1));
     places.find_map(|place| {
         let (whom, fix) = by_whom(&place.metadata().ok()?, &own)?;
         Some(Changeable { path: place.into(), whom, fix })
