@@ -177,7 +177,8 @@ impl Frame {
     }
 
     /// Adds an IPv6 extension header behind those already there (RFC 8200 section 4): its number, and
-    /// its bytes from the third on; with the two before them a multiple of 8.
+    /// its bytes from the third on; with the two before them a multiple of 8. Those behind a fragment
+    /// header without bytes are in the fragments' own part: see [`Frame::fragments`].
     #[must_use]
     pub fn extension(mut self, number: u8, bytes: &[u8]) -> Self {
         self.ip_mut().extensions.push((number, bytes.to_vec()));
@@ -214,7 +215,8 @@ impl Frame {
                         self.with_link(EtherType::IPV4, &v4_bytes(header, &transport))
                     }
                     (IpAddr::V6(_), _) => {
-                        let packet = packet.v6_bytes(&packet.extensions, &transport);
+                        let next = packet.transport.protocol(true);
+                        let packet = packet.v6_bytes(&packet.extensions, next, &transport);
                         self.with_link(EtherType::IPV6, &packet)
                     }
                 }
@@ -230,17 +232,21 @@ impl Frame {
     pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
         assert!(size > 0 && size.is_multiple_of(8), "fragments are cut at multiples of 8 bytes");
         let Body::Ip(packet) = &self.body else { panic!("only IP packets are cut into fragments") };
-        let transport = packet.transport_bytes();
-        let last = transport.len().div_ceil(size) - 1;
+        let is_cut_at = |(number, bytes): &(u8, Vec<u8>)| *number == 44 && bytes.is_empty();
+        let cut_at = packet.extensions.iter().position(is_cut_at);
+        let (ahead, behind) = packet.extensions.split_at(cut_at.unwrap_or(packet.extensions.len()));
+        let behind = behind.get(1..).unwrap_or_default();
+        let first = packet.transport.protocol(packet.source.is_ipv6());
+        let (next, whole) = chained(behind, first, &packet.transport_bytes());
+        let last = whole.len().div_ceil(size) - 1;
         let cut = |(index, part): (usize, &[u8])| {
             if packet.source.is_ipv6() {
                 let more = u16::from(index < last);
                 let offset = u16::try_from(index * size).expect("a packet has 65,535 bytes") | more;
                 let id = u32::from(packet.identification);
                 let header = [&offset.to_be_bytes()[..], &id.to_be_bytes()].concat();
-                let mut extensions = packet.extensions.clone();
-                extensions.push((44, header));
-                return self.with_link(EtherType::IPV6, &packet.v6_bytes(&extensions, part));
+                let extensions = [ahead, &[(44, header)]].concat();
+                return self.with_link(EtherType::IPV6, &packet.v6_bytes(&extensions, next, part));
             }
             let mut header = packet.v4_header(part.len());
             let offset = u16::try_from(index * size / 8).expect("a packet has at most 8191 blocks");
@@ -249,7 +255,7 @@ impl Frame {
             header.dont_fragment = false;
             self.with_link(EtherType::IPV4, &v4_bytes(header, part))
         };
-        transport.chunks(size).enumerate().map(cut).collect()
+        whole.chunks(size).enumerate().map(cut).collect()
     }
 
     fn of_ip(source: IpAddr, target: IpAddr, transport: Transport, payload: &[u8]) -> Self {
@@ -308,6 +314,24 @@ impl Frame {
     }
 }
 
+/// Extension headers and what is behind them, of protocol `next`; with the number of the first header.
+fn chained(
+    extensions: &[(u8, Vec<u8>)],
+    mut next: IpNumber,
+    payload: &[u8],
+) -> (IpNumber, Vec<u8>) {
+    let mut rest = payload.to_vec();
+    for (number, bytes) in extensions.iter().rev() {
+        let length = bytes.len() + 2;
+        assert!(length.is_multiple_of(8), "an extension header is whole units of 8 bytes");
+        let units = u8::try_from(length / 8 - 1).expect("at most 256 units");
+        // The second byte of a fragment header is reserved, and 0 like its length would be.
+        rest = [&[next.0, units][..], bytes, &rest].concat();
+        next = IpNumber(*number);
+    }
+    (next, rest)
+}
+
 impl IpPacket {
     fn v4_header(&self, length: usize) -> Ipv4Header {
         let (IpAddr::V4(source), IpAddr::V4(target)) = (self.source, self.target) else {
@@ -338,18 +362,9 @@ impl IpPacket {
         header
     }
 
-    /// The packet with those extension headers.
-    fn v6_bytes(&self, extensions: &[(u8, Vec<u8>)], payload: &[u8]) -> Vec<u8> {
-        let mut next = self.transport.protocol(true);
-        let mut rest = payload.to_vec();
-        for (number, bytes) in extensions.iter().rev() {
-            let length = bytes.len() + 2;
-            assert!(length.is_multiple_of(8), "an extension header is whole units of 8 bytes");
-            let units = u8::try_from(length / 8 - 1).expect("at most 256 units");
-            // The second byte of a fragment header is reserved, and 0 like its length would be.
-            rest = [&[next.0, units][..], bytes, &rest].concat();
-            next = IpNumber(*number);
-        }
+    /// The packet with those extension headers before what is of protocol `next`.
+    fn v6_bytes(&self, extensions: &[(u8, Vec<u8>)], next: IpNumber, payload: &[u8]) -> Vec<u8> {
+        let (next, rest) = chained(extensions, next, payload);
         let mut header = self.v6_header(rest.len());
         header.next_header = next;
         [&header.to_bytes()[..], &rest].concat()

@@ -85,11 +85,40 @@ pub fn generate(random: &mut Random) -> Vec<u8> {
     let frame = if resolves { frame } else { dress(random, frame, vip) };
     let frame = tag(random, frame, tags);
     let bytes = if !resolves && random.below(8) == 0 {
+        let frame = match vip {
+            IpAddr::V6(_) if random.below(3) == 0 => {
+                frame.extension(44, &[]).extension(60, &[0; 6])
+            }
+            _ => frame,
+        };
         let fragments = frame.payload(&[0; 64]).fragments(24);
         fragments[random.below(fragments.len())].clone()
     } else {
         frame.bytes()
     };
+    damage(random, bytes)
+}
+
+/// A frame that a node may send and that speaks for a VIP, as a rule, then often damaged.
+pub fn spoken(random: &mut Random) -> Vec<u8> {
+    let Target { addr: vip, mac, tags } = random.pick(&TARGETS);
+    let named = random.pick(&[OWN, OWN, PEER, CLIENT, mac]);
+    let other = random.pick(&TARGETS).addr;
+    let frame = match (vip, other) {
+        (IpAddr::V4(vip), _) if random.below(2) == 0 => {
+            Frame::arp_reply((named, vip), (CLIENT, Ipv4Addr::new(10, 1, 0, random.next8())))
+        }
+        (IpAddr::V4(vip), IpAddr::V4(other)) => {
+            Frame::arp_request(named, vip, random.pick(&[vip, other]))
+        }
+        (IpAddr::V4(vip), IpAddr::V6(_)) => Frame::arp_request(named, vip, vip),
+        (IpAddr::V6(vip), _) if random.below(2) == 0 => {
+            Frame::advertisement(named, vip, vip, random.pick(&[0x20, 0x60]))
+        }
+        (IpAddr::V6(vip), _) => Frame::solicitation(named, vip, vip),
+    };
+    let frame = frame.macs(random.pick(&[OWN, OWN, mac]), random.pick(&[CLIENT, Mac([0xff; 6])]));
+    let bytes = tag(random, frame, tags).bytes();
     damage(random, bytes)
 }
 

@@ -23,6 +23,7 @@
 //! - [`generator`]: frames by chance; [`pcap`]: frames in a file.
 //! - [`world`]: a farm on paper, and the decision about single frames in it, on host and kernel.
 //! - [`farm`]: agents on the nodes, through the `vipfarm` program; [`tables`]: what their kernels have.
+//! - [`tcx`]: a TC program of somebody else.
 //! - [`skip`]: how a test says that it cannot run here.
 //! - [`bench`]: what a packet costs, what clients notice of failures; [`translated`]: what the kernel made of a program.
 //! - [`demo`]: the guided tour that `cargo xtask demo` shows.
@@ -51,6 +52,7 @@ pub mod skip;
 mod sweep;
 mod switch;
 pub mod tables;
+pub mod tcx;
 pub mod traffic;
 pub mod translated;
 pub mod world;

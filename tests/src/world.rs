@@ -42,6 +42,7 @@ vips:
   - addresses: [10.9.0.102/24]
     vmac: 5a:fe:00:00:00:02
     icmp_echo: drop
+    other: on_addr
     groups:
       - name: strangers
         powers: { node2: 1 }

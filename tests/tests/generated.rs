@@ -7,9 +7,9 @@ use vipfarm::{
     datapath::manual::{Entry, Manual},
     host::HostTables,
 };
-use vipfarm_common::Reason;
+use vipfarm_common::{Guarded, Reason};
 use vipfarm_lab::{
-    generator::{Random, generate},
+    generator::{Random, generate, spoken},
     pcap, require, skip,
     world::World,
 };
@@ -65,6 +65,38 @@ fn kernel_and_host_agree_while_buckets_are_in_a_move() {
     let moved = [Reason::Inherited, Reason::HandedBack, Reason::CopiedBack];
     for reason in moved.into_iter().chain([Reason::Mine, Reason::NotMine]) {
         assert!(met.contains_key(&reason), "{reason:?} of {met:?}");
+    }
+}
+
+#[test]
+fn kernel_and_host_let_the_same_frames_out() {
+    require!(skip::bpf());
+    let world = World::new();
+    let host = world.host();
+    let mut kernel = world.kernel();
+    kernel.lease(Duration::from_mins(10)).expect("a lease");
+    let mut random = Random(0x5a1d);
+    let mut met = BTreeMap::new();
+    for number in 0..FRAMES / 5 {
+        let frame = if number % 4 == 0 { generate(&mut random) } else { spoken(&mut random) };
+        let mut expected = frame.clone();
+        let guarded = host.guard(&mut expected);
+        let run = kernel.run(Entry::Guard, &frame).expect("it runs");
+        let counted = (guarded != Guarded::Clean).then_some(guarded.as_str());
+        let action = if guarded == Guarded::Refused { 2 } else { -1 };
+        let alike = run.guarded == Vec::from_iter(counted)
+            && run.action.cast_signed() == action
+            && run.frame == expected;
+        assert!(
+            alike,
+            "frame {number} ({}): the kernel says {run:?}, the host {guarded:?} {expected:02x?}",
+            pcap::of_failure(env!("CARGO_TARGET_TMPDIR"), "spoken", [&frame[..]])
+        );
+        *met.entry(guarded.as_str()).or_insert(0) += 1;
+    }
+    let all = Guarded::COUNTED.iter().chain([&Guarded::Clean]);
+    for outcome in all.map(|outcome| outcome.as_str()) {
+        assert!(met.contains_key(outcome), "{outcome} of {met:?}");
     }
 }
 

@@ -6,9 +6,9 @@ use vipfarm::{datapath::manual::Entry, model::Mac};
 use vipfarm_lab::{
     Frame, require, skip,
     world::{
-        CLIENT, OWN, OWN_V4, OWN_V4_TAGGED, OWN_V6, OWN_V6_TAGGED, VIP, VIP_DIRECTED,
+        CLIENT, OWN, OWN_V4, OWN_V4_TAGGED, OWN_V6, OWN_V6_TAGGED, PEER, VIP, VIP_DIRECTED,
         VIP_DIRECTED_TAGGED, VIP_FLOATED, VIP_FLOATING, VIP_OF_NODE2, VIP6, VIP6_DIRECTED,
-        VIP6_DIRECTED_TAGGED, VMAC, VMAC_OF_NODE2, VMAC6, World,
+        VIP6_DIRECTED_TAGGED, VIP6_FLOATED, VIP6_FLOATING, VMAC, VMAC_OF_NODE2, VMAC6, World,
     },
 };
 
@@ -104,6 +104,65 @@ fn t1_only_the_node_that_has_a_failover_vip_may_announce_it() {
 }
 
 #[test]
+fn t1_t3_nobody_claims_a_vip_for_a_mac_that_does_not_serve_it() {
+    require!(skip::bpf());
+    let mut kernel = World::new().kernel();
+    let all: Ipv6Addr = "ff02::1".parse().expect("an address");
+    // What `arping -A` writes, and what an agent tells a client.
+    let v4 = |vip, mac| {
+        [Frame::arp_reply((mac, vip), (mac, vip)), Frame::arp_reply((mac, vip), (CLIENT, OTHER))]
+    };
+    let v6 = |vip, mac| {
+        [all, OWN_V6].map(|to| Frame::advertisement(mac, vip, to, 0x20).macs(OWN, CLIENT))
+    };
+    let claims = |v4_vip, v6_vip, mac| {
+        let frames = v4(v4_vip, mac).into_iter().chain(v6(v6_vip, mac));
+        frames.map(|frame| frame.macs(OWN, CLIENT).bytes()).collect::<Vec<_>>()
+    };
+    let bare = |vip: Ipv6Addr| {
+        let head = [136, 0, 0x20, 0, 0, 0];
+        Frame::icmpv6(OWN_V6, all, head, &vip.octets()).hops(255).macs(OWN, CLIENT).bytes()
+    };
+    let (floating, floated) = ((VIP_FLOATING, VIP6_FLOATING), (VIP_FLOATED, VIP6_FLOATED));
+    let directed = (VIP_DIRECTED, VIP6_DIRECTED);
+    for (name, (v4_vip, v6_vip), mac, leased, leaves) in [
+        ("its own", floating, OWN, true, true),
+        ("another's, by its MAC", floating, CLIENT, true, false),
+        ("a peer's MAC", floating, PEER, true, false),
+        ("its own, whose agent is gone", floating, OWN, false, false),
+        ("another node's", floated, OWN, true, false),
+        ("shared", directed, OWN, true, true),
+        ("shared, another node's share", directed, PEER, true, true),
+        ("shared, a MAC that is nobody's", directed, CLIENT, true, false),
+        ("shared, by a node whose agent is gone", directed, OWN, false, false),
+    ] {
+        if leased {
+            kernel.lease(std::time::Duration::from_mins(1)).expect("a lease");
+        } else {
+            kernel.fence();
+        }
+        let mut frames = claims(v4_vip, v6_vip, mac);
+        frames.extend((mac == OWN).then(|| bare(v6_vip)));
+        for frame in frames {
+            let run = kernel.run(Entry::Guard, &frame).expect("it runs");
+            assert_eq!(run.frame, frame, "{name}");
+            let (action, guarded): (_, &[_]) = if leaves { (-1, &[]) } else { (2, &["refused"]) };
+            assert_eq!((run.action.cast_signed(), &run.guarded[..]), (action, guarded), "{name}");
+        }
+    }
+}
+
+#[test]
+fn t1_a_node_without_an_address_to_ask_with_does_not_ask_as_the_vip() {
+    require!(skip::bpf());
+    let mut kernel = World::new().kernel();
+    kernel.lease(std::time::Duration::from_mins(1)).expect("a lease");
+    let frame = Frame::solicitation(OWN, VIP6_FLOATING, OWN_V6).macs(OWN, CLIENT).bytes();
+    let run = kernel.run(Entry::Guard, &frame).expect("it runs");
+    assert_eq!((run.action, &run.guarded[..]), (2, &["refused"][..]));
+}
+
+#[test]
 fn t1_t23_a_node_asks_in_a_vlan_with_its_address_there() {
     require!(skip::bpf());
     let ask = |own| Frame::arp_request(OWN, own, OTHER).vlan(40);
@@ -131,6 +190,7 @@ fn t2_the_vmac_never_leaves_as_an_ethernet_source() {
 fn everything_else_leaves_as_it_came() {
     require!(skip::bpf());
     let mut kernel = World::new().kernel();
+    kernel.lease(std::time::Duration::from_mins(1)).expect("a lease");
     for frame in [
         Frame::arp_request(OWN, OTHER, VIP).macs(OWN, Mac([0xff; 6])),
         Frame::arp_reply((VMAC, VIP), (CLIENT, OTHER)).macs(OWN, CLIENT),

@@ -22,8 +22,8 @@ use vipfarm_lab::{
     frame::{ACK, FIN, RST, SYN},
     require, skip,
     world::{
-        CLIENT, DIRECT, DNS, OWN, PEER, VIP, VIP_DIRECTED, VIP6, VIP6_DIRECTED, VMAC, VMAC6, WEB,
-        WEB6, World,
+        CLIENT, DIRECT, DNS, OWN, PEER, VIP, VIP_BY_ADDR, VIP_DIRECTED, VIP6, VIP6_BY_ADDR,
+        VIP6_DIRECTED, VMAC, VMAC6, WEB, WEB6, World,
     },
 };
 
@@ -328,4 +328,34 @@ fn t12_flows_that_linger_are_judged_by_one_node_after_the_other_in_the_kernel() 
         }
         assert_eq!(run(now, later), [reason], "{here}");
     });
+}
+
+#[test]
+fn t8_t12_parts_of_a_connection_in_a_move_go_where_the_first_does_also_by_address() {
+    let world = World::new().in_a_move();
+    let vips = [(IpAddr::from(VIP_BY_ADDR), WEB, VMAC), (VIP6_BY_ADDR.into(), WEB6, VMAC6)];
+    for ((vip, group, vmac), mine) in vips.into_iter().flat_map(|vip| [(vip, true), (vip, false)]) {
+        let address = |number: u16| -> IpAddr {
+            let [high, low] = number.to_be_bytes();
+            match vip {
+                IpAddr::V4(_) => [10, 1, high, low].into(),
+                IpAddr::V6(_) => [0xfd00, 1, 0, 0, 0, 0, 0, number].into(),
+            }
+        };
+        let client = (1..=u16::MAX).map(address).find(|&client| {
+            let moves = world.former(group, client, 0, TCP) == Some(1);
+            moves && world.is_mine(group, client, 0, TCP) == mine
+        });
+        let ends = (SocketAddr::from((client.expect("some client fits"), 4000)), (vip, 9).into());
+        let whole = Frame::tcp(ends.0, SocketAddr::from((vip, 9)), ACK).payload(&[0; 64]);
+        let parts = whole.macs(CLIENT, vmac).fragments(24);
+        let with = world.host().with_connection(ends.0, ends.1, Connection::Own);
+        let own = if mine { Reason::Mine } else { Reason::Lingering };
+        let of_another = if mine { Reason::Inherited } else { Reason::NotMine };
+        for (tables, expected) in [(with, own), (world.host(), of_another)] {
+            let judge = |part: usize| tables.decide(&mut parts[part].clone());
+            assert_eq!(judge(1), Reason::EarlyFragment, "{ends:?}");
+            assert_eq!([0, 1, 2].map(judge), [expected; 3], "{ends:?}, mine: {mine}");
+        }
+    }
 }

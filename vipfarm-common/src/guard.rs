@@ -1,8 +1,9 @@
 //! What may leave a node (TC egress): nothing that tells the network another MAC for a VIP than
-//! its VMAC (T1, T3), nothing that lets a switch learn the VMAC (T2), and no question asked as a VIP
-//! whose answer would come to one node only.
+//! its VMAC (T1, T3), nothing that lets a switch learn the VMAC (T2), no question asked as a VIP
+//! whose answer would come to one node only, and no claim to a VIP with a MAC that does not serve it.
 //!
-//! Sysctls steer the kernel's own ARP only; tools that write frames themselves pass here too.
+//! Sysctls steer the kernel's own ARP only; tools that write frames themselves pass here too. So does
+//! what a node says whose agent is frozen or dead: its lease is over.
 
 use crate::{
     layout::{Generation, MAX_VIPS, State, VIP_DIRECTED, VIP_FAILOVER, mac_word},
@@ -23,11 +24,14 @@ pub enum Guarded {
     Source = 2,
     /// The same as for ARP in a neighbour discovery message.
     Nd = 3,
+    /// Not sent: it claimed a VIP that has no VMAC for a MAC that does not serve it now, or asked as one
+    /// in the place of which the node has no address to ask with.
+    Refused = 4,
 }
 
 impl Guarded {
     /// The outcomes that are counted.
-    pub const COUNTED: [Self; 3] = [Self::Arp, Self::Source, Self::Nd];
+    pub const COUNTED: [Self; 4] = [Self::Arp, Self::Source, Self::Nd, Self::Refused];
 
     /// The word used everywhere.
     pub const fn as_str(self) -> &'static str {
@@ -36,6 +40,7 @@ impl Guarded {
             Self::Arp => "arp_corrected",
             Self::Source => "source_corrected",
             Self::Nd => "nd_corrected",
+            Self::Refused => "refused",
         }
     }
 }
@@ -53,7 +58,7 @@ const TARGET_MAC: [u8; 2] = [2, 1];
 /// Options looked at: the address comes first, or behind a nonce (RFC 7527).
 const OPTIONS: usize = 2;
 
-/// Corrects an outgoing frame in place.
+/// Corrects an outgoing frame in place, or refuses it.
 #[inline(always)]
 pub fn guard<P: Packet, T: Tables>(packet: &P, tables: &T) -> Guarded {
     let Ok(ethernet) = vip::ethernet(packet) else { return Guarded::Clean };
@@ -70,108 +75,126 @@ pub fn guard<P: Packet, T: Tables>(packet: &P, tables: &T) -> Guarded {
         ethernet.head.set::<6, 6>(own);
         guarded = Guarded::Source;
     }
-    if ethernet.ethertype == ETHERTYPE_ARP && arp(packet, tables, state, &ethernet) {
-        guarded = Guarded::Arp;
-    }
-    if ethernet.ethertype == ETHERTYPE_IPV6 && neighbour(packet, now, active, &ethernet) {
-        guarded = Guarded::Nd;
-    }
-    guarded
+    let said = Said { tables, state, now, active };
+    let spoken = match ethernet.ethertype {
+        ETHERTYPE_ARP => said.arp(packet, &ethernet),
+        ETHERTYPE_IPV6 => said.neighbour(packet, &ethernet),
+        _ => Guarded::Clean,
+    };
+    if spoken == Guarded::Clean { guarded } else { spoken }
 }
 
-/// Whether an ARP packet was corrected.
-#[inline(always)]
-fn arp<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    state: &State,
-    ethernet: &Ethernet<P::Head<14>>,
-) -> bool {
-    let (now, active) = vip::active(tables, state);
-    let Some(arp) = packet.head::<28>(ethernet.network) else { return false };
-    let claimed = vip::look_up_v4(now, active, arp.get::<14, 4>(), ethernet.vlans).vip;
-    if claimed == 0 {
-        return false;
-    }
-    if claimed & OWN_MAC != 0 {
-        // An answer with the node's own MAC is right; a question would teach it to everybody.
-        let announces = arp.get::<24, 4>() == arp.get::<14, 4>();
-        if announces && claimed & VIP_FAILOVER != 0 && holds(tables, state, now, claimed) {
-            return false;
+/// What a node says, and what it is judged by.
+struct Said<'a, T: Tables> {
+    tables: &'a T,
+    state: &'a State,
+    now: &'a Generation,
+    active: u64,
+}
+
+impl<T: Tables> Said<'_, T> {
+    #[inline(always)]
+    fn arp<P: Packet>(&self, packet: &P, ethernet: &Ethernet<P::Head<14>>) -> Guarded {
+        let Some(arp) = packet.head::<28>(ethernet.network) else { return Guarded::Clean };
+        let claimed =
+            vip::look_up_v4(self.now, self.active, arp.get::<14, 4>(), ethernet.vlans).vip;
+        if claimed == 0 {
+            return Guarded::Clean;
         }
-        let asker = now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
-        let asks = arp.get::<6, 2>() == ARP_REQUEST && asker != [0; 2];
-        if asks {
-            let [a, b, c, d, ..] = asker[0].to_ne_bytes();
+        let mac = mac_word(arp.get::<8, 6>());
+        if claimed & OWN_MAC != 0 {
+            let asks = arp.get::<6, 2>() == ARP_REQUEST;
+            let announces = arp.get::<24, 4>() == arp.get::<14, 4>();
+            if !asks {
+                return self.claim(claimed, mac);
+            }
+            // A question teaches the MAC to everybody who hears it.
+            if announces && claimed & VIP_FAILOVER != 0 && self.is_true(claimed, mac) {
+                return Guarded::Clean;
+            }
+            let [asker, _] = self.now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
+            if asker == 0 {
+                return Guarded::Refused;
+            }
+            let [a, b, c, d, ..] = asker.to_ne_bytes();
             arp.set::<14, 4>([a, b, c, d]);
+            return Guarded::Arp;
         }
-        return asks;
-    }
-    let vmac = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)];
-    let wrong = mac_word(arp.get::<8, 6>()) != vmac;
-    if wrong {
+        let vmac = self.now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)];
+        if mac == vmac {
+            return Guarded::Clean;
+        }
         let [a, b, c, d, e, f, ..] = vmac.to_ne_bytes();
         arp.set::<8, 6>([a, b, c, d, e, f]);
+        Guarded::Arp
     }
-    wrong
-}
 
-/// Whether this node has a failover VIP, and may say so.
-#[inline(always)]
-fn holds<T: Tables>(tables: &T, state: &State, now: &Generation, vip: u32) -> bool {
-    let group = now.vip_rules[vip as usize & (2 * MAX_VIPS - 1)].resolve;
-    let leased = tables.boot_ns() < tables.volatile(&state.control.deadline_ns);
-    leased && vip::is_mine(tables, now, group, 0)
-}
-
-/// Whether a neighbour discovery message was corrected.
-#[inline(always)]
-fn neighbour<P: Packet>(
-    packet: &P,
-    now: &Generation,
-    active: u64,
-    ethernet: &Ethernet<P::Head<14>>,
-) -> bool {
-    let Some(message) = packet.head::<64>(ethernet.network) else { return false };
-    let [kind] = message.get::<40, 1>();
-    if message.get::<6, 1>() != [ICMPV6] || kind != SOLICITATION && kind != ADVERTISEMENT {
-        return false;
-    }
-    let (speaks_for, option) = if kind == SOLICITATION {
-        (message.get::<8, 16>(), SOURCE_MAC)
-    } else {
-        (message.get::<48, 16>(), TARGET_MAC)
-    };
-    let claimed = vip::look_up_v6(now, active, speaks_for, ethernet.vlans).vip;
-    let checksum = message.get::<42, 2>();
-    if claimed == 0 {
-        return false;
-    }
-    if claimed & OWN_MAC != 0 {
-        let asker = now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
-        let asks = kind == SOLICITATION && asker != [0; 2];
-        if asks {
+    #[inline(always)]
+    fn neighbour<P: Packet>(&self, packet: &P, ethernet: &Ethernet<P::Head<14>>) -> Guarded {
+        let Some(message) = packet.head::<64>(ethernet.network) else { return Guarded::Clean };
+        let [kind] = message.get::<40, 1>();
+        if message.get::<6, 1>() != [ICMPV6] || kind != SOLICITATION && kind != ADVERTISEMENT {
+            return Guarded::Clean;
+        }
+        let (speaks_for, option) = if kind == SOLICITATION {
+            (message.get::<8, 16>(), SOURCE_MAC)
+        } else {
+            (message.get::<48, 16>(), TARGET_MAC)
+        };
+        let claimed = vip::look_up_v6(self.now, self.active, speaks_for, ethernet.vlans).vip;
+        let checksum = message.get::<42, 2>();
+        if claimed == 0 {
+            return Guarded::Clean;
+        }
+        if claimed & OWN_MAC != 0 && kind == SOLICITATION {
+            let asker = self.now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
+            if asker == [0; 2] {
+                return Guarded::Refused;
+            }
             let [high, low] = asker;
             let own = join(high.to_ne_bytes(), low.to_ne_bytes());
             message.set::<8, 16>(own);
             message.set::<42, 2>(adjusted(checksum, &speaks_for, &own));
+            return Guarded::Nd;
         }
-        return asks;
-    }
-    let [a, b, c, d, e, f, ..] = now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)].to_ne_bytes();
-    let vmac = [a, b, c, d, e, f];
-    let mut index = 0;
-    while index < OPTIONS {
-        let Some(found) = packet.head::<8>(ethernet.network + 64 + 8 * index) else { break };
-        let mac = found.get::<2, 6>();
-        if found.get::<0, 2>() == option && mac != vmac {
-            found.set::<2, 6>(vmac);
-            message.set::<42, 2>(adjusted(checksum, &mac, &vmac));
-            return true;
+        let vmac = self.now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)];
+        // An advertisement without the option is about the station that sends it.
+        let mut named = mac_word(ethernet.head.get::<6, 6>());
+        let mut index = 0;
+        while index < OPTIONS {
+            let Some(found) = packet.head::<8>(ethernet.network + 64 + 8 * index) else { break };
+            let mac = found.get::<2, 6>();
+            if found.get::<0, 2>() == option {
+                named = mac_word(mac);
+                if claimed & OWN_MAC == 0 && named != vmac {
+                    let [a, b, c, d, e, f, ..] = vmac.to_ne_bytes();
+                    found.set::<2, 6>([a, b, c, d, e, f]);
+                    message.set::<42, 2>(adjusted(checksum, &mac, &[a, b, c, d, e, f]));
+                    return Guarded::Nd;
+                }
+            }
+            index += 1;
         }
-        index += 1;
+        if claimed & OWN_MAC == 0 { Guarded::Clean } else { self.claim(claimed, named) }
     }
-    false
+
+    #[inline(always)]
+    fn claim(&self, vip: u32, mac: u64) -> Guarded {
+        if self.is_true(vip, mac) { Guarded::Clean } else { Guarded::Refused }
+    }
+
+    /// Whether what is for that VIP may be sent to that MAC, and this node is to say so: of a failover
+    /// VIP, its holder; where several nodes serve, each of them, which tells clients of the others too.
+    #[inline(always)]
+    fn is_true(&self, vip: u32, mac: u64) -> bool {
+        let leased = self.tables.boot_ns() < self.tables.volatile(&self.state.control.deadline_ns);
+        let own = mac == mac_word(self.tables.own_mac());
+        if vip & VIP_FAILOVER == 0 {
+            return leased && (own || vip::is_peer(self.now, mac));
+        }
+        let group = self.now.vip_rules[vip as usize & (2 * MAX_VIPS - 1)].resolve;
+        leased && own && vip::is_mine(self.tables, self.now, group, 0)
+    }
 }
 
 #[inline(always)]

@@ -343,7 +343,7 @@ impl Claim {
 }
 
 /// Slots of the egress guard's counter array; see [`crate::Guarded`].
-pub const GUARD_COUNTERS: usize = 4;
+pub const GUARD_COUNTERS: usize = 8;
 
 // The agent and the kernel program are compiled for different targets: nothing may depend on them.
 const _: () = {

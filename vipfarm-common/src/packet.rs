@@ -124,6 +124,9 @@ pub struct FragmentKey {
     pub vip: u16,
 }
 
+/// How many packets in parts a node remembers on an interface.
+pub const MAX_FRAGMENTS: u32 = 16_384;
+
 /// A TCP connection or a UDP flow to a VIP, all in packet order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tuple {

@@ -135,6 +135,10 @@ reasons! {
     HandedBack = 22, Forward, TX, "handed_back";
     /// The same of a bucket that several nodes have served: the frame goes to all nodes.
     CopiedBack = 23, Forward, PASS, "copied_back";
+    /// A stranger asks by ARP whether the virtual address is free, and is told that it is not.
+    ArpProbe = 24, Accept, PASS, "arp_probe";
+    /// The same by neighbour discovery.
+    NdProbe = 25, Accept, PASS, "nd_probe";
     /// The bucket's owner, or its MAC, is not known here.
     NoNextHop = 21, Drop, DROP, "no_next_hop";
 }

@@ -17,7 +17,7 @@ use vipfarm_common::{
     Guarded, Outcome, Reason, State, Tables,
     hash::Start,
     layout::{Claim, GUARD_COUNTERS, mac_word},
-    packet::{Connection, FlowKey, FragmentKey, MAX_FLOWS, Requester, Tuple},
+    packet::{Connection, FlowKey, FragmentKey, MAX_FLOWS, MAX_FRAGMENTS, Requester, Tuple},
     reason::COUNTERS,
 };
 
@@ -37,13 +37,13 @@ static PACKETS: PerCpuArray<[u64; COUNTERS]> = PerCpuArray::with_max_entries(2, 
 #[map]
 static CLAIM: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Corrected frames by [`Guarded`]; the second entry likewise.
+/// Corrected and refused frames by [`Guarded`]; the second entry likewise.
 #[map]
 static GUARD: PerCpuArray<[u64; GUARD_COUNTERS]> = PerCpuArray::with_max_entries(2, 0);
 
 /// Packets that came in parts: what became of the first.
 #[map]
-static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(16_384, 0);
+static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 
 /// Who asked for a VIP whose nodes answer with their own MACs: its MAC, as
 /// [`vipfarm_common::layout::mac_word`].
@@ -325,7 +325,7 @@ pub(crate) fn count(outcome: Outcome) {
     }
 }
 
-/// Counts a corrected frame.
+/// Counts a frame that was corrected or refused.
 #[inline(always)]
 pub(crate) fn count_guard(guarded: Guarded) {
     if let Some(counters) = GUARD.get_ptr_mut(0) {

@@ -30,7 +30,7 @@ const ALL: [u8; 6] = [0xff; 6];
 /// `PACKET_HOST` (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 
-/// Egress: corrects what would teach the network a wrong MAC.
+/// Egress: corrects what would teach the network a wrong MAC, or drops it.
 #[classifier]
 #[inline(always)]
 fn vipfarm_guard(ctx: TcContext) -> i32 {
@@ -48,7 +48,7 @@ fn vipfarm_guard(ctx: TcContext) -> i32 {
     if guarded != Guarded::Clean {
         count_guard(guarded);
     }
-    NEXT
+    if guarded == Guarded::Refused { DROP } else { NEXT }
 }
 
 /// Ingress: a device that classified the frame before XDP rewrote its destination (veth) took it

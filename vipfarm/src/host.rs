@@ -2,16 +2,16 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use vipfarm_common::{
-    Generation, Reason, State, Tables, decide,
+    Generation, Guarded, Reason, State, Tables, decide, guard,
     hash::{Start, key_words},
     layout::{Control, active_word},
-    packet::{Connection, FlowKey, FragmentKey, HostPacket, Tuple},
+    packet::{Connection, FlowKey, FragmentKey, HostPacket, MAX_FRAGMENTS, Tuple},
 };
 
 use crate::{
@@ -22,6 +22,28 @@ use crate::{
 /// A connection's client and VIP, then their ports, as packets have them.
 type Ends = ([u8; 16], [u8; 16], [u8; 2], [u8; 2]);
 
+/// What first fragments came to; the oldest are forgotten, as the kernel does, nearly.
+#[derive(Debug, Clone, Default)]
+struct Fragments {
+    fates: BTreeMap<FragmentKey, u32>,
+    /// In the order of their coming.
+    keys: VecDeque<FragmentKey>,
+}
+
+impl Fragments {
+    fn put(&mut self, key: FragmentKey, fate: u32) {
+        if self.fates.insert(key, fate).is_some() {
+            return;
+        }
+        self.keys.push_back(key);
+        if self.keys.len() > MAX_FRAGMENTS as usize
+            && let Some(oldest) = self.keys.pop_front()
+        {
+            self.fates.remove(&oldest);
+        }
+    }
+}
+
 /// Tables as the kernel of one node would see them.
 #[derive(Debug, Clone)]
 pub struct HostTables {
@@ -31,7 +53,7 @@ pub struct HostTables {
     ticks: u64,
     boot_ns: u64,
     observed: Cell<Option<(u32, u8)>>,
-    fragments: RefCell<BTreeMap<FragmentKey, u32>>,
+    fragments: RefCell<Fragments>,
     connections: BTreeMap<Ends, Connection>,
     flows: RefCell<BTreeMap<FlowKey, u64>>,
 }
@@ -149,6 +171,11 @@ impl HostTables {
         self.observed.get()
     }
 
+    /// What the egress guard does to the frame.
+    pub fn guard(&self, frame: &mut [u8]) -> Guarded {
+        guard(&HostPacket::new(frame), self)
+    }
+
     /// What becomes of the frame, whose MACs are rewritten as the kernel would.
     pub fn decide(&self, frame: &mut [u8]) -> Reason {
         self.observed.set(None);
@@ -196,11 +223,11 @@ impl Tables for HostTables {
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<u32> {
-        self.fragments.borrow().get(key).copied()
+        self.fragments.borrow().fates.get(key).copied()
     }
 
     fn put_fragment(&self, key: &FragmentKey, fate: u32) {
-        self.fragments.borrow_mut().insert(*key, fate);
+        self.fragments.borrow_mut().put(*key, fate);
     }
 
     fn may_keep_fragment(&self) -> bool {
@@ -209,5 +236,25 @@ impl Tables for HostTables {
 
     fn observe(&self, group: u32, bucket: u8) {
         self.observed.set(Some((group, bucket)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_fragments_are_remembered_than_the_kernel_does() {
+        let key = |id| FragmentKey { source: [0; 16], id, proto: 17, vip: 1 };
+        let mut fragments = Fragments::default();
+        (0..MAX_FRAGMENTS).for_each(|id| fragments.put(key(id), id));
+        fragments.put(key(1), 7);
+        assert_eq!(
+            (fragments.fates.get(&key(0)), fragments.fates.get(&key(1))),
+            (Some(&0), Some(&7))
+        );
+        fragments.put(key(MAX_FRAGMENTS), 8);
+        assert_eq!(fragments.fates.len(), MAX_FRAGMENTS as usize);
+        assert_eq!((fragments.fates.get(&key(0)), fragments.fates.get(&key(1))), (None, Some(&7)));
     }
 }

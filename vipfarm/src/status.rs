@@ -73,7 +73,7 @@ pub struct Status {
     pub groups: Vec<GroupStatus>,
     /// Packets by reason, all interfaces; the words of `explain`.
     pub packets: BTreeMap<String, u64>,
-    /// Frames the egress guard corrected or let pass, by word.
+    /// Frames that the egress guard corrected or refused, by word.
     pub guard: BTreeMap<String, u64>,
     /// What clients of directed VIPs were told, by occasion: `broadcast` to all after another node's
     /// end, by name when their node changed (`moved`), and now and then (`refreshed`).

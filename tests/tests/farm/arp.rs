@@ -10,7 +10,7 @@ use vipfarm::model::Mac;
 use vipfarm_lab::{Captured, Direction, Frame, lab::VIP, require, skip};
 
 use crate::{
-    ONE_VIP, all, lab, packets, packets_of_all, running, vmac,
+    ONE_VIP, all, eventually, has_event, lab, packets, packets_of_all, running, vmac,
     wire::{self, SILENCE, arp, arp_replies, node_of},
 };
 
@@ -24,7 +24,7 @@ fn t1_t2_t3_whatever_a_node_sends_nobody_learns_another_mac_for_the_vip() {
     let (client, node) = (lab.client(1), lab.node(2));
     let resolve = client.in_ns(|| UdpSocket::bind((client.address(), 0))).unwrap();
     resolve.send_to(b"who has the VIP?", (VIP, 9)).unwrap();
-    crate::eventually("the client knows the VIP", || {
+    eventually("the client knows the VIP", || {
         client.neighbour(IpAddr::V4(VIP)).unwrap() == Some(vmac())
     });
 
@@ -140,6 +140,11 @@ fn t5_a_strangers_probe_is_answered_once_and_a_members_by_nobody() {
     assert!(replies.iter().all(|reply| reply.sender == (vmac(), VIP)));
     let by: BTreeSet<_> = replies.iter().map(|reply| node_of(&lab, reply.mac)).collect();
     assert!(by.len() > 1, "a probe is bucketed by its MAC: only {by:?} answered");
+    assert_eq!(packets_of_all(&farm, "arp_probe"), 40);
+    for node in by {
+        let node = lab.nodes().iter().position(|it| it.name() == node).unwrap() + 1;
+        eventually("who wants the VIP is told of", || has_event(&farm, node, "address_conflict"));
+    }
 
     let member = lab.node(2);
     let before = packets_of_all(&farm, "arp_peer");

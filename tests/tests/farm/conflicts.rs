@@ -47,7 +47,7 @@ pub(crate) fn conflicts(farms: &[Farm<'_>], reason: &str) -> Vec<String> {
             .filter(|event| event.kind == "address_conflict")
             .collect();
         assert_eq!(told.len(), 1, "told once, not each time: {told:?}");
-        assert!(packets(farm, node, reason) > 0);
+        eventually("it is counted so", || packets(farm, node, reason) > 0);
         told[0].message.clone()
     };
     let nodes = farms.iter().flat_map(|farm| farm.nodes().iter().map(move |&node| (farm, node)));

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use serde::Deserialize;
-use vipfarm_lab::{Farm, Frame, farm::exit_code_and_words, lab::VIP, require, skip};
+use vipfarm_lab::{Farm, Frame, farm::exit_code_and_words, lab::VIP, require, skip, tcx};
 
 use crate::{ONE_VIP, events, lab, running, wire};
 
@@ -97,6 +97,40 @@ fn each_disturbance_is_found_with_its_fix_and_nothing_else_is() {
     let (code, healthy) = asked(&mut command(&farm, &program));
     assert_eq!((code, healthy.wrong()), (0, vec![]), "{healthy:?}");
     assert_eq!(farm.footprint(1).unwrap(), before, "it changes nothing");
+}
+
+#[test]
+fn a_program_before_the_farms_is_named() {
+    let program = require!(skip::farm());
+    let lab = lab("order", 1, 1);
+    let farm = running(&lab, &program, ONE_VIP);
+    let named = || {
+        let (_, found) = asked(&mut command(&farm, &program));
+        found.findings.into_iter().find(|it| it.check == "tc_order")
+    };
+    let behind = lab.node(1).in_ns(|| tcx::attach("eth0", false)).unwrap();
+    assert_eq!(named(), None);
+    let before = lab.node(1).in_ns(|| tcx::attach("eth0", true)).unwrap();
+    let finding = named().unwrap();
+    assert_eq!((finding.severity.as_str(), finding.subject.as_deref()), ("warning", Some("eth0")));
+    assert!(finding.why.contains("stranger (ingress), stranger (egress)"), "{finding:?}");
+    drop((behind, before));
+}
+
+#[test]
+fn t22_a_bridge_that_would_keep_the_virtual_mac_to_itself_is_named() {
+    let program = require!(skip::farm());
+    let lab = lab("bridged", 1, 1);
+    let node = lab.node(1);
+    let farm = Farm::new(&lab, &program, "test", &ONE_VIP.replace("eth0", "br0")).unwrap();
+    node.run("ip link add br0 type bridge").unwrap();
+    node.run("ip link set eth0 master br0").unwrap();
+    node.run("ip addr flush dev eth0").unwrap();
+    node.run("ip link set br0 up").unwrap();
+    node.run(&format!("ip addr add {}/16 dev br0", node.address())).unwrap();
+    let (_, found) = asked(&mut command(&farm, &program));
+    let finding = found.findings.iter().find(|it| it.check == "bridge").unwrap();
+    assert_eq!((finding.severity.as_str(), finding.subject.as_deref()), ("warning", Some("br0")));
 }
 
 #[test]

@@ -163,6 +163,10 @@ fn t6_all_nodes_hold_the_vip_at_once_and_an_outsider_cannot_have_it() {
     assert_eq!((answer.to, answer.named), (ALL_NODES, Some(vmac())), "{answer:?}");
     assert_eq!(answer.flags, [false, true], "{answer:?}");
     assert_eq!(packets_of_all(&farm, "nd_conflict"), 0, "an answer of the farm's own");
+    assert!(packets_of_all(&farm, "nd_probe") > 0);
+    eventually("who wants the VIP is told of", || {
+        all(&lab).iter().any(|&node| has_event(&farm, node, "address_conflict"))
+    });
 }
 
 #[test]

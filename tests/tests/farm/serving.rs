@@ -196,3 +196,19 @@ fn passes_untouched(client: &Host, node: &Host) {
         assert!(arrived.is_some(), "did not arrive as it was sent: {frame:02x?}");
     }
 }
+
+#[test]
+fn t15_a_nodes_own_connections_to_the_vip_end_at_itself() {
+    let program = require!(skip::farm());
+    let lab = lab("itself", 2, 1);
+    let _farm = running(&lab, &program, ONE_VIP);
+    for node in lab.nodes() {
+        let listener = node.in_ns(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80))).unwrap();
+        // Whoever's buckets they would be.
+        for _ in 0..8 {
+            let stream = node.in_ns(|| TcpStream::connect((VIP, 80))).unwrap();
+            let (_, peer) = listener.accept().unwrap();
+            assert_eq!(peer, stream.local_addr().unwrap());
+        }
+    }
+}

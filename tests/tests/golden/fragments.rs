@@ -16,6 +16,10 @@ use super::{client, ipv6};
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// An extension header's bytes: options that pad.
+const PADDED: [u8; 6] = [1, 4, 0, 0, 0, 0];
 
 pub(super) fn rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason)) {
     v4_rows(world, row);
@@ -75,13 +79,31 @@ fn v6_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason)) {
         row("T8: IPv6 by port, before the first", parts[2].clone(), Reason::EarlyFragment);
         row("T8: IPv6 by port, the first", parts[0].clone(), mine);
         row("T8: IPv6 by port, a later one", parts[1].clone(), mine);
-        let parts = whole.extension(60, &[1, 4, 0, 0, 0, 0]).fragments(24);
+        let parts = whole.clone().extension(60, &PADDED).fragments(24);
         row("T8: IPv6 behind an extension header", parts[1].clone(), mine);
+        // Only the first part tells that it is TCP.
+        let within = |whole: Frame, id| {
+            let whole = whole.identification(id).extension(44, &[]);
+            whole.extension(60, &PADDED).macs(CLIENT, VMAC6).fragments(24)
+        };
+        let parts = within(whole, id + 10);
+        row("T8: T28: before the first, which tells more", parts[1].clone(), Reason::EarlyFragment);
+        row("T8: T28: the first, an extension header within", parts[0].clone(), mine);
+        row("T8: T28: a later one, whose protocol it told", parts[1].clone(), mine);
 
         let from = ipv6::client(|c| world.is_mine(WEB6, c, 0, UDP) == owned);
         let whole = Frame::udp((from, 4000), (VIP6, 514), &[0; 64]).identification(id);
         for part in whole.macs(CLIENT, VMAC6).fragments(24) {
             row("T8: IPv6 UDP, all of whose rules go by address", part, mine);
+        }
+        let whole = Frame::udp((from, 4000), (VIP6, 514), &[0; 64]);
+        for part in within(whole, id + 20) {
+            row("T8: T28: IPv6 UDP by address, an extension header within", part, mine);
+        }
+        let from = ipv6::client(|c| world.is_mine(RESOLVE, c, 0, ICMPV6) == owned);
+        let echo = Frame::icmp_echo(from.into(), VIP6.into(), 1, 1).payload(&[0; 64]);
+        for part in within(echo, id + 30) {
+            row("T8: T10: T28: of an echo request likewise", part, mine);
         }
     }
 }

@@ -14,6 +14,8 @@ use vipfarm_lab::{
 
 const TCP: u8 = 6;
 const ICMPV6: u8 = 58;
+/// A protocol without ports.
+const ESP: u8 = 50;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const DESTINATION: u8 = 60;
@@ -105,6 +107,11 @@ fn icmp_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason))
     row("T9: an unknown ICMPv6 error", error(5, &quoted(mine)), Reason::IcmpType);
     let with_options = reply(mine).extension(DESTINATION, &PADDED).bytes();
     row("T9: that quotes extension headers", error(2, &with_options[14..]), Reason::Mine);
+    for (owned, expected) in [(true, Reason::Mine), (false, Reason::NotMine)] {
+        let client = client(|c| world.is_mine(RESOLVE, c, 0, ESP) == owned);
+        let sent = Frame::ip(VIP6.into(), client.into(), ESP, &[0; 64]).bytes();
+        row("T9: about another protocol that is served", error(2, &sent[14..]), expected);
+    }
     let foreign = Frame::tcp((other(), 80), (mine, 4000), ACK).bytes();
     row("T9: about a stranger's packet", error(2, &foreign[14..]), Reason::IcmpForeign);
     let sibling = Frame::tcp((VIP6_BY_ADDR, 80), (mine, 4000), ACK).bytes();
@@ -142,7 +149,7 @@ fn neighbour_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Rea
         let mac = macs.into_iter().find(|&mac| world.is_mine_by_mac(mac) == owned);
         Frame::solicitation(mac.expect("one of 256"), Ipv6Addr::UNSPECIFIED, VIP6).bytes()
     };
-    row("T6: an outsider's probe for duplicates, own", probe(true), Reason::Mine);
+    row("T6: an outsider's probe for duplicates, own", probe(true), Reason::NdProbe);
     row("T6: an outsider's probe for duplicates, a peer's", probe(false), Reason::NotMine);
     row(
         "T6: a farm node's probe for duplicates",

@@ -25,6 +25,8 @@ use vipfarm_lab::{
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
+/// A protocol without ports.
+const ESP: u8 = 50;
 
 /// One row: a frame, and what must become of it.
 struct Golden {
@@ -318,6 +320,21 @@ fn icmp_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason))
         error(&reply(web_mine)[..22]),
         Reason::Malformed,
     );
+    let about = |vip: Ipv4Addr, client: Ipv4Addr| {
+        let sent = Frame::ip(vip.into(), client.into(), ESP, &[0; 64]).bytes();
+        let body = [&[3, 4, 0, 0, 0, 0, 5, 0], &sent[14..]].concat();
+        Frame::ip(Ipv4Addr::new(10, 1, 1, 1).into(), vip.into(), ICMP, &body)
+    };
+    for (owned, expected) in [(true, Reason::Mine), (false, Reason::NotMine)] {
+        let client = client(|c| world.is_mine(RESOLVE, c, 0, ESP) == owned);
+        let error = to_vmac_of_node2(about(VIP_OF_NODE2, client)).bytes();
+        row("T9: an error about another protocol that is served", error, expected);
+    }
+    row(
+        "T9: an error about another protocol",
+        to_vmac(about(VIP, mine)).bytes(),
+        Reason::IcmpForeign,
+    );
     let stranger = Frame::tcp(at(Ipv4Addr::new(10, 2, 2, 2), 80), at(mine, 4000), ACK).bytes();
     row("an ICMP error about a stranger's packet", error(&stranger[14..]), Reason::IcmpForeign);
     let with_options = Frame::tcp(at(VIP, 80), at(web_mine, 4000), ACK).ip_options(&[1; 4]).bytes();
@@ -360,8 +377,8 @@ fn arp_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason)) 
         let mac = mac.into_iter().find(|&mac| world.is_mine_by_mac(mac) == owned);
         Frame::arp_request(mac.expect("one of 256"), none, VIP).bytes()
     };
-    row("an ARP probe, own (RFC 5227)", probe(true), Reason::Mine);
-    row("an ARP probe, a peer's", probe(false), Reason::NotMine);
+    row("T5: an ARP probe, own (RFC 5227)", probe(true), Reason::ArpProbe);
+    row("T5: an ARP probe, a peer's", probe(false), Reason::NotMine);
     row("a farm node's ARP probe", Frame::arp_request(PEER, none, VIP).bytes(), Reason::ArpPeer);
     row("a farm node's ARP request", Frame::arp_request(PEER, mine, VIP).bytes(), Reason::ArpPeer);
     row(
@@ -387,7 +404,7 @@ fn arp_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Reason)) 
     row("T34: the own farm's probe", naming(VMAC, PEER, VIP), Reason::ArpPeer);
     let mac = (0..=255).map(|i| Mac([2, 0, 0, 0, 3, i])).find(|&mac| world.is_mine_by_mac(mac));
     let mac = mac.expect("one of 256");
-    row("a probe by `arping -D`, own", naming(BROADCAST, mac, VIP), Reason::Mine);
+    row("T5: a probe by `arping -D`, own", naming(BROADCAST, mac, VIP), Reason::ArpProbe);
     row(
         "a stranger's announcement of the VIP",
         Frame::arp_request(CLIENT, VIP, VIP).bytes(),

@@ -2,9 +2,13 @@
 //! which they are judged like it. Those that come before it are kept by every node: only the owner
 //! gets the first one too, and the others forget theirs without a word (no first fragment, no error:
 //! RFC 792, "time exceeded"). Where frames come to one node only, that one copies them to the others.
+//!
+//! Where a rule goes by address, each part tells its bucket by itself, but not whose connection it is of
+//! while that is in a move, and in IPv6 not even its protocol if one more extension header follows.
 
-use super::{Address, Flow, Fragment, Frame, Ip, Place, other};
+use super::{Address, Flow, Fragment, Frame, Ip, Place, ip, other};
 use crate::{
+    hash,
     layout::VIP_NO_ECHO,
     packet::{FragmentKey, Packet, Tables},
     reason::{Outcome, Reason},
@@ -27,22 +31,16 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         fragment: Fragment,
     ) -> Result<Outcome, Reason> {
         let vip = ip.found.vip;
-        if ip.proto != TCP && ip.proto != UDP {
-            let flow = self.without_ports(ip, fragment)?;
-            let Place { group, bucket, .. } = self.bucket(&flow, ip.found)?;
+        if fragment.is_later
+            && let Some(Place { group, bucket, .. }) = self.by_itself(ip)?
+        {
             return Ok(self.owner(vip, group, bucket));
-        }
-        let later = self.vip_rules(vip).later[usize::from(ip.proto == UDP)];
-        if fragment.is_later && later != 0 {
-            let field = vip::field_of(later, [0; 2], ip.identification);
-            let hash = ip.client.hash(self.tables.hash_start(), field, ip.proto);
-            let group = later & 0xff;
-            return Ok(self.owner(vip, group, crate::hash::bucket(hash, group)));
         }
         let key = FragmentKey {
             source: ip.client.bytes(),
             id: fragment.id,
-            proto: u16::from(ip.proto),
+            // Of IPv6 the first part alone tells for certain (RFC 8200 section 4.5).
+            proto: if A::IS_V6 { 0 } else { u16::from(ip.proto) },
             vip: (vip & 0xff) as u16,
         };
         if fragment.is_later {
@@ -65,7 +63,12 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             Ok((_, Err(reason))) | Err(reason) => (u32::from(reason as u8), Err(reason)),
             Ok((by_bucket, outcome)) => (by_bucket & !ON, outcome),
         };
-        if later == 0 {
+        let is_wanted = match ip.proto {
+            TCP => true,
+            UDP => A::IS_V6 || self.vip_rules(vip).later[1] == 0,
+            _ => A::IS_V6,
+        };
+        if is_wanted {
             self.tables.put_fragment(&key, fate);
         }
         outcome
@@ -93,19 +96,30 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
     }
 
-    /// The flow of a fragment of a protocol that goes by address, whichever part it is.
+    /// Where a fragment without ports belongs, if that does not depend on the first one.
     #[inline(always)]
-    fn without_ports<A: Address>(&self, ip: &Ip<A>, fragment: Fragment) -> Result<Flow<A>, Reason> {
-        if ip.proto != A::ICMP {
-            return other(ip);
+    fn by_itself<A: Address>(&self, ip: &Ip<A>) -> Result<Option<Place>, Reason> {
+        let vip = ip.found.vip;
+        if ip.proto == TCP || ip.proto == UDP {
+            let later = self.vip_rules(vip).later[usize::from(ip.proto == UDP)];
+            let (field, group) = (vip::field_of(later, [0; 2], ip.identification), later & 0xff);
+            let hash = ip.client.hash(self.tables.hash_start(), field, ip.proto);
+            let place = Place { group, bucket: hash::bucket(hash, group), linger_s: 0 };
+            let moves =
+                ip.proto == TCP && vip::is_moving(self.tables, self.now, group, place.bucket);
+            return Ok((later != 0 && !moves).then_some(place));
         }
-        if !fragment.is_later {
-            return A::icmp(self, ip);
+        if A::IS_V6 && ip::is_extension(ip.proto) {
+            return Ok(None);
         }
-        // Errors are never in parts, so this is an echo request.
-        if ip.found.vip & VIP_NO_ECHO != 0 {
+        let flow = if ip.proto != A::ICMP {
+            other(ip)?
+        } else if vip & VIP_NO_ECHO != 0 {
+            // Errors are never in parts, so this is an echo request.
             return Err(Reason::EchoDenied);
-        }
-        Ok(Flow::by_address(ip.client, ip.proto))
+        } else {
+            Flow::by_address(ip.client, ip.proto)
+        };
+        self.bucket(&flow, ip.found).map(Some)
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Address, Flow, Frame, Ip, V4, V6, ip};
 use crate::{
-    layout::{RULE_ON_IPID, VIP_FAILOVER, VIP_NO_ECHO},
+    layout::{RULE_ON_IPID, VIP_FAILOVER, VIP_NO_ECHO, VIP_OTHER},
     packet::{Packet, Tables},
     reason::Reason,
     vip::{self, TCP, UDP},
@@ -83,7 +83,9 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                 }
                 Ok(Flow { client, client_port: [c, d], vip_port: [a, b], ip_id: [0; 2], proto })
             }
-            _ if proto == A::ICMP => Ok(Flow::by_address(client, proto)),
+            _ if proto == A::ICMP || ip.found.vip & VIP_OTHER != 0 => {
+                Ok(Flow::by_address(client, proto))
+            }
             _ => Err(Reason::IcmpForeign),
         }
     }

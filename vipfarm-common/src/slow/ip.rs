@@ -131,6 +131,6 @@ pub(super) fn extensions<P: Packet, const MOST: usize>(
 }
 
 #[inline(always)]
-const fn is_extension(header: u8) -> bool {
+pub(super) const fn is_extension(header: u8) -> bool {
     matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT_HEADER | DESTINATION_OPTIONS)
 }

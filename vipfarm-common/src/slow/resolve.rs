@@ -63,7 +63,8 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return Err(Reason::ArpReply);
         }
         let sender = (sender != [0; 4]).then_some(V4(sender));
-        self.answerer(vip, sender, sender_mac)
+        let probe = (!from_peer).then_some(Reason::ArpProbe);
+        self.answerer(vip, sender, sender_mac, probe)
     }
 
     /// A neighbour discovery message at `offset`, to that VIP or, 0, to a group of addresses.
@@ -108,17 +109,20 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return Err(Reason::NdConflict);
         }
         let source = (source != [0; 16]).then_some(V6(source));
-        self.answerer(vip, source, mac)
+        let probe = (!from_peer).then_some(Reason::NdProbe);
+        self.answerer(vip, source, mac, probe)
     }
 
     /// Who answers for a VIP: chosen by the asking address, or by the MAC of one that has none yet
-    /// (RFC 5227 section 2.1.1, RFC 4862 section 5.4.2).
+    /// (RFC 5227 section 2.1.1, RFC 4862 section 5.4.2): a stranger that wants the VIP for itself, which
+    /// its answerer counts as `probe` (T5).
     #[inline(always)]
     fn answerer<A: Address>(
         &self,
         vip: u32,
         sender: Option<A>,
         mac: [u8; 6],
+        probe: Option<Reason>,
     ) -> Result<Outcome, Reason> {
         self.serves(vip)?;
         if vip & VIP_DIRECTED != 0 {
@@ -137,6 +141,14 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             None => hash::hash_mac(start, mac),
         };
         let group = self.vip_rules(vip).resolve;
-        Ok(self.owner(vip, group, hash::bucket(hash, group)))
+        let outcome = self.owner(vip, group, hash::bucket(hash, group));
+        match (sender, probe) {
+            (None, Some(probe)) if outcome == Reason::Mine.into() => {
+                let [vip, ..] = vip.to_le_bytes();
+                self.tables.note_claim(Claim { mac, vip, farm: false });
+                Err(probe)
+            }
+            _ => Ok(outcome),
+        }
     }
 }

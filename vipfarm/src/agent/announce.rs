@@ -8,6 +8,7 @@
 
 pub(super) mod frame;
 mod shares;
+pub(super) mod teller;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,10 +31,10 @@ use tokio::{
 };
 use vipfarm_common::hash;
 
-use self::shares::Shares;
+use self::{shares::Shares, teller::Tellers};
 use super::{
     bring_up::Up,
-    configurations::{Configuration, Configurations},
+    configurations::{Configuration, Configurations, vips_of},
     conflicts::send,
     engine::{Latest, Snapshot},
     history::{History, Level},
@@ -41,7 +42,7 @@ use super::{
 use crate::{
     config::keys::Keys,
     datapath::{self, Datapath, Requesters},
-    model::{ArpRefresh, Mac, Mode, NodeId, View},
+    model::{ArpRefresh, Mac, Mode, NodeId, View, VlanTags},
     net::Interface,
     plan::HeldVip,
     status::NodeState,
@@ -63,6 +64,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Clients of one VIP remembered at most: as many as the kernel notes.
 const MOST: usize = 16_384;
+
+/// Views at most by which clients may go: they changed faster than clients could be told, and the
+/// refresh makes up for the rest.
+const MOST_VIEWS: usize = 8;
 
 /// What the runtime's parts tell each other of announcements.
 #[derive(Debug, Default)]
@@ -106,11 +111,13 @@ pub(super) struct Announcer {
     history: Arc<History>,
     /// Shared with whoever reports.
     pub(super) announcing: Arc<Announcing>,
-    /// By VIP.
-    clients: BTreeMap<IpAddr, Clients>,
-    /// The view by which clients have been told.
-    told: Option<View>,
+    clients: BTreeMap<Place, Clients>,
+    /// The view by which clients have been told; several if a further one came meanwhile.
+    told: Vec<View>,
 }
+
+/// A VIP: the place of its interface, its VLAN, its address. Another VLAN may have the same address.
+type Place = (usize, VlanTags, IpAddr);
 
 /// Who has asked for a VIP.
 struct Clients {
@@ -132,6 +139,19 @@ struct Directed {
     /// The kernel group whose buckets say who answers.
     group: usize,
     refresh: Option<ArpRefresh>,
+}
+
+impl Directed {
+    fn key(&self) -> Place {
+        (self.place, self.vip.tags, self.vip.addr)
+    }
+}
+
+/// How far a round of telling came.
+struct Told {
+    clients: u64,
+    /// No further view came meanwhile.
+    all: bool,
 }
 
 impl Announcer {
@@ -159,7 +179,7 @@ impl Announcer {
             history,
             announcing: Arc::default(),
             clients: BTreeMap::new(),
-            told: None,
+            told: Vec::new(),
         })
     }
 
@@ -187,14 +207,15 @@ impl Announcer {
     /// Learns who has asked since the last time, and forgets who has not for long.
     fn gather(&mut self, config: &Configuration, directed: &[Directed]) {
         let now = Instant::now();
-        self.clients.retain(|vip, _| directed.iter().any(|directed| directed.vip.addr == *vip));
-        for Directed { vip, refresh, .. } in directed {
+        self.clients.retain(|key, _| directed.iter().any(|directed| directed.key() == *key));
+        for directed in directed {
             let new = || Clients { seen: HashMap::new(), refreshed: now };
-            let clients = self.clients.entry(vip.addr).or_insert_with(new);
-            let keep = refresh.unwrap_or(ArpRefresh::DEFAULT).duration;
+            let clients = self.clients.entry(directed.key()).or_insert_with(new);
+            let keep = directed.refresh.unwrap_or(ArpRefresh::DEFAULT).duration;
             clients.seen.retain(|_, seen| now.saturating_duration_since(seen.at) < keep);
         }
-        for (requesters, port) in self.requesters.iter_mut().zip(&config.ports) {
+        let ports = self.requesters.iter_mut().zip(&config.ports);
+        for (place, (requesters, port)) in ports.enumerate() {
             let asked = match requesters.take() {
                 Ok(asked) => asked,
                 Err(error) => {
@@ -205,8 +226,8 @@ impl Announcer {
             for (requester, mac) in asked {
                 let [identity, ..] = requester.vip.to_le_bytes();
                 let vip = port.services().vip(identity);
-                let clients = vip.and_then(|vip| Some((vip, self.clients.get_mut(&vip)?)));
-                let Some((vip, clients)) = clients else { continue };
+                let Some((tags, vip)) = vip else { continue };
+                let Some(clients) = self.clients.get_mut(&(place, tags, vip)) else { continue };
                 let client = address(requester.addr, vip);
                 if clients.seen.len() < MOST || clients.seen.contains_key(&client) {
                     clients.seen.insert(client, Seen { mac, at: now });
@@ -223,27 +244,27 @@ impl Announcer {
         snapshot: &Snapshot,
     ) {
         let view = &snapshot.view;
-        if self.told.as_ref().is_some_and(|told| told.epoch == view.epoch) {
+        if self.told.last().is_some_and(|told| told.epoch == view.epoch) {
             return;
         }
-        let before = self.told.replace(view.clone());
+        let mut before = std::mem::take(&mut self.told);
         let shares = |directed: &Directed| {
             let table = |view: &View| config.ports[directed.place].table(directed.group, view);
-            Shares::new(
-                self.own,
-                before.as_ref().map(|view| (view, table(view))),
-                (view, table(view)),
-            )
+            let before = before.iter().map(|view| (view, table(view))).collect();
+            Shares::new(self.own, before, (view, table(view)))
         };
         let shares: Vec<_> = directed.iter().map(shares).collect();
         if shares.iter().any(Shares::is_from_the_dead) {
             let taken = directed.iter().zip(&shares).filter(|(_, shares)| shares.take_over());
-            self.broadcast(&taken.map(|(directed, _)| directed).collect::<Vec<_>>()).await;
+            let taken: Vec<_> = taken.map(|(directed, _)| directed).collect();
+            self.broadcast(config, &taken).await;
         }
+        let mut all = true;
         for (directed, shares) in directed.iter().zip(&shares) {
-            let told = self.tell(directed, snapshot, |bucket| shares.to_tell(bucket)).await;
-            self.announcing.moved.fetch_add(told, Ordering::Relaxed);
-            let vip = directed.vip.addr;
+            let told = self.tell(config, directed, snapshot, |bucket| shares.to_tell(bucket)).await;
+            self.announcing.moved.fetch_add(told.clients, Ordering::Relaxed);
+            all &= told.all;
+            let (vip, told) = (directed.vip.addr, told.clients);
             if shares.take_over() {
                 self.inform(format!(
                     "all clients of {vip} were told to send to this node, because another one is gone; {told} of them by name"
@@ -252,10 +273,24 @@ impl Announcer {
                 self.inform(format!("{told} clients of {vip} were told to which node to send now"));
             }
         }
+        drop(shares);
+        if all {
+            before.clear();
+        }
+        before.push(view.clone());
+        before.drain(..before.len().saturating_sub(MOST_VIEWS));
+        self.told = before;
     }
 
     /// Has all clients of those VIPs send to this node, and waits until other nodes have done so too.
-    async fn broadcast(&self, taken: &[&Directed]) {
+    async fn broadcast(&self, config: &Configuration, taken: &[&Directed]) {
+        let tellers = Tellers::now(&config.farm, taken.iter().map(|directed| directed.vip)).await;
+        for Directed { place, vip, .. } in taken {
+            let interface = &self.interfaces[*place];
+            if frame::to_all(tellers.of(interface, *vip), *vip).is_none() {
+                self.history.push(Level::Warn, "clients_not_told", unspoken(interface, *vip));
+            }
+        }
         for pause in BURST {
             sleep(pause).await;
             if self.latest.get().state != NodeState::Up {
@@ -263,7 +298,7 @@ impl Announcer {
             }
             for Directed { place, vip, .. } in taken {
                 let interface = &self.interfaces[*place];
-                let frame = frame::to_all(interface, *vip);
+                let frame = frame::to_all(tellers.of(interface, *vip), *vip);
                 let sent = frame.is_some_and(|frame| self.send(interface, &frame).is_ok());
                 self.announcing.count_broadcast(sent);
             }
@@ -283,24 +318,25 @@ impl Announcer {
                 let since = clients.refreshed.elapsed();
                 directed.refresh.is_some_and(|refresh| since >= refresh.interval)
             };
-            let clients = self.clients.get_mut(&directed.vip.addr);
+            let clients = self.clients.get_mut(&directed.key());
             let Some(clients) = clients.filter(due) else { continue };
             clients.refreshed = Instant::now();
             let table = config.ports[directed.place].table(directed.group, &snapshot.view);
             let own = |bucket| table.owner(bucket).filter(|&owner| owner == self.own);
-            let told = self.tell(directed, snapshot, own).await;
-            self.announcing.refreshed.fetch_add(told, Ordering::Relaxed);
+            let told = self.tell(config, directed, snapshot, own).await;
+            self.announcing.refreshed.fetch_add(told.clients, Ordering::Relaxed);
         }
     }
 
     /// Tells each known client of the VIP to which node to send, if `node` says one for its bucket.
-    /// How many were told.
+    /// Gives up when a further view is in force: what it says of this one is old then.
     async fn tell(
         &self,
+        config: &Configuration,
         directed: &Directed,
         snapshot: &Snapshot,
         node: impl Fn(u8) -> Option<NodeId>,
-    ) -> u64 {
+    ) -> Told {
         let interface = &self.interfaces[directed.place];
         let link = usize::from(self.networks[directed.place]);
         let mac_of = |node: NodeId| {
@@ -308,20 +344,26 @@ impl Announcer {
             let told = || peer()?.macs.get(link).copied().flatten();
             if node == self.own { Some(interface.mac) } else { told() }
         };
-        let Some(clients) = self.clients.get(&directed.vip.addr) else { return 0 };
+        let clients = self.clients.get(&directed.key()).filter(|clients| !clients.seen.is_empty());
+        let Some(clients) = clients else { return Told { clients: 0, all: true } };
+        let tellers = Tellers::now(&config.farm, [directed.vip].into_iter()).await;
+        let teller = tellers.of(interface, directed.vip);
         let (mut told, mut tried) = (0, 0);
         for (&client, seen) in &clients.seen {
             let node = node(self.bucket(client, directed.group));
             let Some(mac) = node.and_then(mac_of) else { continue };
             let to = (seen.mac, client);
-            let frame = frame::to_one(interface, directed.vip, mac, to);
+            let frame = frame::to_one(teller, directed.vip, mac, to);
             told += u64::from(frame.is_some_and(|frame| self.send(interface, &frame).is_ok()));
             tried += 1;
             if tried % AT_ONCE == 0 {
                 sleep(PAUSE).await;
+                if self.latest.get().view.epoch != snapshot.view.epoch {
+                    return Told { clients: told, all: false };
+                }
             }
         }
-        told
+        Told { clients: told, all: true }
     }
 
     /// As the filter chooses who answers that client.
@@ -343,20 +385,72 @@ impl Announcer {
     }
 }
 
+/// What is told where nobody can be.
+pub(super) fn unspoken(interface: &Interface, vip: HeldVip) -> String {
+    format!(
+        "clients of {vip} cannot be told to send to this node: {name} has no IPv6 address of its own to say it from: give it one (`ip link set {name} addrgenmode eui64`)",
+        vip = vip.addr,
+        name = interface.name,
+    )
+}
+
 /// The directed VIPs of a configuration.
 fn directed(config: &Configuration) -> impl Iterator<Item = Directed> {
-    let of_block = |(place, vip): (usize, HeldVip)| {
-        let mut blocks = config.farm.vips.iter();
-        let block = blocks.find(|block| block.addresses.iter().any(|it| it.addr == vip.addr))?;
-        let group = config.ports[place].services().resolve_group(vip.addr)?;
-        let refresh = block.arp_refresh;
-        (block.mode == Mode::VmacDirected).then_some(Directed { place, vip, group, refresh })
-    };
-    config.vips().filter_map(of_block)
+    let blocks = config.farm.vips.iter().zip(&config.interface_of);
+    let blocks = blocks.filter(|(block, _)| block.mode == Mode::VmacDirected);
+    blocks.flat_map(move |(block, &place)| {
+        let of = move |vip: HeldVip| {
+            let group = config.ports[place].services().resolve_group(vip.tags, vip.addr)?;
+            Some(Directed { place, vip, group, refresh: block.arp_refresh })
+        };
+        vips_of(block).filter_map(of)
+    })
 }
 
 /// The address of who asked for that VIP.
 fn address(bytes: [u8; 16], vip: IpAddr) -> IpAddr {
     let [a, b, c, d, ..] = bytes;
     if vip.is_ipv4() { [a, b, c, d].into() } else { bytes.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn twins_in_two_vlans_have_clients_and_answerers_of_their_own() {
+        let block = |vlan: u16, name: &str| {
+            format!(
+                " - addresses: [10.0.0.100/24]\n   interface: eth0\n   mode: vmac_directed\n   vlan: {vlan}\n   groups: [{{ name: {name}, rules: [{{ port: 80, proto: tcp, filter: on_port }}, {{ proto: arp, filter: on_addr }}] }}]\n"
+            )
+        };
+        let text = format!(
+            "farm: web\nkey_file: k\nnodes:\n - {{ name: node1, addresses: [10.0.0.11] }}\nvips:\n{}{}",
+            block(10, "a"),
+            block(20, "b")
+        );
+        let farm = config::parse("farm.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
+        let interface = Interface {
+            index: 1,
+            name: "eth0".into(),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            up: true,
+            carrier: true,
+            xdp_program: None,
+            offloads: crate::net::Offloads::default(),
+            vlan: None,
+            addresses: vec![],
+        };
+        let config = Configuration::new([0; 16], farm, vec![0, 0], &[interface], &[]);
+        let config = config.expect("it fits");
+        let found: Vec<_> = directed(&config).collect();
+        let vip = IpAddr::from([10, 0, 0, 100]);
+        let tags = [10, 20].map(|inner| VlanTags { outer: 0, inner });
+        let keys: Vec<_> = found.iter().map(Directed::key).collect();
+        assert_eq!(keys, tags.map(|tags| (0, tags, vip)));
+        assert_eq!(found.iter().map(|it| it.group).collect::<Vec<_>>(), [1, 2]);
+        let known = |identity| config.ports[0].services().vip(identity);
+        assert_eq!([1, 2].map(known), tags.map(|tags| Some((tags, vip))));
+    }
 }

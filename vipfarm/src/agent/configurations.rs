@@ -107,13 +107,14 @@ fn asks_as<'b>(
 ) -> impl Iterator<Item = ((VlanTags, IpAddr), IpAddr)> + 'b {
     let own = move || device.addresses.iter().filter(|net| !vips.contains(&net.addr()));
     let of = move |vip: IpAddr| {
-        // One of the VIP's network, if there is one.
-        let near = own().filter(|net| net.contains(&vip));
-        let fits = |own: &IpAddr| match own {
-            IpAddr::V4(_) => vip.is_ipv4(),
-            IpAddr::V6(own) => vip.is_ipv6() && own.is_unicast_link_local(),
+        // The link-local one, or one of the VIP's network, if there is one.
+        let is_first = |net: &&IpNet| match net.addr() {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(own) => own.is_unicast_link_local(),
         };
-        near.chain(own()).map(IpNet::addr).find(fits)
+        let near = own().filter(|net| net.contains(&vip));
+        let mut all = own().filter(is_first).chain(near).chain(own()).map(IpNet::addr);
+        all.find(|own| own.is_ipv4() == vip.is_ipv4())
     };
     block.addresses.iter().filter_map(move |vip| Some(((block.vlan, vip.addr), of(vip.addr)?)))
 }
@@ -203,6 +204,13 @@ mod tests {
             " - addresses: [10.1.0.100/24, \"fd00::100/64\", 10.0.0.100/24]\n   groups: [{{ name: g, {GROUP}"
         );
         assert_eq!(asked_as(&vips, &[eth1]), ["10.1.0.11", "fe80::1", "10.0.0.11"]);
+    }
+
+    #[test]
+    fn without_a_link_local_address_a_node_asks_with_another() {
+        let eth1 = device(1, None, &["10.0.0.11/24", "fd01::11/64", "fd00::11/64"]);
+        let vips = format!(" - addresses: [\"fd00::100/64\"]\n   groups: [{{ name: g, {GROUP}");
+        assert_eq!(asked_as(&vips, &[eth1]), ["fd00::11"]);
     }
 
     #[test]

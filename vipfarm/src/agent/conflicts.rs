@@ -196,7 +196,8 @@ impl Conflicts {
 
 /// How many of the packets counted were another's claims.
 pub fn among(packets: &BTreeMap<Reason, u64>) -> u64 {
-    packets[&Reason::ArpConflict] + packets[&Reason::NdConflict]
+    let claims = [Reason::ArpConflict, Reason::NdConflict, Reason::ArpProbe, Reason::NdProbe];
+    claims.iter().map(|claim| packets[claim]).sum()
 }
 
 /// What is told of the last of `count` claims; `vip` is the address that it is about.

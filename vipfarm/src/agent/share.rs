@@ -142,7 +142,7 @@ impl Share {
     /// Accepts nothing: the node serves nothing any more. But its stack has the connections that it had, and
     /// with another lease they go on, also those of buckets that are others' by then.
     pub fn clear(&mut self) {
-        self.keep_connections(|share, group, accept| share.served(group, accept));
+        self.keep_connections(Self::served);
         self.found = self.handover.lingering().to_vec();
         self.handover.forget_others();
         self.judges.forget();

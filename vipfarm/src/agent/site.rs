@@ -159,6 +159,20 @@ pub enum SiteError {
         /// The block's first address.
         vip: IpAddr,
     },
+    /// The VLAN device has another MAC than the interface below it, whose filter knows one.
+    #[error(
+        "{device} has the MAC {mac}, and the filter on {interface} takes for this node's what comes to {filtered}: clients that send to the former would pass it by, whoever is to serve them: `ip link set {device} address {filtered}`"
+    )]
+    OtherMac {
+        /// The VLAN device's name.
+        device: String,
+        /// Its MAC.
+        mac: Mac,
+        /// The name of the interface with the filter.
+        interface: String,
+        /// Its MAC.
+        filtered: Mac,
+    },
     /// Whoever has an account here could change the file.
     #[error("{path} has mode {mode:04o}: anybody could change what root does here: `chmod 644 {path}`", path = path.display())]
     Exposed {
@@ -277,6 +291,14 @@ pub fn interface_of<'i>(
     }
     if interface.mac == Mac([0; 6]) {
         return Err(SiteError::NotEthernet { interface: interface.name.clone(), vip: first.addr });
+    }
+    if holder.mac != interface.mac {
+        return Err(SiteError::OtherMac {
+            device: holder.name.clone(),
+            mac: holder.mac,
+            interface: interface.name.clone(),
+            filtered: interface.mac,
+        });
     }
     Ok(interface)
 }

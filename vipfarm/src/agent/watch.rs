@@ -146,7 +146,11 @@ fn loss(Need { interface: need, holder, .. }: &Need, present: &[Interface]) -> O
     if found.xdp_program.is_none() {
         return Some(format!("the filter was taken off {name}"));
     }
-    if find(holder.index).is_none() { gone(&holder.name) } else { None }
+    let name = &holder.name;
+    let Some(device) = find(holder.index) else { return gone(name) };
+    let is_other = device.mac != need.mac;
+    is_other
+        .then(|| format!("the MAC of {name} is {} now, and the filter's {}", device.mac, need.mac))
 }
 
 #[cfg(test)]
@@ -204,6 +208,9 @@ mod tests {
         let need = need(device());
         assert_eq!(loss(&need, &[below(), device()]), None);
         assert_eq!(loss(&need, &[below()]).as_deref(), Some("interface eth0.10 is gone"));
+        let moved = Interface { mac: Mac([2, 0, 0, 0, 0, 9]), ..device() };
+        let lost = loss(&need, &[below(), moved]).expect("its frames pass the filter by");
+        assert!(lost.starts_with("the MAC of eth0.10 is 02:00:00:00:00:09 now"), "{lost}");
         let bare = Interface { addresses: vec![], ..device() };
         let needs = Needs(vec![need.clone()]);
         assert_eq!(needs.missing(&[eth0(), bare]), [[10, 0, 0, 100].into()].into());

@@ -1,6 +1,6 @@
 //! Attaches the programs to the interface, or puts them in the place of a dead agent's.
 
-use std::{io, mem};
+use std::{io, mem, ops::RangeInclusive};
 
 use aya::{
     Ebpf,
@@ -21,10 +21,13 @@ use super::{Error, Options, XdpMode, object, pins::Pins};
 const TC_PROGRAMS: [(&str, TcAttachType); 2] =
     [("vipfarm_fixup", TcAttachType::Ingress), ("vipfarm_guard", TcAttachType::Egress)];
 
-/// Where the TC programs are on a clsact qdisc: by fixed numbers, hardly anybody else's, a filter is
+/// Where the TC programs are on a clsact qdisc: by a fixed number, hardly anybody else's, a filter is
 /// found again and its program replaced.
-const CLSACT: NlOptions =
-    NlOptions { priority: 0x5afe, handle: TcHandle::new(0, 0x5afe), classid: None };
+const HANDLE: TcHandle = TcHandle::new(0, 0x5afe);
+
+/// Before others' filters, one of which could end the chain. Some are taken: a priority is for filters
+/// of one kind.
+const PRIORITIES: RangeInclusive<u16> = 1..=16;
 
 /// Where the XDP link is pinned; the name says how it is attached.
 pub(super) fn xdp_pin(mode: XdpMode) -> &'static str {
@@ -134,7 +137,8 @@ fn attach_tcx(
         }
         pins.unpin(name)?;
     }
-    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    // Another's program that came before could end the chain, and this one would do nothing.
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let link = program
         .attach_with_options(interface, direction, order)
         .and_then(|id| program.take_link(id))
@@ -159,20 +163,50 @@ fn attach_clsact(
         Ok(()) | Err(TcError::AlreadyAttached | TcError::NetlinkError(_)) => {}
         Err(error) => return Err(tc_error(&error)),
     }
-    let NlOptions { priority, handle, classid, .. } = CLSACT;
-    let former = SchedClassifierLink::attached(interface, direction, priority, handle, classid)
-        .map_err(|error| tc_error(&TcError::IoError(error)))?;
-    // Refused if there is none.
-    let replaced = program.attach_to_link(former);
-    let link = replaced
-        .or_else(|_none| {
-            program.attach_with_options(interface, direction, TcAttachOptions::Netlink(CLSACT))
-        })
+    let former = |priority| {
+        SchedClassifierLink::attached(interface, direction, priority, HANDLE, None)
+            .map_err(|error| tc_error(&TcError::IoError(error)))
+    };
+    let mut attached = None;
+    for priority in PRIORITIES {
+        // Refused if there is none.
+        attached = program.attach_to_link(former(priority)?).ok();
+        if attached.is_some() {
+            break;
+        }
+    }
+    let mut anew = || {
+        let at = |priority| NlOptions { priority, handle: HANDLE, classid: None };
+        let mut tries = PRIORITIES.map(|priority| {
+            let options = TcAttachOptions::Netlink(at(priority));
+            program.attach_with_options(interface, direction, options)
+        });
+        let first = tries.next().expect("there are priorities");
+        first.or_else(|error| tries.find_map(Result::ok).ok_or(error))
+    };
+    let id = attached.map_or_else(&mut anew, Ok);
+    let link = id
         .and_then(|id| program.take_link(id))
         .map_err(|error| object::program_error(name, &error))?;
     // Dropping it would detach the filter.
     mem::forget(link);
     Ok(())
+}
+
+/// Others' TCX programs that come before the TC programs here, and may end the chain: by name, each with
+/// its direction. The kernel tells of them from 6.6 on.
+pub(super) fn programs_before(interface: &str) -> Vec<String> {
+    let mut before = Vec::new();
+    for (name, direction) in TC_PROGRAMS {
+        let Ok((_, chain)) = SchedClassifier::query_tcx(interface, direction) else { continue };
+        let names =
+            || chain.iter().map(|it| it.name_as_str().unwrap_or("a program without a name"));
+        if let Some(place) = names().position(|it| it == name) {
+            let way = if direction == TcAttachType::Ingress { "ingress" } else { "egress" };
+            before.extend(names().take(place).map(|it| format!("{it} ({way})")));
+        }
+    }
+    before
 }
 
 /// The link that a former agent pinned under that name.

@@ -50,7 +50,7 @@ impl Counters {
         Ok(Claim::of_word(word))
     }
 
-    /// Frames that the egress guard corrected, by word.
+    /// Frames that the egress guard corrected or refused, by word.
     pub fn guard(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
         let counts = totals(&self.guard).map_err(|error| object::map_error(&error))?;
         let count = |&kind: &Guarded| (kind.as_str(), counts[kind as usize]);

@@ -205,6 +205,13 @@ pub fn pinned(bpf_dir: &Path, index: u32) -> Option<XdpMode> {
     modes.into_iter().find(|&mode| Pins::has(bpf_dir, index, attach::xdp_pin(mode)))
 }
 
+/// Others' TC programs on an interface that come before the farm's, in words: one that ends the chain
+/// keeps frames from them. None are told where the farm has none there, or the kernel does not say
+/// (it does from Linux 6.6 on).
+pub fn programs_before(interface: &str) -> Vec<String> {
+    attach::programs_before(interface)
+}
+
 impl Datapath {
     /// Loads the programs and makes them ready to attach: fenced, with no VIP.
     ///

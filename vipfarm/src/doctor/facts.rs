@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
+    agent::trust::Changeable,
     datapath::XdpMode,
     net::{Driver, Settings},
 };
@@ -100,6 +101,10 @@ pub enum Lack {
     NotExecutable(PathBuf),
     /// There is no such user: why.
     NoUser(String),
+    /// Others may change it, and it runs as the agent's user.
+    Changeable(Changeable),
+    /// The agent's unit shows programs another folder under that name, or none.
+    Hidden(PathBuf),
     /// There is no such interface; these are there.
     NoInterface(String),
     /// There is no such folder for a file, which is to be there or not.
@@ -131,10 +136,14 @@ pub struct InterfaceFacts {
     pub driver: Driver,
     /// An XDP program is attached to it.
     pub occupied: bool,
+    /// Others' TC programs that come before the farm's, which they can keep frames from.
+    pub programs_before: Vec<String>,
     /// How an agent's filter is pinned here, running or crashed.
     pub pinned: Option<XdpMode>,
     /// The filter is wanted in generic mode.
     pub generic: bool,
+    /// Clients send to a virtual MAC here.
+    pub has_vmac: bool,
     /// The settings of the interface that has the VIPs.
     pub settings: Settings,
 }

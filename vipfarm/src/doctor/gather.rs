@@ -1,5 +1,6 @@
 //! Looks at the machine, and changes nothing on it.
 
+mod hidden;
 mod lacks;
 
 use std::{
@@ -18,7 +19,7 @@ use super::{
     judge::split,
 };
 use crate::{
-    agent::{self, rights, site},
+    agent::{self, rights, site, trust},
     config::key::Secret,
     datapath::{self, Buffers, Datapath},
     model::{Farm, Mac, Timers, Vip},
@@ -74,7 +75,7 @@ pub async fn gather(scope: &Scope<'_>) -> anyhow::Result<Facts> {
 /// may hang.
 fn lacks_of(scope: &Scope<'_>, present: &[Interface]) -> Vec<LackFacts> {
     let farm = scope.farm.filter(|_| !scope.by_agent);
-    farm.map_or_else(Vec::new, |(_, farm)| lacks::lacks(farm, present))
+    farm.map_or_else(Vec::new, |(_, farm)| lacks::lacks(farm, present, &hidden::by_unit()))
 }
 
 /// Of a release, the two numbers it begins with.
@@ -118,6 +119,9 @@ fn files((path, farm): (&Path, &Farm)) -> Vec<FileFacts> {
     });
     let exposed = site::refuse_exposed(path).err();
     let exposed = exposed.map(|error| split(&error.to_string(), "chmod 644"));
+    let untrusted = || trust::refuse(path, farm).err();
+    let untrusted = || untrusted().map(|error| split(&error.to_string(), "chown root"));
+    let exposed = exposed.or_else(untrusted);
     let all = [(path, FileKind::Configuration, exposed)].into_iter().chain(keys);
     let facts = all.map(|(path, kind, problem)| {
         let metadata = fs::metadata(path).ok();
@@ -151,7 +155,9 @@ fn place(
         }
         misfits.extend(unfit(scope, farm, agent, &placed, present));
         for (interface, block) in placed {
-            interfaces.push((interface, families(block), holder(interface, block, present)));
+            let has_vmac = block.virtual_mac().is_some();
+            let holder = holder(interface, block, present);
+            interfaces.push((interface, families(block), has_vmac, holder));
         }
     }
     if let Some(name) = scope.interface {
@@ -161,17 +167,19 @@ fn place(
             let names = names.join(", ");
             anyhow::anyhow!("there is no interface `{name}`; this machine has {names}")
         })?;
-        interfaces.push((named, Families { v4: true, v6: false }, named));
+        interfaces.push((named, Families { v4: true, v6: false }, false, named));
     }
     let mut facts: Vec<InterfaceFacts> = Vec::new();
-    for (interface, families, holder) in interfaces {
+    for (interface, families, has_vmac, holder) in interfaces {
         let same =
             |it: &&mut InterfaceFacts| (&it.name, &it.holder) == (&interface.name, &holder.name);
         if let Some(known) = facts.iter_mut().find(same) {
             known.families.v4 |= families.v4;
             known.families.v6 |= families.v6;
+            known.has_vmac |= has_vmac;
         } else {
-            facts.push(of_interface(scope, interface, families, holder)?);
+            let new = of_interface(scope, interface, families, holder)?;
+            facts.push(InterfaceFacts { has_vmac, ..new });
         }
     }
     Ok((misfits, facts))
@@ -240,8 +248,10 @@ fn of_interface(
         families,
         driver: Driver::of(&interface.name, interface.index)?,
         occupied: interface.xdp_program.is_some(),
+        programs_before: datapath::programs_before(&interface.name),
         pinned: datapath::pinned(scope.bpf_dir, interface.index),
         generic: scope.generic,
+        has_vmac: false,
         settings: Settings::of(&holder.name),
     })
 }

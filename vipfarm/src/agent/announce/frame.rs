@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::teller::Teller;
 use crate::{
     agent::conflicts::checksum,
     model::{Mac, VlanTags},
-    net::Interface,
     plan::HeldVip,
 };
 
@@ -16,39 +16,37 @@ const BROADCAST: Mac = Mac([0xff; 6]);
 
 /// The same, with a request for machines that believe no reply which they have not asked for (RFC 5227
 /// section 3).
-pub(in crate::agent) fn to_all_and_sundry(interface: &Interface, vip: HeldVip) -> Vec<Vec<u8>> {
+pub(in crate::agent) fn to_all_and_sundry(teller: Teller, vip: HeldVip) -> Vec<Vec<u8>> {
     let request = |addr: Ipv4Addr| {
-        let header = ethernet(BROADCAST, interface.mac, vip.tags);
-        [header, arp(REQUEST, interface.mac, addr, Mac([0; 6]))].concat()
+        let header = ethernet(BROADCAST, teller.mac, vip.tags);
+        [header, arp(REQUEST, teller.mac, addr, Mac([0; 6]))].concat()
     };
     let request = match vip.addr {
         IpAddr::V4(addr) => Some(request(addr)),
         IpAddr::V6(_) => None,
     };
-    to_all(interface, vip).into_iter().chain(request).collect()
+    to_all(teller, vip).into_iter().chain(request).collect()
 }
 
-/// That all clients are to send to the interface's own MAC.
-pub(super) fn to_all(interface: &Interface, vip: HeldVip) -> Option<Vec<u8>> {
+/// That all clients are to send to the teller's own MAC.
+pub(super) fn to_all(teller: Teller, vip: HeldVip) -> Option<Vec<u8>> {
     match vip.addr {
-        IpAddr::V4(_) => to_one(interface, vip, interface.mac, (BROADCAST, vip.addr)),
-        IpAddr::V6(_) => to_one(interface, vip, interface.mac, (ALL_NODES_MAC, ALL_NODES.into())),
+        IpAddr::V4(_) => to_one(teller, vip, teller.mac, (BROADCAST, vip.addr)),
+        IpAddr::V6(_) => to_one(teller, vip, teller.mac, (ALL_NODES_MAC, ALL_NODES.into())),
     }
 }
 
-/// That the client is to send to that MAC. `None` if this interface has no address to say it from.
+/// That the client is to send to that MAC. `None` if the teller has no address to say it from.
 pub(super) fn to_one(
-    interface: &Interface,
+    teller: Teller,
     vip: HeldVip,
     mac: Mac,
     (client_mac, client): (Mac, IpAddr),
 ) -> Option<Vec<u8>> {
-    let ethernet = ethernet(client_mac, interface.mac, vip.tags);
+    let ethernet = ethernet(client_mac, teller.mac, vip.tags);
     let body = match (vip.addr, client) {
         (IpAddr::V4(vip), _) => arp(REPLY, mac, vip, mac),
-        (IpAddr::V6(vip), IpAddr::V6(client)) => {
-            advertisement(vip, mac, link_local(interface)?, client)
-        }
+        (IpAddr::V6(vip), IpAddr::V6(client)) => advertisement(vip, mac, teller.address?, client),
         (IpAddr::V6(_), IpAddr::V4(_)) => return None,
     };
     Some([ethernet, body].concat())
@@ -96,13 +94,6 @@ fn advertisement(vip: Ipv6Addr, mac: Mac, from: Ipv6Addr, to: Ipv6Addr) -> Vec<u
     [&header[..], &from.octets(), &to.octets(), &message].concat()
 }
 
-fn link_local(interface: &Interface) -> Option<Ipv6Addr> {
-    interface.addresses.iter().find_map(|net| match net.addr() {
-        IpAddr::V6(addr) => addr.is_unicast_link_local().then_some(addr),
-        IpAddr::V4(_) => None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,21 +101,10 @@ mod tests {
     const CLIENT: Mac = Mac([2, 0, 0, 0, 1, 1]);
     const OTHER: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
 
-    fn interface() -> Interface {
-        Interface {
-            index: 2,
-            name: "eth0".into(),
-            mac: Mac([2, 0, 0, 0, 0, 0x11]),
-            up: true,
-            carrier: true,
-            xdp_program: None,
-            vlan: None,
-            offloads: crate::net::Offloads::default(),
-            addresses: ["10.0.0.11/24", "fe80::11/64"]
-                .map(|net| net.parse().expect("a net"))
-                .into(),
-        }
-    }
+    const TELLER: Teller = Teller {
+        mac: Mac([2, 0, 0, 0, 0, 0x11]),
+        address: Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x11)),
+    };
 
     fn vip(addr: &str, tags: VlanTags) -> HeldVip {
         HeldVip { addr: addr.parse().expect("an address"), tags, vmac: None, floats: false }
@@ -132,8 +112,8 @@ mod tests {
 
     #[test]
     fn all_are_told_the_own_mac_by_a_gratuitous_reply() {
-        let frame = to_all(&interface(), vip("10.0.0.100", VlanTags::default())).expect("a frame");
-        let own = interface().mac.0;
+        let frame = to_all(TELLER, vip("10.0.0.100", VlanTags::default())).expect("a frame");
+        let own = TELLER.mac.0;
         let expected: [&[u8]; 7] = [
             &[0xff; 6],
             &own,
@@ -150,23 +130,27 @@ mod tests {
     fn one_is_told_anothers_mac_by_name_in_its_vlan() {
         let tags = VlanTags { outer: 100, inner: 10 };
         let to = (CLIENT, [10, 0, 0, 7].into());
-        let frame = to_one(&interface(), vip("10.0.0.100", tags), OTHER, to).expect("a frame");
-        assert_eq!(frame[..12], [CLIENT.0, interface().mac.0].concat());
+        let frame = to_one(TELLER, vip("10.0.0.100", tags), OTHER, to).expect("a frame");
+        assert_eq!(frame[..12], [CLIENT.0, TELLER.mac.0].concat());
         assert_eq!(frame[12..22], [0x88, 0xa8, 0, 100, 0x81, 0, 0, 10, 8, 6]);
         assert_eq!((&frame[30..36], &frame[40..46]), (&OTHER.0[..], &OTHER.0[..]));
     }
 
     #[test]
     fn an_advertisement_overrides_and_its_checksum_is_right() {
-        let frame = to_all(&interface(), vip("fd00::100", VlanTags::default())).expect("a frame");
+        let frame = to_all(TELLER, vip("fd00::100", VlanTags::default())).expect("a frame");
         assert_eq!(frame[..6], ALL_NODES_MAC.0);
         let (header, message) = frame[14..].split_at(40);
         assert_eq!(header[..8], [0x60, 0, 0, 0, 0, 32, 58, 255]);
         assert_eq!((message[0], message[4]), (136, 0x20));
-        assert_eq!(message[24..], [&[2, 1][..], &interface().mac.0].concat());
+        assert_eq!(message[24..], [&[2, 1][..], &TELLER.mac.0].concat());
         let pseudo = [&header[8..], &[0, 0, 0, 32, 0, 0, 0, 58]].concat();
         assert_eq!(checksum(&[&pseudo[..], message].concat()), [0, 0]);
-        let without = Interface { addresses: vec![], ..interface() };
-        assert_eq!(to_all(&without, vip("fd00::100", VlanTags::default())), None);
+        let without = Teller { address: None, ..TELLER };
+        assert_eq!(to_all(without, vip("fd00::100", VlanTags::default())), None);
+        assert!(
+            to_all(without, vip("10.0.0.100", VlanTags::default())).is_some(),
+            "ARP needs none"
+        );
     }
 }

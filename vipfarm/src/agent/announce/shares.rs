@@ -5,15 +5,16 @@ use crate::model::{NodeId, Table, View};
 /// The answerers of one VIP before and after a change, as one node sees it.
 pub(super) struct Shares<'v> {
     own: NodeId,
-    /// `None`: this node has served by no view yet.
-    before: Option<(&'v View, Table)>,
+    /// None: this node has served by no view yet. Several: nobody knows by which of them a client goes, for
+    /// a further view came before all had been told.
+    before: Vec<(&'v View, Table)>,
     after: (&'v View, Table),
 }
 
 impl<'v> Shares<'v> {
     pub(super) fn new(
         own: NodeId,
-        before: Option<(&'v View, Table)>,
+        before: Vec<(&'v View, Table)>,
         after: (&'v View, Table),
     ) -> Self {
         Self { own, before, after }
@@ -22,10 +23,11 @@ impl<'v> Shares<'v> {
     /// Whether clients may have the MAC of a node that is gone. A node that begins to serve alone
     /// cannot know, so it takes it for granted.
     pub(super) fn is_from_the_dead(&self) -> bool {
-        self.before.as_ref().map_or_else(
-            || self.after.0.alive.iter().eq([self.own]),
-            |(_, before)| before.owners().iter().flatten().any(|owner| self.is_gone(*owner)),
-        )
+        if self.before.is_empty() {
+            return self.after.0.alive.iter().eq([self.own]);
+        }
+        let mut before = self.before.iter().flat_map(|(_, before)| before.owners());
+        before.any(|owner| owner.is_some_and(|owner| self.is_gone(owner)))
     }
 
     /// Whether this node is one of those who take over from a node that is gone.
@@ -35,13 +37,14 @@ impl<'v> Shares<'v> {
         }
         let own = |owner: &Option<NodeId>| *owner == Some(self.own);
         let after = self.after.1.owners();
-        self.before.as_ref().map_or_else(
-            || after.iter().any(own),
-            |(_, before)| {
-                let mut both = before.owners().iter().zip(after);
-                both.any(|(before, after)| own(after) && before.is_some_and(|it| self.is_gone(it)))
-            },
-        )
+        if self.before.is_empty() {
+            return after.iter().any(own);
+        }
+        let taken = |(_, before): &(_, Table)| {
+            let mut both = before.owners().iter().zip(after);
+            both.any(|(before, after)| own(after) && before.is_some_and(|it| self.is_gone(it)))
+        };
+        self.before.iter().any(taken)
     }
 
     /// The node that clients of that bucket are to send to, if they must be told and this node is the
@@ -49,20 +52,23 @@ impl<'v> Shares<'v> {
     /// former one where the new one has just come.
     pub(super) fn to_tell(&self, bucket: u8) -> Option<NodeId> {
         let owner = self.after.1.owner(bucket)?;
-        let Some((view, table)) = &self.before else {
+        if self.before.is_empty() {
             return (owner == self.own).then_some(owner);
-        };
-        let former = table.owner(bucket);
-        // After broadcasts everybody's entry is wrong.
-        if former == Some(owner) && !self.is_from_the_dead() {
-            return None;
         }
-        let knows = if view.alive.contains(owner) {
-            owner
-        } else {
-            former.filter(|&former| !self.is_gone(former)).unwrap_or(owner)
+        let tells = |(view, table): &(&View, Table)| {
+            let former = table.owner(bucket);
+            // After broadcasts everybody's entry is wrong.
+            if former == Some(owner) && !self.is_from_the_dead() {
+                return false;
+            }
+            let knows = if view.alive.contains(owner) {
+                owner
+            } else {
+                former.filter(|&former| !self.is_gone(former)).unwrap_or(owner)
+            };
+            knows == self.own
         };
-        (knows == self.own).then_some(owner)
+        self.before.iter().any(tells).then_some(owner)
     }
 
     fn is_gone(&self, node: NodeId) -> bool {
@@ -95,7 +101,7 @@ mod tests {
         let members = || (0..3).filter(|&index| after.alive.contains(node(index)));
         let shares = |own| {
             let before = before.alive.contains(node(own)).then(|| (before, table(before)));
-            Shares::new(node(own), before, (after, table(after)))
+            Shares::new(node(own), Vec::from_iter(before), (after, table(after)))
         };
         let broadcasting = members().filter(|&own| shares(own).take_over()).collect();
         let told = |bucket| {
@@ -151,5 +157,21 @@ mod tests {
         let nobody = view(&[], &[]);
         assert_eq!(change(&nobody, &view(&[1], &[])).0, [1]);
         assert_eq!(change(&nobody, &view(&[0, 1], &[])).0, [0; 0]);
+    }
+
+    #[test]
+    fn who_was_told_of_a_change_that_did_not_last_is_told_again() {
+        let (all, drained) = (view(&[0, 1, 2], &[]), view(&[0, 1, 2], &[1]));
+        let (former, between) = (table(&all), table(&drained));
+        let moved = (0..=255).filter(|&bucket| former.owner(bucket) != between.owner(bucket));
+        let shares = |own| {
+            let before = vec![(&all, table(&all)), (&drained, table(&drained))];
+            Shares::new(node(own), before, (&all, table(&all)))
+        };
+        for bucket in moved {
+            assert_eq!(former.owner(bucket), Some(node(1)));
+            let told = [0, 1, 2].map(|own| shares(own).to_tell(bucket));
+            assert_eq!(told, [None, Some(node(1)), None], "bucket {bucket}");
+        }
     }
 }

@@ -120,7 +120,9 @@ impl Paper {
         let mut files = [GROUPS.into(), GROUPS.replace("on_port", "on_addr")]
             .map(|groups: String| fixture::farm(&groups));
         if directed {
-            files.iter_mut().for_each(|farm| farm.vips[0].mode = Mode::VmacDirected);
+            for farm in &mut files {
+                farm.vips[0].mode = Mode::VmacDirected;
+            }
         }
         let alive = files[0].node_ids().collect();
         let mut paper = Self {

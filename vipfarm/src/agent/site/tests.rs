@@ -218,3 +218,17 @@ fn a_named_interface_must_exist_be_up_and_have_the_subnet() {
     tunnel.mac = Mac([0; 6]);
     assert!(matches!(interface_of(&block, &[tunnel]), Err(SiteError::NotEthernet { .. })));
 }
+
+#[test]
+fn t23_a_vlan_device_whose_macs_frames_would_pass_the_filter_by_is_refused() {
+    let vlan = Some(Vlan { parent: 2, id: 10, service: false });
+    let device = interface("eth0.10", &["10.0.0.12/24"]);
+    let mut here = [interface("eth0", &[]), Interface { index: 3, vlan, ..device }];
+    let mut block = farm().vips.remove(0);
+    block.vlan.inner = 10;
+    assert_eq!(interface_of(&block, &here).map(|found| &*found.name), Ok("eth0"));
+    here[1].mac = Mac([2, 0, 0, 0, 0, 9]);
+    let message = interface_of(&block, &here).expect_err("another MAC").to_string();
+    assert!(message.contains("eth0.10 has the MAC 02:00:00:00:00:09"), "{message}");
+    assert!(message.contains("`ip link set eth0.10 address 02:00:00:00:00:01`"), "{message}");
+}

@@ -16,9 +16,9 @@ type Judge = fn(&InterfaceFacts, &Facts) -> Option<Finding>;
 
 /// In the order of looking at it.
 pub(super) fn judge(interface: &InterfaceFacts, facts: &Facts) -> Vec<Finding> {
-    const ALL: [Judge; 11] = [
-        link, occupied, lro, mtu, rp_filter, arp_ignore, arp_filter, proxy_arp, ipv6, writable,
-        route,
+    const ALL: [Judge; 13] = [
+        link, bridge, occupied, order, lro, mtu, rp_filter, arp_ignore, arp_filter, proxy_arp,
+        ipv6, writable, route,
     ];
     let further = ALL.iter().filter_map(|judge| judge(interface, facts));
     [xdp(interface)]
@@ -45,6 +45,18 @@ fn link(interface: &InterfaceFacts, _: &Facts) -> Option<Finding> {
     })
 }
 
+/// A bridge that receives a MAC takes it for its own, and floods what is for it no further (T22).
+fn bridge(interface: &InterfaceFacts, _: &Facts) -> Option<Finding> {
+    let name = &interface.name;
+    (interface.has_vmac && interface.driver.name.as_deref() == Some("bridge")).then(|| {
+        let why = format!(
+            "{name} is a bridge, which keeps frames for the virtual MAC to itself: clients behind one of its ports reach this node only, and other nodes behind them hear of no client"
+        );
+        Finding::new("bridge", Severity::Warning, why)
+            .fixed_by("mode: vmac_directed, if there are clients or nodes behind its ports")
+    })
+}
+
 /// How the filter is attached, or would be.
 fn xdp(interface: &InterfaceFacts) -> Finding {
     let driver = interface.driver.name.as_deref().unwrap_or("unknown");
@@ -68,6 +80,18 @@ fn occupied(interface: &InterfaceFacts, _: &Facts) -> Option<Finding> {
         let why = "another XDP program is attached: `bpftool net` tells which";
         Finding::new("other_xdp", Severity::Error, why)
             .fixed_by(format!("ip link set dev {name} xdp off"))
+    })
+}
+
+fn order(interface: &InterfaceFacts, _: &Facts) -> Option<Finding> {
+    let before = &interface.programs_before;
+    (!before.is_empty()).then(|| {
+        let why = format!(
+            "TC programs come before the farm's: {}; one that ends the chain has wrong MACs leave, and accepted frames be dropped",
+            before.join(", ")
+        );
+        Finding::new("tc_order", Severity::Warning, why)
+            .fixed_by("detach them, and attach them behind vipfarm's (BPF_F_AFTER)")
     })
 }
 

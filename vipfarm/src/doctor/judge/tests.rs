@@ -17,8 +17,10 @@ fn healthy() -> Facts {
         families: Families { v4: true, v6: true },
         driver: Driver { name: Some("virtio_net".into()), mtu: 1500, xdp: Some(native) },
         occupied: false,
+        programs_before: vec![],
         pinned: None,
         generic: false,
+        has_vmac: false,
         settings: Settings { writable: true, ..Settings::default() },
     };
     let file = |kind, mode| FileFacts {
@@ -156,6 +158,12 @@ fn interfaces_are_judged_by_what_they_do_to_frames() {
     finds_of_interface("link", Error, "ip link set eth0 up", |it| it.up = false);
     finds_of_interface("link", Warning, "cable", |it| it.carrier = false);
     finds_of_interface("other_xdp", Error, "ip link set dev eth0 xdp off", |it| it.occupied = true);
+    finds_of_interface("bridge", Warning, "vmac_directed", |it| {
+        (it.driver.name, it.has_vmac) = (Some("bridge".into()), true);
+    });
+    assert_eq!(found(|it| it.interfaces[0].driver.name = Some("bridge".into())), []);
+    let before = || vec!["stranger (egress)".to_owned()];
+    finds_of_interface("tc_order", Warning, "behind vipfarm's", |it| it.programs_before = before());
     finds_of_interface("lro", Error, "ethtool -K eth0 lro off", |it| it.lro = true);
     finds_of_interface("xdp", Note, "", |it| it.driver.xdp = None);
     let none = XdpFeatures { native: false, several_buffers: false };
