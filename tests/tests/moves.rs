@@ -232,7 +232,7 @@ fn datagrams(mut check: impl FnMut(&str, [&Plan; 2], &[u8], &[u8], (Seen, Reason
         let plan = |mine: bool, first: u8, next: u8, tenure: u16| {
             let mut plan = world.plan();
             plan.bitmaps[group] = if mine { ALL } else { Bitmap::default() };
-            plan.owners[group] = Owners([if mine { 0 } else { 1 }; 256]);
+            plan.owners[group] = Owners([u8::from(!mine); 256]);
             plan.turns[group] = Turns {
                 first: Owners([first; 256]),
                 next: Owners([next; 256]),
