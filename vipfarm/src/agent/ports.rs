@@ -397,15 +397,16 @@ mod tests {
         let before = Owners::of(&winner.table(1, &full));
         let after = Owners::of(&winner.table(1, &changed));
         assert_ne!(before, after);
-        for (index, port) in [&mut winner, &mut loser, &mut other].into_iter().enumerate() {
-            port.release(node(index), &changed);
+        let moves = |it: usize, from: u8| before.0[it] == from && after.0[it] != from;
+        for (index, port) in (0..).zip([&mut winner, &mut loser, &mut other]) {
+            port.release(node(index.into()), &changed);
+            let to = |it| if moves(it, index) { after.0[it] } else { before.0[it] };
+            assert_eq!(port.plan().owners[1], Owners(std::array::from_fn(to)), "node {index}");
         }
-        assert_eq!([winner.plan().owners[1], other.plan().owners[1]], [before; 2]);
-        assert_eq!(loser.plan().owners[1], after, "the only one to lose any");
         winner.acquire(node(0), &changed);
         assert_eq!(winner.plan().owners[1], after);
         let former = |port: &Port| port.plan().former[1];
-        let moved = std::array::from_fn(|it| if before.0[it] == after.0[it] { NOBODY } else { 1 });
+        let moved = std::array::from_fn(|it| if moves(it, 1) { 1 } else { NOBODY });
         assert_eq!(former(&winner), Owners(moved), "nobody has spoken yet");
         winner.take(&[nothing(node(1)), nothing(node(2))], BootTime::ZERO);
         assert_eq!(former(&winner), Owners::NONE);
