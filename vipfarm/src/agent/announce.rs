@@ -11,7 +11,7 @@ mod shares;
 pub(super) mod teller;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     convert::Infallible,
     io,
     net::IpAddr,
@@ -124,6 +124,19 @@ struct Clients {
     seen: HashMap<IpAddr, Seen>,
     /// When all of them were last told.
     refreshed: Instant,
+}
+
+impl Clients {
+    /// The machines that have asked by another address than a link-local one, with which they see whether
+    /// an entry is still good.
+    fn named(&self) -> impl Iterator<Item = Mac> {
+        let named = self.seen.iter().filter(|(client, _)| !is_link_local(**client));
+        named.map(|(_, seen)| seen.mac)
+    }
+}
+
+fn is_link_local(client: IpAddr) -> bool {
+    matches!(client, IpAddr::V6(addr) if addr.is_unicast_link_local())
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -348,8 +361,13 @@ impl Announcer {
         let Some(clients) = clients else { return Told { clients: 0, all: true } };
         let tellers = Tellers::now(&config.farm, [directed.vip].into_iter()).await;
         let teller = tellers.of(interface, directed.vip);
+        let named: BTreeSet<Mac> = clients.named().collect();
         let (mut told, mut tried) = (0, 0);
         for (&client, seen) in &clients.seen {
+            // It has one entry for the VIP, and asks in two names: the other one is that of its requests.
+            if is_link_local(client) && named.contains(&seen.mac) {
+                continue;
+            }
             let node = node(self.bucket(client, directed.group));
             let Some(mac) = node.and_then(mac_of) else { continue };
             let to = (seen.mac, client);
