@@ -60,6 +60,7 @@ vips:
           - { virtual_addr: \"fd00:9::101\", port: \"*\", proto: tcp, filter: on_addr }
           - { port: 514, proto: udp, filter: on_addr }
           - { port: 9999, proto: udp, filter: on_addr }
+          - { port: 4433, proto: udp, filter: on_port, linger: 30s }
   - addresses: [10.9.0.104/24, \"fd00:9::104/64\"]
     mode: vmac_directed
     groups:

@@ -1,15 +1,28 @@
 //! T12, T26: whose a packet is while its bucket is in a move, by what this node's stack has of its
 //! connection.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use vipfarm::host::HostTables;
-use vipfarm_common::{Reason, layout::SEVERAL, packet::Connection};
+use vipfarm::{
+    datapath::manual::Entry,
+    host::HostTables,
+    model::{Bitmap, Mac},
+    plan::{Owners, Plan, Turns},
+};
+use vipfarm_common::{
+    Reason,
+    layout::{NOBODY, SEVERAL},
+    packet::Connection,
+};
 use vipfarm_lab::{
     Frame,
     frame::{ACK, FIN, RST, SYN},
+    require, skip,
     world::{
-        CLIENT, DIRECT, OWN, PEER, VIP, VIP_BY_ADDR, VIP_DIRECTED, VIP6, VIP6_BY_ADDR,
+        CLIENT, DIRECT, DNS, OWN, PEER, VIP, VIP_BY_ADDR, VIP_DIRECTED, VIP6, VIP6_BY_ADDR,
         VIP6_DIRECTED, VMAC, VMAC6, WEB, WEB6, World,
     },
 };
@@ -127,6 +140,194 @@ fn t17_what_was_handed_over_is_handed_back_once_and_no_further() {
         assert_eq!(tables.decide(&mut from_peer), own);
         assert!(case.mine || from_peer[..6] == OWN.0, "its stack refuses what is for all");
     }
+}
+
+/// A rule whose flows linger for 30 s, of each kind of VIP.
+const LINGERS: u16 = 4433;
+const LINGER: Duration = Duration::from_secs(30);
+const TENURE: u16 = 7;
+
+/// What a node remembers of a flow.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Seen {
+    Never,
+    /// In this tenure.
+    Lately,
+    /// In this tenure, and for too long ago.
+    Idle,
+    /// In a former tenure.
+    Before,
+}
+
+/// What becomes of a datagram of a flow that lingers.
+struct Row {
+    mine: bool,
+    /// Who judges before, and after.
+    first: &'static [u8],
+    next: &'static [u8],
+    from: Mac,
+    seen: &'static [Seen],
+    /// Where all nodes get it, and where one does.
+    by_all: Reason,
+    by_one: Reason,
+}
+
+const ANYBODY: &[u8] = &[NOBODY, 1, UNKNOWN, SEVERAL];
+/// Its MAC is not known.
+const UNKNOWN: u8 = 2;
+/// No frame can be sent to these.
+const LOST: &[u8] = &[UNKNOWN, SEVERAL];
+const ALWAYS: &[Seen] = &[Seen::Never, Seen::Lately, Seen::Idle, Seen::Before];
+const STRANGE: &[Seen] = &[Seen::Never, Seen::Idle, Seen::Before];
+const KNOWN: &[Seen] = &[Seen::Lately];
+
+#[rustfmt::skip]
+const ROWS: [Row; 21] = {
+    use Reason::{Forwarded, HandedBack, HandedOver, Inherited, Lingering, Mine, NoNextHop, NotMine};
+    const NONE: &[u8] = &[NOBODY];
+    const NODE2: &[u8] = &[1];
+    const OTHERS: &[u8] = &[NOBODY, UNKNOWN, SEVERAL];
+    const JUDGES: &[u8] = &[1, UNKNOWN, SEVERAL];
+    [
+        // The owner takes what nobody else judges first, and what those send who do.
+        Row { mine: true, first: NONE, next: ANYBODY, from: CLIENT, seen: ALWAYS, by_all: Mine, by_one: Mine },
+        Row { mine: true, first: NONE, next: ANYBODY, from: PEER, seen: ALWAYS, by_all: HandedOver, by_one: Mine },
+        Row { mine: true, first: NODE2, next: ANYBODY, from: CLIENT, seen: ALWAYS, by_all: Inherited, by_one: HandedBack },
+        Row { mine: true, first: LOST, next: ANYBODY, from: CLIENT, seen: ALWAYS, by_all: Inherited, by_one: NoNextHop },
+        Row { mine: true, first: NODE2, next: ANYBODY, from: PEER, seen: ALWAYS, by_all: Mine, by_one: Mine },
+        Row { mine: true, first: LOST, next: NODE2, from: PEER, seen: ALWAYS, by_all: Mine, by_one: Mine },
+        Row { mine: true, first: LOST, next: OTHERS, from: PEER, seen: ALWAYS, by_all: Inherited, by_one: Inherited },
+        // The first former owner takes what it remembers, and hands on the rest.
+        Row { mine: false, first: NONE, next: JUDGES, from: CLIENT, seen: KNOWN, by_all: Lingering, by_one: Lingering },
+        Row { mine: false, first: NONE, next: NODE2, from: CLIENT, seen: STRANGE, by_all: Forwarded, by_one: Forwarded },
+        Row { mine: false, first: NONE, next: LOST, from: CLIENT, seen: STRANGE, by_all: NoNextHop, by_one: NoNextHop },
+        Row { mine: false, first: NONE, next: JUDGES, from: PEER, seen: KNOWN, by_all: HandedOver, by_one: Lingering },
+        Row { mine: false, first: NONE, next: NODE2, from: PEER, seen: STRANGE, by_all: HandedOver, by_one: Forwarded },
+        Row { mine: false, first: NONE, next: LOST, from: PEER, seen: STRANGE, by_all: HandedOver, by_one: NoNextHop },
+        // A later one does with what it is sent, which is lost rather than going back.
+        Row { mine: false, first: NODE2, next: ANYBODY, from: CLIENT, seen: ALWAYS, by_all: NotMine, by_one: HandedBack },
+        Row { mine: false, first: LOST, next: ANYBODY, from: CLIENT, seen: ALWAYS, by_all: NotMine, by_one: NoNextHop },
+        Row { mine: false, first: JUDGES, next: JUDGES, from: PEER, seen: KNOWN, by_all: Lingering, by_one: Lingering },
+        Row { mine: false, first: JUDGES, next: NODE2, from: PEER, seen: STRANGE, by_all: Inherited, by_one: Inherited },
+        Row { mine: false, first: JUDGES, next: LOST, from: PEER, seen: STRANGE, by_all: NoNextHop, by_one: NoNextHop },
+        // Whoever judges none leaves it to the owner, which is node2.
+        Row { mine: false, first: NONE, next: NONE, from: CLIENT, seen: ALWAYS, by_all: NotMine, by_one: Forwarded },
+        Row { mine: false, first: NONE, next: NONE, from: PEER, seen: ALWAYS, by_all: HandedOver, by_one: HandedOver },
+        Row { mine: false, first: JUDGES, next: NONE, from: PEER, seen: ALWAYS, by_all: NotMine, by_one: HandedOver },
+    ]
+};
+
+/// Each case of each row, for each kind of VIP, with a flow of its own: its words, how node1's tables are when
+/// the flow is seen for the first time, and then, and what becomes of its datagram.
+fn datagrams(mut check: impl FnMut(&str, [&Plan; 2], &[u8], &[u8], (Seen, Reason))) {
+    const ALL: Bitmap = Bitmap([u64::MAX; 4]);
+    let vips = [
+        (IpAddr::from(VIP), DNS, VMAC),
+        (VIP6.into(), WEB6, VMAC6),
+        (VIP_DIRECTED.into(), DIRECT, OWN),
+        (VIP6_DIRECTED.into(), DIRECT, OWN),
+    ];
+    let world = World::new().in_a_move();
+    for (vip, group, target) in vips {
+        let plan = |mine: bool, first: u8, next: u8, tenure: u16| {
+            let mut plan = world.plan();
+            plan.bitmaps[group] = if mine { ALL } else { Bitmap::default() };
+            plan.owners[group] = Owners([u8::from(!mine); 256]);
+            plan.turns[group] = Turns {
+                first: Owners([first; 256]),
+                next: Owners([next; 256]),
+                tenure: [tenure; 256],
+            };
+            plan
+        };
+        let mut port = 20_000;
+        for row in &ROWS {
+            for (&first, &next) in
+                row.first.iter().flat_map(|first| row.next.iter().map(move |next| (first, next)))
+            {
+                for &seen in row.seen {
+                    port += 1;
+                    let client: SocketAddr = match vip {
+                        IpAddr::V4(_) => ([10, 1, 0, 1], port).into(),
+                        IpAddr::V6(_) => ([0xfd00, 1, 0, 0, 0, 0, 0, 1], port).into(),
+                    };
+                    let frame =
+                        |from| Frame::udp(client, (vip, LINGERS), b"x").macs(from, target).bytes();
+                    let (first_seen, later) = (frame(CLIENT), frame(row.from));
+                    let tenure = if seen == Seen::Before { TENURE - 1 } else { TENURE };
+                    let before = plan(true, NOBODY, NOBODY, tenure);
+                    let now = plan(row.mine, first, next, TENURE);
+                    let reason = if target == OWN { row.by_one } else { row.by_all };
+                    let Row { mine, from, .. } = row;
+                    let here = format!(
+                        "{client} to {vip}, mine: {mine}, first: {first}, next: {next}, from {from}, seen: {seen:?}"
+                    );
+                    check(&here, [&before, &now], &first_seen, &later, (seen, reason));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_case_of_a_flow_that_lingers_is_in_one_row() {
+    for (mine, &first, &next) in [true, false].into_iter().flat_map(|mine| {
+        ANYBODY.iter().flat_map(move |first| ANYBODY.iter().map(move |next| (mine, first, next)))
+    }) {
+        for (from, seen) in
+            [CLIENT, PEER].iter().flat_map(|from| ALWAYS.iter().map(move |seen| (from, seen)))
+        {
+            let fits = |row: &&Row| {
+                row.mine == mine
+                    && row.from == *from
+                    && row.first.contains(&first)
+                    && row.next.contains(&next)
+                    && row.seen.contains(seen)
+            };
+            assert_eq!(
+                ROWS.iter().filter(fits).count(),
+                1,
+                "{mine} {first} {next} {from} {seen:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn t12_flows_that_linger_are_judged_by_one_node_after_the_other_on_the_host() {
+    let mut tables = World::new().host();
+    datagrams(|here, [before, now], first, later, (seen, reason)| {
+        tables.apply(before);
+        if seen != Seen::Never {
+            assert_eq!(tables.decide(&mut first.to_vec()), Reason::Mine, "{here}");
+        }
+        if seen == Seen::Idle {
+            tables.pass(LINGER + Duration::from_secs(1));
+        }
+        tables.apply(now);
+        assert_eq!(tables.decide(&mut later.to_vec()), reason, "{here}");
+    });
+}
+
+/// But for those that were idle for too long: the kernel's clock is not to be moved.
+#[test]
+fn t12_flows_that_linger_are_judged_by_one_node_after_the_other_in_the_kernel() {
+    require!(skip::bpf());
+    let mut kernel = World::new().kernel();
+    kernel.lease(Duration::from_mins(1)).expect("a lease");
+    let mut run = |plan: &Plan, frame: &[u8]| {
+        kernel.apply(plan.clone()).expect("tables");
+        kernel.run(Entry::Filter, frame).expect("it runs").reasons
+    };
+    datagrams(|here, [before, now], first, later, (seen, reason)| {
+        if seen == Seen::Idle {
+            return;
+        }
+        if seen != Seen::Never {
+            assert_eq!(run(before, first), [Reason::Mine], "{here}");
+        }
+        assert_eq!(run(now, later), [reason], "{here}");
+    });
 }
 
 #[test]

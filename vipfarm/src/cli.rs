@@ -245,11 +245,12 @@ pub enum Verb {
   vipfarm close FarmProto --persist")]
     Close(CloseArgs),
 
-    /// Have this node serve its share again, by its powers of the file
+    /// Have this node serve its share again, with the powers that it had before `close`
     ///
-    /// Takes back what `close` did, of one group, those of a VIP, or all of them, also with --persist; and
-    /// what `drain` and `power` did for this node. A VIP with `open: manual` in the file is served only
-    /// from then on. Returns when that is in force. What a check keeps from being served stays so.
+    /// Takes back what `close` did, of one group, those of a VIP, or all. A drain it does not end: that is
+    /// refused, and `undrain` does. A group with power 0 by `power`, or by `close --persist` before this
+    /// agent's start, has to be named. A VIP with `open: manual` in the file is served only from then on.
+    /// Returns when that is in force. What a check keeps from being served stays so.
     #[command(
         after_help = "Examples:\n  vipfarm open\n  vipfarm open FarmProto\n  vipfarm open 192.168.1.222"
     )]

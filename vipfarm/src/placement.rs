@@ -46,6 +46,24 @@ struct Members {
     floating: Option<usize>,
 }
 
+/// What a group was in another file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// That group, with its clients in the same buckets.
+    Group(usize),
+    /// Some of its clients went by other groups, or were in other buckets.
+    Elsewhere,
+    /// Nothing: it had no clients.
+    Nowhere,
+}
+
+impl Origin {
+    /// The group whose buckets it has.
+    pub fn group(self) -> Option<usize> {
+        if let Self::Group(group) = self { Some(group) } else { None }
+    }
+}
+
 impl Members {
     /// The placement with powers changed at run time. A power of 0 leaves the node its home, so
     /// that draining and undraining move no other buckets.
@@ -116,10 +134,10 @@ impl Placement {
         }
     }
 
-    /// For each group the one of another file that has its name, if whatever goes by this one went by that
+    /// What each group was in another file. It is the one of its name, if whatever goes by it went by that
     /// one or by none, and in the same buckets: where it did not, a node that goes by this file and one that
     /// goes by the other could both take a client for their own.
-    pub fn groups_in(&self, former: &Self) -> Vec<Option<usize>> {
+    pub fn origins_in(&self, former: &Self) -> Vec<Origin> {
         let alike = |group: usize| {
             let name = self.name(group);
             let theirs = (0..former.groups()).find(|&other| former.name(other) == name)?;
@@ -127,11 +145,14 @@ impl Placement {
             let floats = self.floating(group).is_some() && former.floating(theirs).is_some();
             (theirs == group || floats).then_some(theirs)
         };
-        let mut groups: Vec<_> = (0..self.groups()).map(alike).collect();
+        let origin = |group| alike(group).map_or(Origin::Nowhere, Origin::Group);
+        let mut origins: Vec<_> = (0..self.groups()).map(origin).collect();
         for (group, before, same) in self.traffic.since(&former.traffic) {
-            groups[group] = groups[group].filter(|&theirs| theirs == before && same);
+            if origins[group] != Origin::Group(before) || !same {
+                origins[group] = Origin::Elsewhere;
+            }
         }
-        groups
+        origins
     }
 
     /// Whether the other was made from the same groups as this one, or a clone of it.

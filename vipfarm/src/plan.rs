@@ -84,10 +84,12 @@ impl Owners {
 
     /// Those of a table.
     pub fn of(table: &Table) -> Self {
-        let index = |owner: Option<NodeId>| {
-            owner.map_or(NOBODY, |node| u8::try_from(node.index()).unwrap_or(NOBODY))
-        };
-        Self(table.owners().map(index))
+        Self(table.owners().map(Self::index))
+    }
+
+    /// A node's index.
+    pub(crate) fn index(owner: Option<NodeId>) -> u8 {
+        owner.map_or(NOBODY, |node| u8::try_from(node.index()).unwrap_or(NOBODY))
     }
 }
 

@@ -23,7 +23,7 @@ pub use self::{
     http_load::{Failure, HttpLoad, Request},
     http_server::HttpServer,
     probe_log::{Answer, Outage, Probe, ProbeLog},
-    streams::{Fate, StreamEcho, Streams},
+    streams::{Fate, StreamEcho, Streams, Talk},
     udp_echo::UdpEcho,
     udp_probe::{GRACE, UdpProbe},
 };

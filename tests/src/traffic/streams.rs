@@ -21,10 +21,28 @@ use crate::host::Host;
 
 /// Bytes that go there and back at once.
 const BLOCK: usize = 512;
+/// The same of a bulk transfer: less than the buffers of a socket hold, for an echo that nobody reads
+/// stops.
+const BULK: usize = 32 << 10;
+/// Bytes that a server sends without being asked.
+const PUSHED: usize = 16 << 10;
+/// Between two of its blocks.
+const PUSH_PAUSE: Duration = Duration::from_millis(50);
 /// After that a silent server is a lost one.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a listener looks whether it is to end.
 const ROUND: Duration = Duration::from_millis(10);
+
+/// What goes over a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Talk {
+    /// Some hundred bytes to a [`StreamEcho`], and back.
+    Blocks,
+    /// As many as the buffers hold, likewise.
+    Bulk,
+    /// What a server sends by itself ([`StreamEcho::pushing`]): the client only acknowledges.
+    Pushed,
+}
 
 /// A node's TCP echo; it takes no new connections when dropped.
 #[derive(Debug)]
@@ -36,6 +54,15 @@ pub struct StreamEcho {
 impl StreamEcho {
     /// Echoes on that port of all addresses of the node.
     pub fn start(host: &Host, port: u16) -> Result<Self> {
+        Self::serve(host, port, echo)
+    }
+
+    /// The same, but each client sends a number, and is then sent blocks that follow from it.
+    pub fn pushing(host: &Host, port: u16) -> Result<Self> {
+        Self::serve(host, port, push)
+    }
+
+    fn serve(host: &Host, port: u16, each: fn(TcpStream)) -> Result<Self> {
         // Of IPv6 it takes both families; the other one is for kernels without.
         let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
         let any = any.map(|any| SocketAddr::new(any, port));
@@ -53,7 +80,7 @@ impl StreamEcho {
                     Ok((stream, client)) => {
                         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
                         lock(&accepted).insert(client);
-                        thread::spawn(move || echo(stream));
+                        thread::spawn(move || each(stream));
                     }
                     Err(_) => thread::sleep(ROUND),
                 }
@@ -82,6 +109,22 @@ fn echo(mut stream: TcpStream) {
         if stream.write_all(&buffer[..length]).is_err() {
             return;
         }
+    }
+}
+
+fn push(mut stream: TcpStream) {
+    let mut seed = [0; 8];
+    let _ = stream.set_nonblocking(false);
+    if stream.read_exact(&mut seed).is_err() {
+        return;
+    }
+    let seed = u64::from_be_bytes(seed);
+    // Ends with the connection, likewise.
+    for turn in 0.. {
+        if stream.write_all(&block(seed, turn, PUSHED)).is_err() {
+            return;
+        }
+        thread::sleep(PUSH_PAUSE);
     }
 }
 
@@ -131,6 +174,17 @@ impl Streams {
         count: usize,
         pause: Duration,
     ) -> Result<Self> {
+        Self::talking(Talk::Blocks, clients, target, count, pause).await
+    }
+
+    /// The same with other talk.
+    pub async fn talking(
+        talk: Talk,
+        clients: &[Host],
+        target: impl Into<SocketAddr>,
+        count: usize,
+        pause: Duration,
+    ) -> Result<Self> {
         let target = target.into();
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
@@ -147,7 +201,7 @@ impl Streams {
             stream.set_nodelay(true)?;
             let stopped = Arc::clone(&stop);
             let seed = u64::try_from(index).context("few connections")?;
-            threads.push(thread::spawn(move || talk(stream, seed, pause, &stopped)));
+            threads.push(thread::spawn(move || follow(talk, stream, seed, pause, &stopped)));
         }
         Ok(Self { stop, threads })
     }
@@ -162,13 +216,24 @@ impl Streams {
     }
 }
 
-fn talk(mut stream: TcpStream, seed: u64, pause: Duration, stop: &AtomicBool) -> Fate {
+fn follow(
+    talk: Talk,
+    mut stream: TcpStream,
+    seed: u64,
+    pause: Duration,
+    stop: &AtomicBool,
+) -> Fate {
     let client = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
     let mut fate =
         Fate { client, blocks: 0, broken: None, broken_at: None, longest: Duration::ZERO };
     while !stop.load(Ordering::Relaxed) {
         let begin = Instant::now();
-        match exchange(&mut stream, seed, fate.blocks) {
+        let exchanged = match talk {
+            Talk::Blocks => exchange(&mut stream, &block(seed, fate.blocks, BLOCK)),
+            Talk::Bulk => exchange(&mut stream, &block(seed, fate.blocks, BULK)),
+            Talk::Pushed => take(&mut stream, seed, fate.blocks),
+        };
+        match exchanged {
             Ok(true) => fate.blocks += 1,
             Ok(false) => fate.broken = Some(Fate::CORRUPTED.into()),
             Err(error) => fate.broken = Some(error.to_string()),
@@ -181,20 +246,37 @@ fn talk(mut stream: TcpStream, seed: u64, pause: Duration, stop: &AtomicBool) ->
             fate.broken_at = Some(Instant::now());
             break;
         }
-        thread::sleep(pause);
+        if talk != Talk::Pushed {
+            thread::sleep(pause);
+        }
     }
     fate
 }
 
-/// Sends a block that no other connection and no other turn sends; whether it came back.
-fn exchange(stream: &mut TcpStream, seed: u64, turn: u64) -> io::Result<bool> {
+/// A block that no other connection and no other turn sends.
+fn block(seed: u64, turn: u64, length: usize) -> Vec<u8> {
     let word = |at: usize| {
         let mixed = (seed << 32 | turn).wrapping_add(at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed.to_be_bytes()[0]
     };
-    let block: [u8; BLOCK] = std::array::from_fn(word);
-    stream.write_all(&block)?;
-    let mut back = [0; BLOCK];
+    (0..length).map(word).collect()
+}
+
+/// Sends a block; whether it came back.
+fn exchange(stream: &mut TcpStream, block: &[u8]) -> io::Result<bool> {
+    stream.write_all(block)?;
+    let mut back = vec![0; block.len()];
     stream.read_exact(&mut back)?;
     Ok(back == block)
+}
+
+/// Takes what the server sends by itself; whether it is what it should be. Before the first block the
+/// client says which.
+fn take(stream: &mut TcpStream, seed: u64, turn: u64) -> io::Result<bool> {
+    if turn == 0 {
+        stream.write_all(&seed.to_be_bytes())?;
+    }
+    let mut taken = vec![0; PUSHED];
+    stream.read_exact(&mut taken)?;
+    Ok(taken == block(seed, turn, PUSHED))
 }

@@ -22,9 +22,6 @@ use crate::{
     operated::load, running,
 };
 
-/// How much longer than by its numbers a check may take on a machine that does other things too.
-const SLACK: Duration = Duration::from_secs(2);
-
 /// Often, so that tests are short.
 const FAST: &str = "interval: 300ms, timeout: 300ms, rise: 2, fall: 2";
 
@@ -112,14 +109,21 @@ fn a_service_that_dies_drains_its_node_in_time_and_one_that_is_back_has_its_shar
     farm.ask(2, &["power", "all", "node1=3"]).unwrap();
     assert_eq!(load(&farm, 2, "node1"), 192);
 
-    let died = boot_clock();
-    drop(services[0].take());
-    eventually("node1 is drained", || load(&farm, 2, "node1") == 0);
-    farm.wait_converged(&[1, 2]).unwrap();
-    let change = farm.status(2).unwrap().last_view_change.unwrap();
-    let took = Duration::from_micros(change.acquired_us).saturating_sub(died);
-    println!("from the service's death to its node's drain: {took:?}");
-    assert!(took < Duration::from_millis(300 * 2 + 100) + SLACK, "{took:?}");
+    let mut reaction = || {
+        services[0].get_or_insert_with(|| service(&lab, 1, 8080));
+        eventually("node1 has its share", || load(&farm, 2, "node1") == 192);
+        let died = boot_clock();
+        drop(services[0].take());
+        eventually("node1 is drained", || load(&farm, 2, "node1") == 0);
+        farm.wait_converged(&[1, 2]).unwrap();
+        let change = farm.status(2).unwrap().last_view_change.unwrap();
+        Duration::from_micros(change.acquired_us).saturating_sub(died)
+    };
+    let mut took: Vec<_> = (0..5).map(|_| reaction()).collect();
+    took.sort_unstable();
+    println!("from a service's death to its node's drain: {took:?}");
+    // By `interval` and `fall`, and what the change takes; now and then the machine does other things.
+    assert!(took[took.len() / 2] < Duration::from_millis(300 * 2 + 100), "{took:?}");
 
     let failed = check(&farm, 1);
     assert_eq!((failed.state, &*failed.about), (CheckState::Failing, "group all"));

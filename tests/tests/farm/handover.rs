@@ -17,7 +17,8 @@ use vipfarm_lab::{
 };
 
 use crate::{
-    HTTP, ONE_VIP, directed, eventually, lab, operated::load, packets, packets_of_all, running,
+    HTTP, ONE_VIP, directed, eventually, has_event, lab, operated::load, packets, packets_of_all,
+    running,
 };
 
 /// With three nodes, every one has some of them.
@@ -237,6 +238,33 @@ async fn t13_a_dead_nodes_connections_are_reset_and_no_others() {
     assert!(broken.iter().all(|why| why.contains("reset")), "{broken:?}");
     farm.stop_node(1).unwrap();
     farm.stop_node(2).unwrap();
+}
+
+/// An agent stalls until its lease has ended, and is in the view all the while: what its kernel did not serve
+/// meanwhile it serves again.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_connections_that_linger_outlive_a_lease_that_ends_and_comes_back() {
+    const PATIENT: &str =
+        "membership: { period: 50ms, suspect: 120ms, lease: 170ms, fail: 3s }\nvips:";
+    let program = require!(skip::farm());
+    let lab = lab("late", 3, 40);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    farm.edit(|text| text.replace("vips:", PATIENT)).unwrap();
+    farm.start().unwrap();
+    farm.wait_converged(&[1, 2, 3]).unwrap();
+    let fates = through(&lab, &mut farm, |farm| {
+        farm.ask(1, &["power", "all", "node3=0"]).unwrap();
+        farm.freeze(3, true).unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        farm.freeze(3, false).unwrap();
+        eventually("its lease has ended", || has_event(farm, 3, "lease_lapsed"));
+        farm.wait_converged(&[1, 2, 3]).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+    })
+    .await;
+    assert!(!has_event(&farm, 1, "node_lost"), "it was never out of the view");
+    nobody_noticed(&fates);
+    farm.stop().unwrap();
 }
 
 /// The former owner remembers what has ended, but a client that uses its port again is not its client.

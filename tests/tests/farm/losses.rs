@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::sleep;
@@ -59,6 +59,42 @@ fn t31_of_two_vips_the_one_that_is_there_is_served_on() {
     eventually("the second one is node2's", || loads(&farm)[1] == 0);
     assert_eq!(loads(&farm)[0], before[0]);
     eventually("it is put back", || loads(&farm) == before);
+    farm.stop().unwrap();
+}
+
+/// A failover VIP that one node has, with addresses to spare.
+const FLOATING: &str = "vips:
+  - interface: eth0
+    mode: failover
+    addresses: [10.77.0.100/16, 10.77.0.101/16, 10.77.0.102/16]
+    priorities: { node1: 2, node2: 1 }
+";
+
+#[test]
+fn t31_a_failover_vip_that_was_taken_off_is_back_at_once_and_another_nodes_if_it_does_not_stay() {
+    let program = require!(skip::farm());
+    let lab = lab("t31float", 2, 1);
+    let mut farm = running(&lab, &program, FLOATING);
+    let vips = [100, 101, 102].map(|last| Ipv4Addr::new(10, 77, 0, last));
+    let having = |node: usize| vips.map(|vip| lab.node(node).has_address(vip.into()).unwrap());
+    eventually("node1 has all", || (having(1), having(2)) == ([true; 3], [false; 3]));
+    // On a machine that does other things too it may take longer now and then.
+    let gap = |vip: Ipv4Addr| {
+        lab.node(1).remove_address(vip.into(), 32).unwrap();
+        let removed = Instant::now();
+        eventually("it is back", || lab.node(1).has_address(vip.into()).unwrap());
+        removed.elapsed()
+    };
+    let gaps = vips.map(gap);
+    println!("a failover VIP that was removed is back after {gaps:?}");
+    assert!(gaps.iter().min().unwrap() < &Duration::from_millis(300), "{gaps:?}");
+    assert!(has_event(&farm, 1, "vip_not_moved"));
+    assert_eq!(having(2), [false; 3], "nobody else had a reason to take it");
+
+    lab.node(1).remove_address(vips[0].into(), 32).unwrap();
+    eventually("node2 has all", || (having(1), having(2)) == ([false; 3], [true; 3]));
+    let said = farm.status(1).unwrap().checks;
+    assert!(said.iter().any(|check| check.about == "vip 10.77.0.100"), "{said:?}");
     farm.stop().unwrap();
 }
 

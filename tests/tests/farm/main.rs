@@ -36,6 +36,7 @@ mod refused;
 mod reloaded;
 mod secured;
 mod serving;
+mod stopped;
 mod system;
 mod tagged;
 mod told;

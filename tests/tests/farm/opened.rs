@@ -92,14 +92,51 @@ fn a_vip_that_is_opened_by_hand_is_closed_until_then_on_each_node() {
     farm.stop().unwrap();
 }
 
+#[test]
+fn what_was_drained_for_maintenance_is_not_opened_by_a_services_start() {
+    let program = require!(skip::farm());
+    let lab = lab("maintained", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    farm.ask(2, &["drain", "node1", "--persist"]).unwrap();
+    let refused = |farm: &Farm<'_>| {
+        for what in [&["open"][..], &["open", "all"]] {
+            asks_in_vain(farm, 1, what, 1, "node1 is drained");
+        }
+        asks_in_vain(farm, 1, &["open"], 1, "`vipfarm undrain node1`");
+    };
+    refused(&farm);
+    farm.ask(1, &["close"]).unwrap();
+    refused(&farm);
+    farm.stop_node(1).unwrap();
+    farm.start_node(1, &[]).unwrap();
+    eventually("it can be asked", || farm.status(1).is_ok());
+    refused(&farm);
+    farm.wait_converged(&[1, 2]).unwrap();
+    refused(&farm);
+    assert_eq!(shares(&farm), [0, 256]);
+    farm.ask(1, &["undrain"]).unwrap();
+    assert_eq!(shares(&farm), [128, 128]);
+
+    farm.ask(1, &["power", "all", "node1=3"]).unwrap();
+    for what in [&[][..], &["all"]] {
+        farm.ask(1, &[&["close"], what].concat()).unwrap();
+        assert_eq!(shares(&farm), [0, 256]);
+        farm.ask(1, &[&["open"], what].concat()).unwrap();
+        assert_eq!(shares(&farm), [192, 64], "the power that it had");
+    }
+    farm.stop().unwrap();
+}
+
 /// A program that writes down what it is told, for each node.
 fn recorder(lab: &Lab) -> (String, impl Fn(usize) -> Vec<String>) {
+    recorder_of(lab, "$VIPFARM_HOOK $VIPFARM_STATE $VIPFARM_READY $VIPFARM_EPOCH $VIPFARM_ALIVE")
+}
+
+fn recorder_of(lab: &Lab, what: &str) -> (String, impl Fn(usize) -> Vec<String>) {
     let directory = lab.directory();
     let path = directory.join("hook");
-    let text = format!(
-        "#!/bin/sh\necho \"$VIPFARM_HOOK $VIPFARM_STATE $VIPFARM_READY $VIPFARM_EPOCH $VIPFARM_ALIVE\" >> {}/$VIPFARM_NODE.told\n",
-        directory.display()
-    );
+    let text =
+        format!("#!/bin/sh\necho \"{what}\" >> {}/$VIPFARM_NODE.told\n", directory.display());
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     let told = move |node: usize| {
@@ -144,6 +181,46 @@ fn hooks_are_told_of_each_view_and_when_the_node_serves() {
     eventually("that it is open is told", || count("on_ready") == before + 1);
     farm.stop().unwrap();
     assert_eq!((count("on_ready"), count("on_closed")), (before + 1, before + 1), "{:?}", told(1));
+}
+
+/// Two VIPs, of which each node has one.
+const ONE_EACH: &str = "vips:
+  - interface: eth0
+    mode: failover
+    addresses: [10.77.0.100/16]
+    priorities: { node1: 2, node2: 1 }
+  - interface: eth0
+    mode: failover
+    addresses: [10.77.0.101/16]
+    priorities: { node1: 1, node2: 2 }
+";
+
+#[test]
+fn hooks_are_told_which_vips_the_node_has() {
+    let program = require!(skip::farm());
+    let lab = lab("notified", 2, 1);
+    let (hook, told) = recorder_of(&lab, "$VIPFARM_HOOK: $VIPFARM_VIPS ($VIPFARM_GROUPS)");
+    let hooks = format!("hooks: {{ on_view: {hook}, on_closed: {hook} }}\nvips:");
+    let mut farm = running(&lab, &program, &ONE_EACH.replace("vips:", &hooks));
+    let last = |node: usize| {
+        told(node).into_iter().rfind(|line| line.starts_with("on_view")).unwrap_or_default()
+    };
+    let has = |node: usize, vips: &str| {
+        eventually(&format!("node{node} is told that it has {vips}"), || {
+            last(node) == format!("on_view: {vips} ({vips})")
+        });
+    };
+    has(1, "10.77.0.100");
+    has(2, "10.77.0.101");
+    farm.ask(1, &["move", "10.77.0.101", "node1"]).unwrap();
+    has(1, "10.77.0.100 10.77.0.101");
+    has(2, "");
+    farm.ask(1, &["move", "10.77.0.101", "--back"]).unwrap();
+    has(1, "10.77.0.100");
+    has(2, "10.77.0.101");
+    farm.stop().unwrap();
+    let closed = told(1).into_iter().rfind(|line| line.starts_with("on_closed"));
+    assert_eq!(closed.as_deref(), Some("on_closed:  ()"));
 }
 
 #[test]

@@ -14,7 +14,13 @@ use vipfarm_lab::{
     traffic::{UdpEcho, UdpProbe},
 };
 
-use crate::{ECHO, ONE_VIP, asks_in_vain, eventually, has_event, lab, probed::Probed, running};
+use crate::{
+    ECHO, ONE_VIP, asks_in_vain, directed, eventually,
+    handover::{nobody_noticed, through},
+    has_event, lab,
+    probed::Probed,
+    running,
+};
 
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
 
@@ -89,6 +95,47 @@ async fn a_reload_adds_and_drops_vips_and_powers_and_loses_no_packet_of_the_othe
     farm.stop().unwrap();
     for node in lab.nodes() {
         assert!(!node.has_address(SECOND.into()).unwrap());
+    }
+}
+
+/// What makes buckets others': another rule's filter, that of the connections themselves, and a group before
+/// theirs. Powers change with it, and what lingers by one file goes on by the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_connections_outlive_reloads_that_put_them_into_other_buckets() {
+    const NAME: &str = "t12_connections_outlive_reloads_that_put_them_into_other_buckets";
+    const UDP: &str = "proto: udp, filter: ";
+    const TCP: &str = "proto: tcp, filter: ";
+    let (program, object) = require!(NAME, directed::needs());
+    for directed in [false, true] {
+        let (lab, text) = if directed {
+            (directed::lab("rebucketed", 2, 40, &object), directed::directed())
+        } else {
+            (lab("rebucketed", 3, 40), ONE_VIP.to_owned())
+        };
+        let powers = |of: [u8; 3]| {
+            format!("        powers: {{ node1: {}, node2: {}, node3: {} }}\n", of[0], of[1], of[2])
+        };
+        let text = text.replace("name: all\n", &format!("name: all\n{}", powers([1, 1, 1])));
+        let mut farm = running(&lab, &program, &text);
+        let fates = through(&lab, &mut farm, |farm| {
+            let reload = |from: [u8; 3], to: [u8; 3], edit: &dyn Fn(&str) -> String| {
+                farm.edit(|text| edit(&text.replace(&powers(from), &powers(to)))).unwrap();
+                reload_all(farm);
+            };
+            reload([1, 1, 1], [2, 5, 1], &|text| {
+                text.replace(&format!("{UDP}on_port"), &format!("{UDP}on_addr"))
+            });
+            reload([2, 5, 1], [1, 0, 3], &|text| {
+                text.replace(&format!("{TCP}on_port"), &format!("{TCP}on_addr"))
+            });
+            reload([1, 0, 3], [4, 1, 0], &|text| {
+                const FIRST: &str = "groups:\n      - name: first\n        rules: [{ port: 443, proto: tcp, filter: on_port }]\n";
+                text.replacen("groups:\n", FIRST, 1)
+            });
+        })
+        .await;
+        nobody_noticed(&fates);
+        farm.stop().unwrap();
     }
 }
 

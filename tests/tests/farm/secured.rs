@@ -3,6 +3,7 @@
 use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::Path,
     process::Command,
 };
 
@@ -220,6 +221,41 @@ fn a_file_that_anybody_may_change_is_refused_at_the_start_and_by_a_reload() {
     let (code, said) = exit_code_and_words(&mut farm.ask_command(1, &["reload"])).unwrap();
     assert!(code == Some(1) && said.contains(words[1]), "{code:?} {said}");
     set(&farm, 0o644);
+    farm.ask(1, &["reload"]).unwrap();
+    farm.stop().unwrap();
+}
+
+#[test]
+fn a_file_that_names_programs_of_root_is_refused_where_others_than_root_may_change_it() {
+    let program = require!(skip::farm());
+    let lab = lab("changeable", 2, 1);
+    let hooks = "hooks: { on_view: /bin/true }\nvips:";
+    let mut farm = Farm::new(&lab, &program, "test", &ONE_VIP.replace("vips:", hooks)).unwrap();
+    let (file, group) = (farm.config(1).to_owned(), Some(65_534));
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(&file, 0o664);
+    chown(&file, None, group).unwrap();
+    let words = ["names checks or hooks", "can be changed by group 65534: `chmod g-w "];
+    refuses(&farm, &mut farm.agent_command(1), 2, &words);
+    mode(&file, 0o644);
+    chown(&file, group, None).unwrap();
+    refuses(&farm, &mut farm.agent_command(1), 2, &["changed by user 65534: `chown root "]);
+    chown(&file, Some(0), Some(0)).unwrap();
+    let folder = file.parent().unwrap();
+    let before = folder.metadata().unwrap().permissions().mode();
+    mode(folder, 0o777);
+    refuses(&farm, &mut farm.agent_command(1), 2, &["changed by anybody: `chmod o-w "]);
+    mode(folder, before & 0o7777);
+    farm.start_node(1, &[]).unwrap();
+    farm.wait_converged(&[1]).unwrap();
+    mode(&file, 0o664);
+    chown(&file, None, group).unwrap();
+    let (code, said) = exit_code_and_words(&mut farm.ask_command(1, &["reload"])).unwrap();
+    assert!(code == Some(1) && said.contains(words[1]), "{code:?} {said}");
+    // What nobody's programs are named in may belong to a group of operators.
+    farm.edit(|text| text.replace("hooks: { on_view: /bin/true }\n", "")).unwrap();
+    mode(&file, 0o664);
+    chown(&file, None, group).unwrap();
     farm.ask(1, &["reload"]).unwrap();
     farm.stop().unwrap();
 }

@@ -18,14 +18,15 @@ use vipfarm_lab::{
     Farm, Lab,
     farm::{PATIENCE, exit_code_and_words},
     lab::{VIP, VIP_V6},
+    process::Signal,
     require, skip,
     traffic::{Fate, HttpLoad, HttpServer, StreamEcho},
 };
 
 use crate::{
-    HTTP, ONE_VIP, directed,
+    HTTP, ONE_VIP, asks_in_vain, directed, eventually,
     handover::{nobody_noticed, through, through_to},
-    lab, running,
+    has_event, lab, running,
 };
 
 /// For short connections, beside the long ones.
@@ -211,6 +212,29 @@ async fn t13_connections_are_reset_when_the_hold_has_run_out_and_not_before() {
     farm.stop_node(2).unwrap();
 }
 
+/// The next agent comes, and the farm does not take it in: what it was left to serve ends when its peers
+/// believe that it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn t13_an_agent_that_cannot_join_serves_no_longer_than_was_said_before() {
+    let program = require!(skip::farm());
+    let lab = lab("outside", 3, 40);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    through(&lab, &mut farm, |farm| {
+        end_with_hold(farm, 3, "5s");
+        let left = Instant::now();
+        farm.give_own_config(3, |text| text.replace("port: 7000", "port: 7001")).unwrap();
+        farm.start_node(3, &["--stop-timeout", "0s"]).unwrap();
+        eventually("it answers", || farm.status(3).is_ok());
+        let lease = farm.status(3).unwrap().lease_ms / 1e3;
+        let until = left.elapsed().as_secs_f64() + lease;
+        assert!(lease > 0.0 && until < 5.5, "{lease} s, until {until} s after it left");
+    })
+    .await;
+    farm.stop_node(3).unwrap();
+    farm.stop_node(1).unwrap();
+    farm.stop_node(2).unwrap();
+}
+
 /// A crash is no upgrade: its clients are told so, as soon as the others have taken over.
 #[tokio::test(flavor = "multi_thread")]
 async fn t13_a_killed_agent_holds_nothing() {
@@ -358,6 +382,31 @@ fn an_upgrade_to_what_cannot_serve_is_refused_and_changes_nothing() {
     farm.stop().unwrap();
 }
 
+/// Its next agent would be a farm of its own, and what it takes along lost.
+#[test]
+fn an_upgrade_to_a_file_that_the_others_do_not_serve_is_refused_unless_it_is_to_be() {
+    let program = require!(skip::farm());
+    let lab = lab("unserved", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    let common = farm.text().unwrap();
+    farm.edit(|text| text.replace("nodes:\n", "membership: { profile: relaxed }\nnodes:\n"))
+        .unwrap();
+    asks_in_vain(&farm, 1, &["upgrade"], 1, "is not the file by which node2 serve");
+    assert!(!has_event(&farm, 1, "upgrading"));
+    farm.edit(|_| common.replace("port: 7000", "port: 7001")).unwrap();
+    asks_in_vain(&farm, 1, &["upgrade"], 1, "`vipfarm reload` on all nodes first");
+    let before = farm.status(1).unwrap().configuration;
+    for node in [1, 2] {
+        farm.agent(node).unwrap().signal(Signal::SIGHUP).unwrap();
+    }
+    eventually("both have gone over", || {
+        [1, 2].iter().all(|&node| farm.status(node).unwrap().configuration != before)
+    });
+    farm.ask(1, &["upgrade"]).unwrap();
+    farm.wait_converged(&[1, 2]).unwrap();
+    farm.stop().unwrap();
+}
+
 /// What the kernel shows of the filters on a node's clsact qdisc.
 fn on_clsact(lab: &Lab) -> [String; 2] {
     let show = |direction| lab.node(1).run(&format!("tc filter show dev eth0 {direction}"));
@@ -397,7 +446,7 @@ async fn t12_a_file_that_no_reload_takes_comes_in_by_upgrades_of_all_nodes_at_on
             farm.edit(|text| text.replace(from, to)).unwrap();
             let (code, words) = exit_code_and_words(&mut farm.ask_command(1, &["reload"])).unwrap();
             assert_eq!(code, Some(1), "{words}");
-            let upgrade = |node| farm.ask(node, &["upgrade"]).unwrap();
+            let upgrade = |node| farm.ask(node, &["upgrade", "--all-at-once"]).unwrap();
             thread::scope(|scope| {
                 let upgrades = [1, 2, 3].map(|node| scope.spawn(move || upgrade(node)));
                 for words in upgrades {

@@ -2,12 +2,21 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::Semaphore, task};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task,
+};
 
 /// For one piece of such work at a time. Who gives up waiting for it leaves the thread behind, and gets
 /// no other before that one is back: what hangs costs one thread, however often it is tried.
 #[derive(Debug, Clone)]
 pub(super) struct Alone(Arc<Semaphore>);
+
+/// The right to be at such work, for as long as it is kept.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Alone {
     /// With nothing at work.
@@ -15,16 +24,23 @@ impl Alone {
         Self(Arc::new(Semaphore::new(1)))
     }
 
+    /// Begins a piece of such work; the error says that the last one is not over.
+    pub(super) fn turn(&self) -> Result<Turn, String> {
+        let permit = Arc::clone(&self.0).try_acquire_owned();
+        permit
+            .map(|permit| Turn { _permit: permit })
+            .map_err(|_busy| "the last look still hangs".to_owned())
+    }
+
     /// Does that; the error says what keeps it from being done.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, String> {
-        let permit = Arc::clone(&self.0).try_acquire_owned();
-        let permit = permit.map_err(|_busy| "the last look still hangs".to_owned())?;
+        let turn = self.turn()?;
         let working = task::spawn_blocking(move || {
             let done = work();
-            drop(permit);
+            drop(turn);
             done
         });
         working.await.map_err(|error| error.to_string())

@@ -16,7 +16,8 @@ use super::{
     configurations::{Configuration, Configurations, place_of, vips_of},
     conflicts::Prober,
     handover::LONGEST_HOLD,
-    linger,
+    history::{History, Level},
+    hold, linger,
     links::Links,
     options::AgentOptions,
     ports::Port,
@@ -27,7 +28,8 @@ use super::{
 use crate::{
     config::{self, keys::Keys},
     datapath::{Buffers, Datapath, LeftOver, Options},
-    model::{Farm, Mac, NodeId, Vip},
+    membership::BootTime,
+    model::{Farm, Mac, Mode, NodeId, Vip},
     net::{
         Interface, Network,
         undo::{self, InterfaceChanges, Undo, UndoError},
@@ -68,6 +70,39 @@ pub struct Record {
     path: PathBuf,
 }
 
+impl Up {
+    /// Says what was found, and what will not be done.
+    pub(super) fn announce(&self, digest: [u8; 16], history: &History) {
+        let config = self.configurations.get(digest);
+        let farm = &config.farm;
+        let name = &farm.nodes[self.own.index()].name;
+        for (block, &interface) in farm.vips.iter().zip(&config.interface_of) {
+            let addresses: Vec<String> =
+                block.addresses.iter().map(|address| address.addr.to_string()).collect();
+            let datapath = &self.datapaths[interface];
+            let (holds, mac) = match (block.mode, block.virtual_mac()) {
+                (Mode::Failover, _) => ("may hold", "with its own MAC".to_owned()),
+                (_, Some(vmac)) => ("holds", format!("virtual MAC {vmac}")),
+                (_, None) => ("holds", "each node's own MAC".to_owned()),
+            };
+            let message = format!(
+                "{name} {holds} {} on {} ({mac}, {} XDP)",
+                addresses.join(" "),
+                datapath.interface(),
+                datapath.xdp_mode().as_str(),
+            );
+            history.push(Level::Info, "vip_held", message);
+        }
+        for datapath in self.datapaths.iter().filter(|d| d.fell_back()) {
+            let message = format!(
+                "the driver of {} has no native XDP: the filter runs in generic mode, which costs several times more per packet",
+                datapath.interface()
+            );
+            history.push(Level::Warn, "generic_xdp", message);
+        }
+    }
+}
+
 /// Brings everything up, or takes back what it had done.
 pub(super) async fn bring_up(
     options: &AgentOptions,
@@ -95,10 +130,13 @@ pub(super) async fn bring_up(
     let config = Configuration::new(digest, farm.clone(), places, &used, &interfaces)?;
     let ports = ports_with_old_connections(&config, keys).await?;
 
+    // After a crash nobody was told of any.
+    let held_until = hold::take(&options.place.run_dir, &farm.name);
+    let held_until = held_until.unwrap_or_else(|| realtime::now() + LONGEST_HOLD);
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&ports) {
-            datapaths.push(attach(options, keys, interface, port)?);
+            datapaths.push(attach(options, keys, interface, port, held_until)?);
         }
         let prober = Prober::open()?;
         undo.note(&farm, &placed, &interfaces)?;
@@ -364,6 +402,7 @@ fn attach(
     keys: &Keys,
     interface: &Interface,
     port: &Port,
+    held_until: BootTime,
 ) -> anyhow::Result<Datapath> {
     let mut loaded = Datapath::load(&Options {
         interface: interface.name.clone(),
@@ -379,7 +418,7 @@ fn attach(
     let plan = port.plan();
     if plan.moving.iter().any(|moving| !moving.is_empty()) {
         // Until this agent has a lease of its own; nobody's bucket is accepted meanwhile.
-        loaded.extend_lease((realtime::now() + LONGEST_HOLD).as_nanos())?;
+        loaded.extend_lease(held_until.as_nanos())?;
     }
     Ok(loaded.attach(plan)?)
 }

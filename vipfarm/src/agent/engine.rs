@@ -12,9 +12,10 @@ use std::{
     io,
     os::fd::AsFd,
     sync::{
-        Arc,
+        self, Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -90,9 +91,24 @@ pub struct Parts {
 /// The kernel sides, and whether the thread could go on until it was told to stop.
 pub type Ended = (Vec<Datapath>, io::Result<()>);
 
+/// Starts the thread; gives how it ends. Without it the parts are given back.
+pub fn start(parts: Parts) -> Result<thread::JoinHandle<Ended>, (io::Error, Box<Parts>)> {
+    let (hand_over, handed_over) = sync::mpsc::sync_channel(1);
+    let named = thread::Builder::new().name("heartbeat".into());
+    let run = move || run(handed_over.recv().expect("a thread that was started has its parts"));
+    match named.spawn(run) {
+        Ok(thread) => {
+            // It waits for them.
+            let _ = hand_over.send(parts);
+            Ok(thread)
+        }
+        Err(error) => Err((error, Box::new(parts))),
+    }
+}
+
 /// Runs the thread until told to stop and out of the farm; gives the kernel sides back, whatever
 /// happened.
-pub fn run(parts: Parts) -> Ended {
+fn run(parts: Parts) -> Ended {
     let real_time = prepare_thread(parts.real_time, &parts.reports);
     // Only now: what preparing took must not look like a stall.
     let now = realtime::now();
@@ -412,6 +428,7 @@ impl Engine {
         self.latest.set(Snapshot {
             at,
             view,
+            powers: Arc::clone(self.membership.overrides()),
             digest: self.digest,
             staged: self.membership.configurations().1,
             state: self.membership.state(),

@@ -4,24 +4,31 @@
 //! The kernel's filter decides who answers: what this does late, or not at all, lets nobody answer
 //! twice. Never on the heartbeat thread.
 
+mod giving;
 mod herald;
 mod staying;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
-    io,
+    future,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures::{FutureExt, StreamExt, stream};
 use tokio::{
     sync::Notify,
+    task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
-use self::{herald::Herald, staying::Staying};
+use self::{
+    giving::{Giver, Going, Gone},
+    herald::Herald,
+    staying::Staying,
+};
 use super::{
     announce::Announcing,
     bring_up::Up,
@@ -34,7 +41,7 @@ use super::{
 };
 use crate::{
     model::{Group, NodeId, NodeSet, Vip, VipId, VlanTags},
-    net::{Interface, Network, sockets},
+    net::{Interface, Network},
     plan::HeldVip,
     status::NodeState,
 };
@@ -46,11 +53,17 @@ const ROUND: Duration = Duration::from_millis(250);
 /// farm again soon.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// How long a node that could not add an address leaves the VIP to others.
+/// How long a node that could not add an address, or keep it, leaves the VIP to others.
 const REST: Duration = Duration::from_mins(1);
 
-/// How often to look whether the addresses are still there.
+/// How often to look whether the addresses are still there, although no change was announced.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Within what time an address that is removed once more will not stay.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// An address on one of the agent's interfaces.
+type Key = (usize, VlanTags, IpAddr);
 
 /// What the runtime's parts tell each other of failover VIPs.
 #[derive(Debug, Default)]
@@ -88,18 +101,23 @@ pub(super) struct Mover {
     /// Shared with whoever reports.
     pub(super) holding: Arc<Holding>,
     /// Whether the interface has the address; a former agent may have left those that are missing here.
-    present: BTreeMap<(usize, VlanTags, IpAddr), bool>,
+    present: BTreeMap<Key, bool>,
+    giver: Arc<Giver>,
+    /// Those that are being given up, and who does so.
+    giving: Option<(BTreeSet<Key>, JoinHandle<Vec<Gone>>)>,
     staying: Staying,
-    /// The addresses that could not be added, and when.
+    /// The addresses that could not be added or did not stay, and when.
     refused: BTreeMap<IpAddr, Instant>,
+    /// Those that somebody else has removed, and when.
+    removed: BTreeMap<IpAddr, Instant>,
     /// What was last told of each address that was not moved.
     told: BTreeMap<IpAddr, String>,
     health: Arc<Health>,
     /// The epoch of the view before, and who was alive in it.
     before: (u64, NodeSet),
     idle_since: Option<Instant>,
-    /// When the addresses were last looked for.
-    looked: Instant,
+    /// When the addresses were last looked for; `None`: they may have changed since.
+    looked: Option<Instant>,
 }
 
 /// A failover VIP on its interface.
@@ -129,6 +147,13 @@ impl Mover {
         health: Arc<Health>,
         announcing: Arc<Announcing>,
     ) -> anyhow::Result<Self> {
+        let giver = Giver {
+            own: up.own,
+            latest: latest.clone(),
+            configurations: up.configurations.clone(),
+            network: up.network.clone(),
+            history: Arc::clone(&history),
+        };
         Ok(Self {
             own: up.own,
             network: up.network.clone(),
@@ -146,25 +171,40 @@ impl Mover {
             history,
             holding: Arc::default(),
             present: BTreeMap::new(),
+            giver: Arc::new(giver),
+            giving: None,
             staying: Staying::default(),
             refused: BTreeMap::new(),
+            removed: BTreeMap::new(),
             told: BTreeMap::new(),
             health,
             before: (0, NodeSet::EMPTY),
             idle_since: None,
-            looked: Instant::now(),
+            looked: Some(Instant::now()),
         })
     }
 
     /// Does so for as long as it is awaited.
     pub(super) async fn follow(mut self) -> Infallible {
         let holding = Arc::clone(&self.holding);
+        // Without announcements there are the looks now and then.
+        let none = |_error| stream::pending().boxed();
+        let mut announced = Network::changes().map_or_else(none, StreamExt::boxed);
         let mut round = interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = holding.installed.notified() => {}
                 _ = round.tick() => {}
+                Some(()) = announced.next() => {
+                    while let Some(Some(())) = announced.next().now_or_never() {}
+                    self.looked = None;
+                }
+                gone = ended(&mut self.giving) => {
+                    if !self.note(gone) {
+                        continue; // To be tried again, but not at once.
+                    }
+                }
             }
             let snapshot = self.latest.get();
             let config = self.configurations.get(snapshot.digest);
@@ -179,9 +219,7 @@ impl Mover {
                     self.stay(&config, &snapshot, &blocks);
                 }
             } else if self.idle_since.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                for block in &blocks {
-                    self.lose(block).await;
-                }
+                self.give_up(blocks.iter());
             }
         }
     }
@@ -208,26 +246,26 @@ impl Mover {
         self.abstain();
         // Nobody waits for that.
         let own = self.own;
-        for block in blocks.iter().filter(|block| block.holder.is_some_and(|it| it != own)) {
-            self.lose(block).await;
-        }
+        self.give_up(blocks.iter().filter(|block| block.holder.is_some_and(|it| it != own)));
     }
 
     /// Keeps nothing of addresses that are no failover VIPs any more.
     fn forget_others(&mut self, blocks: &[Block<'_>]) {
-        let is_one = |&(place, tags, addr): &(usize, VlanTags, IpAddr)| {
+        let is_one = |&(place, tags, addr): &Key| {
             let mut here = blocks.iter().filter(|block| block.place == place);
             here.any(|block| vips_of(block.vip).any(|it| (it.tags, it.addr) == (tags, addr)))
         };
         self.present.retain(|key, _| is_one(key));
     }
 
-    /// Notices now and then what somebody else has removed: it is added again.
+    /// Notices what somebody else has removed: it is added again, and if it does not stay, it is others'
+    /// for a while.
     async fn look_after(&mut self, blocks: &[Block<'_>]) {
-        if self.looked.elapsed() < LOOK {
+        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+        if !is_due {
             return;
         }
-        self.looked = Instant::now();
+        let was_told = self.looked.replace(Instant::now()).is_none();
         let Ok(found) = Network::interfaces().await else { return };
         for block in blocks {
             let is_here = |vip: &HeldVip| {
@@ -238,11 +276,24 @@ impl Mover {
             };
             for vip in vips_of(block.vip).filter(|vip| !is_here(vip)).collect::<Vec<_>>() {
                 let key = (block.place, vip.tags, vip.addr);
-                if self.present.get(&key) == Some(&true) {
-                    self.present.remove(&key);
-                    let message = format!("somebody has removed {}: it is added again", vip.addr);
-                    self.history.push(Level::Warn, "vip_not_moved", message);
+                if self.present.get(&key) != Some(&true) || self.is_going(&key) {
+                    continue;
                 }
+                let before = self.removed.get(&vip.addr);
+                let again = before.is_some_and(|before| before.elapsed() < AGAIN);
+                if again && was_told && !block.vip.check {
+                    continue; // Nobody else may take it: not for ever at full speed.
+                }
+                self.present.remove(&key);
+                self.removed.insert(vip.addr, Instant::now());
+                let then = if again && block.vip.check {
+                    self.refused.insert(vip.addr, Instant::now());
+                    "again: it is for other nodes to have it"
+                } else {
+                    "from this node: it is added again"
+                };
+                let message = format!("somebody has removed {} {then}", vip.addr);
+                self.history.push(Level::Warn, "vip_not_moved", message);
             }
         }
     }
@@ -252,7 +303,8 @@ impl Mover {
         let mut gained = false;
         for vip in vips_of(block.vip) {
             let key = (block.place, vip.tags, vip.addr);
-            if self.present.get(&key) == Some(&true) {
+            // What comes back while it is being given up is added when that is over.
+            if self.present.get(&key) == Some(&true) || self.is_going(&key) {
                 continue;
             }
             match self.add(block, vip).await {
@@ -273,7 +325,7 @@ impl Mover {
         gained
     }
 
-    /// Has other nodes take the VIPs that this one could not add, for a while.
+    /// Has other nodes take the VIPs that this one could not add or keep, for a while.
     fn abstain(&mut self) {
         self.refused.retain(|_, at| at.elapsed() < REST);
         self.health.note_refused(self.refused.keys().copied().collect());
@@ -288,68 +340,60 @@ impl Mover {
         super::bring_up::receive_vip(&self.network, vip, interface, &present).await
     }
 
-    /// Ends the connections of the block's addresses, if the file has that done, and removes them.
-    async fn lose(&mut self, block: &Block<'_>) {
-        for vip in vips_of(block.vip) {
+    /// Begins to end the connections of the blocks' addresses, if the file has that done, and to remove them;
+    /// at most once at a time.
+    fn give_up<'b>(&mut self, blocks: impl Iterator<Item = &'b Block<'b>>) {
+        if self.giving.is_some() {
+            return;
+        }
+        let mut going = Vec::new();
+        for (block, vip) in blocks.flat_map(|block| vips_of(block.vip).map(move |it| (block, it))) {
             let key = (block.place, vip.tags, vip.addr);
             let before = self.present.get(&key).copied();
             if before == Some(false) {
                 continue;
             }
-            let stays = |(other, has): (&(usize, VlanTags, IpAddr), &bool)| {
-                *has && *other != key && other.2 == vip.addr
-            };
-            // Of a twin in another VLAN the connections look the same.
-            if block.vip.tcp_reset && !self.present.iter().any(stays) {
-                self.reset(vip.addr).await;
+            let stays = |(other, has): (&Key, &bool)| *has && *other != key && other.2 == vip.addr;
+            going.push(Going {
+                key,
+                vip,
+                interface: self.interfaces[block.place].clone(),
+                // Of a twin in another VLAN the connections look the same.
+                reset: block.vip.tcp_reset && !self.present.iter().any(stays),
+                had: before == Some(true),
+            });
+        }
+        if !going.is_empty() {
+            let keys = going.iter().map(|it| it.key).collect();
+            self.giving = Some((keys, tokio::spawn(Arc::clone(&self.giver).give_up(going))));
+        }
+    }
+
+    fn is_going(&self, key: &Key) -> bool {
+        self.giving.as_ref().is_some_and(|(keys, _)| keys.contains(key))
+    }
+
+    /// Takes note of what was given up: whether all was.
+    fn note(&mut self, gone: Vec<Gone>) -> bool {
+        let mut all = true;
+        for Gone { key, removed, left } in gone {
+            let vip = key.2;
+            if let Some(error) = left {
+                self.warn(vip, format!("open connections of {vip} were not reset: {error}"));
             }
-            match self.remove(block, vip).await {
-                Ok(()) => {
+            match removed {
+                Ok(true) => {
                     self.present.insert(key, false);
-                    self.told.remove(&vip.addr);
-                    if before == Some(true) {
-                        self.inform("vip_given_up", format!("another node has {} now", vip.addr));
-                    }
+                    self.told.remove(&vip);
                 }
+                Ok(false) => {}
                 Err(error) => {
-                    self.warn(vip.addr, format!("{} cannot be removed: {error:#}", vip.addr));
+                    all = false;
+                    self.warn(vip, format!("{vip} cannot be removed: {error:#}"));
                 }
             }
         }
-    }
-
-    async fn remove(&self, block: &Block<'_>, vip: HeldVip) -> anyhow::Result<()> {
-        let interface = &self.interfaces[block.place];
-        if let Some(holder) = plain(interface, vip) {
-            return Ok(self.network.remove_vip(holder, vip.addr).await?);
-        }
-        let present = Network::interfaces().await?;
-        match site::holder(interface, vip.tags, &present) {
-            Some(holder) => Ok(self.network.remove_vip(holder, vip.addr).await?),
-            // A VLAN device that is gone took its addresses along.
-            None => Ok(()),
-        }
-    }
-
-    /// Resets the connections to an address: their clients learn of it at once, and connect anew where
-    /// it is now.
-    async fn reset(&mut self, vip: IpAddr) {
-        let reset = tokio::task::spawn_blocking(move || {
-            let open = sockets::connections(|addr| addr == vip)?;
-            let open = open.iter().filter(|connection| connection.is_open);
-            Ok::<_, io::Error>(sockets::reset_each(open))
-        });
-        let (reset, error) = match reset.await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => (0, Some(error)),
-            Err(_ended) => return,
-        };
-        if reset > 0 {
-            self.inform("vip_reset", format!("{reset} TCP connections of {vip} were reset"));
-        }
-        if let Some(error) = error {
-            self.warn(vip, format!("open connections of {vip} were not reset: {error}"));
-        }
+        all
     }
 
     /// Has the farm remember what this node holds, where that matters.
@@ -389,16 +433,42 @@ fn plain(interface: &Interface, vip: HeldVip) -> Option<&Interface> {
     (vip.tags == VlanTags::default()).then_some(interface)
 }
 
+/// What became of what is being given up, when that has ended.
+async fn ended(giving: &mut Option<(BTreeSet<Key>, JoinHandle<Vec<Gone>>)>) -> Vec<Gone> {
+    let Some((_, work)) = giving else { return future::pending().await };
+    let gone = work.await;
+    *giving = None;
+    gone.unwrap_or_default()
+}
+
 /// The failover blocks of a configuration, and who has them.
 fn blocks<'c>(
     config: &'c Configuration,
     snapshot: &'c Snapshot,
 ) -> impl Iterator<Item = Block<'c>> {
-    let groups = config.kernel_groups().filter(|(_, _, group)| group.failover.is_some());
-    groups.map(|(number, block, group)| {
-        let place = config.interface_of[block];
-        let holder = config.ports[place].placement().holder(number, &snapshot.view);
-        let holder = holder.map(|holder| holder.node);
-        Block { vip: &config.farm.vips[block], group, number, place, holder }
+    floating(config).map(|(number, block, group)| {
+        let (vip, place) = (&config.farm.vips[block], config.interface_of[block]);
+        Block { vip, group, number, place, holder: holder(config, snapshot, number, place) }
     })
+}
+
+/// Who has that failover VIP; `None` if nobody has, or it is none.
+fn holder_of(config: &Configuration, snapshot: &Snapshot, vip: &HeldVip) -> Option<NodeId> {
+    let has = |block: usize| vips_of(&config.farm.vips[block]).any(|it| it == *vip);
+    let (number, block, _) = floating(config).find(|&(_, block, _)| has(block))?;
+    holder(config, snapshot, number, config.interface_of[block])
+}
+
+fn floating(config: &Configuration) -> impl Iterator<Item = (usize, usize, &Group)> {
+    config.kernel_groups().filter(|(_, _, group)| group.failover.is_some())
+}
+
+fn holder(
+    config: &Configuration,
+    snapshot: &Snapshot,
+    number: usize,
+    place: usize,
+) -> Option<NodeId> {
+    let holder = config.ports[place].placement().holder(number, &snapshot.view);
+    holder.map(|holder| holder.node)
 }

@@ -16,7 +16,7 @@ use vipfarm_common::layout::{NOBODY, SEVERAL};
 
 use crate::{
     membership::BootTime,
-    model::{Bitmap, NodeId},
+    model::{BUCKETS, Bitmap, NodeId},
     plan::Owners,
 };
 
@@ -75,6 +75,12 @@ impl<'a> Said<'a> {
         Self { node, lingering, held_until: None }
     }
 
+    /// The same of a node that has nothing, whatever it says.
+    #[must_use]
+    pub fn as_nothing(self) -> Self {
+        Self { lingering: self.lingering.map(|_| &[][..]), ..self }
+    }
+
     /// A node that has said nothing, and may serve old connections.
     pub fn nothing_yet(node: NodeId) -> Self {
         Self { node, lingering: None, held_until: None }
@@ -115,9 +121,10 @@ impl Handover {
         self.unsaid[group] = self.unsaid[group].or(buckets);
     }
 
-    /// Forgets everything: the node serves nothing any more.
-    pub fn forget(&mut self) {
-        *self = Self::of(self.lingering.len());
+    /// Forgets all but what lingers here: the node serves nothing any more.
+    pub fn forget_others(&mut self) {
+        let lingering = std::mem::take(&mut self.lingering);
+        *self = Self { lingering, ..Self::of(self.unsaid.len()) };
     }
 
     /// Whether anything is in a move.
@@ -194,18 +201,26 @@ impl Handover {
         accept.iter().enumerate().map(group).collect()
     }
 
-    /// Who has connections of each bucket, by kernel group.
-    pub fn former(&self) -> Vec<Owners> {
+    /// Who has connections of each bucket, by kernel group: also who is likely to, where not all have said.
+    /// Where that is wrong, it costs a frame.
+    pub fn former(&self, likely: &[Owners]) -> Vec<Owners> {
         let mut former = vec![Owners::NONE; self.lingering.len()];
-        for Named { node, lingering, .. } in &self.said {
-            let index = u8::try_from(node.index()).unwrap_or(u8::MAX);
-            for (owners, bitmap) in former.iter_mut().zip(lingering) {
-                let has = |bucket: &usize| bitmap.has(*bucket);
-                for bucket in (0..256).filter(has) {
-                    let before = owners.0[bucket];
-                    owners.0[bucket] = if before == NOBODY { index } else { SEVERAL };
+        let mut add = |group: usize, buckets: Bitmap, node: &dyn Fn(usize) -> u8| {
+            for bucket in (0..BUCKETS).filter(|bucket| buckets.has(*bucket)) {
+                let (before, node) = (&mut former[group].0[bucket], node(bucket));
+                if node != NOBODY && node != *before {
+                    *before = if *before == NOBODY { node } else { SEVERAL };
                 }
             }
+        };
+        for Named { node, lingering, .. } in &self.said {
+            let index = Owners::index(Some(*node));
+            for (group, buckets) in lingering.iter().enumerate() {
+                add(group, *buckets, &|_| index);
+            }
+        }
+        for (group, (unsaid, likely)) in self.unsaid.iter().zip(likely).enumerate() {
+            add(group, *unsaid, &|bucket| likely.0[bucket]);
         }
         former
     }
@@ -306,7 +321,13 @@ mod tests {
         assert_eq!(handover.moving(&[ALL]), [LOW]);
         handover.hear(&[ahead], NOW);
         assert_eq!(handover.moving(&[ALL]), [LOW], "a view ahead");
-        assert_eq!((handover.former()[0].0[7], handover.former()[0].0[8]), (1, u8::MAX));
+        let former = |of: &Handover, likely| of.former(&[Owners([likely; 256])])[0].0;
+        assert_eq!(former(&handover, 2)[7..9], [1, NOBODY], "all have said");
+        let mut unsaid = handover.clone();
+        unsaid.take_over(0, ALL);
+        assert_eq!(former(&unsaid, 1)[7..9], [1, 1]);
+        assert_eq!(former(&unsaid, 2)[7..9], [SEVERAL, 2]);
+        assert_eq!(former(&unsaid, NOBODY)[7..9], [1, NOBODY]);
         handover.hear(&[], NOW);
         assert_eq!(handover.moving(&[ALL]), [NONE], "node2 is dead: a reset is right");
         assert!(handover.is_over());

@@ -6,6 +6,7 @@
 //! farm: the next view gives their buckets to other nodes. It goes beside the powers that operators
 //! set, which nothing here changes. If a check fails on all nodes, nobody serves what it is about.
 
+mod closed;
 mod opened;
 mod probe;
 mod tally;
@@ -24,6 +25,7 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
+pub(super) use self::closed::{Change, Closed, Kept};
 use self::tally::Tally;
 use super::{
     alone::Alone,
@@ -52,6 +54,8 @@ pub(super) struct Health {
     /// Where the next agent finds which groups are open.
     opened_at: PathBuf,
     known: Mutex<Known>,
+    /// What this node was closed for by hand.
+    closed: Mutex<Closed>,
 }
 
 /// What is known of this node.
@@ -64,8 +68,10 @@ struct Known {
     opened: BTreeSet<String>,
     /// The VIPs that their interfaces have lost.
     missing: BTreeSet<IpAddr>,
-    /// The failover VIPs that their interfaces would not take.
+    /// The failover VIPs that their interfaces would not take, or did not keep.
     refused: BTreeSet<IpAddr>,
+    /// This node is about to stop.
+    stops: bool,
     /// The VIPs that others have claimed, with what was told of it, and when.
     claimed: BTreeMap<IpAddr, (String, Instant)>,
     /// What the heartbeat thread was told.
@@ -100,6 +106,7 @@ impl Health {
             history: Arc::clone(history),
             opened_at,
             known: Mutex::new(Known { opened, ..Known::default() }),
+            closed: Mutex::default(),
         };
         health.know(Tally::at(CheckState::Starting));
         Arc::new(health)
@@ -250,13 +257,21 @@ impl Health {
         }
     }
 
-    /// Takes note of the failover VIPs that this node could not take, and leaves to others for now.
+    /// Takes note of the failover VIPs that this node could not take or keep, and leaves to others for now.
     pub(super) fn note_refused(&self, refused: BTreeSet<IpAddr>) {
         let mut known = self.known();
         if known.refused != refused {
             known.refused = refused;
             self.tell(&mut known);
         }
+    }
+
+    /// The other nodes are to serve everything from now on, until another agent starts here. What operators
+    /// said of powers stays as it is.
+    pub(super) fn leave_all_to_others(&self) {
+        let mut known = self.known();
+        known.stops = true;
+        self.tell(&mut known);
     }
 
     /// The VIPs that are missing.
@@ -319,6 +334,11 @@ impl Health {
         watched.into_iter().chain(own.filter_map(|vip| known.vip_status(vip))).collect()
     }
 
+    /// What this node was closed for by hand.
+    pub(super) fn closed(&self) -> MutexGuard<'_, Closed> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -327,6 +347,9 @@ impl Health {
 impl Known {
     /// What the node abstains from with that configuration.
     fn abstention(&self, config: &Configuration) -> Abstention {
+        if self.stops {
+            return Abstention::ALL;
+        }
         let lacks = |vip: &Vip, lost: &BTreeSet<IpAddr>| {
             vip.addresses.iter().any(|it| it.check && lost.contains(&it.addr))
         };
@@ -362,7 +385,10 @@ impl Known {
         let addr = vip.addr;
         let lost = [
             (&self.missing, "it was taken off this node"),
-            (&self.refused, "the interface did not take it: see `vipfarm events`"),
+            (
+                &self.refused,
+                "the interface did not take it, or lost it again: see `vipfarm events`",
+            ),
         ];
         let lost = lost.iter().find(|(lost, _)| vip.check && lost.contains(&addr));
         let (check, effect, since_s, error) = if let Some((_, words)) = lost {

@@ -10,6 +10,7 @@ use vipfarm_common::layout::{NOBODY, SEVERAL};
 use super::handover::{Handover, Said};
 use crate::{
     model::{BUCKETS, Bitmap, NodeId, NodeSet, View},
+    placement::Origin,
     plan::Turns,
 };
 
@@ -211,19 +212,21 @@ impl Judges {
         vec![Turns::NONE; self.assumed.len()]
     }
 
-    /// The same with other kernel groups: `former` tells which one each of them was before.
+    /// The same with the kernel groups of another configuration. Whoever served before is a former owner of
+    /// all that is in other buckets now.
     #[must_use]
-    pub(super) fn renumbered(
-        &self,
-        former: impl Fn(usize) -> Option<usize>,
-        keep: Vec<bool>,
-    ) -> Self {
+    pub(super) fn renumbered(&self, origins: &[Origin], keep: Vec<bool>) -> Self {
         let new = Self::of(keep);
-        let nodes = |nodes: &[Nodes]| {
-            let before = |group| former(group).and_then(|group| nodes.get(group));
-            let nodes = |group| before(group).copied().unwrap_or([NodeSet::EMPTY; BUCKETS]);
-            (0..new.assumed.len()).map(nodes).collect()
+        let groups = 0..new.assumed.len();
+        let former = |group: usize| origins[group].group();
+        let nodes =
+            |nodes: &[Nodes], group| former(group).and_then(|group| nodes.get(group)).copied();
+        let alive = self.last.as_ref().map_or(NodeSet::EMPTY, |last| last.alive);
+        let candidates = |group| {
+            let any = if origins[group] == Origin::Elsewhere { alive } else { NodeSet::EMPTY };
+            nodes(&self.candidates, group).unwrap_or([any; BUCKETS])
         };
+        let assumed = |group| nodes(&self.assumed, group).unwrap_or([NodeSet::EMPTY; BUCKETS]);
         let owners = |last: &Installed, group| {
             let before = former(group).and_then(|group| last.owners.get(group));
             before.copied().unwrap_or([None; BUCKETS])
@@ -240,8 +243,8 @@ impl Judges {
         Self {
             last,
             promised: self.promised,
-            candidates: nodes(&self.candidates),
-            assumed: nodes(&self.assumed),
+            candidates: groups.clone().map(candidates).collect(),
+            assumed: groups.map(assumed).collect(),
             unknown: self.unknown,
             tenures: (0..new.tenures.len()).map(tenures).collect(),
             newest,

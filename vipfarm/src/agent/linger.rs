@@ -16,6 +16,7 @@ use super::{
     handover::{Handover, Said},
     ports::Port,
     realtime,
+    stop::PAUSE,
 };
 use crate::{
     datapath::{self, FlowSeen, Flows},
@@ -30,6 +31,9 @@ use crate::{
 const REFRESH: Duration = Duration::from_secs(5);
 
 const ALL: Bitmap = Bitmap([u64::MAX; 4]);
+
+/// A kernel group, and a bucket of it.
+type Place = (usize, u8);
 
 /// Counts connections, and ends those that are not to go on.
 pub(super) struct Linger {
@@ -48,6 +52,8 @@ pub(super) struct Linger {
 pub(super) struct Counted {
     /// When; `None` = not yet.
     at: Option<Instant>,
+    /// How long it took.
+    took: Duration,
     /// The configuration that numbers the groups.
     digest: [u8; 16],
     /// [`Snapshot::steps`] before.
@@ -101,9 +107,9 @@ impl Linger {
         let config = self.configurations.get(snapshot.digest);
         let overdue = self.overdue(now, &snapshot, &config);
         let none_lingers = snapshot.lingering.iter().all(|bitmap| bitmap.is_empty());
-        let at = self.counted().at;
-        let is_fresh = at.is_some_and(|at| now.duration_since(at) < REFRESH);
-        if none_lingers && (is_fresh || !is_to_count(&config)) {
+        let former = self.counted();
+        let is_fresh = former.is_younger(now, REFRESH);
+        if (none_lingers && (is_fresh || !is_to_count(&config))) || former.is_to_rest(now) {
             return Ok(0);
         }
         let connections = self.count().await?;
@@ -111,16 +117,12 @@ impl Linger {
         if none_lingers || counted.digest != snapshot.digest {
             return Ok(0);
         }
-        let is_overdue = |place: Option<(usize, u8)>| {
-            place.is_some_and(|(group, bucket)| overdue[group].has(bucket.into()))
+        let buckets = kept([&*former, &*counted], &snapshot, &overdue);
+        let digest = snapshot.digest;
+        let is_overdue = move |latest: &Snapshot, places: &[Place]| {
+            latest.digest == digest && are_overdue(&overdue, latest, places)
         };
         let reset = self.reset_those(&config, connections, is_overdue).await;
-        let kept = |(group, lingering): (usize, &Bitmap)| {
-            let used = counted.groups.get(group).map_or(ALL, InGroup::used);
-            // What began to linger meanwhile may have connections that were not seen.
-            used.without(overdue[group]).or(ALL.without(*lingering))
-        };
-        let buckets: Vec<_> = snapshot.lingering.iter().enumerate().map(kept).collect();
         if buckets.iter().zip(&snapshot.lingering).any(|(kept, it)| it.and(*kept) != *it) {
             self.commander.send(Command::KeepLingering { step: snapshot.steps, buckets })?;
         }
@@ -142,15 +144,17 @@ impl Linger {
 
     /// Counts the connections of all VIPs, and gives them.
     async fn count(&self) -> anyhow::Result<Vec<Connection>> {
-        let snapshot = self.latest.get();
+        let (snapshot, begin) = (self.latest.get(), Instant::now());
         let config = self.configurations.get(snapshot.digest);
         let connections = find(&config).await?;
         let flows = self.find_flows(&snapshot, &config).await?;
+        let now = Instant::now();
         let counted = Counted {
-            at: Some(Instant::now()),
+            at: Some(now),
+            took: now.duration_since(begin),
             digest: snapshot.digest,
             steps: snapshot.steps,
-            ..Counted::of(&config, &connections, &flows, |one| place(&config, self.hash_key, one))
+            ..Counted::of(&config, &connections, &flows, |one| places(&config, self.hash_key, one))
         };
         let mut latest = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         // Two counts may have run at once.
@@ -165,7 +169,7 @@ impl Linger {
         &self,
         snapshot: &Snapshot,
         config: &Arc<Configuration>,
-    ) -> anyhow::Result<Vec<(usize, u8)>> {
+    ) -> anyhow::Result<Vec<Place>> {
         let lingers = |group: usize| snapshot.lingering.get(group).is_some_and(|it| !it.is_empty());
         if !config.kernel_groups().any(|(number, _, group)| group.keeps_flows() && lingers(number))
         {
@@ -200,8 +204,9 @@ impl Linger {
     /// How many open connections the VIPs have.
     pub(super) async fn open(&self) -> anyhow::Result<usize> {
         let config = self.configurations.get(self.latest.get().digest);
-        let found = find(&config).await?;
-        Ok(found.len())
+        let found = find(&config).await?.len();
+        // A list may lack one.
+        if found == 0 { Ok(find(&config).await?.len()) } else { Ok(found) }
     }
 
     /// Ends the connections that are left, so that their clients learn of it at once and connect anew
@@ -210,7 +215,7 @@ impl Linger {
         let config = self.configurations.get(self.latest.get().digest);
         let reset = async {
             let connections = find(&config).await?;
-            self.reset_those(&config, connections, |_| true).await
+            self.reset_those(&config, connections, |_, _| true).await
         };
         match reset.await {
             Ok(0) => {}
@@ -223,38 +228,37 @@ impl Linger {
     /// many.
     pub(super) async fn reset_given_away(
         &self,
-        which: impl Fn(usize) -> bool,
+        which: impl Fn(usize) -> bool + Send + 'static,
     ) -> anyhow::Result<usize> {
-        let snapshot = self.latest.get();
-        let config = self.configurations.get(snapshot.digest);
         let connections = self.count().await?;
-        let given_away = |place: Option<(usize, u8)>| {
-            place.is_some_and(|(group, bucket)| {
-                which(group)
-                    && !snapshot.accept.iter().any(|accept| accept[group].has(bucket.into()))
-            })
+        let config = self.configurations.get(self.latest.get().digest);
+        let digest = config.digest;
+        let given_away = move |latest: &Snapshot, places: &[Place]| {
+            latest.digest == digest && are_given_away(&which, latest, places)
         };
         let reset = self.reset_those(&config, connections, given_away).await?;
         self.count().await?;
         Ok(reset)
     }
 
-    /// Resets those of the open connections that are to be by the file, of such kernel groups and
-    /// buckets; `None` = of no rule.
+    /// Resets those of the open connections that are to be by the file, by where they may be; none = no
+    /// rule has them. Of each it is looked at anew, for buckets may come back meanwhile.
     async fn reset_those(
         &self,
-        config: &Configuration,
-        mut connections: Vec<Connection>,
-        which: impl Fn(Option<(usize, u8)>) -> bool,
+        config: &Arc<Configuration>,
+        connections: Vec<Connection>,
+        which: impl Fn(&Snapshot, &[Place]) -> bool + Send + 'static,
     ) -> anyhow::Result<usize> {
         let blocks = config.farm.vips.iter().filter(|block| block.tcp_reset);
         let vips: HashSet<_> =
             blocks.flat_map(|block| &block.addresses).map(|it| it.addr).collect();
-        connections.retain(|one| {
-            vips.contains(&one.local.ip()) && which(place(config, self.hash_key, one))
-        });
+        let (latest, config, hash_key) = (self.latest.clone(), Arc::clone(config), self.hash_key);
         tokio::task::spawn_blocking(move || {
-            let (reset, error) = sockets::reset_each(connections.iter());
+            let is_one = |one: &&Connection| {
+                vips.contains(&one.local.ip())
+                    && which(&latest.get(), &places(&config, hash_key, one))
+            };
+            let (reset, error) = sockets::reset_each(connections.iter().filter(is_one));
             match error {
                 Some(error) if reset == 0 => Err(error.into()),
                 Some(error) => {
@@ -331,9 +335,50 @@ pub(super) async fn used(
     config: &Configuration,
     hash_key: [u8; 16],
 ) -> anyhow::Result<Vec<Bitmap>> {
-    let connections = find(config).await?;
-    let counted = Counted::of(config, &connections, &[], |one| place(config, hash_key, one));
-    Ok(counted.groups.iter().map(InGroup::used).collect())
+    let mut used = vec![Bitmap::default(); config.kernel_groups().count() + 1];
+    // A list may lack one.
+    for _ in 0..2 {
+        let connections = find(config).await?;
+        let counted = Counted::of(config, &connections, &[], |one| places(config, hash_key, one));
+        for (used, group) in used.iter_mut().zip(&counted.groups) {
+            *used = used.or(group.used());
+        }
+    }
+    Ok(used)
+}
+
+/// What of the buckets is to linger on, by kernel group: what one of two counts since the last step has
+/// found used, since a list may lack a connection that is there, and is not overdue.
+fn kept(counts: [&Counted; 2], snapshot: &Snapshot, overdue: &[Bitmap]) -> Vec<Bitmap> {
+    let of_group = |(group, lingering): (usize, &Bitmap)| {
+        let used = counts.iter().fold(Bitmap::default(), |used, counted| {
+            let is_of_now = (counted.digest, counted.steps) == (snapshot.digest, snapshot.steps);
+            let found = counted.groups.get(group).filter(|_| is_of_now);
+            // What began to linger meanwhile may have connections that were not seen.
+            used.or(found.map_or(ALL, InGroup::used))
+        });
+        used.without(overdue[group]).or(ALL.without(*lingering))
+    };
+    snapshot.lingering.iter().enumerate().map(of_group).collect()
+}
+
+/// Whether wherever a connection may be its time to linger is over. What came back meanwhile is this
+/// node's again.
+fn are_overdue(overdue: &[Bitmap], latest: &Snapshot, places: &[Place]) -> bool {
+    let has = |of: &[Bitmap], (group, bucket): Place| {
+        of.get(group).is_some_and(|bitmap| bitmap.has(bucket.into()))
+    };
+    let is_over = |&place: &Place| has(overdue, place) && has(&latest.lingering, place);
+    !places.is_empty() && places.iter().all(is_over)
+}
+
+/// Whether a connection can only be of such kernel groups, in buckets that are others' now.
+fn are_given_away(which: impl Fn(usize) -> bool, latest: &Snapshot, places: &[Place]) -> bool {
+    let is_own = |(group, bucket): Place| {
+        let of_group = latest.accept.iter().filter_map(|accept| accept.get(group));
+        of_group.into_iter().any(|bitmap| bitmap.has(bucket.into()))
+    };
+    !places.is_empty() && places.iter().all(|&place| which(place.0) && !is_own(place))
 }
 
 /// The open connections of all VIPs. What is only remembered counts for nothing.
@@ -347,10 +392,11 @@ async fn find(config: &Configuration) -> anyhow::Result<Vec<Connection>> {
     Ok(found)
 }
 
-/// The kernel group and the bucket of a connection; `None` if no rule has it.
-fn place(config: &Configuration, hash_key: [u8; 16], one: &Connection) -> Option<(usize, u8)> {
-    let place = |port: &Port| port.services().bucket_of(hash_key, one.remote, one.local);
-    config.ports.iter().find_map(place)
+/// Where a connection may be: a socket does not tell its VLAN, and one address may be a VIP in several.
+/// Nowhere if no rule has it.
+fn places(config: &Configuration, hash_key: [u8; 16], one: &Connection) -> Vec<Place> {
+    let places = |port| Port::services(port).buckets_of(hash_key, one.remote, one.local);
+    config.ports.iter().flat_map(places).collect()
 }
 
 impl InGroup {
@@ -365,12 +411,23 @@ impl InGroup {
 }
 
 impl Counted {
-    /// What these connections come to, and flows by kernel group and bucket.
+    /// Whether it was made less than so long ago.
+    fn is_younger(&self, now: Instant, age: Duration) -> bool {
+        self.at.is_some_and(|at| now.duration_since(at) < age)
+    }
+
+    /// Whether it is too early for another one.
+    fn is_to_rest(&self, now: Instant) -> bool {
+        self.is_younger(now, PAUSE * self.took)
+    }
+
+    /// What these connections come to, and flows by kernel group and bucket. One that may be in several
+    /// places counts in each: its bucket then lingers for too long at worst.
     fn of(
         config: &Configuration,
         connections: &[Connection],
-        flows: &[(usize, u8)],
-        place: impl Fn(&Connection) -> Option<(usize, u8)>,
+        flows: &[Place],
+        places: impl Fn(&Connection) -> Vec<Place>,
     ) -> Self {
         let none = InGroup { open: [0; BUCKETS], flows: [0; BUCKETS], counted: [0; BUCKETS] };
         let mut groups = vec![none; config.kernel_groups().count() + 1];
@@ -380,11 +437,12 @@ impl Counted {
         let mut vips = HashMap::new();
         for one in connections {
             *vips.entry(one.local.ip()).or_default() += 1;
-            let Some((group, bucket)) = place(one) else { continue };
-            let Some(group) = groups.get_mut(group) else { continue };
-            group.open[usize::from(bucket)] += 1;
-            if wanted.contains(&one.local.ip()) {
-                group.counted[usize::from(bucket)] += 1;
+            for (group, bucket) in places(one) {
+                let Some(group) = groups.get_mut(group) else { continue };
+                group.open[usize::from(bucket)] += 1;
+                if wanted.contains(&one.local.ip()) {
+                    group.counted[usize::from(bucket)] += 1;
+                }
             }
         }
         for &(group, bucket) in flows {
@@ -431,6 +489,72 @@ pub(super) fn lingering_at(peer: &PeerStatus, snapshot: &Snapshot) -> Option<usi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NONE: Bitmap = Bitmap([0; 4]);
+    const LOW: Bitmap = Bitmap([0xff, 0, 0, 0]);
+
+    /// After the seventh step, with two kernel groups.
+    fn snapshot(lingering: Bitmap, accept: Bitmap) -> Snapshot {
+        Snapshot {
+            steps: 7,
+            lingering: vec![NONE, lingering],
+            accept: vec![vec![NONE, accept]],
+            ..Snapshot::clone(&Latest::new(&[], [0; 16]).get())
+        }
+    }
+
+    /// After that step, with a connection in each of those buckets of group 1.
+    fn counted(steps: u64, buckets: &[usize]) -> Counted {
+        let mut group = InGroup { open: [0; BUCKETS], flows: [0; BUCKETS], counted: [0; BUCKETS] };
+        for &bucket in buckets {
+            group.open[bucket] = 1;
+        }
+        let groups = vec![group.clone(), group];
+        Counted { steps, groups, ..Counted::default() }
+    }
+
+    #[test]
+    fn a_bucket_is_let_go_of_when_two_counts_since_the_last_step_found_nothing() {
+        let lingers = snapshot(LOW, NONE);
+        let left = |first: &Counted, second: &Counted, overdue: Bitmap| {
+            kept([first, second], &lingers, &[NONE, overdue])[1].and(LOW)
+        };
+        let one = Bitmap([1, 0, 0, 0]);
+        assert_eq!(left(&counted(7, &[]), &counted(7, &[]), NONE), NONE);
+        assert_eq!(left(&counted(7, &[0]), &counted(7, &[]), NONE), one, "the second missed it");
+        assert_eq!(left(&counted(7, &[]), &counted(7, &[0]), NONE), one, "the first did");
+        assert_eq!(left(&counted(6, &[]), &counted(7, &[]), NONE), LOW, "of another step");
+        assert_eq!(left(&Counted::default(), &counted(7, &[]), NONE), LOW, "there was none");
+        assert_eq!(left(&counted(7, &[0]), &counted(7, &[0]), one), NONE, "its time is over");
+        let other = kept([&counted(7, &[]), &counted(7, &[])], &lingers, &[NONE; 2]);
+        assert_eq!(other, [ALL, ALL.without(LOW)], "nothing else is touched");
+    }
+
+    #[test]
+    fn what_came_back_while_connections_were_counted_is_not_reset() {
+        let overdue = [NONE, LOW];
+        let is_reset = |latest: &Snapshot, places: &[Place]| {
+            let given_away = are_given_away(|_| true, latest, places);
+            (are_overdue(&overdue, latest, places), given_away)
+        };
+        let away = snapshot(LOW, NONE);
+        assert_eq!(is_reset(&away, &[(1, 3)]), (true, true));
+        assert_eq!(is_reset(&snapshot(NONE, LOW), &[(1, 3)]), (false, false), "it came back");
+        assert_eq!(is_reset(&snapshot(NONE, NONE), &[(1, 3)]), (false, true), "it was let go of");
+        assert_eq!(is_reset(&away, &[]), (false, false), "no rule has it");
+        let elsewhere = snapshot(LOW, Bitmap([0, 1, 0, 0]));
+        assert_eq!(is_reset(&elsewhere, &[(1, 3), (1, 64)]), (false, false), "or it may be there");
+        assert!(!are_given_away(|group| group == 0, &away, &[(1, 3)]), "of another group");
+    }
+
+    #[test]
+    fn a_count_that_took_long_is_not_repeated_at_once() {
+        let at = Instant::now();
+        let counted = Counted { at: Some(at), took: Duration::from_millis(50), ..counted(7, &[]) };
+        assert!(counted.is_to_rest(at + Duration::from_millis(499)));
+        assert!(!counted.is_to_rest(at + Duration::from_millis(500)));
+        assert!(!Counted::default().is_to_rest(at));
+    }
 
     #[test]
     fn each_bucket_has_its_own_time_to_linger() {

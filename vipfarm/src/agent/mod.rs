@@ -6,10 +6,12 @@
 //!   accepts, [`links`] are its networks, [`command`] is how it is asked for something, [`realtime`]
 //!   what it needs of the system, [`barrier`] times its changes of view, [`batch`] and [`tally`] are
 //!   tools of its links.
-//! - [`rights`]: the capabilities that are needed, and giving up all others.
-//! - [`upgrade`]: has the agent replaced by another program.
+//! - [`rights`]: the capabilities that are needed, and giving up all others; [`trust`]: who may change
+//!   what it acts by.
+//! - [`upgrade`]: has the agent replaced by another program; [`hold`] tells that one for how long it may
+//!   serve at first.
 //! - [`neighbours`]: keeps missing peers reachable without ARP.
-//! - [`running`]: what the runtime does meanwhile.
+//! - [`running`]: what the runtime does meanwhile, until [`stop`]; [`signals`] tell it to.
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
@@ -48,6 +50,7 @@ pub mod forecast;
 pub mod handover;
 mod health;
 pub mod history;
+mod hold;
 mod hooks;
 pub mod judge;
 mod judges;
@@ -70,17 +73,18 @@ pub mod report;
 pub mod rights;
 mod running;
 pub mod share;
+mod signals;
 pub mod site;
 mod stop;
 mod tally;
 pub mod trace;
+pub(crate) mod trust;
 pub mod upgrade;
 mod watch;
 
 use std::{
     collections::BTreeSet,
     convert::Infallible,
-    io,
     os::fd::AsFd,
     sync::{Arc, atomic::AtomicU64},
     thread,
@@ -110,7 +114,8 @@ use self::{
     options::{AgentOptions, DownOptions},
     reload::Reloader,
     report::Reporter,
-    running::{Running, Signals},
+    running::Running,
+    signals::Signals,
     stop::Stop,
     upgrade::{Program, Upgrade, Upgrader},
     watch::Needs,
@@ -120,7 +125,7 @@ use crate::{
     datapath::{Datapath, LeftOver, Trace},
     doctor::{self, Finding, Scope, Severity, facts::RealTime},
     membership::{self, OwnLink},
-    model::{Farm, Mode, NodeId, Overrides, Timers},
+    model::{Farm, NodeId, Overrides, Timers},
     net::Network,
 };
 
@@ -144,30 +149,39 @@ const PANICKED: &str =
 /// Fails with nothing left behind: no VIP, no program, no pin, no changed sysctl.
 pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let program = Program::of_this_process()?;
+    let mut signals = Signals::catch()?;
     rights::hide_memory().context("cannot hide the process's memory")?;
     let history = Arc::new(History::new());
     loop {
         program::reap_inherited();
         let (farm, keys) = config::load_with_keys(&options.place.config)?;
         site::refuse_exposed(&options.place.config)?;
+        trust::refuse(&options.place.config, &farm)?;
         // Before there is a second thread.
         rights::refuse_users(&farm)?;
         rights::give_up_others(farm.runs_as_others())
             .context("cannot give up rights that are not needed")?;
         let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
-        let serving = serve(options, farm, keys, Arc::clone(&history), (upgrader, asked));
+        let serving =
+            serve(options, farm, keys, Arc::clone(&history), (upgrader, asked), &mut signals);
         let runtime = runtime()?;
         let served = runtime.block_on(serving);
         // A name that is looked up, or a file on a server that is gone, holds nobody up; and checks that
         // are at work end with it.
         runtime.shutdown_timeout(LAST_WORDS);
         match served? {
-            Some(Upgrade { exit: false, .. }) => {
+            Some(Upgrade { exit, .. }) if signals.hold_back()? => {
+                if exit {
+                    return Ok(());
+                }
                 let error = program.execute();
+                Signals::let_through()?;
                 let message = format!("{error:#}: the former agent goes on");
                 history.push(Level::Warn, "upgrade_failed", message);
             }
-            _ => return Ok(()),
+            // What was left in its place is taken back by one who takes over first.
+            Some(_to_stop) => {}
+            None => return Ok(()),
         }
     }
 }
@@ -203,6 +217,7 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
         let left_over = LeftOver::hold(&place.bpf_dir, interfaces)?;
         let removed = undo.changes();
         undo.roll_back(&network).await?;
+        let _nobody_comes = hold::take(&place.run_dir, &farm.name);
         let unpinned = left_over.remove()?;
         let unpinned = unpinned.into_iter().map(|interface| format!("the filter on {interface}"));
         Ok(removed.into_iter().chain(unpinned).collect())
@@ -225,6 +240,7 @@ async fn serve(
     keys: Keys,
     history: Arc<History>,
     (upgrader, asked): (Upgrader, mpsc::Receiver<Upgrade>),
+    signals: &mut Signals,
 ) -> anyhow::Result<Option<Upgrade>> {
     // Before anything is changed: what follows from a refusal may be that the agent must not start.
     let refused = realtime::probe().err();
@@ -232,7 +248,6 @@ async fn serve(
     let warning = warning.transpose()?.flatten();
     // First of all changes: a second agent must not touch what the first one holds.
     let socket = ControlSocket::open(&options.place.run_dir, &farm.name)?;
-    let signals = Signals::catch()?;
     let (commander, commands) = command::channel()?;
     let incarnation = realtime::random()?;
     let keeper = Keeper::open(&options.state_dir, &farm.name)?;
@@ -240,8 +255,8 @@ async fn serve(
     let mut up = bring_up::bring_up(options, farm.clone(), &keys).await?;
     let config = membership_config(&farm, &keys, up.own, up.networks.links.clone(), overrides);
     let ports = std::mem::take(&mut up.ports);
-    announce(&up, config.digest, &history);
-    tell_findings(options, &farm, &history).await?;
+    up.announce(config.digest, &history);
+    tell_findings(options, &farm, &history).await;
     if let Some(warning) = warning {
         history.push(Level::Warn, "not_real_time", warning);
     }
@@ -282,7 +297,7 @@ async fn serve(
         real_time: refused.is_none(),
         turns: Arc::clone(&turns),
     };
-    let finished = begin(parts)?;
+    let finished = begin(parts, &network, &undo).await?;
     let answering = socket.serve(Arc::clone(&reporter) as _);
     let reporting = Arc::clone(&reporter);
     let notifier = Arc::new(Notifier::from_environment());
@@ -317,6 +332,7 @@ async fn serve(
         let told = time::timeout(hold / HOLD_FOR_HOOKS, notifier.during(hooking)).await;
         told.unwrap_or(Ok(()))?;
         reporting.health.keep_open(hold);
+        hold::keep(&options.place.run_dir, &farm.name, &datapaths);
         return Ok(upgrade);
     }
     let taken_down = take_down(&reporting, &network, datapaths).await;
@@ -330,11 +346,20 @@ async fn serve(
     Ok(None)
 }
 
-/// Starts the heartbeat thread; gives how it ends.
-fn begin(parts: Parts) -> io::Result<JoinHandle<thread::Result<engine::Ended>>> {
-    let thread = thread::Builder::new().name("heartbeat".into());
-    let thread = thread.spawn(move || engine::run(parts))?;
-    Ok(tokio::task::spawn_blocking(move || thread.join()))
+/// Starts the heartbeat thread; gives how it ends. If it cannot be started, what was changed on this machine
+/// is taken back.
+async fn begin(
+    parts: Parts,
+    network: &Network,
+    undo: &Record,
+) -> anyhow::Result<JoinHandle<thread::Result<engine::Ended>>> {
+    match engine::start(parts) {
+        Ok(thread) => Ok(tokio::task::spawn_blocking(move || thread.join())),
+        Err((error, parts)) => {
+            bring_up::take_down(network, undo, parts.datapaths).await?;
+            Err(error).context("cannot start the heartbeat thread")
+        }
+    }
 }
 
 /// Tells systemd of the thread's turns and of the node's state.
@@ -357,12 +382,9 @@ async fn take_down(
     bring_up::take_down(network, &reporter.record().await, datapaths).await
 }
 
-/// Has the history say what `vipfarm doctor` would say, but for what it says anyway.
-async fn tell_findings(
-    options: &AgentOptions,
-    farm: &Farm,
-    history: &History,
-) -> anyhow::Result<()> {
+/// Has the history say what `vipfarm doctor` would say, but for what it says anyway. That it cannot look is
+/// no reason not to serve.
+async fn tell_findings(options: &AgentOptions, farm: &Farm, history: &History) {
     let AgentOptions { place, generic, .. } = options;
     let scope = Scope {
         farm: Some((&place.config, farm)),
@@ -373,12 +395,18 @@ async fn tell_findings(
         generic: *generic,
         by_agent: true,
     };
-    let findings = doctor::judge(&doctor::gather(&scope).await?);
+    let facts = match doctor::gather(&scope).await {
+        Ok(facts) => facts,
+        Err(error) => {
+            let message = format!("the machine was not looked at: {error:#}");
+            return history.push(Level::Warn, "preflight", message);
+        }
+    };
+    let findings = doctor::judge(&facts);
     let told = |it: &&Finding| it.severity >= Severity::Warning && it.check != "real_time";
     for finding in findings.iter().filter(told) {
         history.push(Level::Warn, "preflight", finding.to_string());
     }
-    Ok(())
 }
 
 /// The powers of this node's disk; what the file has no place for is told.
@@ -456,36 +484,5 @@ fn follow(mut trace: Trace) {
             Err(Errno::EINTR) => {}
             Err(_) => return,
         }
-    }
-}
-
-/// Says what the agent found, and what it will not do.
-fn announce(up: &Up, digest: [u8; 16], history: &History) {
-    let config = up.configurations.get(digest);
-    let farm = &config.farm;
-    let name = &farm.nodes[up.own.index()].name;
-    for (block, &interface) in farm.vips.iter().zip(&config.interface_of) {
-        let addresses: Vec<String> =
-            block.addresses.iter().map(|address| address.addr.to_string()).collect();
-        let datapath = &up.datapaths[interface];
-        let (holds, mac) = match (block.mode, block.virtual_mac()) {
-            (Mode::Failover, _) => ("may hold", "with its own MAC".to_owned()),
-            (_, Some(vmac)) => ("holds", format!("virtual MAC {vmac}")),
-            (_, None) => ("holds", "each node's own MAC".to_owned()),
-        };
-        let message = format!(
-            "{name} {holds} {} on {} ({mac}, {} XDP)",
-            addresses.join(" "),
-            datapath.interface(),
-            datapath.xdp_mode().as_str(),
-        );
-        history.push(Level::Info, "vip_held", message);
-    }
-    for datapath in up.datapaths.iter().filter(|d| d.fell_back()) {
-        let message = format!(
-            "the driver of {} has no native XDP: the filter runs in generic mode, which costs several times more per packet",
-            datapath.interface()
-        );
-        history.push(Level::Warn, "generic_xdp", message);
     }
 }

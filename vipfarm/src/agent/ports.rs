@@ -3,13 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use vipfarm_common::layout::{NOBODY, SEVERAL};
+
 #[cfg(test)]
 use super::handover::Said;
 use super::share::Share;
 use crate::{
     membership::{BootTime, Membership},
-    model::{Bitmap, Farm, Mac, NodeId, Table, View},
-    placement::Placement,
+    model::{BUCKETS, Bitmap, Farm, Mac, NodeId, Table, View},
+    placement::{Origin, Placement},
     plan::{HeldVip, OwnAddresses, Owners, Peers, Plan, PlanError, Services},
 };
 
@@ -21,8 +23,10 @@ pub struct Port {
     services: Arc<Services>,
     placement: Placement,
     share: Share,
-    /// By kernel group; empty where nobody hands frames over.
+    /// To whom frames go that are another's, by kernel group; empty where nobody hands frames over.
     owners: Vec<Owners>,
+    /// To whom they went before they were this node's, by kernel group; empty likewise.
+    former: Vec<Owners>,
     peers: Peers,
 }
 
@@ -43,6 +47,7 @@ impl Port {
             share: Share::of(placement.lingers()).keeping_flows(placement.keeps_flows()),
             placement,
             owners: Vec::new(),
+            former: Vec::new(),
             peers: Peers::unknown(farm.nodes.len()),
         })
     }
@@ -63,7 +68,7 @@ impl Port {
         let tables = self.placement.tables(view);
         self.share.release(|group| tables[group].bitmap(own));
         self.share.foresee(|group| *tables[group].owners());
-        self.hand_over(&tables);
+        self.hand_over_released(own, &tables);
     }
 
     /// Accepts exactly what is the node's in that view.
@@ -72,6 +77,7 @@ impl Port {
         let tables = self.placement.tables(view);
         self.share.acquire(own, view, |group| tables[group].bitmap(own));
         self.share.judge(own, view, |group| *tables[group].owners());
+        self.note_former(own);
         self.hand_over(&tables);
     }
 
@@ -89,6 +95,32 @@ impl Port {
         }
     }
 
+    /// The same of what is this node's no more. The rest goes to whom it went: others let go of theirs at
+    /// their own time, and nobody has what is given to him before all have.
+    fn hand_over_released(&mut self, own: NodeId, tables: &[Table]) {
+        let before = std::mem::take(&mut self.owners);
+        self.hand_over(tables);
+        let own = Owners::index(Some(own));
+        let groups = self.owners.iter_mut().zip(before).zip(self.share.accept());
+        for ((owners, before), accept) in groups {
+            for (bucket, (owner, before)) in owners.0.iter_mut().zip(before.0).enumerate() {
+                if before != NOBODY && (before != own || accept.has(bucket)) {
+                    *owner = before;
+                }
+            }
+        }
+    }
+
+    /// Notes to whom frames went, before those of some buckets are this node's.
+    fn note_former(&mut self, own: NodeId) {
+        let own = Owners::index(Some(own));
+        self.former.resize(self.owners.len(), Owners::NONE);
+        for (former, owners) in self.former.iter_mut().zip(&self.owners) {
+            let others = former.0.iter_mut().zip(owners.0).filter(|(_, owner)| *owner != own);
+            others.for_each(|(former, owner)| *former = owner);
+        }
+    }
+
     /// The same, and no other node has connections left of what it has given away.
     pub fn settle(&mut self, own: NodeId, view: &View) {
         self.acquire(own, view);
@@ -97,12 +129,19 @@ impl Port {
 
     /// Takes over from the port of another configuration: accepts what that accepted of groups that are
     /// the same, and nothing of those whose clients are in other buckets now, which other nodes may still
-    /// judge by the former ones. Knows the same peers.
+    /// judge by the former ones; of these it goes on with old connections. Knows the same peers.
     pub fn follow(&mut self, former: &Self) {
         let own = &self.placement;
-        let groups = own.groups_in(&former.placement);
-        self.share =
-            former.share.renumbered(|group| groups[group], own.lingers(), own.keeps_flows());
+        let origins = own.origins_in(&former.placement);
+        self.share = former.share.renumbered(&origins, own.lingers(), own.keeps_flows());
+        let owners = |origin: &Origin| match *origin {
+            Origin::Group(group) => former.owners.get(group).copied().unwrap_or(Owners::NONE),
+            Origin::Elsewhere => Owners([SEVERAL; BUCKETS]),
+            Origin::Nowhere => Owners::NONE,
+        };
+        let directed = self.services.is_directed();
+        self.owners = origins.iter().filter(|_| directed).map(owners).collect();
+        self.former.clear();
         self.peers.clone_from(&former.peers);
     }
 
@@ -200,7 +239,7 @@ impl Port {
             services: Arc::clone(&self.services),
             bitmaps: self.share.accept().to_vec(),
             moving: self.share.moving(),
-            former: if self.owners.is_empty() { Vec::new() } else { self.share.former() },
+            former: if self.owners.is_empty() { vec![] } else { self.share.former(&self.former) },
             owners: self.owners.clone(),
             turns: self.share.turns(),
             peers: self.peers.clone(),
@@ -213,7 +252,7 @@ mod tests {
     use super::*;
     use crate::{
         agent::fixture,
-        model::{NodeSet, Override, Overrides},
+        model::{Mode, NodeSet, Override, Overrides},
     };
 
     const GROUPS: &str = "[{ name: g, powers: { node1: 1, node2: 3 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
@@ -339,6 +378,54 @@ mod tests {
     }
 
     #[test]
+    fn frames_go_to_who_had_their_bucket_until_all_have_let_go_and_old_ones_back_to_him() {
+        let mut farm = fixture::farm(GROUPS);
+        farm.vips[0].mode = Mode::VmacDirected;
+        let full = alive(&[0, 1, 2]);
+        let powers = overrides(Override::persistent(node(0), Some(0), 3));
+        let changed = View { powers, ..full.clone() };
+        let nothing = |node| Said { node, lingering: Some(&[]), held_until: None };
+        let port = |own: usize| {
+            let mut port = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
+            port.release(node(own), &full);
+            port.acquire(node(own), &full);
+            port.take(&[], BootTime::ZERO);
+            port.serve();
+            port
+        };
+        let (mut winner, mut loser, mut other) = (port(0), port(1), port(2));
+        let before = Owners::of(&winner.table(1, &full));
+        let after = Owners::of(&winner.table(1, &changed));
+        assert_ne!(before, after);
+        let moves = |it: usize, from: u8| before.0[it] == from && after.0[it] != from;
+        for (index, port) in (0..).zip([&mut winner, &mut loser, &mut other]) {
+            port.release(node(index.into()), &changed);
+            let to = |it| if moves(it, index) { after.0[it] } else { before.0[it] };
+            assert_eq!(port.plan().owners[1], Owners(std::array::from_fn(to)), "node {index}");
+        }
+        winner.acquire(node(0), &changed);
+        assert_eq!(winner.plan().owners[1], after);
+        let former = |port: &Port| port.plan().former[1];
+        let moved = std::array::from_fn(|it| if moves(it, 1) { 1 } else { NOBODY });
+        assert_eq!(former(&winner), Owners(moved), "nobody has spoken yet");
+        winner.take(&[nothing(node(1)), nothing(node(2))], BootTime::ZERO);
+        assert_eq!(former(&winner), Owners::NONE);
+
+        let mut farm = fixture::farm(&GROUPS.replace("on_port", "on_addr"));
+        farm.vips[0].mode = Mode::VmacDirected;
+        let mut next = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
+        next.follow(&winner);
+        next.release(node(0), &changed);
+        next.acquire(node(0), &changed);
+        assert_eq!(next.plan().owners[1], after);
+        let own = |bucket: &usize| next.accept()[1].has(*bucket);
+        assert!(
+            (0..BUCKETS).filter(own).all(|it| former(&next).0[it] == SEVERAL),
+            "whoever it was"
+        );
+    }
+
+    #[test]
     fn a_port_that_follows_another_accepts_what_that_did_of_the_same_groups() {
         let mut former = port();
         former.acquire(node(1), &alive(&[0, 1, 2]));
@@ -362,6 +449,7 @@ mod tests {
         };
         let mut former = of(&[G, H]);
         former.acquire(node(0), &alive(&[0, 1, 2]));
+        former.serve();
         let accepts = |groups: &[&str]| -> Vec<bool> {
             let mut next = of(groups);
             next.follow(&former);
@@ -371,6 +459,10 @@ mod tests {
         assert_eq!(accepts(&[H, G]), [true, false, false], "their numbers choose the hash");
         let filter = G.replacen("on_port", "on_addr", 1);
         assert_eq!(accepts(&[&filter, H]), [true, false, true]);
+        let mut next = of(&[&filter, H]);
+        next.follow(&former);
+        let lingering = next.share().lingering().iter().map(|bitmap| bitmap.len());
+        assert_eq!(lingering.collect::<Vec<_>>(), [0, 256, 0], "in whatever buckets they are now");
         let linger = G.replace(", linger: 10s", "");
         assert_eq!(accepts(&[&linger, H]), [true, false, true]);
         let longer = G.replace("10s", "20s");

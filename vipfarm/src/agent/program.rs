@@ -7,28 +7,28 @@
 //! kept, to tell why it failed. When its time is over the whole group is killed, and so it is when
 //! nobody waits for it any more.
 
-use std::{ffi::CString, io, os::fd::OwnedFd, process::Stdio, time::Duration};
+mod start;
+
+use std::{io, time::Duration};
 
 use nix::{
-    errno::Errno,
     sys::{
         signal::{Signal, killpg},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Gid, Pid, Uid, User, getgrouplist, setgid, setuid},
+    unistd::Pid,
 };
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
-    process::{Child, Command},
-    time,
+    process::Child,
+    time::{self, Instant},
 };
 
+pub(crate) use self::start::identity;
+use self::start::{Started, Starting};
 use super::alone::Alone;
 use crate::model::Run;
-
-/// Where a program looks for others.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Bytes kept of what a program says.
 const KEPT: usize = 1 << 10;
@@ -40,28 +40,22 @@ const TOLD: usize = 200;
 /// How long a killed program may take to be gone.
 const DEATH: Duration = Duration::from_millis(100);
 
-/// Runs a program to its end, or for as long as it may: the error says how it ended, and what it said
-/// last. Who its user is, is asked by `alone`.
+/// Runs a program to its end, or for as long as it may, its start included: the error says how it ended,
+/// and what it said last. None runs by that `alone` while the last one is not gone.
 pub(super) async fn run(
     run: &Run,
     environment: &[(&str, &str)],
     timeout: Duration,
     alone: &Alone,
 ) -> Result<(), String> {
-    let user = match run.user.clone() {
-        None => None,
-        // The names may come from a directory service, which may hang.
-        Some(user) => {
-            let found = time::timeout(timeout, alone.run(move || identity(&user))).await;
-            let found = found
-                .map_err(|_elapsed| format!("no answer who the user is within {timeout:?}"))?;
-            Some(found??)
-        }
-    };
+    let deadline = Instant::now() + timeout;
     let cannot = |error: io::Error| format!("cannot run {}: {error}", run.argv[0]);
-    let (output, mut group) = start(&run.argv, user, environment).map_err(cannot)?;
+    let mut starting = Starting::begin(run, environment, alone.turn()?).map_err(cannot)?;
+    let started = time::timeout_at(deadline, starting.end()).await;
+    let Ok(started) = started else { return Err(starting.give_up(timeout)) };
+    let Started { mut group, output, turn } = started?;
     let mut said = Vec::new();
-    let ended = time::timeout(timeout, group.follow(output, &mut said)).await;
+    let ended = time::timeout_at(deadline, group.follow(output, &mut said)).await;
     let words = last_words(&said);
     match ended {
         Ok(Ok(status)) if status.success() => Ok(()),
@@ -69,7 +63,13 @@ pub(super) async fn run(
         Ok(Err(error)) => Err(format!("{}: {error}", run.argv[0])),
         Err(_elapsed) => {
             group.kill();
-            let _ = time::timeout(DEATH, group.child.wait()).await;
+            if time::timeout(DEATH, group.child.wait()).await.is_err() {
+                // It waits in the kernel, for a disk or a server: more of them would pile up there.
+                tokio::spawn(async move {
+                    let _ = group.child.wait().await;
+                    drop(turn);
+                });
+            }
             Err(format!("killed after {timeout:?}{words}"))
         }
     }
@@ -81,80 +81,6 @@ pub(super) fn reap_inherited() {
     while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
         waitpid(None, Some(WaitPidFlag::WNOHANG))
     {}
-}
-
-/// As whom a program runs.
-pub(crate) struct Identity {
-    user: Uid,
-    group: Gid,
-    /// All groups of the user.
-    groups: Vec<libc::gid_t>,
-}
-
-/// A user, by name or number; the error says that there is none.
-pub(crate) fn identity(user: &str) -> Result<Identity, String> {
-    let found = match user.parse() {
-        Ok(number) => User::from_uid(Uid::from_raw(number)),
-        Err(_name) => User::from_name(user),
-    };
-    let found = found.map_err(|error| format!("user {user}: {error}"))?;
-    let found = found.ok_or_else(|| format!("there is no user {user}"))?;
-    let name = CString::new(found.name).map_err(|error| error.to_string())?;
-    let groups = getgrouplist(&name, found.gid);
-    let groups = groups.map_err(|error| format!("the groups of user {user}: {error}"))?;
-    let groups = groups.into_iter().map(Gid::as_raw).collect();
-    Ok(Identity { user: found.uid, group: found.gid, groups })
-}
-
-impl Identity {
-    /// Becomes that; for a process that is to execute another program.
-    fn assume(&self) -> io::Result<()> {
-        // SAFETY: the list outlives the call.
-        Errno::result(unsafe { libc::setgroups(self.groups.len(), self.groups.as_ptr()) })?;
-        setgid(self.group)?;
-        Ok(setuid(self.user)?)
-    }
-}
-
-fn start(
-    argv: &[String],
-    user: Option<Identity>,
-    environment: &[(&str, &str)],
-) -> io::Result<(pipe::Receiver, Group)> {
-    let (reader, writer) = io::pipe()?;
-    let mut command = Command::new(&argv[0]);
-    command.args(&argv[1..]).current_dir("/").process_group(0);
-    command.env_clear().env("PATH", PATH).envs(environment.iter().copied());
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let prepare = move || {
-        drop_what_is_the_agents()?;
-        user.as_ref().map_or(Ok(()), Identity::assume)
-    };
-    // SAFETY: it calls nothing but system calls.
-    unsafe { command.pre_exec(prepare) };
-    let child = command.spawn()?;
-    let group = Group { leader: child.id(), child };
-    // With the command its ends of the pipe go: what is left are the program's.
-    drop(command);
-    Ok((pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?, group))
-}
-
-/// What an agent without root's rights was granted is its own, and so are the descriptors that it was
-/// started with.
-fn drop_what_is_the_agents() -> io::Result<()> {
-    // SAFETY: no pointer is passed.
-    let outcome =
-        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
-    Errno::result(outcome)?;
-    // SAFETY: no pointer is passed; on execution only, for the way there needs one.
-    let outcome = unsafe {
-        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
-    match Errno::result(outcome) {
-        // Linux 5.11 and later have it; what the agent opens itself is closed in any case.
-        Ok(_) | Err(Errno::ENOSYS | Errno::EINVAL) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// A program and the processes that it has started.
@@ -197,6 +123,8 @@ impl Group {
         if let Some(leader) = leader {
             // Not yet waited for, so the number is still its own.
             let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+            // It may have left its group.
+            let _ = self.child.start_kill();
         }
     }
 }
@@ -224,9 +152,20 @@ fn last_words(said: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Instant};
+    use std::{
+        fs::{self, File},
+        net::{TcpListener, TcpStream},
+        os::{fd::AsRawFd, unix::fs::PermissionsExt},
+        path::{Path, PathBuf},
+    };
 
-    use super::*;
+    use nix::{
+        errno::Errno,
+        sys::signal::kill,
+        unistd::{ForkResult, Uid, User, fork, pause},
+    };
+
+    use super::{start::PATH, *};
 
     const SOON: Duration = Duration::from_secs(10);
 
@@ -260,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_inherits_no_descriptor_and_has_nothing_to_read() {
-        let kept = fs::File::open("/proc/self/status").expect("it is there");
+        let kept = File::open("/proc/self/status").expect("it is there");
         let fd = nix::unistd::dup(&kept).expect("it is open");
         // The list's own is the fourth.
         let error = outcome("exec ls -m /nowhere /proc/self/fd").await;
@@ -269,6 +208,17 @@ mod tests {
         assert_eq!(error, Err("exit status: 1".into()));
         drop(fd);
         drop(kept);
+    }
+
+    #[tokio::test]
+    async fn it_is_not_spared_when_memory_runs_out_as_the_agent_may_be() {
+        const OWN: &str = "/proc/self/oom_score_adj";
+        let before = fs::read_to_string(OWN).expect("readable");
+        // Only root may have itself spared more than before.
+        let _ = fs::write(OWN, "-7");
+        let told = outcome("cat /proc/self/oom_score_adj; exit 1").await;
+        fs::write(OWN, before.trim()).expect("it may have less again");
+        assert_eq!(told, Err("exit status: 1: 0".into()));
     }
 
     #[tokio::test]
@@ -287,6 +237,113 @@ mod tests {
         let deadline = Instant::now() + SOON;
         while !is_gone() {
             assert!(Instant::now() < deadline, "process {pid} goes on");
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A place of a test's own.
+    fn place(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("vipfarm-program-{}-{name}", std::process::id()))
+    }
+
+    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "not in time: {what}");
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn lease(file: &File, kind: i32) -> Result<i32, Errno> {
+        // SAFETY: no pointer is passed.
+        Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) })
+    }
+
+    /// Has whoever opens or executes that file wait, as one does for a server that is gone.
+    async fn stall(path: &Path) -> File {
+        // SAFETY: no handler; without one the break of a lease ends the process.
+        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+        let file = File::open(path).expect("it is there");
+        // Another test's copy of this process may have it open for a moment.
+        until("a lease", || lease(&file, libc::F_WRLCK).is_ok()).await;
+        file
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_executed_in_time_is_given_up_and_holds_nothing_of_the_agents() {
+        let path = place("stalled");
+        fs::write(&path, "#!/bin/sh\nexit 0\n").expect("writable");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own");
+        let stalled = stall(&path).await;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let program = Run { argv: vec![path.display().to_string()], user: None };
+        let (alone, timeout) = (Alone::new(), Duration::from_secs(3));
+        let began = Instant::now();
+        let (order, turns) = (program.clone(), alone.clone());
+        let running = tokio::spawn(async move { run(&order, &[], timeout, &turns).await });
+        // SAFETY: no pointer is passed.
+        let lease_is = || unsafe { libc::fcntl(stalled.as_raw_fd(), libc::F_GETLEASE) };
+        until("its execution", || lease_is() != libc::F_WRLCK).await;
+        drop(listener);
+        until("the port to be closed", || TcpStream::connect(address).is_err()).await;
+        assert!(!running.is_finished(), "the copy of this process lets go while it waits");
+        let error = running.await.expect("no panic").expect_err("it cannot be executed");
+        assert!(error.starts_with("not executed within 3s"), "{error}");
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+        drop(stalled);
+        let mut outcome = run(&program, &[], SOON, &alone).await;
+        while outcome.as_ref().is_err_and(|error| error.contains("still hangs")) {
+            assert!(began.elapsed() < 2 * SOON, "its copy was not killed");
+            time::sleep(Duration::from_millis(10)).await;
+            outcome = run(&program, &[], SOON, &alone).await;
+        }
+        fs::remove_file(&path).expect("it was written");
+        assert_eq!(outcome, Ok(()));
+    }
+
+    /// Has another process trace that one: when it is killed, nobody can take leave of it before the
+    /// tracer is gone.
+    fn trace(pid: Pid) -> Pid {
+        // SAFETY: the copy makes system calls alone.
+        match unsafe { fork() }.expect("a process more") {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => loop {
+                // SAFETY: no pointer is passed.
+                unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.as_raw(), 0, 0) };
+                pause();
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn none_is_started_while_the_last_one_cannot_be_killed() {
+        if !Uid::effective().is_root() {
+            return;
+        }
+        let (said, alone) = (place("pid"), Alone::new());
+        let script =
+            shell(&format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", said.display()));
+        let turns = alone.clone();
+        let hanging =
+            tokio::spawn(async move { run(&script, &[], Duration::from_secs(3), &turns).await });
+        until("the program's number", || said.exists()).await;
+        let pid = fs::read_to_string(&said).expect("it is there");
+        fs::remove_file(&said).expect("it is there");
+        let tracer = trace(Pid::from_raw(pid.trim().parse().expect("a number")));
+        let status = format!("/proc/{}/status", pid.trim());
+        let is_traced =
+            || fs::read_to_string(&status).is_ok_and(|it| !it.contains("TracerPid:\t0"));
+        until("the tracer", is_traced).await;
+        let killed = hanging.await.expect("no panic");
+        let next = run(&shell("exit 0"), &[], SOON, &alone).await;
+        kill(tracer, Signal::SIGKILL).expect("it is there");
+        waitpid(tracer, None).expect("it was killed");
+        assert_eq!(killed, Err("killed after 3s".into()));
+        assert_eq!(next, Err("the last look still hangs".into()));
+        let began = Instant::now();
+        while run(&shell("exit 0"), &[], SOON, &alone).await.is_err() {
+            assert!(began.elapsed() < SOON, "it is gone, and the next one may come");
             time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -15,7 +15,7 @@ use super::{
     command::{Command, Commander},
     configurations::{Configuration, Configurations, place_of},
     health::Health,
-    rights, site,
+    rights, site, trust,
     upgrade::Upgrader,
     watch::Needs,
 };
@@ -62,6 +62,7 @@ pub(super) async fn read(file: PathBuf) -> anyhow::Result<(Farm, Keys)> {
     tokio::task::spawn_blocking(move || {
         let read = config::load_with_keys(&file)?;
         site::refuse_exposed(&file)?;
+        trust::refuse(&file, &read.0)?;
         Ok(read)
     })
     .await?
@@ -294,7 +295,7 @@ impl Reloader {
             return Ok(());
         };
         bail!(
-            "{}: {what}: a reload cannot take that over; `vipfarm upgrade` on all nodes at once can",
+            "{}: {what}: a reload cannot take that over; `vipfarm upgrade --all-at-once` on all nodes at the same time can",
             self.file.display()
         );
     }

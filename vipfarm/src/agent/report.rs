@@ -4,6 +4,7 @@
 mod groups;
 mod health;
 mod powers;
+mod stop;
 mod traced;
 mod vips;
 
@@ -36,7 +37,7 @@ use super::{
     realtime,
     reload::{self, Reloader},
     trace::{self, Tracer},
-    upgrade::Upgrader,
+    upgrade::{Others, Upgrader},
 };
 use crate::{
     config::keys::Keys,
@@ -287,20 +288,6 @@ impl Reporter {
         self.warn("not_counted", format!("the open connections: {error:#}"));
     }
 
-    /// How long the file would have open connections waited for when the agent is to stop.
-    pub(super) fn stop_timeout(&self) -> Duration {
-        self.configurations.get(self.latest.get().digest).farm.stop_timeout
-    }
-
-    /// How long the programs may take that are told of the end.
-    pub(super) fn hooks_time(&self) -> Duration {
-        let config = self.configurations.get(self.latest.get().digest);
-        let hooks = &config.farm.hooks;
-        // One of them may be at work.
-        let programs = [&hooks.on_view, &hooks.on_ready, &hooks.on_closed].map(Option::is_some);
-        hooks.timeout * u32::try_from(programs.iter().filter(|&&is| is).count()).unwrap_or(0)
-    }
-
     /// How often the nodes tell each other what they do; no reload changes it.
     pub fn period(&self) -> Duration {
         self.configurations.get(self.latest.get().digest).farm.membership.timers.period
@@ -419,7 +406,8 @@ impl Source for Reporter {
     }
 
     fn upgrade(&self, request: UpgradeRequest) -> BoxFuture<'_, Result<UpgradeReply, String>> {
-        Box::pin(self.upgrader.begin(request))
+        let others = Others::of(self.own, &self.latest, &self.configurations);
+        Box::pin(self.upgrader.begin(request, others))
     }
 
     fn reset_given_away(&self) -> BoxFuture<'_, Result<ResetReply, String>> {

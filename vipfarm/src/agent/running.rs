@@ -4,7 +4,6 @@
 use std::{convert::Infallible, future::Future, sync::Arc};
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{self, MissedTickBehavior},
@@ -18,32 +17,15 @@ use super::{
     listener::Listener,
     notify::Notifier,
     report::Reporter,
+    signals::{Asked, Signals},
     stop::{self, Stop},
     upgrade::Upgrade,
     watch::Change,
 };
 use crate::net;
 
-/// The signals that an agent knows.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    /// Catches them from now on.
-    pub(super) fn catch() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-}
-
 /// An agent at work.
-pub(super) struct Running {
+pub(super) struct Running<'s> {
     pub(super) reporter: Arc<Reporter>,
     pub(super) listener: Listener<Reporter>,
     pub(super) stop: Stop,
@@ -53,7 +35,7 @@ pub(super) struct Running {
     pub(super) incoming: mpsc::Receiver<Report>,
     /// Of the machine.
     pub(super) changed: mpsc::Receiver<Change>,
-    pub(super) signals: Signals,
+    pub(super) signals: &'s mut Signals,
     /// To have the agent replaced.
     pub(super) asked: mpsc::Receiver<Upgrade>,
     /// What was lost, if that is why the agent leaves.
@@ -62,7 +44,7 @@ pub(super) struct Running {
     pub(super) upgrade: Option<Upgrade>,
 }
 
-impl Running {
+impl Running<'_> {
     /// Does what the runtime has to do until the heartbeat thread has ended; gives its result, the
     /// reason if the machine lost something, and what comes next if the agent is to be replaced.
     pub(super) async fn supervise<R>(
@@ -84,7 +66,13 @@ impl Running {
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let joined = loop {
             tokio::select! {
-                Some(report) = self.incoming.recv() => self.reporter.note(report).await,
+                Some(report) = self.incoming.recv() => {
+                    let is_news = matches!(report, Report::Installed);
+                    self.reporter.note(report).await;
+                    if is_news {
+                        self.go_on_stopping().await?;
+                    }
+                }
                 joined = &mut finished => break joined?,
                 Err(error) = &mut answering, if answers => {
                     answers = false;
@@ -115,24 +103,26 @@ impl Running {
                 _ = proofs.tick() => self.reporter.note_proof(),
                 _ = stops.tick(), if self.stop.is_waiting() => self.go_on_stopping().await?,
                 Some(upgrade) = self.asked.recv() => self.begin_upgrade(upgrade)?,
-                _ = self.signals.terminate.recv() => self.stop_for_good().await?,
-                _ = self.signals.interrupt.recv() => self.stop_for_good().await?,
-                _ = self.signals.hang_up.recv() => {
-                    let reporter = Arc::clone(&self.reporter);
-                    // Names may have to be looked up; what came of it is in the history.
-                    tokio::spawn(async move { drop(reporter.read_anew(false).await) });
-                }
+                asked = self.signals.next() => match asked {
+                    Asked::Stop => self.stop_for_good().await?,
+                    Asked::ReadAnew => {
+                        let reporter = Arc::clone(&self.reporter);
+                        // Names may have to be looked up; what came of it is in the history.
+                        tokio::spawn(async move { drop(reporter.read_anew(false).await) });
+                    }
+                },
             }
         };
         while let Ok(report) = self.incoming.try_recv() {
             self.reporter.note(report).await;
         }
+        Arc::clone(&self.notifier).during(self.outstay()).await;
         Ok((joined, self.why, self.upgrade))
     }
 
     /// Leaves the farm and leaves everything in its place, unless the agent stops already.
     fn begin_upgrade(&mut self, upgrade: Upgrade) -> std::io::Result<()> {
-        if self.stop.is_waiting() || self.why.is_some() {
+        if self.stop.is_asked() || self.why.is_some() {
             return Ok(());
         }
         let hold = upgrade.hold;
@@ -141,6 +131,7 @@ impl Running {
             format!("this agent is being replaced; old connections are served for {hold:?}"),
         );
         self.upgrade = Some(upgrade);
+        self.stop.hold(hold);
         self.notifier.reloading();
         self.commander.send(Command::Hold(hold))
     }

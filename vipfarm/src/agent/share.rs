@@ -12,8 +12,12 @@ use super::{
 use crate::{
     membership::{BootTime, Membership},
     model::{BUCKETS, Bitmap, NodeId, NodeSet, View},
+    placement::Origin,
     plan::{Owners, Turns},
+    status::NodeState,
 };
+
+const ALL: Bitmap = Bitmap([u64::MAX; 4]);
 
 /// Which rules of a handover hold, so that tests can show what each is for. Outside tests all do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,7 +43,8 @@ pub struct Share {
     lingers: Vec<bool>,
     /// The kernel has had a lease since this node last had nothing.
     has_served: bool,
-    /// Where a former agent's connections were found, which the kernel serves without that lease.
+    /// Where connections were found without that lease: a former agent's, which the kernel serves all the
+    /// while, and those from before the last lease ended.
     found: Vec<Bitmap>,
     handover: Handover,
     judges: Judges,
@@ -82,13 +87,12 @@ impl Share {
     /// Stops accepting what is not the node's in a view, which is `table` of each group. Accepts
     /// nothing new.
     pub fn release(&mut self, table: impl Fn(usize) -> Bitmap) {
-        for (group, accept) in self.accept.iter_mut().enumerate() {
-            let before = *accept;
-            *accept = before.and(table(group));
-            let released = before.without(*accept);
-            let served = if self.has_served { released } else { released.and(self.found[group]) };
+        for group in 0..self.accept.len() {
+            let before = self.accept[group];
+            self.accept[group] = before.and(table(group));
             if self.lingers[group] {
-                self.handover.give_away(group, served);
+                let released = before.without(self.accept[group]);
+                self.handover.give_away(group, self.served(group, released));
             }
         }
         self.steps += 1;
@@ -135,12 +139,12 @@ impl Share {
         self.has_served = true;
     }
 
-    /// Accepts nothing: the node serves nothing any more.
+    /// Accepts nothing: the node serves nothing any more. But its stack has the connections that it had, and
+    /// with another lease they go on, also those of buckets that are others' by then.
     pub fn clear(&mut self) {
-        self.accept.fill(Bitmap::default());
-        self.has_served = false;
-        self.found.fill(Bitmap::default());
-        self.handover.forget();
+        self.keep_connections(Self::served);
+        self.found = self.handover.lingering().to_vec();
+        self.handover.forget_others();
         self.judges.forget();
     }
 
@@ -164,14 +168,25 @@ impl Share {
 
     /// Accepts nothing new, and goes on with old connections.
     pub fn keep_old_connections(&mut self) {
-        for (group, accept) in self.accept.iter_mut().enumerate() {
-            let accept = std::mem::take(accept);
+        self.keep_connections(|_, _, accept| accept);
+    }
+
+    /// The same of those accepted buckets that may have any.
+    fn keep_connections(&mut self, which: impl Fn(&Self, usize, Bitmap) -> Bitmap) {
+        for group in 0..self.accept.len() {
+            let kept = which(self, group, self.accept[group]);
+            self.accept[group] = Bitmap::default();
             if self.lingers[group] {
-                self.handover.give_away(group, accept);
+                self.handover.give_away(group, kept);
             }
         }
         self.has_served = false;
         self.steps += 1;
+    }
+
+    /// Those of the group's buckets that the kernel has served while they were accepted.
+    fn served(&self, group: usize, buckets: Bitmap) -> Bitmap {
+        if self.has_served { buckets } else { buckets.and(self.found[group]) }
     }
 
     /// Takes what the other nodes of the view in force say, and those that have left it and hold.
@@ -183,6 +198,9 @@ impl Share {
         let said = peers.iter().filter_map(|peer| {
             let counts = view.alive.contains(peer.node) || !self.rules().dead;
             let said = Said::of(peer.node, peer.agrees, &peer.lingering);
+            // Who must not serve goes on with nothing, and nobody knows for how long.
+            let is_barred = peer.unfit && !peer.leaving && peer.state != NodeState::Up;
+            let said = if is_barred { said.as_nothing() } else { said };
             match peer.heard {
                 Some(heard) if peer.leaving => said.by_who_leaves(counts, &peer.lingering, heard),
                 _ if !counts && in_doubt(peer.node) => Some(Said::nothing_yet(peer.node)),
@@ -214,32 +232,39 @@ impl Share {
         }
     }
 
-    /// The same with other kernel groups: `former` tells which one each of them was before.
+    /// The same with the kernel groups of another configuration. Connections of those that are not what
+    /// they were may be in any bucket.
     #[must_use]
-    pub fn renumbered(
-        &self,
-        former: impl Fn(usize) -> Option<usize>,
-        lingers: Vec<bool>,
-        keep: Vec<bool>,
-    ) -> Self {
-        let groups = lingers.len();
+    pub fn renumbered(&self, origins: &[Origin], lingers: Vec<bool>, keep: Vec<bool>) -> Self {
+        let former = |group: usize| origins[group].group();
         let take = |bitmaps: &[Bitmap]| -> Vec<Bitmap> {
             let bitmap = |group| former(group).map_or(Bitmap::default(), |group| bitmaps[group]);
-            (0..groups).map(bitmap).collect()
+            (0..origins.len()).map(bitmap).collect()
         };
+        let mut handover = self.handover.renumbered(former, origins.len());
+        let may_have = |&group: &usize| lingers[group] && origins[group] == Origin::Elsewhere;
+        for group in (0..origins.len()).filter(may_have).filter(|_| self.may_have_connections()) {
+            handover.give_away(group, ALL);
+        }
         Self {
             accept: take(&self.accept),
             lingers,
             has_served: self.has_served,
             found: take(&self.found),
-            handover: self.handover.renumbered(&former, groups),
-            judges: self.judges.renumbered(&former, keep),
+            handover,
+            judges: self.judges.renumbered(origins, keep),
             doubt_until: self.doubt_until,
             met: self.met,
             steps: self.steps,
             #[cfg(test)]
             rules: self.rules,
         }
+    }
+
+    /// Whether this node may have connections of any bucket.
+    fn may_have_connections(&self) -> bool {
+        let any = |bitmaps: &[Bitmap]| bitmaps.iter().any(|bitmap| !bitmap.is_empty());
+        self.has_served || any(&self.found) || any(self.handover.lingering())
     }
 
     /// What heartbeats are to say from now on.
@@ -257,9 +282,9 @@ impl Share {
         self.handover.moving(&self.accept)
     }
 
-    /// Who has connections of each bucket.
-    pub fn former(&self) -> Vec<Owners> {
-        self.handover.former()
+    /// Who has connections of each bucket; until all have said so, those who are likely to.
+    pub fn former(&self, likely: &[Owners]) -> Vec<Owners> {
+        self.handover.former(likely)
     }
 
     /// Who judges flows that linger before and after this node, by kernel group; empty if none do.
@@ -314,7 +339,6 @@ mod tests {
     use super::*;
 
     const LOW: Bitmap = Bitmap([0xff, 0, 0, 0]);
-    const ALL: Bitmap = Bitmap([u64::MAX; 4]);
     const NONE: Bitmap = Bitmap([0; 4]);
 
     fn node(index: usize) -> NodeId {
@@ -350,7 +374,7 @@ mod tests {
         share.acquire(node(0), &both(), |_| LOW);
         share.settle();
         share.release(|_| Bitmap([0x0f, 0, 0, 0]));
-        assert_eq!(share.lingering(), [NONE], "it has served nothing of what it gives away");
+        assert_eq!(share.lingering(), [Bitmap([0xf0, 0, 0, 0])], "connections from before");
         share.acquire(node(0), &both(), |_| LOW);
         assert_eq!(share.moving(), [LOW], "the others have served it meanwhile");
     }
@@ -367,7 +391,34 @@ mod tests {
         share.clear();
         share.acquire(node(0), &both(), |_| ALL);
         share.release(|_| NONE);
-        assert_eq!(share.lingering(), [NONE, NONE], "they were not served any more");
+        assert_eq!(share.lingering(), [LOW, NONE], "their sockets are still there");
+    }
+
+    #[test]
+    fn what_lingers_with_a_node_whose_lease_has_ended_goes_on_with_its_next_one() {
+        const LOWEST: Bitmap = Bitmap([0x0f, 0, 0, 0]);
+        let mut share = serving();
+        share.release(|_| LOWEST);
+        share.acquire(node(0), &both(), |_| LOWEST);
+        share.clear();
+        assert_eq!(
+            (share.accept(), share.lingering()),
+            (&[NONE][..], &[LOW][..]),
+            "said, not served"
+        );
+        share.release(|_| LOWEST);
+        share.acquire(node(0), &both(), |_| LOWEST);
+        assert_eq!(
+            (share.accept(), share.lingering()),
+            (&[LOWEST][..], &[LOW.without(LOWEST)][..])
+        );
+        // Once more before it has a lease.
+        share.clear();
+        assert_eq!(share.lingering(), [LOW]);
+        let mut other = Share::of(vec![true]);
+        other.acquire(node(1), &both(), |_| ALL);
+        other.clear();
+        assert_eq!(other.lingering(), [NONE], "it has never served");
     }
 
     #[test]
@@ -390,6 +441,26 @@ mod tests {
         let mut share = serving();
         share.keep_old_connections();
         assert_eq!((share.accept(), share.lingering()), (&[NONE][..], &[LOW][..]));
+    }
+
+    #[test]
+    fn connections_of_groups_that_are_not_what_they_were_go_on_in_whatever_bucket() {
+        let go_over = |share: &Share| {
+            let origins = [Origin::Group(0), Origin::Elsewhere, Origin::Elsewhere, Origin::Nowhere];
+            let lingers = vec![true, true, false, true];
+            let mut next = share.renumbered(&origins, lingers, vec![false; 4]);
+            next.release(|_| NONE);
+            next
+        };
+        let mut share = serving();
+        let mut next = go_over(&share);
+        assert_eq!(next.lingering(), [LOW, ALL, NONE, NONE]);
+        next.acquire(node(0), &both(), |_| LOW);
+        assert_eq!(next.lingering(), [NONE, ALL.without(LOW), NONE, NONE]);
+        assert_eq!(next.inherited()[1], LOW, "others may have some of them");
+        assert_eq!(go_over(&Share::of(vec![true])).lingering()[1], NONE, "it has never served");
+        share.keep_old_connections();
+        assert_eq!(go_over(&share).lingering()[1], ALL, "it has no lease, and goes on");
     }
 
     #[test]

@@ -20,9 +20,10 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 
-use super::{handover::LONGEST_HOLD, rights};
+use super::{configurations::Configurations, engine::Latest, handover::LONGEST_HOLD, rights};
 use crate::{
     config,
+    model::NodeId,
     status::{UpgradeReply, UpgradeRequest},
 };
 
@@ -112,32 +113,72 @@ impl Upgrader {
         (Self { program, file, asked }, asks)
     }
 
-    /// Has the agent replaced, if the new one can be.
-    pub(super) async fn begin(&self, request: UpgradeRequest) -> Result<UpgradeReply, String> {
+    /// Has the agent replaced, if the new one can be; `others` are nodes that serve one of those
+    /// configurations and go on with it.
+    pub(super) async fn begin(
+        &self,
+        request: UpgradeRequest,
+        others: Option<Others>,
+    ) -> Result<UpgradeReply, String> {
         let hold = Duration::from_millis(request.hold_ms);
         if hold.is_zero() || hold > LONGEST_HOLD {
             return Err(format!("a hold is at most {LONGEST_HOLD:?}, not {hold:?}"));
         }
         let (program, file) = (self.program.clone(), self.file.clone());
-        let checked = tokio::task::spawn_blocking(move || program.check(&file)).await;
-        let version = checked.map_err(|error| error.to_string())?;
-        let version = version.map_err(|error| format!("{error:#}"))?;
-        if !request.exit {
-            let file = self.file.clone();
-            let refused = tokio::task::spawn_blocking(move || refuse_lost_rights(&file)).await;
-            refused.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))?;
-        }
+        let checked = tokio::task::spawn_blocking(move || {
+            let version = program.check(&file)?;
+            // A file that only the next version understands is that one's to judge.
+            if let Ok((farm, keys)) = config::load_with_keys(&file) {
+                if !request.exit {
+                    // What this process has given up, a program that it executes has not either.
+                    rights::refuse_users(&farm)?;
+                }
+                let digest = config::digest(&farm, &keys);
+                let others = others.filter(|_| !request.all_at_once);
+                others.map_or(Ok(()), |others| others.refuse_another(&file, digest))?;
+            }
+            anyhow::Ok(version)
+        });
+        let checked = checked.await.map_err(|error| error.to_string())?;
+        let version = checked.map_err(|error| format!("{error:#}"))?;
         let upgrade = Upgrade { hold, exit: request.exit };
         self.asked.try_send(upgrade).map_err(|_full| "an upgrade is under way".to_owned())?;
         Ok(UpgradeReply { version })
     }
 }
 
-/// What this process has given up, a program that it executes has not either. A file that only the next
-/// version understands is that one's to judge.
-fn refuse_lost_rights(file: &Path) -> anyhow::Result<()> {
-    let next = config::load(file);
-    next.map_or(Ok(()), |farm| rights::refuse_users(&farm))
+/// The nodes that serve beside one that is to be replaced.
+#[derive(Debug)]
+pub(super) struct Others {
+    /// Their names.
+    pub(super) names: Vec<String>,
+    /// The configuration in force, and the one that is to be next.
+    pub(super) digests: Vec<[u8; 16]>,
+}
+
+impl Others {
+    /// Those of the view in force, if there are any.
+    pub(super) fn of(own: NodeId, latest: &Latest, known: &Configurations) -> Option<Self> {
+        let snapshot = latest.get();
+        let farm = &known.get(snapshot.digest).farm;
+        let others = snapshot.view.alive.without(own);
+        let named = farm.node_ids().zip(&farm.nodes).filter(|(id, _)| others.contains(*id));
+        let names: Vec<_> = named.map(|(_, node)| node.name.clone()).collect();
+        let digests = [Some(snapshot.digest), snapshot.staged].into_iter().flatten().collect();
+        (!names.is_empty()).then_some(Self { names, digests })
+    }
+
+    /// Refuses a file by which the next agent would be none of their farm.
+    fn refuse_another(&self, file: &Path, digest: [u8; 16]) -> anyhow::Result<()> {
+        if self.digests.contains(&digest) {
+            return Ok(());
+        }
+        bail!(
+            "{} is not the file by which {} serve: the next agent would not be of their farm, and connections would be lost. `vipfarm reload` on all nodes first; if that refuses the file, `vipfarm upgrade --all-at-once` on all of them at the same time",
+            file.display(),
+            self.names.join(", ")
+        );
+    }
 }
 
 #[cfg(test)]
@@ -159,11 +200,31 @@ mod tests {
         assert!(words.contains("/nowhere/vipfarm") && words.contains("No such file"), "{words}");
     }
 
+    #[test]
+    fn a_file_that_others_neither_serve_nor_have_ready_is_refused_by_name() {
+        let others = Others { names: vec!["node2".into()], digests: vec![[1; 16], [2; 16]] };
+        let file = Path::new("farm.yaml");
+        for known in &others.digests {
+            others.refuse_another(file, *known).expect("in force, or next");
+        }
+        let words = others.refuse_another(file, [3; 16]).expect_err("another").to_string();
+        let all = ["farm.yaml is not", "node2", "`vipfarm reload`", "--all-at-once"];
+        assert!(all.iter().all(|word| words.contains(word)), "{words}");
+    }
+
+    #[test]
+    fn a_request_that_asks_for_nothing_new_is_one_that_former_agents_understand() {
+        let request = UpgradeRequest { hold_ms: 1, exit: true, all_at_once: false };
+        let text = serde_json::to_string(&request).expect("written");
+        assert_eq!(text, r#"{"hold_ms":1,"exit":true}"#);
+    }
+
     #[tokio::test]
     async fn a_hold_has_bounds() {
         let (upgrader, _asks) = Upgrader::new(shell(), "farm.yaml".into());
         for hold_ms in [0, 60_001] {
-            let refused = upgrader.begin(UpgradeRequest { hold_ms, exit: false }).await;
+            let request = UpgradeRequest { hold_ms, exit: false, all_at_once: false };
+            let refused = upgrader.begin(request, None).await;
             assert!(refused.expect_err("out of bounds").contains("at most 60s"), "{hold_ms}");
         }
     }

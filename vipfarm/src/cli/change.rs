@@ -131,6 +131,10 @@ pub struct UpgradeArgs {
     #[arg(long)]
     pub exit: bool,
 
+    /// Take a file that the other nodes do not serve: upgrade them at the same time
+    #[arg(long)]
+    pub all_at_once: bool,
+
     /// How long to wait, which agent, in what form.
     #[command(flatten)]
     pub wait: WaitArgs,

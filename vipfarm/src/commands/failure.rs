@@ -2,7 +2,11 @@
 
 use std::io;
 
-use crate::{agent::site::SiteError, config::Diagnostics, plan::PlanError};
+use crate::{
+    agent::{site::SiteError, trust::Untrusted},
+    config::Diagnostics,
+    plan::PlanError,
+};
 
 /// A failure whose kind decides the exit code; any other error counts as [`Failure::Refused`].
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +36,8 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 Failure::Told(code) => *code,
             };
         }
-        if cause.is::<Diagnostics>() || cause.is::<SiteError>() || cause.is::<PlanError>() {
+        let of_site = cause.is::<SiteError>() || cause.is::<Untrusted>();
+        if cause.is::<Diagnostics>() || of_site || cause.is::<PlanError>() {
             return 2;
         }
         if is_closed_pipe(cause) {

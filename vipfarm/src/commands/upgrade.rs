@@ -30,7 +30,7 @@ struct Outcome {
 pub(super) async fn run(args: UpgradeArgs) -> anyhow::Result<()> {
     let client = Client::find(&args.wait.talk.agent)?;
     let hold_ms = u64::try_from(args.hold.as_millis()).unwrap_or(u64::MAX);
-    let request = UpgradeRequest { hold_ms, exit: args.exit };
+    let request = UpgradeRequest { hold_ms, exit: args.exit, all_at_once: args.all_at_once };
     let begin = Instant::now();
     let UpgradeReply { version } =
         client.post("/v1/upgrade", &request, PATIENCE + 2 * PREFLIGHT).await?;

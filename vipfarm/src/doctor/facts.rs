@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
+    agent::trust::Changeable,
     datapath::XdpMode,
     net::{Driver, Settings},
 };
@@ -100,6 +101,10 @@ pub enum Lack {
     NotExecutable(PathBuf),
     /// There is no such user: why.
     NoUser(String),
+    /// Others may change it, and it runs as the agent's user.
+    Changeable(Changeable),
+    /// The agent's unit shows programs another folder under that name, or none.
+    Hidden(PathBuf),
     /// There is no such interface; these are there.
     NoInterface(String),
     /// There is no such folder for a file, which is to be there or not.

@@ -1,5 +1,6 @@
 //! Looks at the machine, and changes nothing on it.
 
+mod hidden;
 mod lacks;
 
 use std::{
@@ -18,7 +19,7 @@ use super::{
     judge::split,
 };
 use crate::{
-    agent::{self, rights, site},
+    agent::{self, rights, site, trust},
     config::key::Secret,
     datapath::{self, Buffers, Datapath},
     model::{Farm, Mac, Timers, Vip},
@@ -74,7 +75,7 @@ pub async fn gather(scope: &Scope<'_>) -> anyhow::Result<Facts> {
 /// may hang.
 fn lacks_of(scope: &Scope<'_>, present: &[Interface]) -> Vec<LackFacts> {
     let farm = scope.farm.filter(|_| !scope.by_agent);
-    farm.map_or_else(Vec::new, |(_, farm)| lacks::lacks(farm, present))
+    farm.map_or_else(Vec::new, |(_, farm)| lacks::lacks(farm, present, &hidden::by_unit()))
 }
 
 /// Of a release, the two numbers it begins with.
@@ -118,6 +119,9 @@ fn files((path, farm): (&Path, &Farm)) -> Vec<FileFacts> {
     });
     let exposed = site::refuse_exposed(path).err();
     let exposed = exposed.map(|error| split(&error.to_string(), "chmod 644"));
+    let untrusted = || trust::refuse(path, farm).err();
+    let untrusted = || untrusted().map(|error| split(&error.to_string(), "chown root"));
+    let exposed = exposed.or_else(untrusted);
     let all = [(path, FileKind::Configuration, exposed)].into_iter().chain(keys);
     let facts = all.map(|(path, kind, problem)| {
         let metadata = fs::metadata(path).ok();

@@ -9,7 +9,7 @@ use super::{
     wire::Flags,
 };
 use crate::{
-    model::{NodeId, NodeSet, Timers},
+    model::{Abstention, NodeId, NodeSet, Timers},
     status::NodeState,
 };
 
@@ -240,11 +240,19 @@ impl Membership {
         }
     }
 
+    /// Who has left by this view. A node that had nothing already, because it is drained or abstains, has
+    /// when it is in the view no more.
     fn newly_left(&self, former: Option<&Agreement>) -> Vec<String> {
-        let leavers = self.promised.content.idle.without(self.config.own).iter();
+        let Some(former) = former.map(|former| &former.content) else { return Vec::new() };
+        let is_out = |content: &Content, node| {
+            let has_nothing =
+                content.powers.is_drained(node) || content.abstentions.of(node) == Abstention::ALL;
+            !content.alive.contains(node) || (content.idle.contains(node) && !has_nothing)
+        };
+        let leavers = former.alive.without(self.config.own).iter();
         leavers
             .filter(|&node| self.says(node, Flags::LEAVING))
-            .filter(|&node| former.is_some_and(|former| former.content.owners().contains(node)))
+            .filter(|&node| is_out(&self.promised.content, node) && !is_out(former, node))
             .map(|node| self.name(node))
             .collect()
     }

@@ -169,6 +169,14 @@ impl Farm {
         of_all.chain(blocks)
     }
 
+    /// Whether checks or hooks run as the agent's own user.
+    pub fn runs_as_agent(&self) -> bool {
+        let mut checks = self.all_checks();
+        let is_own = |check: &Check| matches!(&check.probe, Probe::Exec(run) if run.user.is_none());
+        let hooks = self.hooks.user.is_none() && self.hooks.programs().next().is_some();
+        hooks || checks.any(|(_, check)| is_own(check))
+    }
+
     /// Whether checks or hooks run as other users than the agent.
     pub fn runs_as_others(&self) -> bool {
         let mut checks = self.all_checks();

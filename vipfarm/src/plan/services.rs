@@ -206,17 +206,18 @@ impl Services {
         self.rules.keys().filter_map(move |key| Some((key, port(key)?)))
     }
 
-    /// The kernel group and the bucket of a TCP connection to one of the VIPs; `None` where no rule
-    /// covers it.
-    pub fn bucket_of(
+    /// The kernel group and the bucket of a TCP connection to a VIP, for each VLAN in which it is one: a
+    /// socket does not tell its own. Nothing where no rule covers it.
+    pub fn buckets_of(
         &self,
         hash_key: [u8; 16],
         client: SocketAddr,
         vip: SocketAddr,
-    ) -> Option<(usize, u8)> {
-        // A socket does not tell its VLAN.
-        let rule = self.rule_of(|entry| entry.addr == vip.ip(), vip.port(), false)?;
-        Some(rule.place(hash_key, client, TCP))
+    ) -> impl Iterator<Item = (usize, u8)> {
+        let vips = self.vips.iter().enumerate();
+        let places = vips.filter(move |(_, entry)| entry.addr == vip.ip()).map(|(place, _)| place);
+        let rules = places.filter_map(move |place| self.rule_of(place, vip.port(), false));
+        rules.map(move |rule| rule.place(hash_key, client, TCP))
     }
 
     /// The same of a UDP flow in those VLANs (see [`layout::vlans`]) whose rule has it linger, and for how
@@ -229,17 +230,13 @@ impl Services {
         vlans: u32,
     ) -> Option<((usize, u8), Duration)> {
         let is_its = |entry: &VipEntry| entry.addr == vip.ip() && entry.vlans() == vlans;
-        let rule = self.rule_of(is_its, vip.port(), true).filter(|rule| rule.linger_s > 0)?;
+        let place = self.vips.iter().position(is_its)?;
+        let rule = self.rule_of(place, vip.port(), true).filter(|rule| rule.linger_s > 0)?;
         Some((rule.place(hash_key, client, UDP), Duration::from_secs(rule.linger_s.into())))
     }
 
-    fn rule_of(
-        &self,
-        is_its: impl Fn(&VipEntry) -> bool,
-        port: u16,
-        udp: bool,
-    ) -> Option<&RuleEntry> {
-        let place = self.vips.iter().position(is_its)?;
+    /// Of the VIP at that place.
+    fn rule_of(&self, place: usize, port: u16, udp: bool) -> Option<&RuleEntry> {
         let key = |port| RuleKey { vip: number(place + 1), udp, port };
         let exact = self.rules.get(&key(Some(port)));
         exact.or_else(|| self.rules.get(&key(None)))

@@ -216,15 +216,30 @@ fn a_connection_is_counted_in_the_bucket_that_its_packets_are_judged_by() {
         frame[36..38].copy_from_slice(&u16::to_be_bytes(port));
         tables.decide(&mut frame);
         let client = ([10, 1, 2, 3], client_port).into();
-        let counted = plan.services.bucket_of([1; 16], client, (vip, port).into());
+        let counted: Vec<_> =
+            plan.services.buckets_of([1; 16], client, (vip, port).into()).collect();
         let judged = tables.observed().map(|(group, bucket)| (group as usize, bucket));
-        assert_eq!(counted, judged, "{vip}:{port}");
-        assert!(counted.is_some());
+        assert_eq!(counted, judged.as_slice(), "{vip}:{port}");
+        assert_eq!(counted.len(), 1);
     }
-    assert_eq!(
-        plan.services.bucket_of([1; 16], ([10, 1, 2, 3], 1).into(), ([9, 9, 9, 9], 80).into()),
-        None
-    );
+    let (client, stranger) = (([10, 1, 2, 3], 1).into(), ([9, 9, 9, 9], 80).into());
+    assert_eq!(plan.services.buckets_of([1; 16], client, stranger).count(), 0);
+}
+
+/// A socket does not tell its VLAN: what is said of the one bucket must not hold for the other.
+#[test]
+fn a_connection_to_one_address_in_two_vlans_is_counted_in_the_buckets_of_both() {
+    let on = |filter| Rule { filter, ..rule(None, Some(80)) };
+    let tagged = |inner, filter| {
+        let vlan = VlanTags { outer: 0, inner };
+        Vip { vlan, ..block(&[ONE], &[&[on(filter)]]) }
+    };
+    let blocks = [tagged(0, Filter::OnAddr), tagged(10, Filter::OnPort), block(&[TWO], &[])];
+    let plan = plan(&blocks, |_| true);
+    let client: std::net::SocketAddr = ([10, 1, 2, 3], 4000).into();
+    let counted: Vec<_> = plan.services.buckets_of([1; 16], client, (ONE, 80).into()).collect();
+    let groups: Vec<_> = counted.iter().map(|(group, _)| *group).collect();
+    assert_eq!(groups, [1, 2], "{counted:?}");
 }
 
 #[test]

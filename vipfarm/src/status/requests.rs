@@ -57,6 +57,10 @@ pub struct UpgradeRequest {
     /// End the process, instead of executing the new program.
     #[serde(default)]
     pub exit: bool,
+    /// Also if the file is neither the one in force nor ready to be, and others serve: they are replaced
+    /// at the same time. Former agents do not know of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_at_once: bool,
 }
 
 /// The answer of `POST /v1/upgrade`: the new program can serve the file, and the agent leaves.

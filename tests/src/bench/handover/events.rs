@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use super::{
     Bench,
     figures::EventFigures,
-    traffic::{LONG, SHORT, Traffic},
+    traffic::{LONG, PUSHED, SHORT, Traffic},
 };
 use crate::{
     farm::{Farm, PATIENCE},
@@ -67,6 +67,7 @@ impl Setting {
         powers: {POWERS}
         rules:
           - {{ port: {LONG}, proto: tcp, filter: on_port }}
+          - {{ port: {PUSHED}, proto: tcp, filter: on_port }}
           - {{ port: {SHORT}, proto: tcp, filter: on_port }}
           - {{ port: 7000, proto: udp, filter: {FILTER} }}
 ",

@@ -9,6 +9,7 @@ use super::{
     lookup::Lookup,
     traffic::Fates,
 };
+use crate::traffic::Failure;
 
 /// What `--json` writes.
 #[derive(Debug, Default, Serialize)]
@@ -49,11 +50,21 @@ pub(super) struct EventFigures {
     /// New connections meanwhile, with one request each, and those that failed.
     pub(super) short: usize,
     pub(super) short_failed: usize,
+    /// Of those that failed, the ones that were reset, and the ones without an answer in time.
+    pub(super) short_resets: usize,
+    pub(super) short_timeouts: usize,
+    /// Requests that were served more than once.
+    pub(super) duplicates: usize,
 }
 
 impl EventFigures {
     /// `dead` is the node that died in it, by its place in the lab.
     pub(super) fn of(setting: Setting, event: Event, fates: &Fates, dead: Option<usize>) -> Self {
+        let failed = |is: fn(&Failure) -> bool| {
+            let failures = fates.short.iter().filter_map(|request| request.outcome.as_ref().err());
+            failures.filter(|failure| is(failure)).count()
+        };
+        let repeated = fates.short.iter().filter(|request| fates.repeated.contains(&request.id));
         let mut figures = Self {
             name: event.name(),
             mode: setting.mode(),
@@ -67,7 +78,10 @@ impl EventFigures {
             died: 0,
             longest_gap_ms: 0.0,
             short: fates.short.len(),
-            short_failed: fates.short.iter().filter(|request| request.outcome.is_err()).count(),
+            short_failed: failed(|_| true),
+            short_resets: failed(|failure| matches!(failure, Failure::Reset)),
+            short_timeouts: failed(|failure| matches!(failure, Failure::Timeout)),
+            duplicates: repeated.count(),
         };
         for fate in &fates.long {
             let of_dead = dead.is_some_and(|node| fates.served[node].contains(&fate.client));
@@ -99,6 +113,7 @@ impl EventFigures {
             (self.lost > 0, "LOST"),
             (may_die && self.died == 0, "NONE DIED"),
             (self.short_failed > 0 && !may_die, "SHORT ONES FAILED"),
+            (self.duplicates > 0, "SERVED TWICE"),
         ]
         .into_iter()
         .filter_map(|(wrong, what)| wrong.then_some(what))
@@ -119,18 +134,22 @@ impl fmt::Display for EventFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, mode, xdp, family, connections, kept, resets, corrupted, .. } = self;
         let Self { lost, died, longest_gap_ms, short, short_failed, .. } = self;
+        let Self { short_resets, short_timeouts, duplicates, .. } = self;
         let faults = self.faults();
         let verdict = if faults.is_empty() { "ok".to_owned() } else { faults.join(", ") };
         write!(f, "{mode:9} {xdp:7} {family} {name:20} {connections:>11} {kept:>5} {resets:>6} ")?;
         write!(f, "{corrupted:>9} {lost:>5} {died:>5} {longest_gap_ms:>8.1} {short:>6} ")?;
-        write!(f, "{short_failed:>6}  {verdict}")
+        write!(
+            f,
+            "{short_failed:>6} {short_resets:>5} {short_timeouts:>7} {duplicates:>5}  {verdict}"
+        )
     }
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:44}connections  kept  reset corrupted  lost  died   gap ms", "")?;
-        writeln!(f, "  short failed")?;
+        writeln!(f, "  short failed reset timeout twice")?;
         self.events.iter().try_for_each(|event| writeln!(f, "{event}"))?;
         let Lookup { over_ns, ratio } = self.lookup;
         write!(
@@ -168,17 +187,28 @@ mod tests {
 
     /// Of three clients, the third's node dies.
     fn figures(event: Event, broken: [Option<&str>; 3]) -> EventFigures {
-        let short = Request {
-            id: 1,
+        with_short(event, broken, [(1, None)])
+    }
+
+    /// The same, with requests of those numbers; the second is served twice.
+    fn with_short<const N: usize>(
+        event: Event,
+        broken: [Option<&str>; 3],
+        short: [(u64, Option<Failure>); N],
+    ) -> EventFigures {
+        let short = short.into_iter().map(|(id, failure)| Request {
+            id,
             client: client(9),
             started: std::time::Instant::now(),
             latency: Duration::ZERO,
-            outcome: Ok("node1".into()),
-        };
+            outcome: failure.map_or(Ok("node1".into()), Err),
+        });
+        let short = short.collect();
         let fates = Fates {
             family: "ipv4",
             long: (1..).zip(broken).map(|(port, broken)| fate(port, broken)).collect(),
-            short: vec![short],
+            short,
+            repeated: [2].into(),
             served: [[1], [2], [3]].map(|of| of.map(client).into()).to_vec() as Vec<BTreeSet<_>>,
         };
         EventFigures::of(Setting::ALL[0], event, &fates, event.kills().map(|node| node - 1))
@@ -206,6 +236,19 @@ mod tests {
         assert_eq!((event.kept, event.corrupted, event.lost), (1, 1, 1));
         assert_eq!(event.faults(), ["CORRUPTED", "LOST"]);
         assert!((event.longest_gap_ms - 1.0).abs() < 1e-9, "{event}");
+    }
+
+    #[test]
+    fn short_ones_that_fail_are_told_apart_and_none_may_be_served_twice() {
+        let failed = [(1, Some(Failure::Reset)), (3, Some(Failure::Timeout)), (4, None)];
+        let event = with_short(Event::Drain, [None; 3], failed.clone());
+        assert_eq!((event.short, event.short_failed, event.duplicates), (3, 2, 0));
+        assert_eq!((event.short_resets, event.short_timeouts), (1, 1));
+        assert_eq!(event.faults(), ["SHORT ONES FAILED"]);
+        let death = with_short(Event::DeathOfALingering, [None, None, RESET], failed);
+        assert!(death.faults().is_empty(), "{death}");
+        let twice = with_short(Event::DeathOfALingering, [None, None, RESET], [(2, None)]);
+        assert_eq!((twice.duplicates, twice.faults()), (1, vec!["SERVED TWICE"]));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Engine, Port, Wired, realtime};
 use crate::{
+    agent::handover::LONGEST_HOLD,
     membership::{BootTime, PeerStatus},
     model::View,
     status::NodeState,
@@ -29,7 +30,7 @@ impl Engine {
         let lease = self.wired.iter().map(|wired| wired.datapath.lease()).max().unwrap_or(0);
         self.unowned = lease > 0;
         if self.unowned {
-            let until = BootTime::from_nanos(lease);
+            let until = realtime::now() + LONGEST_HOLD;
             self.wired.iter_mut().for_each(|wired| wired.port.doubt(until));
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::{
     agent::ports::Port,
     membership::{BootTime, PeerStatus},
-    model::{BUCKETS, Bitmap, View},
+    model::{BUCKETS, Bitmap, Overrides, View},
     status::{Lateness, NodeState, ViewChange},
 };
 
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub at: BootTime,
     /// The installed view.
     pub view: View,
+    /// The powers changed at run time, the newest known: a view with them will follow.
+    pub powers: Arc<Overrides>,
     /// The configuration of the tables: the one of the view, or of the view promised last.
     pub digest: [u8; 16],
     /// The configuration that is to be next here.
@@ -82,6 +84,7 @@ impl Snapshot {
         Self {
             at: BootTime::ZERO,
             view: View::default(),
+            powers: Arc::default(),
             digest,
             staged: None,
             state: NodeState::Joining,

@@ -6,11 +6,11 @@ use anyhow::Context;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::time::sleep;
 
-use super::{Held, blocks};
+use super::{Held, holder_of};
 use crate::{
     agent::{
         announce::{Announcing, BURST, frame, teller::Tellers, unspoken},
-        configurations::{Configurations, vips_of},
+        configurations::Configurations,
         conflicts::send,
         engine::Latest,
         history::{History, Level},
@@ -72,8 +72,6 @@ impl Herald {
         let config = self.configurations.get(snapshot.digest);
         snapshot.state == NodeState::Up
             && snapshot.converged
-            && blocks(&config, &snapshot)
-                .filter(|block| block.holder == Some(self.own))
-                .any(|block| vips_of(block.vip).any(|vip| vip == held.vip))
+            && holder_of(&config, &snapshot, &held.vip) == Some(self.own)
     }
 }

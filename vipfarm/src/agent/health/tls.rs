@@ -22,6 +22,14 @@ pub(super) async fn wrap(
 ) -> Result<TlsStream<TcpStream>, String> {
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
     let config = if verify { verifying().await? } else { trusting()? };
+    connect(stream, name, config).await
+}
+
+async fn connect(
+    stream: TcpStream,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, String> {
     let connected = TlsConnector::from(config).connect(name, stream).await;
     connected.map_err(|error| error.to_string())
 }
@@ -39,12 +47,17 @@ async fn verifying() -> Result<Arc<ClientConfig>, String> {
     if roots.is_empty() {
         return Err("this machine trusts no authority for certificates: install its list (package ca-certificates), or write `verify: false`".into());
     }
+    let config = verifying_by(roots)?;
+    Ok(Arc::clone(CONFIG.get_or_init(|| config)))
+}
+
+fn verifying_by(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(Arc::clone(CONFIG.get_or_init(|| Arc::new(config))))
+    Ok(Arc::new(config))
 }
 
 /// For `verify: false`.
@@ -102,6 +115,7 @@ impl ServerCertVerifier for Trusting {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use tokio::net::TcpListener;
     use tokio_rustls::{
         TlsAcceptor,
         rustls::{
@@ -124,5 +138,29 @@ pub(super) mod tests {
             .with_single_cert(vec![certificate], key)
             .expect("they belong together");
         TlsAcceptor::from(Arc::new(config))
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_a_trusted_authority_is_taken_for_its_own_name_only() {
+        const AUTHORITY: &[u8] = include_bytes!("tls/authority.pem");
+        for (name, expected) in [("localhost", true), ("127.0.0.1", true), ("other.example", false)]
+        {
+            let mut roots = RootCertStore::empty();
+            let authority = CertificateDer::from_pem_slice(AUTHORITY).expect("a certificate");
+            roots.add(authority).expect("an authority");
+            let config = verifying_by(roots).expect("versions that the provider has");
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("bound");
+            let serving = async {
+                let (stream, _) = listener.accept().await.expect("a client");
+                acceptor().accept(stream).await.is_ok()
+            };
+            let asking = async {
+                let stream = TcpStream::connect(address).await.expect("it listens");
+                connect(stream, ServerName::try_from(name).expect("a name"), config).await
+            };
+            let (served, connected) = tokio::join!(serving, asking);
+            assert_eq!((served, connected.is_ok()), (expected, expected), "{name}: {connected:?}");
+        }
     }
 }

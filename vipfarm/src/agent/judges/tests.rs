@@ -16,7 +16,7 @@ use crate::{
     agent::{fixture, ports::Port},
     host::HostTables,
     membership::BootTime,
-    model::{Mac, Mode, Override, Overrides},
+    model::{Farm, Mac, Mode, Override, Overrides},
     plan::{OwnAddresses, Plan},
 };
 
@@ -39,6 +39,8 @@ enum Step {
     Powers([u16; NODES]),
     /// Likewise, but only the nodes with those bits install the view.
     Begin([u16; NODES], u8),
+    /// All go over to the other file, in which the clients are in other buckets.
+    Reload,
     /// A node dies, or comes back.
     Flip(usize),
     /// A node loses its lease, with all that it has but its kernel's memory, or comes back.
@@ -59,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => [0..3_u16, 0..3_u16, 0..3_u16].prop_map(Step::Powers),
         1 => ([0..3_u16, 0..3_u16, 0..3_u16], 0..8_u8).prop_map(|(powers, who)| Step::Begin(powers, who)),
+        1 => Just(Step::Reload),
         1 => (0..NODES).prop_map(Step::Flip),
         2 => (0..NODES).prop_map(Step::Fence),
         1 => (0..NODES).prop_map(Step::LetGo),
@@ -71,6 +74,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 struct Node {
     port: Port,
+    /// Of [`Paper::files`].
+    file: usize,
     tables: HostTables,
     /// What they say.
     plan: Plan,
@@ -96,7 +101,9 @@ impl Node {
 type Served = (usize, Duration);
 
 struct Paper {
-    farm: crate::model::Farm,
+    files: [Farm; 2],
+    /// Which of them is in force.
+    file: usize,
     /// `None` = dead.
     nodes: Vec<Option<Node>>,
     view: View,
@@ -110,13 +117,17 @@ struct Paper {
 
 impl Paper {
     fn new(directed: bool, chance: u64) -> Self {
-        let mut farm = fixture::farm(GROUPS);
+        let mut files = [GROUPS.into(), GROUPS.replace("on_port", "on_addr")]
+            .map(|groups: String| fixture::farm(&groups));
         if directed {
-            farm.vips[0].mode = Mode::VmacDirected;
+            for farm in &mut files {
+                farm.vips[0].mode = Mode::VmacDirected;
+            }
         }
-        let alive = farm.node_ids().collect();
+        let alive = files[0].node_ids().collect();
         let mut paper = Self {
-            farm,
+            files,
+            file: 0,
             nodes: (0..NODES).map(|_| None).collect(),
             view: View::of(NodeSet::EMPTY),
             directed,
@@ -130,14 +141,18 @@ impl Paper {
         paper
     }
 
+    fn port(&self) -> Port {
+        Port::new(&self.files[self.file], |_| true, OwnAddresses::default()).expect("it fits")
+    }
+
     fn born(&self, index: usize) -> Node {
-        let mut port = Port::new(&self.farm, |_| true, OwnAddresses::default()).expect("it fits");
+        let mut port = self.port();
         (0..NODES).filter(|&peer| peer != index).for_each(|peer| port.learn(id(peer), mac(peer)));
         let plan = port.plan();
         let mut tables = HostTables::new(&plan, HASH_KEY, mac(index));
         tables.pass(self.now);
         let (installed, heard) = (View::default(), BTreeMap::new());
-        Node { port, tables, plan, fenced: false, installed, heard }
+        Node { port, file: self.file, tables, plan, fenced: false, installed, heard }
     }
 
     fn random(&mut self, bound: u64) -> u64 {
@@ -165,8 +180,15 @@ impl Paper {
     fn change_at(&mut self, view: View, who: u8) {
         self.view = View { epoch: self.view.epoch + 1, ..view };
         for node in self.alive() {
-            let view = self.view.clone();
-            self.with(node, |node, own| node.port.release(own, &view));
+            let (view, file, next) = (self.view.clone(), self.file, self.port());
+            self.with(node, |node, own| {
+                if node.file != file {
+                    let former = std::mem::replace(&mut node.port, next);
+                    node.port.follow(&former);
+                    node.file = file;
+                }
+                node.port.release(own, &view);
+            });
             self.send(u16::try_from(node).expect("small"));
         }
         for node in self.alive().into_iter().filter(|&node| who >> node & 1 == 1) {
@@ -208,6 +230,14 @@ impl Paper {
             });
             self.change_at(View { powers: Arc::new(changed), ..self.view.clone() }, who);
         }
+    }
+
+    /// What a node has served by the former file it remembers of another bucket, so that is anybody's.
+    fn reload(&mut self) {
+        self.file = 1 - self.file;
+        self.served.clear();
+        self.change(self.view.clone());
+        self.served.clear();
     }
 
     /// Dies, with its kernel's memory, or comes back without it.
@@ -313,7 +343,7 @@ impl Paper {
     /// A datagram of a flow: no two nodes accept it, and the same one as before, if that lives, the flow
     /// was not idle, and no node lacks the history.
     fn send_one(&mut self, flow: u16) {
-        let target = if self.directed { None } else { self.farm.vips[0].virtual_mac() };
+        let target = if self.directed { None } else { self.files[0].vips[0].virtual_mac() };
         let mut frames: Vec<(usize, Vec<u8>)> = match target {
             Some(vmac) => self.alive().into_iter().map(|node| (node, frame(flow, vmac))).collect(),
             None => self
@@ -373,6 +403,7 @@ impl Paper {
         match *step {
             Step::Powers(powers) => self.powers(powers, 0xff),
             Step::Begin(powers, who) => self.powers(powers, who),
+            Step::Reload => self.reload(),
             Step::Flip(node) => self.flip(node),
             Step::Fence(node) => self.fence(node),
             Step::LetGo(node) => self.let_go(node),

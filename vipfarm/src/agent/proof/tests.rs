@@ -52,6 +52,7 @@ impl Lab {
             staged: None,
             at: BootTime::ZERO + Duration::from_secs(1),
             view: View::default(),
+            powers: Arc::default(),
             state: NodeState::Up,
             converged: true,
             detour: false,

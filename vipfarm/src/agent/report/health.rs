@@ -17,7 +17,8 @@ impl Reporter {
         let snapshot = self.latest.get();
         let leaves = self.health.leaves(&self.configurations.get(snapshot.digest));
         let in_view = snapshot.view.abstentions.of(self.own);
-        let given_up = |kernel_group| leaves.is_from(kernel_group) && in_view.is_from(kernel_group);
+        let given_up =
+            move |kernel_group| leaves.is_from(kernel_group) && in_view.is_from(kernel_group);
         if leaves == Abstention::NONE {
             return;
         }

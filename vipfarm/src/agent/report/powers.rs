@@ -1,14 +1,23 @@
 //! What operators change of this and other nodes' shares.
 
-use tokio::sync::oneshot;
+use std::time::Duration;
+
+use tokio::{sync::oneshot, time::sleep};
 
 use super::Reporter;
 use crate::{
-    agent::{command::Command, configurations::Configuration},
-    membership::PowerRefused,
+    agent::{
+        command::Command,
+        configurations::Configuration,
+        health::{Change, Kept},
+    },
+    membership::{BootTime, PowerRefused},
     model::{Farm, Group, MAX_POWER, NodeId, Vip},
     status::{MoveRequest, OpenRequest, PowerReply, PowerRequest},
 };
+
+/// How often to look whether the thread has had its first turn.
+const FIRST_TURN: Duration = Duration::from_millis(10);
 
 impl Reporter {
     /// Changes a node's power in the farm's views: the version that will be in force.
@@ -37,33 +46,53 @@ impl Reporter {
         Ok(PowerReply { version })
     }
 
-    /// Opens or closes groups at this node. Closed ones have no power here; those that wait to be opened
-    /// by hand are what this node abstains from.
+    /// Opens or closes groups at this node. Closed ones have no power here, and those that wait to be opened
+    /// by hand are what this node abstains from. What another word than `close` keeps from being served
+    /// stays so, which is an error.
     pub(super) async fn open_or_close(&self, request: &OpenRequest) -> Result<PowerReply, String> {
-        let config = self.configurations.get(self.latest.get().digest);
-        let (names, power) = (groups_meant(&config, request.what.as_deref())?, !request.open);
-        let groups = if request.what.is_none() {
-            vec![None]
-        } else {
-            names.iter().cloned().map(Some).collect()
-        };
-        let mut reply = PowerReply { version: 0 };
-        for group in groups {
-            let node = config.farm.nodes[self.own.index()].name.clone();
-            let power = power.then_some(0);
-            let request = PowerRequest { group, node, power, persist: request.persist };
-            reply = self.change_power(&request).await?;
+        // What is on the disk is known with the thread's first turn.
+        while self.latest.get().at == BootTime::ZERO {
+            sleep(FIRST_TURN).await;
         }
-        self.health.set_open(names.iter().map(String::as_str), request.open);
-        Ok(reply)
-    }
-
-    /// Gives all buckets of this node to the others, until another agent starts here.
-    pub(in crate::agent) fn give_away(&self) -> std::io::Result<()> {
-        // Whether the farm agrees shows in time.
-        let (reply, _) = oneshot::channel();
-        let (node, power) = (self.own, Some(0));
-        self.commander.send(Command::SetPower { group: None, node, power, persist: false, reply })
+        let snapshot = self.latest.get();
+        let (config, known) = (self.configurations.get(snapshot.digest), &snapshot.powers);
+        let names = groups_meant(&config, request.what.as_deref())?;
+        let (open, named) = (request.open, request.what.is_some());
+        let groups = names.iter().map(|name| group_index(&config, name));
+        let groups: Vec<_> = groups.collect::<Result<_, _>>()?;
+        let (changes, kept) = {
+            let mut closed = self.health.closed();
+            closed.follow(snapshot.digest);
+            if open {
+                let file = |group| config.group(group).map_or(0, |group| group.power(self.own));
+                closed.open(known, self.own, &groups, named, file)
+            } else {
+                let each = groups.iter().copied().map(Some).collect();
+                let groups = if named { each } else { vec![None] };
+                (closed.close(known, self.own, &groups, request.persist), None)
+            }
+        };
+        let mut reply = PowerReply { version: known.version().counter };
+        for Change { group, power, persist } in changes {
+            let (sender, answer) = oneshot::channel();
+            let command =
+                Command::SetPower { group, node: self.own, power, persist, reply: sender };
+            reply = self.give(command, answer).await?;
+        }
+        self.health.set_open(names.iter().map(String::as_str), open);
+        let node = &config.farm.nodes[self.own.index()].name;
+        match kept {
+            None => Ok(reply),
+            Some(Kept::Drained) => Err(format!(
+                "{node} is drained and serves nothing before `vipfarm undrain {node}`: `open` takes back what `close` did to this agent, and no drain"
+            )),
+            Some(Kept::NoPower(group)) => {
+                let name = config.group(group).map_or("", |group| &group.name);
+                Err(format!(
+                    "{node} has power 0 in group {name} by `power`, or by `close --persist` before its agent's start: `vipfarm open {name}` takes that back"
+                ))
+            }
+        }
     }
 
     /// Whether this node has no power in any group.

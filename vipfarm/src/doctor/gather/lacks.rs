@@ -4,19 +4,21 @@
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 
 use crate::{
-    agent::program,
+    agent::{program, trust},
     doctor::facts::{Lack, LackFacts},
     model::{Farm, Probe},
     net::Interface,
 };
 
 /// All that is lacking, in the order of the file.
-pub(super) fn lacks(farm: &Farm, present: &[Interface]) -> Vec<LackFacts> {
+pub(super) fn lacks(farm: &Farm, present: &[Interface], hidden: &[&str]) -> Vec<LackFacts> {
     let mut lacks = Vec::new();
     for (_, check) in farm.all_checks() {
         let found = match &check.probe {
-            Probe::Exec(run) => of_program(&run.argv, run.user.as_deref()),
-            Probe::File { path, present } => folder(path, *present).into_iter().collect(),
+            Probe::Exec(run) => of_program(&run.argv, run.user.as_deref(), hidden),
+            Probe::File { path, present } => {
+                folder(path, *present).into_iter().chain(is_hidden(path, hidden)).collect()
+            }
             Probe::Interface(name) => interface(name, present).into_iter().collect(),
             // Whether somebody answers is what such a check is to find out.
             Probe::Tcp(_) | Probe::Http(_) => Vec::new(),
@@ -29,17 +31,24 @@ pub(super) fn lacks(farm: &Farm, present: &[Interface]) -> Vec<LackFacts> {
         }));
     }
     for (key, argv) in farm.hooks.programs() {
-        let found = of_program(argv, farm.hooks.user.as_deref());
+        let found = of_program(argv, farm.hooks.user.as_deref(), hidden);
         let lack = |lack| LackFacts { of: key.into(), is_check: false, lack };
         lacks.extend(found.into_iter().map(lack));
     }
     lacks
 }
 
-fn of_program(argv: &[String], user: Option<&str>) -> Vec<Lack> {
+fn of_program(argv: &[String], user: Option<&str>, hidden: &[&str]) -> Vec<Lack> {
     let path = argv.first().map(Path::new);
+    let is_agents = user.is_none();
     let user = user.and_then(|user| program::identity(user).err()).map(Lack::NoUser);
-    path.and_then(program_file).into_iter().chain(user).collect()
+    let changeable = path.filter(|_| is_agents).and_then(trust::changeable).map(Lack::Changeable);
+    let elsewhere = path.and_then(|path| is_hidden(path, hidden));
+    path.and_then(program_file).into_iter().chain(user).chain(changeable).chain(elsewhere).collect()
+}
+
+fn is_hidden(path: &Path, hidden: &[&str]) -> Option<Lack> {
+    hidden.iter().any(|folder| path.starts_with(folder)).then(|| Lack::Hidden(path.to_owned()))
 }
 
 fn program_file(path: &Path) -> Option<Lack> {
@@ -95,7 +104,7 @@ vips:
         rules: [{ port: 80, proto: tcp, filter: on_port }]
 ";
         let farm = config::parse("farm.yaml", text).unwrap_or_else(|error| panic!("{error}"));
-        let found = lacks(&farm, &[]);
+        let found = lacks(&farm, &[], &["/home", "/run/ready"]);
         let found: Vec<_> = found
             .into_iter()
             .map(|LackFacts { of, is_check, lack }| (of, is_check, lack))
@@ -107,6 +116,7 @@ vips:
             check("exec /nowhere/check", Lack::NoProgram("/nowhere/check".into())),
             check("exec /nowhere/check", Lack::NoUser(nobody.into())),
             check("exec /etc/passwd", Lack::NotExecutable("/etc/passwd".into())),
+            check("file /run/ready", Lack::Hidden("/run/ready".into())),
             check("no file /nowhere/down", folder("/nowhere", false)),
             check("file /etc/passwd/ready", folder("/etc/passwd", true)),
             check("interface none0", Lack::NoInterface(String::new())),

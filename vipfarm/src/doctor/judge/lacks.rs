@@ -1,5 +1,6 @@
 //! What it means that a check or a hook lacks something.
 
+use super::split;
 use crate::doctor::{
     Finding, Severity,
     facts::{Lack, LackFacts},
@@ -11,6 +12,13 @@ pub(super) fn judge(facts: &LackFacts) -> Finding {
     let (what, why, fix) = told(lack);
     let what_for = if *is_check { "check" } else { "hook" };
     let (severity, follows) = match (lack, is_check) {
+        (Lack::Changeable(_), _) => {
+            (Severity::Warning, "whoever it is can do here what the agent's user can")
+        }
+        (Lack::Hidden(_), _) => (
+            Severity::Warning,
+            "under systemd it finds what is there, or nothing, whatever others put there",
+        ),
         (_, false) => (Severity::Warning, "it fails each time, and tells nobody"),
         // Whoever makes the file may make its folder.
         (Lack::NoFolder { present: true, .. }, true) => (
@@ -51,6 +59,15 @@ fn told(lack: &Lack) -> (&'static str, String, String) {
             "",
             why.clone(),
             "make that user on this node, or correct `user` in the farm's file".into(),
+        ),
+        Lack::Changeable(changeable) => {
+            let (why, fix) = split(&changeable.to_string(), "chown root");
+            ("", why, fix)
+        }
+        Lack::Hidden(path) => (
+            "the unit of the agent hides ",
+            path.display().to_string(),
+            "put it elsewhere, such as in /run or /usr/local, or see packaging/README.md".into(),
         ),
         Lack::NoInterface(present) => (
             "there is no such interface",

@@ -136,7 +136,7 @@ fn plain(statement: &Statement, notes: &mut Notes) {
         }
         "smtp_alert" => "vipfarm sends no mail: a program of `hooks` can, as docs/checks.md has it",
         name if name.starts_with("notify") => {
-            "it is not translated: see `hooks` (`on_view`, `on_ready`, `on_closed`) in docs/checks.md, which are told of the node, and not of one VIP"
+            "it is not translated: see `hooks` in docs/checks.md, of which `on_view` is told in VIPFARM_VIPS which VIPs the node has now"
         }
         name if name.starts_with("garp_") || name.starts_with("vrrp_garp") => {
             "who takes the VIP over tells all clients, three times within 300 ms"

@@ -122,14 +122,6 @@ impl Reader<'_> {
         self.notes.translated(kind.at(), &format!("{} with {addresses}", kind.name()), into);
         if block.mode == Mode::VmacDirected {
             block.arp_refresh = Some(self.arp_refresh(interface));
-            let elsewhere = |it: &Vip| it.mode == block.mode && it.interface != block.interface;
-            if self.blocks.iter().any(elsewhere) {
-                self.notes.missing(
-                    kind.at(),
-                    format!("{addresses} is on a second interface with `vmac_directed`, and this version of vipfarm serves those VIPs of a node on one only"),
-                    "use `mode: vmac_invisible` for one of the two",
-                );
-            }
         }
         self.blocks.push(block);
     }

@@ -87,6 +87,22 @@ fn the_manuals_farm_with_its_cluster_is_complete() {
 }
 
 #[test]
+fn vips_with_the_nodes_own_macs_may_be_on_two_interfaces() {
+    let cluster = "<cluster><lans><lan name='default'><node name='a' addr='192.168.1.11'/>\
+                   <node name='b' addr='192.168.1.12'/></lan><lan name='second'>\
+                   <node name='a' addr='192.168.2.11'/><node name='b' addr='192.168.2.12'/>\
+                   </lan></lans></cluster>";
+    let second = "<interface name='eth1'><virtual_interface type='vmac_directed'>\
+                  <virtual_addr addr='192.168.2.222'/></virtual_interface></interface></interface_list>";
+    let text = FARM.replace("</interface_list>", second);
+    let imported = from_safekit(&text, Some(cluster), Some(24)).expect("well-formed");
+    assert_eq!(imported.account.missing, [], "{}", imported.yaml);
+    let modes = checked(&imported.yaml).vips.into_iter().map(|vip| (vip.mode, vip.interface));
+    let expected = [None, Some("eth1".to_owned())].map(|it| (Mode::VmacDirected, it));
+    assert_eq!(modes.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn a_mirror_modules_vip_is_where_one_node_is_and_stays_there() {
     let imported = from_safekit(MIRROR, None, Some(24)).expect("well-formed");
     insta::assert_snapshot!(shown(&imported));

@@ -86,16 +86,6 @@ fn braces_and_quotes_that_do_not_match_are_told_with_their_place() {
 }
 
 #[test]
-fn vips_with_the_nodes_own_macs_on_two_interfaces_are_told() {
-    let second = "<interface name='eth1'><virtual_interface type='vmac_directed'>\
-                  <virtual_addr addr='192.168.1.223'/></virtual_interface></interface></interface_list>";
-    let text = FARM.replace("</interface_list>", second);
-    let imported = from_safekit(&text, None, Some(24)).expect("well-formed");
-    let missing = &imported.account.missing[0];
-    assert!(missing.message.starts_with("192.168.1.223 is on a second interface"), "{missing}");
-}
-
-#[test]
 fn files_without_a_vip_say_so() {
     for imported in [
         from_safekit("<safe/>", None, None),

@@ -17,7 +17,8 @@ pub(super) struct Connection {
     server: usize,
     /// The server is still the machine that knows of it.
     has_socket: bool,
-    /// The server has stopped to serve since, and so has forgotten what lingers.
+    /// The server has another agent since, which has not looked what lingers; or others were in a view
+    /// without it, or have heard that it cannot serve.
     forsaken: bool,
 }
 
@@ -71,12 +72,14 @@ impl Farm {
         let is_member =
             view.is_some_and(|it| it.alive.iter().any(|it| it.index() == connection.server));
         let leaves = server.agent.as_ref().is_some_and(|agent| agent.leave_by.is_some());
+        // Who is only late is waited for.
+        let is_waited_for = is_member && !server.is_barred();
         !connection.has_socket
             || connection.forsaken
             || leaves
             // Left behind by force, or held back.
             || (!is_member && files(server) != files(&self.nodes[node]))
-            || !server.is_leased(self.now)
+            || !(server.is_leased(self.now) || is_waited_for)
             || self.are_split(connection.server, node)
     }
 
@@ -94,9 +97,9 @@ impl Farm {
         lost.for_each(|it| it.has_socket = false);
     }
 
-    /// The agent forgets what lingers.
-    pub(super) fn forsake(&mut self, server: usize) {
-        let lost = self.connections.iter_mut().filter(|it| it.server == server);
+    /// Nobody knows any more what lingers with such servers.
+    pub(super) fn forsake(&mut self, which: impl Fn(usize) -> bool) {
+        let lost = self.connections.iter_mut().filter(|it| which(it.server));
         lost.for_each(|it| it.forsaken = true);
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     super::{
-        Membership, NodeId, NodeState, Output, Timers,
+        BootTime, Membership, NodeId, NodeState, Output, Timers,
         view::{Life, life},
     },
     Flaw,
@@ -249,6 +249,7 @@ impl Farm {
         if let Flaw::Handover(rules) = self.flaw {
             node.share.rules = rules;
         }
+        self.forsake(|server| server == index);
         self.record(index, || "starts".into());
         self.schedule(index);
     }
@@ -319,6 +320,7 @@ impl Farm {
                 node.tell(now);
                 node.installed = true;
                 node.keep(&view.powers);
+                self.forsake(|server| !view.alive.iter().any(|it| it.index() == server));
                 self.note_common_view(index);
             }
             Output::Lease(deadline) => {
@@ -330,9 +332,14 @@ impl Farm {
                 node.kernel = Kernel::FENCED;
                 node.share.clear();
                 node.tell(now);
-                self.forsake(index);
             }
-            Output::Send { datagram, .. } => self.broadcast(index, &datagram),
+            Output::Send { datagram, .. } => {
+                // It says so, and that it lets its clients go.
+                if node.is_barred() && node.kernel.lease == BootTime::ZERO {
+                    self.forsake(|server| server == index);
+                }
+                self.broadcast(index, &datagram);
+            }
             Output::SendTo { .. } => unreachable!("all nodes are in every configuration"),
             Output::Peer(..) | Output::Event(_) => return Ok(()),
         }

@@ -122,6 +122,11 @@ impl SimNode {
         }
     }
 
+    /// Whether its agent says that it cannot serve, or there is none.
+    pub(super) fn is_barred(&self) -> bool {
+        self.agent.as_ref().is_none_or(|agent| !agent.is_fit() || agent.held_back_by.is_some())
+    }
+
     pub(super) fn is_leased(&self, now: u64) -> bool {
         self.clock(now) < self.kernel.lease
     }

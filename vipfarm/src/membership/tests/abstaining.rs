@@ -90,3 +90,28 @@ fn another_configuration_comes_with_what_was_said_for_it() {
     }
     assert_eq!(farm.nodes[0].view().expect("up").digest, NEXT);
 }
+
+/// As an agent does that is to stop: first it has no connections left, then it leaves.
+#[test]
+fn a_node_that_had_nothing_any_more_is_told_to_have_left_once() {
+    for drained in [false, true] {
+        let mut farm = Farm::settled(3);
+        let now = farm.now();
+        if drained {
+            farm.nodes[2].set_power(now, None, id(2), Some(0), true).expect("room");
+        } else {
+            abstain(&mut farm, 2, &[(IN_FORCE, Abstention::ALL)]);
+        }
+        farm.run(100);
+        let now = farm.now();
+        farm.nodes[2].leave(now);
+        farm.run(1000);
+        assert!(farm.nodes[2].has_left());
+        farm.stop(2);
+        farm.run(1000);
+        for node in 0..2 {
+            assert_eq!(farm.members(node), set(&[0, 1]));
+            assert_eq!(farm.events(node, "node_left"), ["node3 has left the farm"]);
+        }
+    }
+}

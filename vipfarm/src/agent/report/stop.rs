@@ -1,0 +1,31 @@
+//! What an agent that is to stop has to know.
+
+use std::time::Duration;
+
+use super::Reporter;
+
+impl Reporter {
+    /// Whether this node takes nothing new, and the farm has agreed that it is not to.
+    pub(in crate::agent) fn has_given_away(&self) -> bool {
+        let snapshot = self.latest.get();
+        let view = &snapshot.view;
+        let is_out = !view.alive.contains(self.own);
+        let is_agreed = || self.health.is_agreed(view.digest, view.abstentions.of(self.own));
+        let mut accept = snapshot.accept.iter().flatten();
+        accept.all(|bitmap| bitmap.is_empty()) && (is_out || is_agreed())
+    }
+
+    /// How long the file would have open connections waited for when the agent is to stop.
+    pub(in crate::agent) fn stop_timeout(&self) -> Duration {
+        self.configurations.get(self.latest.get().digest).farm.stop_timeout
+    }
+
+    /// How long the programs may take that are told of the end.
+    pub(in crate::agent) fn hooks_time(&self) -> Duration {
+        let config = self.configurations.get(self.latest.get().digest);
+        let hooks = &config.farm.hooks;
+        // One of them may be at work.
+        let programs = [&hooks.on_view, &hooks.on_ready, &hooks.on_closed].map(Option::is_some);
+        hooks.timeout * u32::try_from(programs.iter().filter(|&&is| is).count()).unwrap_or(0)
+    }
+}
