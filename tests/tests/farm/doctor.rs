@@ -192,7 +192,7 @@ fn what_checks_and_hooks_lack_is_found_and_a_wrong_node_is_no_fault_of_the_file(
 }
 
 #[test]
-fn an_agent_says_what_doctor_says_and_doctor_knows_the_agent() {
+fn t33_an_agent_says_what_doctor_says_of_answers_by_another_way_and_doctor_knows_the_agent() {
     let program = require!(skip::farm());
     let lab = lab("preflight", 2, 1);
     let node = lab.node(1);

@@ -269,8 +269,8 @@ async fn t12_connections_that_linger_outlive_a_lease_that_ends_and_comes_back() 
 
 /// The former owner remembers what has ended, but a client that uses its port again is not its client.
 #[tokio::test(flavor = "multi_thread")]
-async fn t12_a_port_that_is_used_again_is_a_new_connection() {
-    const PORTS: std::ops::Range<u16> = 20_000..20_050;
+async fn t12_t27_a_port_that_is_used_again_is_a_new_connection() {
+    const PORTS: std::ops::Range<u16> = 20_000..22_000;
     let program = require!(skip::farm());
     let lab = lab("reused", 2, 1);
     let mut farm = running(&lab, &program, ONE_VIP);
