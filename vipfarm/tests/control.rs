@@ -113,6 +113,7 @@ fn explain_carries_the_packet_there_and_the_answer_back() {
         proto: ExplainProto::Udp,
         ip_id: Some(7),
         fragment: false,
+        icmp_error: false,
         vlan: Some("20.10".parse().expect("a VLAN")),
     };
     let path = format!("/v1/explain?{}", query.to_url_query());

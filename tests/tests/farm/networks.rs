@@ -1,4 +1,4 @@
-//! VIPs on two networks of the same nodes, in both modes.
+//! VIPs on two networks of the same nodes, in all modes.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -27,7 +27,11 @@ use crate::{
 /// The directed VIP beside the invisible one.
 const BESIDE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
 
-/// On one network an invisible VIP and a directed one, on the other a directed one of both families.
+/// One that one node has at a time, on the other network.
+const FLOATING: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 102);
+
+/// On one network an invisible VIP and a directed one, on the other a directed one of both families and one
+/// that fails over.
 const VIPS: &str = "vips:
   - interface: eth0
     addresses: [10.77.0.100/16]
@@ -42,6 +46,8 @@ const VIPS: &str = "vips:
     addresses: [10.78.0.100/16, 'fd00:77::a4e:64/112']
     groups:
       - { name: three, rules: [{ port: 7000, proto: udp, filter: on_port }] }
+  - mode: failover
+    addresses: [10.78.0.102/16, 'fd00:77::a4e:66/112']
 ";
 
 /// A client waits for a node that is gone no longer than that.
@@ -68,15 +74,17 @@ fn running<'a>(lab: &'a Lab, second: &[Ipv4Addr], program: &Path) -> Farm<'a> {
 }
 
 /// Clients of all VIPs, that are served.
-async fn traffic(lab: &Lab) -> [Probed; 4] {
-    // Four times as many as usual, each a quarter as often.
-    let start = |clients, to| Probed::start_from(lab, clients, to, 4 * PERIOD);
+async fn traffic(lab: &Lab) -> [Probed; 6] {
+    // Six times as many as usual, each a sixth as often.
+    let start = |clients, to| Probed::start_from(lab, clients, to, 6 * PERIOD);
     let (here, elsewhere) = (lab.clients(), lab.clients_elsewhere());
     [
         start(here, echo(VIP)).await,
         start(here, echo(BESIDE)).await,
         start(elsewhere, echo(VIP_ELSEWHERE)).await,
         start(elsewhere, echo(beside(VIP_ELSEWHERE))).await,
+        start(elsewhere, echo(FLOATING)).await,
+        start(elsewhere, echo(beside(FLOATING))).await,
     ]
 }
 
@@ -127,8 +135,8 @@ fn spoken_for(heard: Capture) -> Vec<IpAddr> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vips_of_both_modes_on_two_networks_are_each_served_once_and_fail_over() {
-    const NAME: &str = "vips_of_both_modes_on_two_networks_are_each_served_once_and_fail_over";
+async fn vips_of_all_modes_on_two_networks_are_each_served_once_and_fail_over() {
+    const NAME: &str = "vips_of_all_modes_on_two_networks_are_each_served_once_and_fail_over";
     let (program, object) = require!(NAME, needs());
     let (lab, second) = lab("networks", 3, &object);
     let mut farm = running(&lab, &second, &program);
@@ -155,6 +163,13 @@ async fn vips_of_both_modes_on_two_networks_are_each_served_once_and_fail_over()
     sleep(Duration::from_millis(2500)).await;
     let until = Instant::now();
     let gaps = traffic.each_ref().map(|traffic| traffic.log().longest_gap(from, until));
+    let holders =
+        |node| traffic[4..].iter().all(|traffic| traffic.is_served_by(lab.node(node).name()));
+    assert_eq!(
+        others.iter().filter(|&&node| holders(node)).count(),
+        1,
+        "one has the VIP that fails over"
+    );
     println!("a client waited for {gaps:?}");
     assert!(gaps.iter().all(|gap| *gap < SERVED_AGAIN), "{gaps:?}");
     assert!(!entries(&lab).contains(&dead), "{:?}", entries(&lab));
@@ -189,7 +204,7 @@ async fn t14_a_node_that_loses_one_of_its_networks_is_replaced_on_both_and_answe
         if first { host.cut() } else { lab.cut_elsewhere(host) }.unwrap();
         eventually("it serves nothing", || farm.status(node).unwrap().state == NodeState::Fenced);
         sleep(Duration::from_secs(2)).await;
-        for (traffic, is_there) in traffic.iter().zip([true, true, false, false]) {
+        for (traffic, is_there) in traffic.iter().zip([true, true, false, false, false, false]) {
             let what = format!("node{node}, first network: {first}, VIPs there: {is_there}");
             assert!(!traffic.is_served_by(host.name()), "{what}");
             traffic.all_served().await;

@@ -129,7 +129,9 @@ impl Viewpoint<'_> {
             held,
         };
         let fragment_by = fragment_by.map(|by| by.sentence().to_owned());
-        let sentences = told.sentences().into_iter().chain(fragment_by);
+        let quotes = query.icmp_error && judged.bucket.is_some();
+        let quotes = quotes.then(|| text::QUOTES.to_owned());
+        let sentences = told.sentences().into_iter().chain(fragment_by).chain(quotes);
         Ok(Explanation {
             assumes_open: self.assumes_open(block),
             group: judged.group.map(str::to_owned),
@@ -219,6 +221,7 @@ fn unexplained(node: &str, block: &Vip, rule: Option<&Rule>, query: &ExplainQuer
         vip_port: query.vip_port,
         proto: query.proto.to_string(),
         fragment: query.fragment,
+        icmp_error: query.icmp_error,
         vlan: block.vlan.ids(),
         assumes_open: false,
         group: None,
@@ -328,7 +331,8 @@ fn check_fields(block: &Vip, rule: Option<&Rule>, query: &ExplainQuery) -> Resul
         let ask = port.replace("ADDRESS", &query.client.to_string());
         return Err(format!("the rule hashes the client's source port: ask for {ask}"));
     }
-    if has_filter(block, rule, query, Filter::OnIpid) && query.ip_id.is_none() {
+    let needs_id = has_filter(block, rule, query, Filter::OnIpid) && !query.icmp_error;
+    if needs_id && query.ip_id.is_none() {
         return Err("the rule hashes the IP identification: add --ip-id N".into());
     }
     Ok(())

@@ -34,6 +34,11 @@ pub struct ExplainArgs {
     #[arg(long)]
     pub fragment: bool,
 
+    /// An ICMP error about the VIP's answer to that packet instead: what a router sends to which it is too
+    /// long (IPv4: fragmentation needed, IPv6: packet too big)
+    #[arg(long)]
+    pub icmp_error: bool,
+
     /// The VLAN that the packet comes in, with two tags OUTER.INNER, 0 for none; matters where the
     /// address is a VIP in several
     #[arg(long, value_name = "ID")]
@@ -67,6 +72,7 @@ impl ExplainArgs {
             proto: self.proto,
             ip_id: self.ip_id,
             fragment: self.fragment,
+            icmp_error: self.icmp_error,
             vlan: self.vlan,
         }
     }

@@ -122,15 +122,16 @@ pub(super) fn colour_of(verdict: &str) -> Style {
 }
 
 fn packet(explanation: &Explanation) -> String {
-    let Explanation { client, client_port, vip, vip_port, proto, fragment, vlan, .. } = explanation;
+    let Explanation { client, client_port, vip, vip_port, proto, vlan, .. } = explanation;
     let from = end(client, *client_port);
     let to = end(vip, *vip_port);
-    let part = if *fragment { " (a fragment without ports)" } else { "" };
+    let part = if explanation.fragment { " (a fragment without ports)" } else { "" };
+    let about = if explanation.icmp_error { "ICMP error about the answer to " } else { "" };
     let ids: Vec<_> = vlan.iter().map(u16::to_string).collect();
     let vlan = if ids.is_empty() { String::new() } else { format!(" in VLAN {}", ids.join(".")) };
     let proto =
         if proto.parse::<u8>().is_ok() { format!("protocol {proto}") } else { proto.clone() };
-    format!("{proto} from {from} to {to}{vlan}{part}")
+    format!("{about}{proto} from {from} to {to}{vlan}{part}")
 }
 
 fn end(addr: &str, port: Option<u16>) -> String {

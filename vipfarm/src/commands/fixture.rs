@@ -205,6 +205,7 @@ pub(super) fn explanation() -> Explanation {
         vip_port: Some(80),
         proto: "tcp".into(),
         fragment: false,
+        icmp_error: false,
         vlan: vec![],
         assumes_open: false,
         group: Some("FarmProto".into()),

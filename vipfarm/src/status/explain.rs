@@ -30,6 +30,9 @@ pub struct ExplainQuery {
     /// Whether it is about a fragment without the transport header.
     #[serde(default)]
     pub fragment: bool,
+    /// Whether it is about an ICMP error that quotes the VIP's answer to that packet.
+    #[serde(default)]
+    pub icmp_error: bool,
     /// The VLAN that it comes in; needed where the VIP is one in several.
     pub vlan: Option<VlanTags>,
 }
@@ -37,7 +40,7 @@ pub struct ExplainQuery {
 impl ExplainQuery {
     /// Whether such a packet can exist; the error says what is wrong or missing.
     pub fn check(&self) -> Result<(), String> {
-        let Self { client, client_port, vip, vip_port, proto, ip_id, fragment, vlan: _ } = *self;
+        let Self { client, client_port, vip, vip_port, proto, ip_id, fragment, .. } = *self;
         if client.is_ipv4() != vip.is_ipv4() {
             return Err(format!(
                 "client {client} and VIP {vip} are of different families: no packet can go from one to the other"
@@ -61,6 +64,9 @@ impl ExplainQuery {
         if fragment && proto == ExplainProto::Arp {
             return Err("arp is never in fragments".into());
         }
+        if self.icmp_error {
+            self.check_error()?;
+        }
         if let ExplainProto::Other(number) = proto
             && vip.is_ipv6()
             && EXTENSIONS.contains(&number)
@@ -70,9 +76,26 @@ impl ExplainQuery {
         Ok(())
     }
 
+    /// Whether there can be an ICMP error about the answer to such a packet.
+    fn check_error(&self) -> Result<(), String> {
+        if self.proto == ExplainProto::Arp {
+            return Err("no ICMP error is sent about arp".into());
+        }
+        if self.fragment {
+            return Err(
+                "an ICMP error is never in fragments, and quotes the answer: leave --fragment out"
+                    .into(),
+            );
+        }
+        if self.ip_id.is_some() {
+            return Err("an ICMP error quotes the answer, which has another IP identification: leave it out".into());
+        }
+        Ok(())
+    }
+
     /// The query as the part of a URL after `?`; every character in it may stand there unescaped.
     pub fn to_url_query(&self) -> String {
-        let Self { client, client_port, vip, vip_port, proto, ip_id, fragment, vlan } = self;
+        let Self { client, client_port, vip, vip_port, proto, ip_id, .. } = self;
         let mut query = format!("client={client}&vip={vip}&proto={proto}");
         for (key, value) in [("client_port", client_port), ("vip_port", vip_port), ("ip_id", ip_id)]
         {
@@ -80,10 +103,13 @@ impl ExplainQuery {
                 write!(query, "&{key}={value}").expect("a String takes every write");
             }
         }
-        if *fragment {
+        if self.fragment {
             query.push_str("&fragment=true");
         }
-        if let Some(vlan) = vlan {
+        if self.icmp_error {
+            query.push_str("&icmp_error=true");
+        }
+        if let Some(vlan) = self.vlan {
             write!(query, "&vlan={vlan}").expect("a String takes every write");
         }
         query
@@ -227,6 +253,9 @@ pub struct Explanation {
     /// Whether it is a fragment without the transport header.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fragment: bool,
+    /// Whether it is an ICMP error that quotes the VIP's answer to such a packet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub icmp_error: bool,
     /// Identifiers of the tags of the VIP's VLAN, the outer one first; none if it is in no VLAN.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vlan: Vec<u16>,
@@ -268,6 +297,7 @@ mod tests {
             proto,
             ip_id: None,
             fragment: false,
+            icmp_error: false,
             vlan: None,
         }
     }
@@ -299,6 +329,12 @@ mod tests {
             (ExplainQuery { client: [224, 0, 0, 5].into(), ..tcp }, "a group of stations"),
             (ExplainQuery { client: [255; 4].into(), ..tcp }, "it is all stations"),
             (ExplainQuery { fragment: true, ..query(ExplainProto::Arp) }, "never in fragments"),
+            (ExplainQuery { icmp_error: true, ..query(ExplainProto::Arp) }, "no ICMP error"),
+            (ExplainQuery { icmp_error: true, fragment: true, ..tcp }, "leave --fragment out"),
+            (
+                ExplainQuery { icmp_error: true, ip_id: Some(1), ..query(ExplainProto::Udp) },
+                "another IP identification",
+            ),
             (
                 ExplainQuery { client: v6, vip: v6_vip, ..query(ExplainProto::Other(44)) },
                 "44 is an extension header",

@@ -51,6 +51,7 @@ impl Source for FakeAgent {
             vip_port: query.vip_port,
             proto: query.proto.to_string(),
             fragment: query.fragment,
+            icmp_error: query.icmp_error,
             vlan: query.vlan.map(VlanTags::ids).unwrap_or_default(),
             assumes_open: false,
             group: Some("FarmProto".into()),

@@ -39,6 +39,9 @@ impl Part {
     }
 }
 
+/// The longest packet that the router of an ICMP error lets pass: the least of IPv6 (RFC 8200 section 5).
+const NARROW: u16 = 1280;
+
 /// The frame, to that MAC unless its protocol has a group as its destination.
 pub(super) fn frame(query: &ExplainQuery, part: Part, target: Mac, vlan: VlanTags) -> Vec<u8> {
     let arp = query.proto == ExplainProto::Arp;
@@ -49,6 +52,12 @@ pub(super) fn frame(query: &ExplainQuery, part: Part, target: Mac, vlan: VlanTag
         (IpAddr::V6(client), IpAddr::V6(vip)) if arp => {
             let [.., a, b, c, d] = solicited_node(vip).octets();
             (Mac([0x33, 0x33, a, b, c, d]), [0x86, 0xdd], solicitation(client, vip))
+        }
+        (IpAddr::V4(client), IpAddr::V4(vip)) if query.icmp_error => {
+            (target, [0x08, 0x00], ipv4_error(query, client, vip))
+        }
+        (IpAddr::V6(client), IpAddr::V6(vip)) if query.icmp_error => {
+            (target, [0x86, 0xdd], ipv6_error(query, client, vip))
         }
         (IpAddr::V4(client), IpAddr::V4(vip)) => {
             (target, [0x08, 0x00], ipv4(query, part, client, vip))
@@ -96,15 +105,44 @@ fn ipv4(query: &ExplainQuery, part: Part, client: Ipv4Addr, vip: Ipv4Addr) -> Ve
     let flags = part
         .offset()
         .map_or(DO_NOT_FRAGMENT, |(offset, more)| offset | if more { MORE_FRAGMENTS } else { 0 });
-    let length = 20 + u8::try_from(PAYLOAD).unwrap_or(u8::MAX);
-    let mut packet = vec![0x45, 0, 0, length];
-    packet.extend(query.ip_id.unwrap_or(0).to_be_bytes());
-    packet.extend(flags.to_be_bytes());
-    packet.extend([64, number(query), 0, 0]);
-    packet.extend(client.octets());
-    packet.extend(vip.octets());
-    packet.extend(payload(query, part));
-    packet
+    let header = ipv4_header(query.ip_id.unwrap_or(0), flags, number(query), PAYLOAD, client, vip);
+    [header, payload(query, part)].concat()
+}
+
+fn ipv4_header(
+    id: u16,
+    flags: u16,
+    proto: u8,
+    length: usize,
+    source: Ipv4Addr,
+    target: Ipv4Addr,
+) -> Vec<u8> {
+    let length = u16::try_from(20 + length).unwrap_or(u16::MAX).to_be_bytes();
+    let mut header = vec![0x45, 0, length[0], length[1]];
+    header.extend(id.to_be_bytes());
+    header.extend(flags.to_be_bytes());
+    header.extend([64, proto, 0, 0]);
+    header.extend(source.octets());
+    header.extend(target.octets());
+    header
+}
+
+/// Fragmentation needed, by a router (RFC 1191 section 4, RFC 5737), about what the VIP has sent.
+fn ipv4_error(query: &ExplainQuery, client: Ipv4Addr, vip: Ipv4Addr) -> Vec<u8> {
+    const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    let quoted = ipv4_header(0, 0x4000, number(query), PAYLOAD, vip, client);
+    let [high, low] = NARROW.to_be_bytes();
+    let message = [&[3, 4, 0, 0, 0, 0, high, low][..], &quoted, &answer(query)].concat();
+    [ipv4_header(0, 0, 1, message.len(), ROUTER, vip), message].concat()
+}
+
+/// Packet too big, by a router (RFC 4443 section 3.2, RFC 3849), about what the VIP has sent.
+fn ipv6_error(query: &ExplainQuery, client: Ipv6Addr, vip: Ipv6Addr) -> Vec<u8> {
+    const ROUTER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+    let quoted = ipv6_header(number(query), 64, PAYLOAD, vip, client);
+    let [high, low] = NARROW.to_be_bytes();
+    let message = [&[2, 0, 0, 0, 0, 0, high, low][..], &quoted, &answer(query)].concat();
+    [ipv6_header(58, 64, message.len(), ROUTER, vip), message].concat()
 }
 
 fn ipv6(query: &ExplainQuery, part: Part, client: Ipv6Addr, vip: Ipv6Addr) -> Vec<u8> {
@@ -134,6 +172,17 @@ fn number(query: &ExplainQuery) -> u8 {
         ExplainProto::Icmp | ExplainProto::Arp => 1,
         ExplainProto::Other(number) => number,
     }
+}
+
+/// The transport header and data of what answers such a packet.
+fn answer(query: &ExplainQuery) -> Vec<u8> {
+    let (client_port, vip_port) = (query.vip_port, query.client_port);
+    let mut answer = payload(&ExplainQuery { client_port, vip_port, ..*query }, Part::Whole);
+    if query.proto == ExplainProto::Icmp {
+        // An echo reply.
+        answer[0] = if query.vip.is_ipv6() { 129 } else { 0 };
+    }
+    answer
 }
 
 /// The transport header and data; a later fragment has data only.

@@ -21,6 +21,7 @@ fn ask(proto: ExplainProto, client_port: Option<u16>, vip_port: Option<u16>) -> 
         proto,
         ip_id: None,
         fragment: false,
+        icmp_error: false,
         vlan: None,
     }
 }
@@ -321,6 +322,39 @@ fn a_fragment_is_told_with_what_it_goes_by() {
     assert_eq!(by(OF_NODE2, ask(ExplainProto::Icmp, None, None)), FragmentBy::Address.sentence());
     let refused = ExplainQuery { fragment: true, ..ask(ExplainProto::Other(47), None, None) };
     assert!(!ask_file(OF_NODE2, &refused).text.contains("fragment"));
+}
+
+#[test]
+fn an_icmp_error_goes_where_the_packet_went_whose_answer_it_quotes() {
+    let error = |query: ExplainQuery| ExplainQuery { icmp_error: true, ..query };
+    let v6 = |query: ExplainQuery| {
+        let [client, vip] =
+            ["fd00:1::1", "fd00::100"].map(|text| text.parse().expect("an address"));
+        ExplainQuery { client, vip, ..query }
+    };
+    let both = "  groups: [{ name: g, rules: [{ port: 80, proto: tcp, filter: on_port }] }]\n";
+    let (tcp, echo) = (ExplainProto::Tcp, ExplainProto::Icmp);
+    let mut owners = std::collections::BTreeSet::new();
+    for port in 1000..1050 {
+        for query in [ask(tcp, Some(port), Some(80)), v6(ask(tcp, Some(port), Some(80)))] {
+            let (told, about) = (ask_file(both, &error(query)), ask_file(both, &query));
+            let owner = |told: &Explanation| (told.bucket, told.owner.clone(), told.reason.clone());
+            assert_eq!(owner(&told), owner(&about), "{}", told.text);
+            assert!(told.text.ends_with(text::QUOTES), "{told:?}");
+            owners.insert(told.owner);
+        }
+    }
+    assert_eq!(owners.len(), 2);
+    for query in [ask(echo, None, None), v6(ask(echo, None, None))] {
+        let told = ask_file(both, &error(query));
+        assert_eq!((told.bucket, told.owner), {
+            let about = ask_file(both, &query);
+            (about.bucket, about.owner)
+        });
+    }
+    let dns = "  groups: [{ name: g, rules: [{ port: 53, proto: udp, filter: on_ipid }] }]\n";
+    let told = ask_file(dns, &error(ask(ExplainProto::Udp, Some(1), Some(53))));
+    assert_eq!((told.reason.as_str(), told.bucket), ("icmp_shared", None), "{}", told.text);
 }
 
 #[test]

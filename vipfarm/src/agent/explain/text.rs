@@ -177,6 +177,9 @@ impl Told<'_> {
     }
 }
 
+/// What an ICMP error goes by.
+pub(super) const QUOTES: &str = "An ICMP error goes by the packet that it quotes, whoever sends it: to the node that has the flow.";
+
 /// What a fragment without the transport header goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FragmentBy {

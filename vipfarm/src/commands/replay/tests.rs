@@ -97,6 +97,7 @@ fn query(client: &str, vip: &str, proto: &str) -> ExplainQuery {
         proto,
         ip_id: (vip.port == Some(53)).then_some(77),
         fragment: false,
+        icmp_error: false,
         vlan: None,
     };
     query.check().expect("it can exist");
