@@ -81,7 +81,7 @@ fn warnings(status: &Status) -> Vec<(String, Style)> {
         let is_closed = group.powers.get(&status.node) == Some(&0);
         let closed = group.changed.get(&status.node).filter(|_| is_closed);
         warnings.extend(closed.map(|closed| {
-            let or = if closed.persist { "" } else { ", or its agent's next start" };
+            let or = if closed.persist { "" } else { ", or a restart" };
             let name = &group.name;
             let text = format!("closed here: group {name}, until `vipfarm open` or `undrain`{or}");
             (text, notable)
