@@ -352,7 +352,7 @@ fn an_icmp_error_goes_where_the_packet_went_whose_answer_it_quotes() {
             (about.bucket, about.owner)
         });
     }
-    let dns = "  groups: [{ name: g, rules: [{ port: 53, proto: udp, filter: on_ipid }] }]\n";
+    let dns = "  groups: [{ name: g, rules: [{ virtual_addr: 10.0.0.100, port: 53, proto: udp, filter: on_ipid }] }]\n";
     let told = ask_file(dns, &error(ask(ExplainProto::Udp, Some(1), Some(53))));
     assert_eq!((told.reason.as_str(), told.bucket), ("icmp_shared", None), "{}", told.text);
 }
