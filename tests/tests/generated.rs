@@ -17,7 +17,7 @@ use vipfarm_lab::{
 const FRAMES: u64 = 100_000;
 
 #[test]
-fn kernel_and_host_agree_on_generated_frames() {
+fn t28_t29_kernel_and_host_agree_on_generated_frames() {
     require!(skip::bpf());
     let world = World::new();
     // Each time anew: fragments leave a mark.

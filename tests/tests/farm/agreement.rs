@@ -136,7 +136,7 @@ async fn cut_in_one_direction(program: &Path, nodes: u8, cuts: &[OneWay]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t14_t32_a_freeze_of_any_length_costs_the_other_nodes_clients_nothing() {
+async fn t14_t32_t35_a_freeze_of_any_length_costs_the_other_nodes_clients_nothing() {
     let program = require!(skip::farm());
     let lab = lab("freeze", 3, 40);
     let mut farm = running(&lab, &program, ONE_VIP);

@@ -392,6 +392,32 @@ fn eight_vips_are_spread_over_four_nodes_and_a_loss_moves_the_lost_nodes_only() 
     farm.stop().unwrap();
 }
 
+#[test]
+fn eight_vips_are_spread_over_ten_nodes_and_an_idle_one_takes_a_dead_ones() {
+    let program = require!(skip::farm());
+    let lab = lab("ten", 10, 1);
+    let mut farm = running(&lab, &program, &spread());
+    let before = settled(&lab);
+    assert_eq!(loads(&before).len(), 8, "one each: {before:?}");
+
+    let (&vip, &dead) = before.iter().next().unwrap();
+    farm.kill(dead).unwrap();
+    lab.node(dead).cut().unwrap();
+    let others: Vec<_> = all(&lab).into_iter().filter(|&node| node != dead).collect();
+    farm.wait_converged(&others).unwrap();
+    // The dead node's kernel has its VIP still, out of reach.
+    let holder = |last: u8| {
+        let holders = having(&lab, Ipv4Addr::new(10, 77, 0, last));
+        holders.into_iter().filter(|&node| node != dead).collect::<Vec<_>>()
+    };
+    eventually("another node has it", || holder(vip).len() == 1);
+    assert!(!before.values().any(|&node| holder(vip) == [node]), "one that had none: {before:?}");
+    for (&vip, &node) in before.iter().filter(|(_, node)| **node != dead) {
+        assert_eq!(holder(vip), [node], "10.77.0.{vip} had no reason to move");
+    }
+    farm.stop().unwrap();
+}
+
 /// A failover VIP behind [`ONE_VIP`].
 const ANOTHER: &str = "  - interface: eth0
     mode: failover
