@@ -415,6 +415,11 @@ fn eight_vips_are_spread_over_ten_nodes_and_an_idle_one_takes_a_dead_ones() {
     for (&vip, &node) in before.iter().filter(|(_, node)| **node != dead) {
         assert_eq!(holder(vip), [node], "10.77.0.{vip} had no reason to move");
     }
+
+    lab.node(dead).heal().unwrap();
+    farm.start_node(dead, &[]).unwrap();
+    farm.wait_converged(&all(&lab)).unwrap();
+    assert_eq!(settled(&lab).len(), 8, "whoever has one now");
     farm.stop().unwrap();
 }
 
