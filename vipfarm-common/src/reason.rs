@@ -155,13 +155,6 @@ impl Outcome {
         Self((Reason::NotMine as u64 + (bit & 1)).to_le_bytes()[0])
     }
 
-    /// The bit of [`Outcome::by_bit`], if it was that which decided.
-    #[inline(always)]
-    pub const fn bit(self) -> Option<u64> {
-        // The two are the only ones of their number, and PASS has the bit that DROP has not.
-        if self.0 >> 2 == Reason::NotMine as u8 >> 2 { Some(self.0 as u64 >> 1 & 1) } else { None }
-    }
-
     /// Index into the counter array, below [`COUNTERS`].
     #[inline(always)]
     pub const fn code(self) -> usize {
@@ -230,18 +223,6 @@ mod tests {
     fn not_mine_and_mine_are_told_by_a_bit() {
         assert_eq!(Outcome::by_bit(0).reason(), Reason::NotMine);
         assert_eq!(Outcome::by_bit(1).reason(), Reason::Mine);
-    }
-
-    #[test]
-    fn an_outcome_has_the_bit_that_decided_it_and_no_other_has_one() {
-        for &reason in Reason::ALL {
-            let bit = match reason {
-                Reason::NotMine => Some(0),
-                Reason::Mine => Some(1),
-                _ => None,
-            };
-            assert_eq!(Outcome::from(reason).bit(), bit, "{reason:?}");
-        }
     }
 
     #[test]

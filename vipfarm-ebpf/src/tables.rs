@@ -14,7 +14,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use vipfarm_common::{
-    Guarded, Outcome, Reason, State, Tables,
+    Guarded, Outcome, State, Tables,
     hash::Start,
     layout::{Claim, GUARD_COUNTERS, mac_word},
     packet::{Connection, FlowKey, FragmentKey, MAX_FLOWS, MAX_FRAGMENTS, Requester, Tuple},
@@ -312,16 +312,9 @@ pub(crate) fn tracing() -> bool {
 /// Counts a frame.
 #[inline(always)]
 pub(crate) fn count(outcome: Outcome) {
-    let Some(counters) = PACKETS.get_ptr_mut(0) else { return };
-    // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
-    let counters = unsafe { &mut *counters };
-    if let Some(mine) = outcome.bit() {
-        // Both, at places that do not depend on the packet: a CPU that foresees which store a load is
-        // to have its value from is wrong with every other packet else, and begins anew (some 10 ns).
-        counters[Reason::NotMine.code()] += 1 - mine;
-        counters[Reason::Mine.code()] += mine;
-    } else {
-        counters[outcome.code() & (COUNTERS - 1)] += 1;
+    if let Some(counters) = PACKETS.get_ptr_mut(0) {
+        // SAFETY: the map value is this CPU's own, and BPF programs do not preempt themselves.
+        unsafe { (*counters)[outcome.code() & (COUNTERS - 1)] += 1 };
     }
 }
 
