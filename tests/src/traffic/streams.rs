@@ -14,6 +14,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{KeepAlive, TcpKeepIdle, TcpKeepInterval},
+};
 use tokio::net::TcpSocket;
 
 use super::lock;
@@ -40,7 +44,8 @@ pub enum Talk {
     Blocks,
     /// As many as the buffers hold, likewise.
     Bulk,
-    /// What a server sends by itself ([`StreamEcho::pushing`]): the client only acknowledges.
+    /// What a server sends by itself ([`StreamEcho::pushing`]): the client only acknowledges, and asks for
+    /// a sign of life when a second has brought nothing.
     Pushed,
 }
 
@@ -199,6 +204,12 @@ impl Streams {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_nodelay(true)?;
+            if talk == Talk::Pushed {
+                // Who only listens learns by that alone that nobody is there any more.
+                setsockopt(&stream, KeepAlive, &true)?;
+                setsockopt(&stream, TcpKeepIdle, &1)?;
+                setsockopt(&stream, TcpKeepInterval, &1)?;
+            }
             let stopped = Arc::clone(&stop);
             let seed = u64::try_from(index).context("few connections")?;
             threads.push(thread::spawn(move || follow(talk, stream, seed, pause, &stopped)));
