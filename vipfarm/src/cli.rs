@@ -7,12 +7,14 @@ mod import;
 mod judge;
 mod packaged;
 mod plan;
+mod time;
 mod trace;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use self::time::humantime;
 pub use self::{
     change::{
         CloseArgs, DrainArgs, HoldArgs, MoveArgs, NodePower, PowerArgs, ReloadArgs, UndrainArgs,
@@ -427,21 +429,6 @@ pub struct BitmapArgs {
     pub talk: TalkArgs,
 }
 
-/// A span of time with its unit: ms, s or m.
-pub(crate) fn humantime(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let is_not = || format!("`{text}` is not a time such as 10s");
-    let number: u32 = number.parse().ok().ok_or_else(is_not)?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number.into())),
-        "s" => Ok(Duration::from_secs(number.into())),
-        "m" => Ok(Duration::from_secs(60 * u64::from(number))),
-        "h" => Ok(Duration::from_secs(3600 * u64::from(number))),
-        _ => Err(format!("`{text}` needs a unit: {number}ms, {number}s, {number}m or {number}h")),
-    }
-}
-
 /// Arguments of `keygen`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct KeygenArgs {
@@ -471,20 +458,6 @@ mod tests {
             let name = verb.get_name();
             let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(after.contains(&format!("vipfarm {name}")), "{name}: {after}");
-        }
-    }
-
-    #[test]
-    fn powers_and_times_say_what_is_wrong_with_them() {
-        let power = "node1=3".parse();
-        assert_eq!(power, Ok(NodePower { node: "node1".into(), power: 3 }));
-        for wrong in ["node1", "=3", "node1=", "node1=-1", "node1=1001", "node1=x"] {
-            assert!(wrong.parse::<NodePower>().is_err(), "{wrong}");
-        }
-        assert_eq!(humantime("1500ms"), Ok(Duration::from_millis(1500)));
-        assert_eq!(humantime("2m"), Ok(Duration::from_mins(2)));
-        for wrong in ["", "5", "s", "5w", "-1s"] {
-            assert!(humantime(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::SocketAddr,
     path::Path,
-    process::{Child, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use vipfarm_lab::{
     farm::{Footprint, PATIENCE},
     process::Signal,
     require, skip,
-    traffic::{Fate, StreamEcho},
+    traffic::StreamEcho,
 };
 
 use crate::{HTTP, ONE_VIP, eventually, handover::through, lab, operated::load};
@@ -35,21 +35,24 @@ fn stopping<'a>(lab: &'a Lab, program: &Path, vips: &str) -> (Farm<'a>, Footprin
     (farm, before)
 }
 
-/// Asks for the second node's agent to be replaced, and waits for no answer.
-fn ask_for_upgrade(farm: &Farm<'_>) -> Child {
-    let mut command = farm.ask_command(2, &["upgrade", "--timeout", "1s"]);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-/// Waits until the second node's agent has ended.
-fn has_stopped(farm: &mut Farm<'_>, mut asking: Child) {
-    let status = farm.agent(2).unwrap().wait_timeout(PATIENCE).unwrap();
-    assert!(status.success(), "{status}");
-    asking.wait().unwrap();
-}
-
-/// Its connections were reset when their time was over, and not before.
-fn reset_in_time(fates: &[Fate], stopped: Instant) {
+/// Tells the second node's agent to stop once it is being replaced as far as that: its connections are reset
+/// when their time is over and not before, and it leaves nothing behind.
+async fn stops_in_time(name: &str, program: &Path, vips: &str, wait: impl Fn(&mut Farm<'_>)) {
+    let lab = lab(name, 2, 40);
+    let (mut farm, before) = stopping(&lab, program, vips);
+    let mut stopped = None;
+    let fates = through(&lab, &mut farm, |farm| {
+        let mut asking = farm.ask_command(2, &["upgrade", "--timeout", "1s"]);
+        let mut asking = asking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait(farm);
+        farm.agent(2).unwrap().signal(Signal::SIGTERM).unwrap();
+        stopped = Some(Instant::now());
+        let status = farm.agent(2).unwrap().wait_timeout(PATIENCE).unwrap();
+        assert!(status.success(), "{status}");
+        asking.wait().unwrap();
+    })
+    .await;
+    let stopped = stopped.unwrap();
     let broken: Vec<_> = fates.iter().filter(|fate| fate.broken.is_some()).collect();
     assert!((30..90).contains(&broken.len()), "half of them: {}", broken.len());
     for fate in broken {
@@ -57,52 +60,34 @@ fn reset_in_time(fates: &[Fate], stopped: Instant) {
         assert!(fate.broken.as_deref().unwrap().contains("reset"), "{fate:?}");
         assert!(after > Duration::from_millis(1300), "{after:?} {fate:?}");
     }
+    assert_eq!(farm.footprint(2).unwrap(), before);
+    farm.stop_node(1).unwrap();
 }
 
 /// The other nodes have its buckets already, and its kernel serves what is open.
 #[tokio::test(flavor = "multi_thread")]
 async fn t12_an_agent_that_is_stopped_while_it_gives_way_to_the_next_waits_for_its_connections() {
     let program = require!(skip::farm());
-    let lab = lab("givesway", 2, 40);
-    let (mut farm, before) = stopping(&lab, &program, ONE_VIP);
-    let mut stopped = None;
-    let fates = through(&lab, &mut farm, |farm| {
+    stops_in_time("givesway", &program, ONE_VIP, |farm| {
         let log = farm.agent(2).unwrap().log().to_owned();
-        let asking = ask_for_upgrade(farm);
         let deadline = Instant::now() + PATIENCE;
         while !fs::read_to_string(&log).unwrap().contains("this agent is being replaced") {
             assert!(Instant::now() < deadline, "it does not begin");
             thread::sleep(Duration::from_millis(1));
         }
-        farm.agent(2).unwrap().signal(Signal::SIGTERM).unwrap();
-        stopped = Some(Instant::now());
-        has_stopped(farm, asking);
     })
     .await;
-    reset_in_time(&fates, stopped.unwrap());
-    assert_eq!(farm.footprint(2).unwrap(), before);
-    farm.stop_node(1).unwrap();
 }
 
 /// The thread has ended, and the hooks are being told: the next agent would not know that it is to stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn t12_an_agent_that_is_stopped_just_before_it_becomes_the_next_is_not_replaced() {
     let program = require!(skip::farm());
-    let lab = lab("becomes", 2, 40);
     let vips = ONE_VIP.replace("vips:", "hooks: { on_closed: [/bin/sleep, '1'] }\nvips:");
-    let (mut farm, before) = stopping(&lab, &program, &vips);
-    let mut stopped = None;
-    let fates = through(&lab, &mut farm, |farm| {
-        let asking = ask_for_upgrade(farm);
+    stops_in_time("becomes", &program, &vips, |farm| {
         eventually("nobody answers any more", || farm.status(2).is_err());
-        farm.agent(2).unwrap().signal(Signal::SIGTERM).unwrap();
-        stopped = Some(Instant::now());
-        has_stopped(farm, asking);
     })
     .await;
-    reset_in_time(&fates, stopped.unwrap());
-    assert_eq!(farm.footprint(2).unwrap(), before);
-    farm.stop_node(1).unwrap();
 }
 
 /// Nothing is open when it is told to stop, and clients go on connecting before the farm has agreed that

@@ -434,7 +434,7 @@ fn address(bytes: [u8; 16], vip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
+    use crate::{config, net::fixture::interface};
 
     #[test]
     fn twins_in_two_vlans_have_clients_and_answerers_of_their_own() {
@@ -449,18 +449,7 @@ mod tests {
             block(20, "b")
         );
         let farm = config::parse("farm.yaml", &text).unwrap_or_else(|error| panic!("{error}"));
-        let interface = Interface {
-            index: 1,
-            name: "eth0".into(),
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            up: true,
-            carrier: true,
-            xdp_program: None,
-            offloads: crate::net::Offloads::default(),
-            vlan: None,
-            addresses: vec![],
-        };
-        let config = Configuration::new([0; 16], farm, vec![0, 0], &[interface], &[]);
+        let config = Configuration::new([0; 16], farm, vec![0, 0], &[interface(1, &[])], &[]);
         let config = config.expect("it fits");
         let found: Vec<_> = directed(&config).collect();
         let vip = IpAddr::from([10, 0, 0, 100]);

@@ -157,22 +157,12 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        model::Mac,
-        net::{Offloads, Vlan},
+        net::{Vlan, fixture},
     };
 
     fn device(index: u32, vlan: Option<u16>, addresses: &[&str]) -> Interface {
-        Interface {
-            index,
-            name: format!("eth{index}"),
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            up: true,
-            carrier: true,
-            xdp_program: None,
-            offloads: Offloads::default(),
-            vlan: vlan.map(|id| Vlan { parent: 1, id, service: false }),
-            addresses: addresses.iter().map(|net| net.parse().expect("a net")).collect(),
-        }
+        let vlan = vlan.map(|id| Vlan { parent: 1, id, service: false });
+        Interface { vlan, ..fixture::interface(index, addresses) }
     }
 
     /// What the tables of eth1 have a node ask as, for each VIP in the order of the file.

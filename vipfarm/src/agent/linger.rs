@@ -2,13 +2,16 @@
 //! buckets linger the UDP flows of rules that have them linger, which the filter remembers. What was given
 //! away and has none left is let go of.
 
+mod count;
+
 use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+pub(super) use self::count::used;
+use self::count::{Counted, InGroup, Place, find, places};
 use super::{
     command::{Command, Commander},
     configurations::{Configuration, Configurations},
@@ -16,7 +19,6 @@ use super::{
     handover::{Handover, Said},
     ports::Port,
     realtime,
-    stop::PAUSE,
 };
 use crate::{
     datapath::{self, FlowSeen, Flows},
@@ -32,9 +34,6 @@ const REFRESH: Duration = Duration::from_secs(5);
 
 const ALL: Bitmap = Bitmap([u64::MAX; 4]);
 
-/// A kernel group, and a bucket of it.
-type Place = (usize, u8);
-
 /// Counts connections, and ends those that are not to go on.
 pub(super) struct Linger {
     latest: Latest,
@@ -45,33 +44,6 @@ pub(super) struct Linger {
     flows: Arc<[Flows]>,
     counted: Mutex<Arc<Counted>>,
     since: Mutex<Since>,
-}
-
-/// The open connections as they were counted.
-#[derive(Debug, Default)]
-pub(super) struct Counted {
-    /// When; `None` = not yet.
-    at: Option<Instant>,
-    /// How long it took.
-    took: Duration,
-    /// The configuration that numbers the groups.
-    digest: [u8; 16],
-    /// [`Snapshot::steps`] before.
-    steps: u64,
-    /// By kernel group.
-    groups: Vec<InGroup>,
-    /// By own address.
-    vips: HashMap<IpAddr, u64>,
-}
-
-#[derive(Debug, Clone)]
-struct InGroup {
-    /// By bucket.
-    open: [u32; BUCKETS],
-    /// UDP flows that were not idle for longer than they linger, by bucket.
-    flows: [u32; BUCKETS],
-    /// The same of VIPs whose connections are to be counted.
-    counted: [u32; BUCKETS],
 }
 
 /// Since when what lingers does so, by kernel group and bucket, in that configuration.
@@ -154,7 +126,7 @@ impl Linger {
             took: now.duration_since(begin),
             digest: snapshot.digest,
             steps: snapshot.steps,
-            ..Counted::of(&config, &connections, &flows, |one| places(&config, self.hash_key, one))
+            ..Counted::of(&config, self.hash_key, &connections, &flows)
         };
         let mut latest = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         // Two counts may have run at once.
@@ -330,23 +302,6 @@ impl Linger {
     }
 }
 
-/// The buckets that have open connections to the VIPs, by kernel group.
-pub(super) async fn used(
-    config: &Configuration,
-    hash_key: [u8; 16],
-) -> anyhow::Result<Vec<Bitmap>> {
-    let mut used = vec![Bitmap::default(); config.kernel_groups().count() + 1];
-    // A list may lack one.
-    for _ in 0..2 {
-        let connections = find(config).await?;
-        let counted = Counted::of(config, &connections, &[], |one| places(config, hash_key, one));
-        for (used, group) in used.iter_mut().zip(&counted.groups) {
-            *used = used.or(group.used());
-        }
-    }
-    Ok(used)
-}
-
 /// What of the buckets is to linger on, by kernel group: what one of two counts since the last step has
 /// found used, since a list may lack a connection that is there, and is not overdue.
 fn kept(counts: [&Counted; 2], snapshot: &Snapshot, overdue: &[Bitmap]) -> Vec<Bitmap> {
@@ -379,79 +334,6 @@ fn are_given_away(which: impl Fn(usize) -> bool, latest: &Snapshot, places: &[Pl
         of_group.into_iter().any(|bitmap| bitmap.has(bucket.into()))
     };
     !places.is_empty() && places.iter().all(|&place| which(place.0) && !is_own(place))
-}
-
-/// The open connections of all VIPs. What is only remembered counts for nothing.
-async fn find(config: &Configuration) -> anyhow::Result<Vec<Connection>> {
-    let addresses = config.farm.vips.iter().flat_map(|block| &block.addresses);
-    let vips: HashSet<_> = addresses.map(|vip| vip.addr).collect();
-    let found =
-        tokio::task::spawn_blocking(move || sockets::connections(|addr| vips.contains(&addr)));
-    let mut found = found.await??;
-    found.retain(|connection| connection.is_open);
-    Ok(found)
-}
-
-/// Where a connection may be: a socket does not tell its VLAN, and one address may be a VIP in several.
-/// Nowhere if no rule has it.
-fn places(config: &Configuration, hash_key: [u8; 16], one: &Connection) -> Vec<Place> {
-    let places = |port| Port::services(port).buckets_of(hash_key, one.remote, one.local);
-    config.ports.iter().flat_map(places).collect()
-}
-
-impl InGroup {
-    /// The buckets that have connections or flows.
-    fn used(&self) -> Bitmap {
-        let mut used = Bitmap::default();
-        let counts = self.open.iter().zip(&self.flows).map(|(open, flows)| open + flows);
-        let buckets = (0u8..=u8::MAX).zip(counts).filter(|(_, count)| *count > 0);
-        buckets.for_each(|(bucket, _)| used.add(bucket));
-        used
-    }
-}
-
-impl Counted {
-    /// Whether it was made less than so long ago.
-    fn is_younger(&self, now: Instant, age: Duration) -> bool {
-        self.at.is_some_and(|at| now.duration_since(at) < age)
-    }
-
-    /// Whether it is too early for another one.
-    fn is_to_rest(&self, now: Instant) -> bool {
-        self.is_younger(now, PAUSE * self.took)
-    }
-
-    /// What these connections come to, and flows by kernel group and bucket. One that may be in several
-    /// places counts in each: its bucket then lingers for too long at worst.
-    fn of(
-        config: &Configuration,
-        connections: &[Connection],
-        flows: &[Place],
-        places: impl Fn(&Connection) -> Vec<Place>,
-    ) -> Self {
-        let none = InGroup { open: [0; BUCKETS], flows: [0; BUCKETS], counted: [0; BUCKETS] };
-        let mut groups = vec![none; config.kernel_groups().count() + 1];
-        let addresses = config.farm.vips.iter().flat_map(|block| &block.addresses);
-        let wanted: HashSet<_> =
-            addresses.filter(|vip| vip.connections).map(|vip| vip.addr).collect();
-        let mut vips = HashMap::new();
-        for one in connections {
-            *vips.entry(one.local.ip()).or_default() += 1;
-            for (group, bucket) in places(one) {
-                let Some(group) = groups.get_mut(group) else { continue };
-                group.open[usize::from(bucket)] += 1;
-                if wanted.contains(&one.local.ip()) {
-                    group.counted[usize::from(bucket)] += 1;
-                }
-            }
-        }
-        for &(group, bucket) in flows {
-            if let Some(group) = groups.get_mut(group) {
-                group.flows[usize::from(bucket)] += 1;
-            }
-        }
-        Self { groups, vips, ..Self::default() }
-    }
 }
 
 fn is_to_count(config: &Configuration) -> bool {
@@ -545,15 +427,6 @@ mod tests {
         let elsewhere = snapshot(LOW, Bitmap([0, 1, 0, 0]));
         assert_eq!(is_reset(&elsewhere, &[(1, 3), (1, 64)]), (false, false), "or it may be there");
         assert!(!are_given_away(|group| group == 0, &away, &[(1, 3)]), "of another group");
-    }
-
-    #[test]
-    fn a_count_that_took_long_is_not_repeated_at_once() {
-        let at = Instant::now();
-        let counted = Counted { at: Some(at), took: Duration::from_millis(50), ..counted(7, &[]) };
-        assert!(counted.is_to_rest(at + Duration::from_millis(499)));
-        assert!(!counted.is_to_rest(at + Duration::from_millis(500)));
-        assert!(!Counted::default().is_to_rest(at));
     }
 
     #[test]

@@ -156,23 +156,11 @@ fn loss(Need { interface: need, holder, .. }: &Need, present: &[Interface]) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::Mac, net::Offloads};
+    use crate::{model::Mac, net::fixture};
 
     fn eth0() -> Interface {
-        Interface {
-            index: 2,
-            name: "eth0".into(),
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            up: true,
-            carrier: true,
-            xdp_program: Some(7),
-            offloads: Offloads::default(),
-            vlan: None,
-            addresses: vec![
-                "10.0.0.11/24".parse().expect("a net"),
-                "10.0.0.100/32".parse().expect("a net"),
-            ],
-        }
+        let eth2 = fixture::interface(2, &["10.0.0.11/24", "10.0.0.100/32"]);
+        Interface { name: "eth0".into(), xdp_program: Some(7), ..eth2 }
     }
 
     fn told(change: impl Fn(&mut Interface)) -> Option<String> {

@@ -174,3 +174,17 @@ impl FromStr for NodePower {
         Ok(Self { node: node.into(), power })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_without_node_or_number_is_none() {
+        let power = "node1=3".parse();
+        assert_eq!(power, Ok(NodePower { node: "node1".into(), power: 3 }));
+        for wrong in ["node1", "=3", "node1=", "node1=-1", "node1=1001", "node1=x"] {
+            assert!(wrong.parse::<NodePower>().is_err(), "{wrong}");
+        }
+    }
+}

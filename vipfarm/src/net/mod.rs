@@ -1,6 +1,8 @@
 //! Interfaces, addresses and forwarding entries, through rtnetlink: the only module that imports it.
 
 mod driver;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod ioctl;
 mod offload;
 mod settings;

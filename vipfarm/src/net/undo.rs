@@ -275,20 +275,10 @@ fn write_sysctl(key: &str, value: &str) -> Result<(), UndoError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Offloads;
+    use crate::net::fixture;
 
     fn interface(index: u32) -> Interface {
-        Interface {
-            index,
-            name: format!("eth{index}"),
-            mac: Mac([2; 6]),
-            up: true,
-            carrier: true,
-            xdp_program: None,
-            offloads: Offloads::default(),
-            vlan: None,
-            addresses: vec![],
-        }
+        fixture::interface(index, &[])
     }
 
     fn record() -> Undo {
@@ -343,7 +333,7 @@ mod tests {
         let mut undo = record();
         undo.on(&interface(3));
         undo.on(&interface(2)).note_vip([192, 168, 1, 222].into());
-        undo.on(&interface(2)).note_filter(Some(Mac([2; 6])));
+        undo.on(&interface(2)).note_filter(Some(Mac([2, 0, 0, 0, 0, 1])));
         assert_eq!(undo.interfaces.len(), 2);
         assert_eq!((undo.interfaces[0].vips.len(), undo.interfaces[0].vmacs.len()), (1, 2));
     }

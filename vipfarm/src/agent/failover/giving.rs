@@ -135,8 +135,8 @@ mod tests {
     use crate::{
         agent::configurations::{Configuration, vips_of},
         config,
-        model::{Mac, NodeSet, View},
-        net::Offloads,
+        model::{NodeSet, View},
+        net::fixture,
     };
 
     #[test]
@@ -147,17 +147,7 @@ mod tests {
             - { mode: failover, addresses: [10.0.0.100/24], priorities: { node1: 2, node2: 1 } }\n \
             - { mode: failover, addresses: [10.0.0.101/24], priorities: { node1: 1, node2: 2 } }\n";
         let farm = config::parse("farm.yaml", text).unwrap_or_else(|error| panic!("{error}"));
-        let eth0 = Interface {
-            index: 1,
-            name: "eth0".into(),
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            up: true,
-            carrier: true,
-            xdp_program: None,
-            offloads: Offloads::default(),
-            vlan: None,
-            addresses: vec!["10.0.0.11/24".parse().expect("a net")],
-        };
+        let eth0 = fixture::interface(1, &["10.0.0.11/24"]);
         let vips: Vec<_> = farm.vips.iter().flat_map(vips_of).collect();
         let interfaces = [eth0];
         let config = Configuration::new([0; 16], farm, vec![0, 0], &interfaces, &interfaces);

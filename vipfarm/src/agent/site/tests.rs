@@ -1,5 +1,8 @@
 use super::*;
-use crate::{agent::fixture, net::Offloads};
+use crate::{
+    agent::fixture,
+    net::{self, Offloads},
+};
 
 fn nobody(_: &Interface, _: IpAddr) -> bool {
     false
@@ -16,17 +19,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn interface(name: &str, addresses: &[&str]) -> Interface {
-    Interface {
-        index: 2,
-        name: name.into(),
-        mac: Mac([2, 0, 0, 0, 0, 1]),
-        up: true,
-        carrier: true,
-        xdp_program: None,
-        offloads: Offloads::default(),
-        vlan: None,
-        addresses: addresses.iter().map(|net| net.parse().expect("a net")).collect(),
-    }
+    Interface { name: name.into(), ..net::fixture::interface(2, addresses) }
 }
 
 #[test]
