@@ -170,13 +170,17 @@ impl Running<'_> {
                 self.why = Some(lost);
                 self.leave()
             }
-            Change::Reachable(fit) => {
+            Change::NoCarrier(interfaces) => {
+                let fit = interfaces.is_empty();
                 if fit {
                     self.reporter
                         .info("carrier", "the VIPs' interfaces have a carrier again".into());
                 } else {
-                    let message = "an interface with a VIP has lost its carrier: this node serves nothing until it is back";
-                    self.reporter.warn("carrier_lost", message.into());
+                    let names = interfaces.into_iter().collect::<Vec<_>>().join(", ");
+                    let message = format!(
+                        "no carrier on {names}, which VIPs are on: this node serves nothing until it is back"
+                    );
+                    self.reporter.warn("carrier_lost", message);
                 }
                 // In force before the answer, for which nobody waits.
                 let (reply, _) = oneshot::channel();

@@ -35,9 +35,9 @@ struct Need {
 /// What has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Clients can reach this node's VIPs, or no longer: every watched interface has a carrier, or
-    /// not.
-    Reachable(bool),
+    /// Other watched interfaces than before have no carrier: these. With none clients can reach this node's
+    /// VIPs.
+    NoCarrier(BTreeSet<String>),
     /// Other VIPs than before are missing on their interfaces: these.
     Missing(BTreeSet<IpAddr>),
     /// The kernel does not say what there is; why.
@@ -73,7 +73,7 @@ impl Needs {
         changes: mpsc::Sender<Change>,
     ) -> Result<(), net::Error> {
         let mut announced = Network::changes()?;
-        let (mut reachable, mut missing) = (true, BTreeSet::new());
+        let (mut no_carrier, mut missing) = (BTreeSet::new(), BTreeSet::new());
         let mut blind = false;
         loop {
             let wanted = needs.borrow_and_update().clone();
@@ -96,9 +96,10 @@ impl Needs {
                 let _ = changes.send(Change::Lost(lost)).await;
                 return Ok(());
             }
-            if wanted.reachable(&present) != reachable {
-                reachable = !reachable;
-                if changes.send(Change::Reachable(reachable)).await.is_err() {
+            let now_without = wanted.no_carrier(&present);
+            if now_without != no_carrier {
+                no_carrier = now_without;
+                if changes.send(Change::NoCarrier(no_carrier.clone())).await.is_err() {
                     return Ok(());
                 }
             }
@@ -116,11 +117,12 @@ impl Needs {
         }
     }
 
-    fn reachable(&self, present: &[Interface]) -> bool {
-        let carrier = |need: &Interface| {
+    fn no_carrier(&self, present: &[Interface]) -> BTreeSet<String> {
+        let has = |need: &Interface| {
             present.iter().any(|found| found.index == need.index && found.carrier)
         };
-        self.0.iter().all(|need| carrier(&need.interface) && carrier(&need.holder))
+        let watched = self.0.iter().flat_map(|need| [&need.interface, &need.holder]);
+        watched.filter(|need| !has(need)).map(|need| need.name.clone()).collect()
     }
 
     fn missing(&self, present: &[Interface]) -> BTreeSet<IpAddr> {
@@ -182,11 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn a_cable_that_is_pulled_makes_the_vips_unreachable() {
+    fn a_cable_that_is_pulled_is_named() {
         let needs = Needs(vec![need(eth0())]);
-        assert!(needs.reachable(&[eth0()]));
-        assert!(!needs.reachable(&[Interface { carrier: false, ..eth0() }]));
-        assert!(Needs(vec![]).reachable(&[]), "nothing is watched");
+        assert_eq!(needs.no_carrier(&[eth0()]), BTreeSet::new());
+        let pulled = Interface { carrier: false, ..eth0() };
+        assert_eq!(needs.no_carrier(&[pulled]), ["eth0".to_owned()].into());
+        assert_eq!(Needs(vec![]).no_carrier(&[]), BTreeSet::new(), "nothing is watched");
     }
 
     #[test]
@@ -203,7 +206,8 @@ mod tests {
         let needs = Needs(vec![need.clone()]);
         assert_eq!(needs.missing(&[eth0(), bare]), [[10, 0, 0, 100].into()].into());
         let down = Interface { carrier: false, ..device() };
-        assert!(!Needs(vec![need]).reachable(&[below(), down]));
+        let without = Needs(vec![need]).no_carrier(&[below(), down]);
+        assert_eq!(without, ["eth0.10".to_owned()].into());
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Giver {
                 self.remove(&interface, vip).await.map(|()| true)
             };
             if had && matches!(removed, Ok(true)) {
-                self.inform("vip_given_up", format!("another node has {} now", vip.addr));
+                self.inform("vip_given_up", self.successor(&vip));
             }
             gone.push(Gone { key, removed, left: left.remove(&vip.addr) });
         }
@@ -110,6 +110,17 @@ impl Giver {
             Some(holder) => Ok(self.network.remove_vip(holder, vip.addr).await?),
             // A VLAN device that is gone took its addresses along.
             None => Ok(()),
+        }
+    }
+
+    /// Who has it instead, in words.
+    fn successor(&self, vip: &HeldVip) -> String {
+        let snapshot = self.latest.get();
+        let config = self.configurations.get(snapshot.digest);
+        let node = holder_of(&config, &snapshot, vip).filter(|&node| node != self.own);
+        match node.and_then(|node| config.farm.node(node)) {
+            Some(node) => format!("{} has {} now", node.name, vip.addr),
+            None => format!("{} was given up", vip.addr),
         }
     }
 
