@@ -4,19 +4,26 @@ use std::{
     net::{IpAddr, SocketAddrV4, UdpSocket},
     path::Path,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::sleep;
+use vipfarm::{
+    model::Mac,
+    status::{CheckState, CheckStatus, GroupStatus},
+};
 use vipfarm_lab::{
-    Direction, Farm, Lab,
+    Direction, Farm, Lab, Topology,
+    frame::Frame,
     lab::VIP,
     require, skip,
     traffic::{GRACE, UdpEcho, UdpProbe},
 };
 
 use crate::{
-    ECHO, ONE_VIP, events, eventually, has_event, lab, packets, vmac,
+    ECHO, ONE_VIP, events, eventually, has_event, lab, packets,
+    probed::{PERIOD, Probed},
+    vmac,
     wire::{self, arp},
 };
 
@@ -120,6 +127,99 @@ fn t34_a_machine_that_has_the_vip_and_says_nothing_is_found() {
     let told = told.iter().find(|event| event.kind == "address_conflict").expect("an event");
     assert!(told.message.contains(&client.mac().to_string()), "{told:?}");
     assert!(told.message.contains("another machine"), "{told:?}");
+}
+
+/// Two VIPs of which nodes are to stop serving whichever somebody else claims; the least `interval`.
+fn left_when_claimed() -> String {
+    let block = |vip: &str, name: &str| {
+        format!(
+            "  - interface: eth0
+    addresses: [{vip}/16]
+    checks: [{{ claimed: false, interval: 4s, fall: 2, rise: 1, effect: leave }}]
+    groups: [{{ name: {name}, rules: [{{ port: 7000, proto: udp, filter: on_port }}] }}]
+"
+        )
+    };
+    format!("vips:\n{}{}", block("10.77.0.100", "one"), block("10.77.0.101", "two"))
+}
+
+/// What each node has of the first group.
+fn loads_of_one(farm: &Farm<'_>) -> Vec<usize> {
+    let groups: Vec<GroupStatus> = farm.ask_json(1, &["bitmap", "--json"]).unwrap();
+    groups[0].load.values().copied().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t34_nodes_leave_a_vip_that_a_stranger_has_and_no_other_if_the_file_asks_for_it() {
+    let program = require!(skip::farm());
+    let lab = Lab::new("left", &Topology { client_addresses: 20, ..Topology::new(2, 2) }).unwrap();
+    let mut farm = crate::running(&lab, &program, &left_when_claimed());
+    let (stranger, other) = (lab.client(2), SocketAddrV4::new([10, 77, 0, 101].into(), 7000));
+    let traffic = Probed::start_from(&lab, &lab.clients()[..1], other.into(), PERIOD).await;
+    eventually("both nodes serve", || loads_of_one(&farm).iter().all(|&load| load == 128));
+
+    let begin = Instant::now();
+    stranger.add_address(VIP.into(), 16).unwrap();
+    // To the virtual MAC, for no client is to believe it.
+    let forged = Frame::arp_reply((stranger.mac(), *other.ip()), (Mac::of_vip(*other.ip()), VIP));
+    stranger.inject(&forged.bytes()).unwrap();
+    eventually("nobody serves it", || loads_of_one(&farm) == [0, 0]);
+    println!("nobody serves the VIP after {:?}", begin.elapsed());
+    let mac = stranger.mac().to_string();
+    for node in [1, 2] {
+        let words = farm.ask(node, &["status"]).unwrap();
+        assert!(words.contains("unclaimed (vip 10.77.0.100) fails: another machine"), "{words}");
+        let [one, two] = <[_; 2]>::try_from(own_checks(&farm, node)).unwrap();
+        assert!(one.state == CheckState::Failing && one.last_error.unwrap().contains(&mac));
+        assert_eq!(two.state, CheckState::Passing, "one frame is one bad look");
+        assert!(two.last_error.unwrap().contains("10.77.0.101"), "which there was");
+    }
+    // One look that hears nothing would do.
+    let until = Instant::now() + Duration::from_millis(4500);
+    while Instant::now() < until {
+        assert_eq!(loads_of_one(&farm), [0, 0]);
+        sleep(Duration::from_millis(50)).await;
+    }
+    let end = Instant::now();
+    stranger.remove_address(VIP.into(), 16).unwrap();
+    eventually("both nodes serve again", || loads_of_one(&farm) == [128, 128]);
+    println!("served again after {:?}", end.elapsed());
+    traffic.stop_unharmed(begin).await;
+    farm.stop().unwrap();
+}
+
+/// The checks of the file.
+fn own_checks(farm: &Farm<'_>, node: usize) -> Vec<CheckStatus> {
+    let checks = farm.status(node).unwrap().checks;
+    checks.into_iter().filter(|check| check.check == "unclaimed").collect()
+}
+
+#[test]
+fn t34_two_farms_that_both_leave_a_claimed_vip_both_stay_away() {
+    let program = require!(skip::farm());
+    let lab = lab("bothleave", 4, 1);
+    // Neither has a virtual MAC that would tell one farm from the other.
+    let vips = "checks: [{ claimed: false, rise: 1, effect: leave }]
+vips:
+  - { mode: failover, addresses: [10.77.0.100/16], rules: [{ port: 80, proto: tcp }] }
+  - mode: vmac_directed
+    addresses: ['fd00:77::a4d:64/64']
+    groups: [{ name: six, rules: [{ port: 80, proto: tcp, filter: on_port }] }]
+";
+    let farms = two_farms(&lab, &program, [vips, vips]);
+    let nodes = || farms.iter().flat_map(|farm| farm.nodes().iter().map(move |&node| (farm, node)));
+    let is_failing = |(farm, node)| own_checks(farm, node)[0].state == CheckState::Failing;
+    eventually("all have looked", || nodes().all(is_failing));
+    // One look that hears nothing, and they would serve.
+    let until = Instant::now() + TWO_ROUNDS;
+    while Instant::now() < until {
+        assert!(nodes().all(is_failing));
+        thread::sleep(Duration::from_millis(100));
+    }
+    for (farm, node) in nodes() {
+        let status = farm.status(node).unwrap();
+        assert!(status.groups.iter().all(|group| group.load.values().all(|&load| load == 0)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
