@@ -197,7 +197,7 @@ fn own_checks(farm: &Farm<'_>, node: usize) -> Vec<CheckStatus> {
 #[test]
 fn t34_two_farms_that_both_leave_a_claimed_vip_both_stay_away() {
     let program = require!(skip::farm());
-    let lab = lab("bothleave", 4, 1);
+    let lab = Lab::new("bothleave", &Topology { ipv6: true, ..Topology::new(4, 1) }).unwrap();
     // Neither has a virtual MAC that would tell one farm from the other.
     let vips = "checks: [{ claimed: false, rise: 1, effect: leave }]
 vips:
