@@ -40,17 +40,19 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         }
         eprintln!("setup: {error:#}\nsetup: the tests of the lab will be skipped");
     }
+    // First: both are built in the same place.
+    let other_layout = build::other_layout(workspace)?;
+    let built = build::tests(workspace)?;
     let runner = Runner {
         workspace,
         filter: args.filter.as_deref(),
-        // First: both are built in the same place.
-        other_layout: build::other_layout(workspace)?,
-        vipfarm: build::vipfarm(workspace, false)?,
+        other_layout,
+        vipfarm: artifact::program(&built, "vipfarm")?,
         skips: workspace.target().join("test-skips"),
     };
 
     let mut report = Report::new(strict);
-    for suite in suites(workspace)? {
+    for suite in suites(workspace, built)? {
         report.add(runner.run_suite(&suite)?);
     }
     report.add(runner.run_doc_tests()?);
@@ -133,9 +135,7 @@ impl Runner<'_> {
 }
 
 /// All test programs; the lab's last, because they take longest and fail when others do.
-fn suites(workspace: &Workspace) -> Result<Vec<Artifact>> {
-    let args = ["test", "--locked", "--no-run", "--workspace", "--exclude", "vipfarm-ebpf"];
-    let mut suites = artifact::build(workspace, &args)?;
+fn suites(workspace: &Workspace, mut suites: Vec<Artifact>) -> Result<Vec<Artifact>> {
     suites.retain(|artifact| artifact.is_test);
     suites.sort_by_key(|suite| (is_lab(workspace, suite), suite_name(workspace, suite)));
     if suites.is_empty() {
