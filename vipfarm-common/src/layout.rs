@@ -324,6 +324,9 @@ pub struct Claim {
     pub kind: ClaimKind,
 }
 
+/// Slots of the kernel's array of claims: one for each identity, and one for 0.
+pub const CLAIMS: u32 = 65;
+
 /// What a [`Claim`] says of who made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -363,6 +366,7 @@ pub const GUARD_COUNTERS: usize = 8;
 // The agent and the kernel program are compiled for different targets: nothing may depend on them.
 const _: () = {
     assert!(size_of::<Control>() == 64);
+    assert!(CLAIMS as usize == MAX_VIPS + 1);
     assert!(size_of::<VipSlot>() == 16 && size_of::<Vip6Slot>() == 32);
     assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
     assert!(size_of::<Group>() == 64 + 1536);

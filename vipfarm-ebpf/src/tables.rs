@@ -16,7 +16,7 @@ use aya_ebpf::{
 use vipfarm_common::{
     Guarded, Outcome, State, Tables,
     hash::Start,
-    layout::{Claim, GUARD_COUNTERS, MAX_VIPS, mac_word},
+    layout::{self, Claim, GUARD_COUNTERS, mac_word},
     packet::{Connection, FlowKey, FragmentKey, MAX_FLOWS, MAX_FRAGMENTS, Requester, Tuple},
     reason::COUNTERS,
 };
@@ -35,7 +35,7 @@ static PACKETS: PerCpuArray<[u64; COUNTERS]> = PerCpuArray::with_max_entries(2, 
 
 /// The last [`Claim`] of each virtual address, as a word, by its identity; the agent takes them out.
 #[map]
-static CLAIMS: Array<u64> = Array::with_max_entries(MAX_VIPS as u32 + 1, 0);
+static CLAIMS: Array<u64> = Array::with_max_entries(layout::CLAIMS, 0);
 
 /// Corrected and refused frames by [`Guarded`]; the second entry likewise.
 #[map]

@@ -44,8 +44,7 @@ pub const PROBE_ROUND: Duration = Duration::from_secs(3);
 
 /// A look at what has been heard must not fall between two answers.
 const _: () = assert!(
-    PROBE_ROUND.as_millis() + CONFLICT_ROUND.as_millis()
-        <= Probe::SHORTEST_UNCLAIMED.as_millis()
+    PROBE_ROUND.as_millis() + CONFLICT_ROUND.as_millis() <= Probe::SHORTEST_UNCLAIMED.as_millis()
 );
 
 /// The least time between two events of one interface: a conflict lasts until somebody mends it.
@@ -245,7 +244,10 @@ pub fn words(claim: Claim, vip: Option<IpAddr>) -> String {
             "another machine, or a node of another farm, {mac}, claims {vip} as its own: take the address from it, or give each farm addresses of its own"
         ),
         (ClaimKind::Holds, _) => {
-            format!("another machine, {mac}, claims {} as its own: take the address from it", named())
+            format!(
+                "another machine, {mac}, claims {} as its own: take the address from it",
+                named()
+            )
         }
     }
 }

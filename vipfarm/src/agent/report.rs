@@ -23,7 +23,7 @@ use super::{
     bring_up::{Record, Up},
     command::Commander,
     configurations::Configurations,
-    conflicts::{among, Conflicts},
+    conflicts::{Conflicts, among},
     control::Source,
     engine::{Latest, Report, Snapshot},
     explain::{self, Asked, Viewpoint},
