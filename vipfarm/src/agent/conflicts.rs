@@ -40,11 +40,11 @@ use crate::{
 };
 
 /// How often a farm asks for each of its VIPs.
-pub const PROBE_ROUND: Duration = Duration::from_secs(3);
+pub const PROBE_ROUND: Duration = Duration::from_secs(2);
 
 /// A look at what has been heard must not fall between two answers.
 const _: () = assert!(
-    PROBE_ROUND.as_millis() + CONFLICT_ROUND.as_millis() <= Probe::SHORTEST_UNCLAIMED.as_millis()
+    (PROBE_ROUND.as_millis() + CONFLICT_ROUND.as_millis()) < Probe::SHORTEST_UNCLAIMED.as_millis()
 );
 
 /// The least time between two events of one interface: a conflict lasts until somebody mends it.

@@ -83,7 +83,7 @@ fn read_check(value: &Value, report: &mut Report) -> Option<Check> {
     if let Some(value) = fields.get("interval").filter(|_| is_deaf(probe.as_ref(), interval)) {
         report.error(
             value.at,
-            "a node asks every 3 s who else claims a VIP, and a look sooner than 4 s after the one before may come between two answers: the check would pass although somebody has the VIP",
+            "a node asks every 2 s who else claims a VIP, and a look sooner than 4 s after the one before may come between two answers: the check would pass although somebody has the VIP",
             "write `interval: 4s` or more, or nothing for 5s",
         );
     }

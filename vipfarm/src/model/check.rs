@@ -62,8 +62,9 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// The least [`Check::interval`] of [`Probe::Unclaimed`]: nodes ask for such VIPs every 3 s, and read
-    /// within a second what was answered. Whoever looked sooner would take silence for an answer.
+    /// The least [`Check::interval`] of [`Probe::Unclaimed`]: nodes ask for such VIPs every 2 s, read
+    /// within a second what was answered, and may be late by another one. Whoever looked sooner would take
+    /// silence for an answer.
     pub const SHORTEST_UNCLAIMED: Duration = Duration::from_secs(4);
 
     /// [`Check::interval`] of a file that says nothing.

@@ -206,7 +206,7 @@ fn what_is_wrong_with_a_check_is_told() {
             &[(PLACE, "checks: [{ claimed: true }, { claimed: false, interval: 3s }]")],
             "farm.yaml:8:25: error: `true` is not a value of `claimed`\n\
              \x20 = help: write one of: false\n\
-             farm.yaml:8:61: error: a node asks every 3 s who else claims a VIP, and a look sooner than 4 s after the one before may come between two answers: the check would pass although somebody has the VIP\n\
+             farm.yaml:8:61: error: a node asks every 2 s who else claims a VIP, and a look sooner than 4 s after the one before may come between two answers: the check would pass although somebody has the VIP\n\
              \x20 = help: write `interval: 4s` or more, or nothing for 5s",
         ),
         (
