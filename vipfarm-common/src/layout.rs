@@ -313,15 +313,30 @@ pub const fn mac_word(mac: [u8; 6]) -> u64 {
 }
 
 /// Who claimed a virtual address or MAC without being of this farm: one word, so that it is never
-/// read half.
+/// read half. The last one of each address is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// The claimant's MAC, as its ARP packet says.
     pub mac: [u8; 6],
     /// Identity of the virtual address; 0 = none, only its VMAC.
     pub vip: u8,
-    /// The claim was another farm's probe.
-    pub farm: bool,
+    /// As what.
+    pub kind: ClaimKind,
+}
+
+/// Slots of the kernel's array of claims: one for each identity, and one for 0.
+pub const CLAIMS: u32 = 65;
+
+/// What a [`Claim`] says of who made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ClaimKind {
+    /// A machine that speaks as the virtual address.
+    Holds = 1,
+    /// A machine that wants to know whether the address is free, and is told that it is not.
+    Asks = 2,
+    /// Another farm's node, by how it asks.
+    Farm = 3,
 }
 
 impl Claim {
@@ -329,16 +344,19 @@ impl Claim {
     #[inline(always)]
     pub const fn word(self) -> u64 {
         let [a, b, c, d, e, f] = self.mac;
-        u64::from_ne_bytes([a, b, c, d, e, f, self.vip, 1 | (self.farm as u8) << 1])
+        u64::from_ne_bytes([a, b, c, d, e, f, self.vip, self.kind as u8])
     }
 
     /// The claim in a word; `None` for 0, which means that there was none.
     pub const fn of_word(word: u64) -> Option<Self> {
-        let [a, b, c, d, e, f, vip, flags] = word.to_ne_bytes();
-        if flags == 0 {
-            return None;
-        }
-        Some(Self { mac: [a, b, c, d, e, f], vip, farm: flags & 2 != 0 })
+        let [a, b, c, d, e, f, vip, kind] = word.to_ne_bytes();
+        let kind = match kind {
+            0 => return None,
+            2 => ClaimKind::Asks,
+            3 => ClaimKind::Farm,
+            _ => ClaimKind::Holds,
+        };
+        Some(Self { mac: [a, b, c, d, e, f], vip, kind })
     }
 }
 
@@ -348,6 +366,7 @@ pub const GUARD_COUNTERS: usize = 8;
 // The agent and the kernel program are compiled for different targets: nothing may depend on them.
 const _: () = {
     assert!(size_of::<Control>() == 64);
+    assert!(CLAIMS as usize == MAX_VIPS + 1);
     assert!(size_of::<VipSlot>() == 16 && size_of::<Vip6Slot>() == 32);
     assert!(size_of::<RuleSlot>() == 8 && size_of::<VipRules>() == 32);
     assert!(size_of::<Group>() == 64 + 1536);
@@ -374,8 +393,9 @@ mod tests {
     #[test]
     fn a_claim_is_read_as_it_was_written() {
         for claim in [
-            Claim { mac: [0; 6], vip: 0, farm: false },
-            Claim { mac: [2, 0, 0, 0, 3, 0xff], vip: 64, farm: true },
+            Claim { mac: [0; 6], vip: 0, kind: ClaimKind::Holds },
+            Claim { mac: [2, 0, 0, 0, 3, 0xff], vip: 64, kind: ClaimKind::Asks },
+            Claim { mac: [0xff; 6], vip: 64, kind: ClaimKind::Farm },
         ] {
             assert_eq!(Claim::of_word(claim.word()), Some(claim));
         }

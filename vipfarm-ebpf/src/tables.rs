@@ -16,7 +16,7 @@ use aya_ebpf::{
 use vipfarm_common::{
     Guarded, Outcome, State, Tables,
     hash::Start,
-    layout::{Claim, GUARD_COUNTERS, mac_word},
+    layout::{self, Claim, GUARD_COUNTERS, mac_word},
     packet::{Connection, FlowKey, FragmentKey, MAX_FLOWS, MAX_FRAGMENTS, Requester, Tuple},
     reason::COUNTERS,
 };
@@ -33,9 +33,9 @@ static STATE: Array<State> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static PACKETS: PerCpuArray<[u64; COUNTERS]> = PerCpuArray::with_max_entries(2, 0);
 
-/// The last [`Claim`], as a word.
+/// The last [`Claim`] of each virtual address, as a word, by its identity; the agent takes them out.
 #[map]
-static CLAIM: Array<u64> = Array::with_max_entries(1, 0);
+static CLAIMS: Array<u64> = Array::with_max_entries(layout::CLAIMS, 0);
 
 /// Corrected and refused frames by [`Guarded`]; the second entry likewise.
 #[map]
@@ -210,7 +210,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn note_claim(&self, claim: Claim) {
-        if let Some(last) = CLAIM.get_ptr_mut(0) {
+        if let Some(last) = CLAIMS.get_ptr_mut(claim.vip.into()) {
             // SAFETY: an aligned word of the map; whichever CPU stores last is read.
             unsafe { ptr::write_volatile(last, claim.word()) };
         }

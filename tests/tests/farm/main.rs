@@ -113,10 +113,15 @@ fn all(lab: &Lab) -> Vec<usize> {
 }
 
 /// Waits until something holds.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    within(PATIENCE, what, holds);
+}
+
+/// Waits for at most so long.
+fn within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !holds() {
-        assert!(Instant::now() < deadline, "still not after {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "still not after {patience:?}: {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -151,6 +151,16 @@ fn neighbour_rows(world: &World, row: &mut impl FnMut(&'static str, Vec<u8>, Rea
     };
     row("T6: an outsider's probe for duplicates, own", probe(true), Reason::NdProbe);
     row("T6: an outsider's probe for duplicates, a peer's", probe(false), Reason::NotMine);
+    let naming = |nonce: Mac, mac| {
+        let mut frame = Frame::solicitation(mac, Ipv6Addr::UNSPECIFIED, VIP6).bytes();
+        frame[19] += 8;
+        frame.extend([&[14, 1], &nonce.0[..]].concat());
+        frame
+    };
+    row("T34: another farm's probe", naming(CLIENT, CLIENT), Reason::NdConflict);
+    row("T34: the own farm's probe", naming(PEER, PEER), Reason::NdPeer);
+    let mac = (0..=255).map(|i| Mac([2, 0, 0, 0, 3, i])).find(|&mac| world.is_mine_by_mac(mac));
+    row("T6: one with a nonce, own", naming(VMAC6, mac.expect("one of 256")), Reason::NdProbe);
     row(
         "T6: a farm node's probe for duplicates",
         Frame::solicitation(PEER, Ipv6Addr::UNSPECIFIED, VIP6).bytes(),

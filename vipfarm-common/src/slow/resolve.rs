@@ -3,7 +3,7 @@
 use super::{Address, Frame, V4, V6};
 use crate::{
     hash,
-    layout::{Claim, MAX_VIPS, VIP_DIRECTED, VIP_FAILOVER, mac_word},
+    layout::{Claim, ClaimKind, MAX_VIPS, VIP_DIRECTED, VIP_FAILOVER, mac_word},
     packet::{Head, Packet, Requester, Tables},
     reason::{Outcome, Reason},
     vip,
@@ -16,13 +16,15 @@ const ARP_ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 /// RFC 4861 sections 4.3 and 4.4.
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
+/// The option with which others make sure that they do not hear themselves, and its length (RFC 7527).
+const NONCE: [u8; 2] = [14, 1];
 /// What no router has let through (RFC 4861 section 7.1).
 const NEAR: [u8; 1] = [255];
 
 impl<P: Packet, T: Tables> Frame<'_, P, T> {
     #[inline(always)]
     pub(super) fn arp(&self) -> Result<Outcome, Reason> {
-        let &Self { packet, tables, now, active, ref ethernet, .. } = self;
+        let &Self { packet, now, active, ref ethernet, .. } = self;
         let arp = packet.head::<28>(ethernet.network).ok_or(Reason::NotVip)?;
         if arp.get::<0, 6>() != ARP_ETHERNET_IPV4 {
             return Err(Reason::NotVip);
@@ -42,8 +44,9 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             && names_mac
             && (vip != 0 || vip::is_vmac(now, mac_word(vmac)));
         if (by_farm || claimed != 0 && !from_vmac) && !from_peer {
-            let [vip, ..] = if by_farm { vip } else { claimed }.to_le_bytes();
-            tables.note_claim(Claim { mac: sender_mac, vip, farm: by_farm });
+            let (vip, kind) =
+                if by_farm { (vip, ClaimKind::Farm) } else { (claimed, ClaimKind::Holds) };
+            self.note_claim(sender_mac, vip, kind);
             return Err(Reason::ArpConflict);
         }
         if vip == 0 {
@@ -76,7 +79,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         hop_limit: [u8; 1],
         to: u32,
     ) -> Result<Outcome, Reason> {
-        let &Self { packet, tables, now, active, ref ethernet, .. } = self;
+        let &Self { packet, now, active, ref ethernet, .. } = self;
         // To a group, and not about a VIP: nobody's here.
         let not_ours = if to == 0 { Reason::NotVip } else { Reason::IcmpType };
         let [kind, ..] = packet.at::<8>(offset).ok_or(not_ours)?;
@@ -103,9 +106,15 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             return Err(Reason::NdReply);
         }
         let claimed = vip::look_up_v6(now, active, source, ethernet.vlans).vip;
-        if !from_peer && (kind == ADVERTISEMENT || claimed != 0) {
-            let [vip, ..] = if claimed != 0 { claimed } else { vip }.to_le_bytes();
-            tables.note_claim(Claim { mac, vip, farm: false });
+        // What another farm's node asks for is the VIP it holds, and it says its own MAC twice (T34).
+        let ([a, b], [c, d, e, f, g, h]) = (NONCE, mac);
+        let by_farm = kind == SOLICITATION
+            && source == [0; 16]
+            && packet.at::<8>(offset + 24) == Some([a, b, c, d, e, f, g, h]);
+        if !from_peer && (kind == ADVERTISEMENT || claimed != 0 || by_farm) {
+            let vip = if claimed != 0 { claimed } else { vip };
+            let kind = if by_farm { ClaimKind::Farm } else { ClaimKind::Holds };
+            self.note_claim(mac, vip, kind);
             return Err(Reason::NdConflict);
         }
         let source = (source != [0; 16]).then_some(V6(source));
@@ -144,11 +153,16 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let outcome = self.owner(vip, group, hash::bucket(hash, group));
         match (sender, probe) {
             (None, Some(probe)) if outcome == Reason::Mine.into() => {
-                let [vip, ..] = vip.to_le_bytes();
-                self.tables.note_claim(Claim { mac, vip, farm: false });
+                self.note_claim(mac, vip, ClaimKind::Asks);
                 Err(probe)
             }
             _ => Ok(outcome),
         }
+    }
+
+    #[inline(always)]
+    fn note_claim(&self, mac: [u8; 6], vip: u32, kind: ClaimKind) {
+        let [vip, ..] = vip.to_le_bytes();
+        self.tables.note_claim(Claim { mac, vip, kind });
     }
 }

@@ -72,7 +72,16 @@ impl Configuration {
 
     /// The VIPs with their interfaces' places.
     pub(super) fn vips(&self) -> impl Iterator<Item = (usize, HeldVip)> {
+        self.vips_if(|_| true)
+    }
+
+    /// The VIPs of the blocks of which that holds, likewise.
+    pub(super) fn vips_if(
+        &self,
+        holds: impl Fn(&Vip) -> bool,
+    ) -> impl Iterator<Item = (usize, HeldVip)> {
         let blocks = self.farm.vips.iter().zip(&self.interface_of);
+        let blocks = blocks.filter(move |(block, _)| holds(block));
         blocks.flat_map(|(block, &place)| vips_of(block).map(move |vip| (place, vip)))
     }
 

@@ -3,14 +3,17 @@
 //!
 //! How another farm answers for a VIP is heard by the client alone that asked. So the first serving
 //! node of each farm asks for its own VIPs from time to time, by ARP probes: they come from no IP
-//! address, so nobody learns anything from them (RFC 5227, section 2.1.1), and name the virtual MAC
-//! where the target's hardware address has its place, so that a farm's probe is known as one. The
-//! filters of the farm's own nodes drop it; those of another farm with that VIP or virtual MAC
-//! count it as a conflict; a machine that simply has the address answers, which is one too.
+//! address, so nobody learns anything from them (RFC 5227, section 2.1.1), and name the virtual MAC,
+//! or the node's own if there is none, where the target's hardware address has its place, so that a
+//! farm's probe is known as one. The filters of the farm's own nodes drop it; those of another farm with
+//! that VIP or virtual MAC count it as a conflict; a machine that simply has the address answers, which
+//! is one too, to the node alone that asked. So where a check wants to know (`claimed: false`), every
+//! node asks, also one that serves nothing because that check fails: two farms with one VIP that both
+//! have such a check go on hearing each other.
 //!
 //! For IPv6 it is what duplicate address detection sends (RFC 4862, section 5.4.2), which has no
-//! place for a virtual MAC: another farm answers as any machine would, to all nodes, and each farm
-//! hears of the other by what it asks itself.
+//! place for a virtual MAC: what makes it known as a farm's is the node's MAC in the place of a random
+//! number (RFC 7527), which no other machine reads.
 
 use std::{
     collections::BTreeMap,
@@ -24,16 +27,25 @@ use std::{
 
 use anyhow::Context;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use vipfarm_common::{Reason, layout::Claim};
+use vipfarm_common::{
+    Reason,
+    layout::{Claim, ClaimKind},
+};
 
+use super::CONFLICT_ROUND;
 use crate::{
-    model::{Mac, VlanTags},
+    model::{Mac, Probe, VlanTags},
     net::Interface,
     plan::HeldVip,
 };
 
 /// How often a farm asks for each of its VIPs.
-pub const PROBE_ROUND: Duration = Duration::from_secs(3);
+pub const PROBE_ROUND: Duration = Duration::from_secs(2);
+
+/// A look at what has been heard must not fall between two answers.
+const _: () = assert!(
+    (PROBE_ROUND.as_millis() + CONFLICT_ROUND.as_millis()) < Probe::SHORTEST_UNCLAIMED.as_millis()
+);
 
 /// The least time between two events of one interface: a conflict lasts until somebody mends it.
 const PAUSE: Duration = Duration::from_mins(1);
@@ -46,6 +58,8 @@ const SOLICITED_NODE: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
 /// that proves it is from this link.
 const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
+/// Kind and length of the option (RFC 7527 section 4.1).
+const NONCE: [u8; 2] = [14, 1];
 const NEAR: u8 = 255;
 
 /// Sends the farm's probes.
@@ -67,7 +81,7 @@ impl Prober {
     /// want of a carrier say, is sent in the next round.
     pub fn probe<'i>(&self, vips: impl Iterator<Item = (&'i Interface, HeldVip)>) {
         for (interface, vip) in vips {
-            let vmac = vip.vmac.unwrap_or(Mac([0; 6]));
+            let vmac = vip.vmac.unwrap_or(interface.mac);
             let frame = match vip.addr {
                 IpAddr::V4(addr) => probe_v4(interface.mac, vmac, addr),
                 IpAddr::V6(addr) => probe_v6(interface.mac, addr),
@@ -94,15 +108,16 @@ fn probe_v4(sender: Mac, vmac: Mac, vip: Ipv4Addr) -> Vec<u8> {
 }
 
 /// The solicitation of duplicate address detection: from no address, hence without a link-layer
-/// address to learn.
+/// address to learn. Its nonce is the node's MAC.
 fn probe_v6(source: Mac, vip: Ipv6Addr) -> Vec<u8> {
     let [.., a, b, c] = vip.octets();
     let group = [&SOLICITED_NODE[..], &[a, b, c]].concat();
-    // Type, code, checksum, reserved, target.
-    let message =
-        |checksum: [u8; 2]| [&[SOLICITATION, 0], &checksum[..], &[0; 4], &vip.octets()].concat();
+    // Type, code, checksum, reserved, target, option.
+    let message = |checksum: [u8; 2]| {
+        [&[SOLICITATION, 0], &checksum[..], &[0; 4], &vip.octets(), &NONCE, &source.0].concat()
+    };
     let unsummed = message([0; 2]);
-    let length = u16::try_from(unsummed.len()).expect("24 bytes").to_be_bytes();
+    let length = u16::try_from(unsummed.len()).expect("32 bytes").to_be_bytes();
     // RFC 8200 section 8.1: source, destination, length and protocol count too.
     let pseudo_header =
         [&Ipv6Addr::UNSPECIFIED.octets()[..], &group, &[0, 0], &length, &[0, 0, 0, ICMPV6]];
@@ -167,30 +182,40 @@ pub(super) fn send(socket: &OwnedFd, interface: u32, frame: &[u8]) -> io::Result
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The conflicts on one interface: how many have been told of, and when more may be.
+/// The conflicts on one interface.
 #[derive(Debug)]
-pub struct Conflicts(Mutex<(u64, Option<Instant>)>);
+pub struct Conflicts(Mutex<Told>);
+
+/// What has been told of them.
+#[derive(Debug)]
+struct Told {
+    count: u64,
+    /// When more may be.
+    next: Option<Instant>,
+    /// Words of the last claim, until they are told.
+    words: Option<String>,
+}
 
 impl Conflicts {
     /// So many were told of by a former agent.
     pub fn since(count: u64) -> Self {
-        Self(Mutex::new((count, None)))
+        Self(Mutex::new(Told { count, next: None, words: None }))
     }
 
-    /// How many of `count` conflicts are to be told of now. None, also later, if it was no
-    /// `stranger`.
-    pub fn untold(&self, now: Instant, count: u64, stranger: bool) -> Option<u64> {
+    /// What is to be told now that `count` have been counted, in the `words` for a stranger's last claim;
+    /// `None` if there has been none since the last time. What has been counted without one is never told.
+    pub fn untold(&self, now: Instant, count: u64, words: Option<String>) -> Option<String> {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, next) = *told;
-        if !stranger {
-            told.0 = count;
+        told.words = words.or_else(|| told.words.take());
+        if told.words.is_none() {
+            told.count = count;
+        }
+        if count <= told.count || told.next.is_some_and(|next| now < next) {
             return None;
         }
-        if count <= before || next.is_some_and(|next| now < next) {
-            return None;
-        }
-        *told = (count, Some(now + PAUSE));
-        Some(count - before)
+        let more = count - told.count;
+        (told.count, told.next) = (count, Some(now + PAUSE));
+        told.words.take().map(|words| format!("{words} ({more} packets)"))
     }
 }
 
@@ -200,23 +225,30 @@ pub fn among(packets: &BTreeMap<Reason, u64>) -> u64 {
     claims.iter().map(|claim| packets[claim]).sum()
 }
 
-/// What is told of the last of `count` claims; `vip` is the address that it is about.
-pub fn words(claim: Claim, vip: Option<IpAddr>, count: u64) -> String {
+/// What is told of a claim; `vip` is the address that it is about.
+pub fn words(claim: Claim, vip: Option<IpAddr>) -> String {
     let mac = Mac(claim.mac);
-    match vip {
-        Some(vip) if claim.farm => format!(
-            "another farm, of which {mac} is a node, has the VIP {vip} too ({count} packets): clients are answered twice; give each farm addresses of its own"
+    let named = || vip.map_or_else(|| "a VIP".to_owned(), |vip| vip.to_string());
+    match (claim.kind, vip) {
+        (ClaimKind::Farm, Some(vip)) => format!(
+            "another farm, of which {mac} is a node, has the VIP {vip} too: clients are answered twice; give each farm addresses of its own"
         ),
-        None if claim.farm => format!(
-            "another farm, of which {mac} is a node, has a virtual MAC of this farm ({count} packets): give its VIP another `vmac`"
+        (ClaimKind::Farm, None) => format!(
+            "another farm, of which {mac} is a node, has a virtual MAC of this farm: give its VIP another `vmac`"
         ),
-        Some(IpAddr::V6(vip)) => format!(
-            "another machine, or a node of another farm, {mac}, claims {vip} as its own ({count} packets): take the address from it, or give each farm addresses of its own"
+        (ClaimKind::Asks, _) => format!(
+            "another machine, {mac}, asks whether {} is free, and is told that it is not: give it an address of its own",
+            named()
         ),
-        vip => format!(
-            "another machine, {mac}, claims {} as its own ({count} packets): take the address from it",
-            vip.map_or_else(|| "a VIP".to_owned(), |vip| vip.to_string())
+        (ClaimKind::Holds, Some(IpAddr::V6(vip))) => format!(
+            "another machine, or a node of another farm, {mac}, claims {vip} as its own: take the address from it, or give each farm addresses of its own"
         ),
+        (ClaimKind::Holds, _) => {
+            format!(
+                "another machine, {mac}, claims {} as its own: take the address from it",
+                named()
+            )
+        }
     }
 }
 
@@ -245,10 +277,11 @@ mod tests {
         let ethernet = [&[0x33, 0x33, 0xff, 0x12, 0x34, 0x56][..], &[2; 6], &[0x86, 0xdd]];
         assert_eq!(frame[..14], ethernet.concat()[..]);
         let group: Ipv6Addr = "ff02::1:ff12:3456".parse().expect("an address");
-        let header = [&[0x60, 0, 0, 0, 0, 24, 58, 255][..], &[0; 16], &group.octets()];
+        let header = [&[0x60, 0, 0, 0, 0, 32, 58, 255][..], &[0; 16], &group.octets()];
         assert_eq!(frame[14..54], header.concat()[..]);
-        assert_eq!((frame[54], &frame[62..]), (135, &vip.octets()[..]), "and no option");
-        let summed = [&frame[22..54], &[0, 0, 0, 24, 0, 0, 0, 58], &frame[54..]].concat();
+        assert_eq!((frame[54], &frame[62..78]), (135, &vip.octets()[..]));
+        assert_eq!(frame[78..], [14, 1, 2, 2, 2, 2, 2, 2], "no address to learn");
+        let summed = [&frame[22..54], &[0, 0, 0, 32, 0, 0, 0, 58], &frame[54..]].concat();
         assert_eq!(checksum(&summed), [0; 2], "with its checksum, nothing is left");
     }
 
@@ -265,33 +298,42 @@ mod tests {
     #[test]
     fn a_conflict_that_lasts_is_told_of_once_a_minute_with_all_that_came() {
         let (conflicts, start) = (Conflicts::since(0), Instant::now());
-        assert_eq!(conflicts.untold(start, 0, true), None);
-        assert_eq!(conflicts.untold(start, 2, true), Some(2));
-        assert_eq!(conflicts.untold(start + PAUSE / 2, 20, true), None);
-        assert_eq!(conflicts.untold(start + PAUSE, 40, true), Some(38));
-        assert_eq!(conflicts.untold(start + 3 * PAUSE, 40, true), None);
+        let untold = |after, count, words: Option<&str>| {
+            conflicts.untold(start + after, count, words.map(str::to_owned))
+        };
+        let told = |words: &str| Some(words.to_owned());
+        assert_eq!(untold(Duration::ZERO, 0, None), None);
+        // The claim is there a moment before it is counted.
+        assert_eq!(untold(Duration::ZERO, 0, Some("one")), None);
+        assert_eq!(untold(Duration::ZERO, 2, None), told("one (2 packets)"));
+        assert_eq!(untold(PAUSE / 2, 20, Some("two")), None);
+        assert_eq!(untold(PAUSE / 2, 40, None), None);
+        assert_eq!(untold(PAUSE, 40, None), told("two (38 packets)"), "though nobody claims now");
+        assert_eq!(untold(3 * PAUSE, 40, None), None);
     }
 
     #[test]
     fn a_member_that_was_not_known_yet_is_no_conflict() {
         let (conflicts, start) = (Conflicts::since(0), Instant::now());
-        assert_eq!(conflicts.untold(start, 3, false), None);
-        assert_eq!(conflicts.untold(start, 3, true), None, "forgotten");
-        assert_eq!(conflicts.untold(start, 4, true), Some(1));
+        let words = || Some("one".to_owned());
+        assert_eq!(conflicts.untold(start, 3, None), None);
+        assert_eq!(conflicts.untold(start, 3, words()), None, "forgotten");
+        assert_eq!(conflicts.untold(start, 4, words()), Some("one (1 packets)".into()));
     }
 
     #[test]
     fn who_and_what_is_named() {
-        let claim = Claim { mac: [2, 0, 0, 0, 0, 7], vip: 1, farm: true };
+        let claim = |kind| Claim { mac: [2, 0, 0, 0, 0, 7], vip: 1, kind };
         let vip = Some(IpAddr::from([192, 168, 1, 222]));
         let vip6 = Some(IpAddr::from(Ipv6Addr::LOCALHOST));
-        for (claim, vip, part) in [
-            (Claim { farm: false, ..claim }, vip6, "or a node of another farm, 02:"),
-            (claim, vip, "has the VIP 192.168.1.222 too"),
-            (claim, None, "has a virtual MAC of this farm"),
-            (Claim { farm: false, ..claim }, vip, "claims 192.168.1.222 as its own"),
+        for (kind, vip, part) in [
+            (ClaimKind::Holds, vip6, "or a node of another farm, 02:"),
+            (ClaimKind::Farm, vip, "has the VIP 192.168.1.222 too"),
+            (ClaimKind::Farm, None, "has a virtual MAC of this farm"),
+            (ClaimKind::Holds, vip, "claims 192.168.1.222 as its own"),
+            (ClaimKind::Asks, vip, "asks whether 192.168.1.222 is free"),
         ] {
-            let words = words(claim, vip, 5);
+            let words = words(claim(kind), vip);
             assert!(words.contains(part) && words.contains("02:00:00:00:00:07"), "{words}");
         }
     }

@@ -6,6 +6,7 @@
 //! farm: the next view gives their buckets to other nodes. It goes beside the powers that operators
 //! set, which nothing here changes. If a check fails on all nodes, nobody serves what it is about.
 
+mod claims;
 mod closed;
 mod opened;
 mod probe;
@@ -13,7 +14,7 @@ mod tally;
 mod tls;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -26,7 +27,7 @@ use tokio::{
 };
 
 pub(super) use self::closed::{Change, Closed, Kept};
-use self::tally::Tally;
+use self::{claims::Claims, tally::Tally};
 use super::{
     alone::Alone,
     bring_up::Up,
@@ -41,9 +42,6 @@ use crate::{
 
 /// What the node abstains from, by the digest of a configuration.
 pub(super) type Abstains = Arc<[([u8; 16], Abstention)]>;
-
-/// For how long after it was told a conflict shows: one that lasts is told once a minute.
-const CLAIM_SHOWS: Duration = Duration::from_secs(90);
 
 /// Looks after a node's checks.
 pub(super) struct Health {
@@ -72,8 +70,8 @@ struct Known {
     refused: BTreeSet<IpAddr>,
     /// This node is about to stop.
     stops: bool,
-    /// The VIPs that others have claimed, with what was told of it, and when.
-    claimed: BTreeMap<IpAddr, (String, Instant)>,
+    /// The VIPs that others have claimed.
+    claims: Claims,
     /// What the heartbeat thread was told.
     told: Abstains,
 }
@@ -163,9 +161,9 @@ impl Health {
 
     fn start_tasks(self: &Arc<Self>, known: &mut Known) {
         for watched in known.watched.iter_mut().filter(|watched| watched.task.is_none()) {
-            let environment = self.environment(&watched.about);
-            let (check, number) = (watched.check.clone(), watched.number);
-            let task = watch(Arc::downgrade(self), number, check, environment);
+            let (check, about) = (watched.check.clone(), watched.about.clone());
+            let environment = self.environment(&about);
+            let task = watch(Arc::downgrade(self), watched.number, (about, check), environment);
             watched.task = Some(tokio::spawn(task).abort_handle());
         }
     }
@@ -178,17 +176,14 @@ impl Health {
             ("VIPFARM_FARM", farm.name.clone()),
             ("VIPFARM_NODE", farm.nodes[self.own.index()].name.clone()),
         ];
-        let has = |block: &&Vip, name: &str| block.groups.iter().any(|group| group.name == name);
-        let blocks = || configurations.iter().flat_map(|it| &it.farm.vips);
-        let vip = match about {
-            About::All => None,
-            About::Vip(vip) => Some(*vip),
-            About::Group(name) => {
-                environment.push(("VIPFARM_GROUP", name.clone()));
-                blocks().find(|block| has(block, name)).map(|block| block.addresses[0].addr)
-            }
-        };
-        environment.extend(vip.map(|vip| ("VIPFARM_VIP", vip.to_string())));
+        if let About::Group(name) = about {
+            environment.push(("VIPFARM_GROUP", name.clone()));
+        }
+        if *about != About::All {
+            let mut blocks = configurations.iter().flat_map(|it| it.farm.blocks(about));
+            let vip = blocks.next().map(|block| block.addresses[0].addr);
+            environment.extend(vip.map(|vip| ("VIPFARM_VIP", vip.to_string())));
+        }
         environment
     }
 
@@ -279,10 +274,19 @@ impl Health {
         self.known().missing.clone()
     }
 
-    /// Takes note of what was told of a VIP that somebody else has claimed. Nothing follows from it:
-    /// otherwise one frame of a stranger's would stop the farm.
+    /// Takes note of what is told of a VIP that somebody else has claimed. Nothing follows from it unless
+    /// a check asks for that: otherwise one frame of a stranger's would stop the farm.
     pub(super) fn note_claim(&self, vip: IpAddr, words: String) {
-        self.known().claimed.insert(vip, (words, Instant::now()));
+        let mut known = self.known();
+        known.claims.note(vip, words, Instant::now());
+    }
+
+    /// One look at whether others claim what that is about.
+    fn look_for_claims(&self, about: &About, since: Instant) -> Result<(), String> {
+        let configurations = self.configurations.all();
+        let blocks = configurations.iter().flat_map(|it| it.farm.blocks(about));
+        let vips = blocks.flat_map(|block| &block.addresses).map(|vip| vip.addr);
+        self.known().claims.none_since(since, vips)
     }
 
     /// Opens these groups of VIPs with `open: manual`, or closes them.
@@ -394,9 +398,8 @@ impl Known {
         let (check, effect, since_s, error) = if let Some((_, words)) = lost {
             ("address", Some(Effect::Drain), 0, (*words).to_owned())
         } else {
-            let (words, at) = self.claimed.get(&addr)?;
-            let since = Some(at.elapsed()).filter(|&since| since < CLAIM_SHOWS)?;
-            ("conflict", None, since.as_secs(), words.clone())
+            let (words, since) = self.claims.of(addr, Instant::now())?;
+            ("conflict", None, since.elapsed().as_secs(), words.to_owned())
         };
         Some(CheckStatus {
             about: format!("vip {addr}"),
@@ -444,10 +447,10 @@ fn abstention(config: &Configuration, from: impl Fn(&Vip, &Group) -> bool) -> Ab
 
 impl Watched {
     /// Whether its outcomes are those of another check, of what may be something else. Programs are told
-    /// what they are for.
+    /// what they are for, and claims are about VIPs.
     fn looks_like(&self, about: &About, check: &Check) -> bool {
-        let is_told = matches!(check.probe, Probe::Exec(_));
-        self.check.probe == check.probe && (self.about == *about || !is_told)
+        let differs = matches!(check.probe, Probe::Exec(_) | Probe::Unclaimed);
+        self.check.probe == check.probe && (self.about == *about || !differs)
     }
 
     fn is(&self, about: &About, check: &Check) -> bool {
@@ -467,17 +470,22 @@ impl Drop for Watched {
 async fn watch(
     health: Weak<Health>,
     number: u64,
-    check: Check,
+    (about, check): (About, Check),
     environment: Vec<(&'static str, String)>,
 ) {
     let environment: Vec<_> = environment.iter().map(|(key, value)| (*key, &**value)).collect();
     let alone = Alone::new();
-    let mut looks = time::interval(check.interval);
+    // What the node has to ask for first it cannot know at once.
+    let first = if check.probe == Probe::Unclaimed { check.interval } else { Duration::ZERO };
+    let mut looks = time::interval_at(time::Instant::now() + first, check.interval);
     // A look that was late does not bring the next ones closer together.
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut looked = Instant::now();
     loop {
         looks.tick().await;
-        let outcome = probe::look(&check, &environment, &alone).await;
+        let since = std::mem::replace(&mut looked, Instant::now());
+        let claims = || health.upgrade().map_or(Ok(()), |it| it.look_for_claims(&about, since));
+        let outcome = probe::look(&check, &environment, &alone, claims).await;
         let Some(health) = health.upgrade() else { return };
         health.note(number, outcome);
     }

@@ -1,6 +1,7 @@
 //! What the control socket tells: the snapshot of the heartbeat thread, the kernel's counters and
 //! the history, in the words of [`crate::status`].
 
+mod conflicts;
 mod groups;
 mod health;
 mod powers;
@@ -22,7 +23,7 @@ use super::{
     bring_up::{Record, Up},
     command::Commander,
     configurations::Configurations,
-    conflicts::{self, Conflicts, Prober},
+    conflicts::{Conflicts, among},
     control::Source,
     engine::{Latest, Report, Snapshot},
     explain::{self, Asked, Viewpoint},
@@ -105,7 +106,7 @@ impl Reporter {
                 interface: datapath.interface().to_owned(),
                 mode: datapath.xdp_mode(),
                 jumbo: datapath.has_frags(),
-                conflicts: Conflicts::since(conflicts::among(&counters.packets()?)),
+                conflicts: Conflicts::since(among(&counters.packets()?)),
                 counters,
             })
         };
@@ -237,43 +238,6 @@ impl Reporter {
     /// Writes a warning into the history.
     pub fn warn(&self, kind: &str, message: String) {
         self.history.push(Level::Warn, kind, message);
-    }
-
-    /// Tells of strangers and other farms that have claimed a VIP or its MAC since the last time.
-    pub fn note_conflicts(&self) {
-        let snapshot = self.latest.get();
-        if snapshot.state == NodeState::Joining {
-            return; // The members' MACs may not be known yet.
-        }
-        let peers = || snapshot.peers.iter().flat_map(|peer| peer.macs.iter().flatten());
-        let is_member = |mac| self.own_macs.iter().chain(peers()).any(|member| *member == mac);
-        let config = self.configurations.get(snapshot.digest);
-        for (Watched { counters, conflicts, .. }, port) in self.watched.iter().zip(&config.ports) {
-            let (Ok(packets), Ok(Some(claim))) = (counters.packets(), counters.claim()) else {
-                continue;
-            };
-            let count = conflicts::among(&packets);
-            let stranger = !is_member(Mac(claim.mac));
-            if let Some(count) = conflicts.untold(Instant::now(), count, stranger) {
-                let vip = port.plan().services.vip(claim.vip).map(|(_, vip)| vip);
-                let message = conflicts::words(claim, vip, count);
-                if let Some(vip) = vip {
-                    self.health.note_claim(vip, message.clone());
-                }
-                self.history.push(Level::Warn, "address_conflict", message);
-            }
-        }
-    }
-
-    /// Asks whether somebody else has the farm's VIPs, if that is this node's part.
-    pub async fn probe(&self, prober: &Prober) {
-        let snapshot = self.latest.get();
-        let first = snapshot.view.owners().iter().next();
-        if snapshot.state == NodeState::Up && first == Some(self.own) {
-            let config = self.configurations.get(snapshot.digest);
-            let interfaces = &self.reloader.lock().await.interfaces;
-            prober.probe(config.vips().map(|(at, vip)| (&interfaces[at], vip)));
-        }
     }
 
     /// Counts connections if it is time to, and lets go of what has none left.

@@ -22,13 +22,14 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 const COUNT: RangeInclusive<u16> = 1..=100;
 
 const EXAMPLE: &str = "{ tcp: \"127.0.0.1:80\" }";
-const PROBES: [&str; 5] = ["tcp", "http", "exec", "file", "interface"];
-const KEYS: [&str; 14] = [
+const PROBES: [&str; 6] = ["tcp", "http", "exec", "file", "interface", "claimed"];
+const KEYS: [&str; 15] = [
     "tcp",
     "http",
     "exec",
     "file",
     "interface",
+    "claimed",
     "interval",
     "timeout",
     "rise",
@@ -69,13 +70,21 @@ fn read_check(value: &Value, report: &mut Report) -> Option<Check> {
             .and_then(|value| duration::read(value, &format!("`{key}`"), range, report))
             .unwrap_or(default)
     };
-    let interval = time("interval", INTERVAL, Check::INTERVAL);
+    let default = probe.as_ref().map_or(Check::INTERVAL, Probe::interval);
+    let interval = time("interval", INTERVAL, default);
     let timeout = time("timeout", SHORTEST_TIMEOUT..=*INTERVAL.end(), interval.min(Check::TIMEOUT));
     if let Some(value) = fields.get("timeout").filter(|_| timeout > interval) {
         report.error(
             value.at,
             "`timeout` is longer than `interval`: one look would still go on when the next is due",
             "shorten `timeout`, or raise `interval`",
+        );
+    }
+    if let Some(value) = fields.get("interval").filter(|_| is_deaf(probe.as_ref(), interval)) {
+        report.error(
+            value.at,
+            "a node asks every 2 s who else claims a VIP, and a look sooner than 4 s after the one before may come between two answers: the check would pass although somebody has the VIP",
+            "write `interval: 4s` or more, or nothing for 5s",
         );
     }
     let mut count = |key: &str, default| {
@@ -138,11 +147,18 @@ fn read_probe(fields: &Fields<'_>, report: &mut Report) -> Option<Probe> {
             let path = read_path(value, "`file`", "/run/maintenance", report)?;
             Some(Probe::File { path: PathBuf::from(path), present: present.unwrap_or(true) })
         }
-        _ => {
+        "interface" => {
             let name = fields::name(value, "an interface", &INTERFACE, report)?;
             Some(Probe::Interface(name.value))
         }
+        // What is wanted is that nobody does.
+        _ => fields::choice(value, "`claimed`", &[("false", ())], report).map(|_| Probe::Unclaimed),
     }
+}
+
+/// Whether a check looks more often than it can hear anything.
+fn is_deaf(probe: Option<&Probe>, interval: Duration) -> bool {
+    probe == Some(&Probe::Unclaimed) && interval < Probe::SHORTEST_UNCLAIMED
 }
 
 /// `ADDRESS:PORT`.

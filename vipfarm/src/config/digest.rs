@@ -226,6 +226,7 @@ impl Encoder {
                 self.bytes(&[4]);
                 self.text(name);
             }
+            Probe::Unclaimed => self.bytes(&[5]),
         }
         self.duration(*interval);
         self.duration(*timeout);

@@ -2,7 +2,12 @@
 //! maps of their own, and what the others had counted lies beside it, in an entry that no program
 //! writes. So no number falls when an agent is replaced, and none is counted twice.
 
-use std::{borrow::Borrow, collections::BTreeMap, path::Path};
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use aya::{
     Ebpf,
@@ -25,7 +30,7 @@ const CARRIED: u32 = 1;
 pub struct Counters {
     packets: PerCpuArray<MapData, [u64; COUNTERS]>,
     guard: PerCpuArray<MapData, [u64; GUARD_COUNTERS]>,
-    claim: Array<MapData, u64>,
+    claims: Mutex<Array<MapData, u64>>,
 }
 
 impl Counters {
@@ -33,7 +38,7 @@ impl Counters {
         Ok(Self {
             packets: object::take(ebpf, "PACKETS")?,
             guard: object::take(ebpf, "GUARD")?,
-            claim: object::take(ebpf, "CLAIM")?,
+            claims: Mutex::new(object::take(ebpf, "CLAIMS")?),
         })
     }
 
@@ -43,11 +48,21 @@ impl Counters {
         Ok(Reason::ALL.iter().map(|reason| (*reason, counts[reason.code()])).collect())
     }
 
-    /// The last one who claimed what is this farm's ([`Reason::ArpConflict`], [`Reason::NdConflict`])
-    /// since this agent runs.
-    pub fn claim(&self) -> Result<Option<Claim>, Error> {
-        let word = self.claim.get(&0, 0).map_err(|error| object::map_error(&error))?;
-        Ok(Claim::of_word(word))
+    /// Takes out the last claim of each virtual address ([`Reason::ArpConflict`],
+    /// [`Reason::NdConflict`]; [`Reason::ArpProbe`], [`Reason::NdProbe`]), and of a virtual MAC, since the
+    /// last time; none is from before this agent.
+    pub fn take_claims(&self) -> Result<Vec<Claim>, Error> {
+        let mut words = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claims = Vec::new();
+        for place in 0..words.len() {
+            let word = words.get(&place, 0).map_err(|error| object::map_error(&error))?;
+            if let Some(claim) = Claim::of_word(word) {
+                // One that comes right now is lost behind the one that was read.
+                words.set(place, 0, 0).map_err(|error| object::map_error(&error))?;
+                claims.push(claim);
+            }
+        }
+        Ok(claims)
     }
 
     /// Frames that the egress guard corrected or refused, by word.

@@ -29,7 +29,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// [`Check::interval`] of a file that says nothing.
+    /// [`Check::interval`] of a file that says nothing, of most kinds: [`Probe::interval`].
     pub const INTERVAL: Duration = Duration::from_secs(2);
     /// [`Check::timeout`] of a file that says nothing, unless `interval` is shorter.
     pub const TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,6 +57,20 @@ pub enum Probe {
     },
     /// A network interface is up and has a carrier.
     Interface(String),
+    /// No other machine and no other farm has claimed a VIP that the check is about since the look before.
+    Unclaimed,
+}
+
+impl Probe {
+    /// The least [`Check::interval`] of [`Probe::Unclaimed`]: nodes ask for such VIPs every 2 s, read
+    /// within a second what was answered, and may be late by another one. Whoever looked sooner would take
+    /// silence for an answer.
+    pub const SHORTEST_UNCLAIMED: Duration = Duration::from_secs(4);
+
+    /// [`Check::interval`] of a file that says nothing.
+    pub fn interval(&self) -> Duration {
+        if *self == Self::Unclaimed { Duration::from_secs(5) } else { Check::INTERVAL }
+    }
 }
 
 impl fmt::Display for Probe {
@@ -68,6 +82,7 @@ impl fmt::Display for Probe {
             Self::File { path, present: true } => write!(f, "file {}", path.display()),
             Self::File { path, present: false } => write!(f, "no file {}", path.display()),
             Self::Interface(name) => write!(f, "interface {name}"),
+            Self::Unclaimed => f.write_str("unclaimed"),
         }
     }
 }
@@ -142,6 +157,15 @@ impl About {
     pub fn vip(block: &Vip) -> Self {
         Self::Vip(block.addresses[0].addr)
     }
+
+    /// Whether that block, or a part of it, is what it is about.
+    fn covers(&self, block: &Vip) -> bool {
+        match self {
+            Self::All => true,
+            Self::Vip(_) => *self == Self::vip(block),
+            Self::Group(name) => block.groups.iter().any(|group| group.name == *name),
+        }
+    }
 }
 
 impl fmt::Display for About {
@@ -167,6 +191,17 @@ impl Farm {
             own.chain(groups)
         });
         of_all.chain(blocks)
+    }
+
+    /// The VIP blocks that something is about.
+    pub fn blocks(&self, about: &About) -> impl Iterator<Item = &Vip> {
+        self.vips.iter().filter(|block| about.covers(block))
+    }
+
+    /// Whether a check wants to know who else claims a VIP of that block.
+    pub fn must_be_unclaimed(&self, block: &Vip) -> bool {
+        let mut checks = self.all_checks();
+        checks.any(|(about, check)| check.probe == Probe::Unclaimed && about.covers(block))
     }
 
     /// Whether checks or hooks run as the agent's own user.

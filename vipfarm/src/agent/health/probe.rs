@@ -27,11 +27,12 @@ use crate::{
 };
 
 /// Looks once, for as long as the check allows; the error says what is wrong. Programs get that
-/// environment; what may hang goes by `alone`.
+/// environment; what may hang goes by `alone`; `claims` says what was heard since the look before.
 pub(super) async fn look(
     check: &Check,
     environment: &[(&str, &str)],
     alone: &Alone,
+    claims: impl Fn() -> Result<(), String>,
 ) -> Result<(), String> {
     let timeout = check.timeout;
     let look = async {
@@ -42,6 +43,7 @@ pub(super) async fn look(
             Probe::Exec(run) => program::run(run, environment, timeout, alone).await,
             Probe::File { path, present } => file(path, *present, alone).await,
             Probe::Interface(name) => interface(name).await,
+            Probe::Unclaimed => claims(),
         }
     };
     if matches!(check.probe, Probe::Exec(_)) {
@@ -133,7 +135,7 @@ mod tests {
     async fn outcome(probe: Probe, timeout: Duration) -> Result<(), String> {
         let (rise, fall, effect) = (1, 1, Effect::Drain);
         let check = Check { probe, interval: timeout, timeout, rise, fall, effect };
-        look(&check, &[], &Alone::new()).await
+        look(&check, &[], &Alone::new(), || Ok(())).await
     }
 
     async fn listener() -> (TcpListener, SocketAddr) {

@@ -55,6 +55,7 @@ fn each_kind_of_check_is_read() {
     assert_eq!(probe("{ file: /run/maintenance, present: false }"), file);
     assert_eq!(file.to_string(), "no file /run/maintenance");
     assert_eq!(probe("{ interface: eth1 }"), Probe::Interface("eth1".into()));
+    assert_eq!(probe("{ claimed: false }"), Probe::Unclaimed);
 }
 
 #[test]
@@ -69,6 +70,8 @@ fn times_and_counts_have_defaults_and_may_be_given() {
     assert_eq!(one(all), (seconds(10), seconds(4), 1, 5, Effect::Leave));
     let half = Duration::from_millis(500);
     assert_eq!(one("{ file: /x, interval: 500ms }").1, half, "no longer than the interval");
+    assert_eq!(one("{ claimed: false }"), (seconds(5), seconds(1), 2, 3, Effect::Drain));
+    assert_eq!(one("{ claimed: false, interval: 4s }").0, seconds(4));
 }
 
 #[test]
@@ -83,6 +86,25 @@ fn a_check_may_be_about_the_farm_a_block_or_a_group() {
     let vip = &farm.vips[0];
     let counts = [&farm.checks, &vip.checks, &vip.groups[0].checks].map(Vec::len);
     assert_eq!(counts, [1, 1, 2]);
+}
+
+#[test]
+fn a_claim_is_looked_for_at_the_vips_that_the_check_is_about() {
+    let vips = |(all, block, group): (&str, &str, &str)| {
+        let rules = "rules: [{ port: 80, proto: tcp, filter: on_port }]";
+        let text = format!(
+            "farm: web\nkey_file: k\n{all}nodes: [{{ name: n, addresses: [10.0.0.11] }}]\nvips:\n\
+             - {{ addresses: [10.0.0.100/24], {block}groups: [{{ name: a, {rules} }}] }}\n\
+             - {{ addresses: [10.0.0.101/24], groups: [{{ name: b, {group}{rules} }}] }}\n"
+        );
+        let farm = parse_text(&text).expect("it is right");
+        [0, 1].map(|block| farm.must_be_unclaimed(&farm.vips[block]))
+    };
+    let (check, others) = ("checks: [{ claimed: false }]", "checks: [{ file: /x }]");
+    assert_eq!(vips((&format!("{check}\n"), "", "")), [true, true]);
+    assert_eq!(vips(("", &format!("{check}, "), "")), [true, false]);
+    assert_eq!(vips(("", "", &format!("{check}, "))), [false, true]);
+    assert_eq!(vips((&format!("{others}\n"), "", "")), [false, false]);
 }
 
 #[test]
@@ -121,11 +143,11 @@ fn what_is_wrong_with_a_check_is_told() {
         ),
         (
             &[(PLACE, "checks: [{ interval: 1s }, { file: /x, interface: eth0 }, { fiel: /x }]")],
-            "farm.yaml:8:14: error: a check looks at one thing: it needs one of the keys tcp, http, exec, file, interface\n\
+            "farm.yaml:8:14: error: a check looks at one thing: it needs one of the keys tcp, http, exec, file, interface, claimed\n\
              \x20 = help: write it such as `{ tcp: \"127.0.0.1:80\" }`\n\
              farm.yaml:8:32: error: a check looks at one thing, and this names two: `file` and `interface`\n\
              \x20 = help: make two entries\n\
-             farm.yaml:8:63: error: a check looks at one thing: it needs one of the keys tcp, http, exec, file, interface\n\
+             farm.yaml:8:63: error: a check looks at one thing: it needs one of the keys tcp, http, exec, file, interface, claimed\n\
              \x20 = help: write it such as `{ tcp: \"127.0.0.1:80\" }`\n\
              farm.yaml:8:65: error: `fiel` is not a key of a check\n\
              \x20 = help: did you mean `file`?",
@@ -179,6 +201,13 @@ fn what_is_wrong_with_a_check_is_told() {
              \x20 = help: shorten `timeout`, or raise `interval`\n\
              farm.yaml:8:86: error: `stop` is not a value of `effect`\n\
              \x20 = help: write one of: drain, leave",
+        ),
+        (
+            &[(PLACE, "checks: [{ claimed: true }, { claimed: false, interval: 3s }]")],
+            "farm.yaml:8:25: error: `true` is not a value of `claimed`\n\
+             \x20 = help: write one of: false\n\
+             farm.yaml:8:61: error: a node asks every 2 s who else claims a VIP, and a look sooner than 4 s after the one before may come between two answers: the check would pass although somebody has the VIP\n\
+             \x20 = help: write `interval: 4s` or more, or nothing for 5s",
         ),
         (
             &[(PLACE, "checks: []")],

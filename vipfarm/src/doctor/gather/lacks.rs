@@ -21,7 +21,7 @@ pub(super) fn lacks(farm: &Farm, present: &[Interface], hidden: &[&str]) -> Vec<
             }
             Probe::Interface(name) => interface(name, present).into_iter().collect(),
             // Whether somebody answers is what such a check is to find out.
-            Probe::Tcp(_) | Probe::Http(_) => Vec::new(),
+            Probe::Tcp(_) | Probe::Http(_) | Probe::Unclaimed => Vec::new(),
         };
         let of = check.probe.to_string();
         lacks.extend(found.into_iter().map(|lack| LackFacts {

@@ -39,7 +39,9 @@ pub(super) fn read(
             "intf" => {
                 "`check: true`, the default, watches the VIPs' interfaces; for another one write `checks: [{ interface: NAME }]`"
             }
-            "ip" => "`check: true`, the default, watches the VIPs on each node",
+            "ip" => {
+                "`check: true`, the default, watches the VIPs on each node; to stop serving one that somebody else claims write `checks: [{ claimed: false, effect: leave }]`"
+            }
             "custom" => {
                 "its program goes on and sets a resource; one that looks once and ends with 0 if all is well can be a check: `checks: [{ exec: [PROGRAM] }]`"
             }
