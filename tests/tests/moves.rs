@@ -39,8 +39,8 @@ struct Case {
     former: u8,
 }
 
-/// A client whose bucket is in a move, for each kind of VIP, for buckets of this and another node, and
-/// for those that one or several have had before.
+/// A client whose bucket is in a move, for each kind of VIP, for buckets of this and another node, for
+/// those that one or several have had before, and for those that were this node's.
 fn cases(world: &World) -> Vec<Case> {
     let vips = [
         (IpAddr::from(VIP), WEB, false),
@@ -67,7 +67,7 @@ fn cases(world: &World) -> Vec<Case> {
         let client = (client.expect("some client fits"), 4000).into();
         Case { vip, group, directed, client, mine, former }
     };
-    let kinds = [(true, 1), (true, SEVERAL), (false, 1), (false, SEVERAL)];
+    let kinds = [(true, 1), (true, SEVERAL), (false, 1), (false, SEVERAL), (false, NOBODY)];
     let of = |vip| kinds.map(|(mine, former)| case(vip, mine, former));
     vips.into_iter().flat_map(of).collect()
 }
@@ -93,11 +93,12 @@ fn t12_new_connections_are_the_owners_and_old_ones_stay_where_they_are() {
             (false, false) => Reason::NotMine,
             (false, true) => Reason::Forwarded,
         };
+        // Another's with a former owner is about to be this node's.
         let of_another = match (mine, directed) {
             (true, false) => Reason::Inherited,
-            (true, true) if former == SEVERAL => Reason::CopiedBack,
-            (true, true) => Reason::HandedBack,
-            (false, _) => owner,
+            (_, true) if former == SEVERAL => Reason::CopiedBack,
+            (_, true) if former != NOBODY => Reason::HandedBack,
+            (_, _) => owner,
         };
         for tables in [&without, &with, &after] {
             assert_eq!(judge(tables, SYN), owner, "a new connection, {here}");
@@ -122,8 +123,9 @@ fn t17_what_was_handed_over_is_handed_back_once_and_no_further() {
         let mut marked = OWN.0;
         marked[0] |= 1;
         let (reason, to, from) = match (case.mine, case.former) {
-            (true, SEVERAL) => (Reason::CopiedBack, ALL, marked),
+            (_, SEVERAL) => (Reason::CopiedBack, ALL, marked),
             (true, _) => (Reason::HandedBack, PEER.0, OWN.0),
+            // What is about to be this node's is his still who sent it.
             (false, _) => (Reason::HandedOver, OWN.0, PEER.0),
         };
         let mut after = from_peer.clone();

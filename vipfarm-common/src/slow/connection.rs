@@ -6,10 +6,13 @@
 //! SYNs and what matches a socket of its own; the rest it drops without a word, or hands back where
 //! nodes hand over: its stack would answer by a reset. When the former owner dies, the bucket is in a
 //! move no more, and the reset is right.
+//!
+//! Nodes install a view one after the other. Where they hand over, who has installed it sends to the new
+//! owner already, which hands back from the moment on at which it has promised the view.
 
 use super::{Address, Flow, Frame, Ip, Place};
 use crate::{
-    layout::{MAX_GROUPS, SEVERAL, VIP_DIRECTED},
+    layout::{MAX_GROUPS, NOBODY, SEVERAL, VIP_DIRECTED},
     packet::{Connection, Head, Packet, Tables, Tuple},
     reason::{Outcome, Reason},
     vip::{self, TCP},
@@ -51,29 +54,49 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         };
         let mine = vip::is_mine(self.tables, self.now, group, bucket);
         match (mine, own) {
-            (true, true) | (false, false) => Ok(self.owner(vip, group, bucket)),
+            (true, true) => Ok(self.owner(vip, group, bucket)),
             (false, true) => {
                 self.tables.observe(group, bucket);
                 // It may have come as a copy to all stations.
                 self.ethernet.head.set::<0, 6>(self.tables.own_mac());
                 Err(Reason::Lingering)
             }
-            (true, false) if vip & VIP_DIRECTED != 0 => Err(self.hand_back(group, bucket)),
+            (_, false) if self.hands_back(vip, mine, group, bucket) => {
+                Err(self.hand_back(group, bucket))
+            }
             (true, false) => {
                 self.tables.observe(group, bucket);
                 Err(Reason::Inherited)
             }
+            (false, false) => Ok(self.owner(vip, group, bucket)),
         }
     }
 
-    /// Hands a frame to who served its bucket before. Only the owner does, so that it is the last hop;
-    /// where it cannot tell who it was, all nodes get the frame, which none of them hands on.
+    /// Whether what is of no connection here goes to who served its bucket before: the bucket is this node's,
+    /// or is about to be. In the latter case not what that one has sent: he may be its owner still, and hand
+    /// back to this node.
+    #[inline(always)]
+    pub(super) fn hands_back(&self, vip: u32, mine: bool, group: u32, bucket: u8) -> bool {
+        let former = self.former(group, bucket);
+        let [target] = self.ethernet.head.get::<0, 1>();
+        let is_awaited = former != NOBODY && target & 1 == 0 && !self.is_from(former);
+        vip & VIP_DIRECTED != 0 && (mine || is_awaited)
+    }
+
+    /// Who served a bucket before.
+    #[inline(always)]
+    fn former(&self, group: u32, bucket: u8) -> u8 {
+        let group = &self.now.groups[group as usize & (MAX_GROUPS - 1)];
+        self.tables.volatile(&group.former[usize::from(bucket)])
+    }
+
+    /// Hands a frame to who served its bucket before. Only the owner does, or who is to be, so that it is the
+    /// last hop; where it cannot tell who it was, all nodes get the frame, which none of them hands on.
     #[inline(always)]
     pub(super) fn hand_back(&self, group: u32, bucket: u8) -> Reason {
         let ethernet = &self.ethernet.head;
         self.tables.observe(group, bucket);
-        let group = &self.now.groups[group as usize & (MAX_GROUPS - 1)];
-        let former = self.tables.volatile(&group.former[usize::from(bucket)]);
+        let former = self.former(group, bucket);
         let came_here = ethernet.get::<0, 6>() == self.tables.own_mac();
         if came_here && former == SEVERAL {
             ethernet.set::<0, 6>([0xff; 6]);
