@@ -204,12 +204,24 @@ impl World {
     /// # Panics
     /// If it has no such node.
     pub fn seen_by(node: usize) -> Self {
+        Self::asking_as(node, own_addresses())
+    }
+
+    /// As node1 sees it while it has no addresses of its own.
+    ///
+    /// # Panics
+    /// If the file above is not valid.
+    pub fn without_addresses() -> Self {
+        Self::asking_as(0, OwnAddresses::default())
+    }
+
+    fn asking_as(node: usize, addresses: OwnAddresses) -> Self {
         let farm: Farm = config::parse("paper.yaml", FARM).unwrap_or_else(|e| panic!("{e}"));
         let own = NodeId::new(node).expect("few nodes");
         let mac = MACS[node];
         let is_closed = |block: usize| farm.vips[block].addresses[0].addr == VIP_CLOSED;
-        let mut port = Port::new(&farm, |block| !is_closed(block), own_addresses())
-            .expect("it fits the tables");
+        let mut port =
+            Port::new(&farm, |block| !is_closed(block), addresses).expect("it fits the tables");
         let closed = HeldVip {
             addr: VIP_CLOSED.into(),
             tags: VlanTags::default(),

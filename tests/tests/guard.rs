@@ -153,13 +153,32 @@ fn t1_t3_nobody_claims_a_vip_for_a_mac_that_does_not_serve_it() {
 }
 
 #[test]
-fn t1_a_node_without_an_address_to_ask_with_does_not_ask_as_the_vip() {
+fn t1_a_node_without_an_address_to_ask_with_asks_as_the_vip_only_where_it_alone_has_it() {
     require!(skip::bpf());
-    let mut kernel = World::new().kernel();
-    kernel.lease(std::time::Duration::from_mins(1)).expect("a lease");
-    let frame = Frame::solicitation(OWN, VIP6_FLOATING, OWN_V6).macs(OWN, CLIENT).bytes();
-    let run = kernel.run(Entry::Guard, &frame).expect("it runs");
-    assert_eq!((run.action, &run.guarded[..]), (2, &["refused"][..]));
+    let mut kernel = World::without_addresses().kernel();
+    let v4 = |vip| Frame::arp_request(OWN, vip, OTHER).macs(OWN, CLIENT).bytes();
+    let v6 = |vip| Frame::solicitation(OWN, vip, OWN_V6).macs(OWN, CLIENT).bytes();
+    for leased in [true, false] {
+        if leased {
+            kernel.lease(std::time::Duration::from_mins(1)).expect("a lease");
+        } else {
+            kernel.fence();
+        }
+        for (frame, is_alone) in [
+            (v4(VIP_FLOATING), true),
+            (v6(VIP6_FLOATING), true),
+            (v4(VIP_FLOATED), false),
+            (v4(VIP_DIRECTED), false),
+            (v6(VIP6_DIRECTED), false),
+        ] {
+            let run = kernel.run(Entry::Guard, &frame).expect("it runs");
+            if leased && is_alone {
+                assert_eq!((&run.frame, &run.guarded[..]), (&frame, &[][..]), "{frame:?}");
+            } else {
+                assert_eq!((run.action, &run.guarded[..]), (2, &["refused"][..]), "{frame:?}");
+            }
+        }
+    }
 }
 
 #[test]

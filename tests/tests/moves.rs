@@ -316,7 +316,7 @@ fn t12_flows_that_linger_are_judged_by_one_node_after_the_other_on_the_host() {
 fn t12_flows_that_linger_are_judged_by_one_node_after_the_other_in_the_kernel() {
     require!(skip::bpf());
     let mut kernel = World::new().kernel();
-    kernel.lease(Duration::from_mins(1)).expect("a lease");
+    kernel.lease(Duration::from_mins(10)).expect("a lease");
     let mut run = |plan: &Plan, frame: &[u8]| {
         kernel.apply(plan.clone()).expect("tables");
         kernel.run(Entry::Filter, frame).expect("it runs").reasons

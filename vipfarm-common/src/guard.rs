@@ -25,7 +25,7 @@ pub enum Guarded {
     /// The same as for ARP in a neighbour discovery message.
     Nd = 3,
     /// Not sent: it claimed a VIP that has no VMAC for a MAC that does not serve it now, or asked as one
-    /// in the place of which the node has no address to ask with.
+    /// that others serve too, in the place of which the node has no address to ask with.
     Refused = 4,
 }
 
@@ -114,7 +114,7 @@ impl<T: Tables> Said<'_, T> {
             }
             let [asker, _] = self.now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
             if asker == 0 {
-                return Guarded::Refused;
+                return self.question(claimed, mac);
             }
             let [a, b, c, d, ..] = asker.to_ne_bytes();
             arp.set::<14, 4>([a, b, c, d]);
@@ -147,15 +147,13 @@ impl<T: Tables> Said<'_, T> {
             return Guarded::Clean;
         }
         if claimed & OWN_MAC != 0 && kind == SOLICITATION {
-            let asker = self.now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
-            if asker == [0; 2] {
-                return Guarded::Refused;
+            let [high, low] = self.now.askers[claimed as usize & (2 * MAX_VIPS - 1)];
+            if high | low != 0 {
+                let own = join(high.to_ne_bytes(), low.to_ne_bytes());
+                message.set::<8, 16>(own);
+                message.set::<42, 2>(adjusted(checksum, &speaks_for, &own));
+                return Guarded::Nd;
             }
-            let [high, low] = asker;
-            let own = join(high.to_ne_bytes(), low.to_ne_bytes());
-            message.set::<8, 16>(own);
-            message.set::<42, 2>(adjusted(checksum, &speaks_for, &own));
-            return Guarded::Nd;
         }
         let vmac = self.now.vmacs[claimed as usize & (2 * MAX_VIPS - 1)];
         // An advertisement without the option is about the station that sends it.
@@ -172,10 +170,24 @@ impl<T: Tables> Said<'_, T> {
                     message.set::<42, 2>(adjusted(checksum, &mac, &[a, b, c, d, e, f]));
                     return Guarded::Nd;
                 }
+                break;
             }
             index += 1;
         }
-        if claimed & OWN_MAC == 0 { Guarded::Clean } else { self.claim(claimed, named) }
+        if claimed & OWN_MAC == 0 {
+            Guarded::Clean
+        } else if kind == SOLICITATION {
+            self.question(claimed, named)
+        } else {
+            self.claim(claimed, named)
+        }
+    }
+
+    /// Of a question as a VIP for which there is no other address: its holder may put it, for the answer is
+    /// for it.
+    #[inline(always)]
+    fn question(&self, vip: u32, mac: u64) -> Guarded {
+        if vip & VIP_FAILOVER == 0 { Guarded::Refused } else { self.claim(vip, mac) }
     }
 
     #[inline(always)]

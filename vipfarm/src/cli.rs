@@ -291,8 +291,9 @@ Examples:
     /// it leaves the farm, whose other nodes take its buckets over, but its kernel goes on serving the
     /// open connections, and the others are told. The process executes the new program, with the same
     /// arguments; the new agent takes everything over, joins, and has its buckets back. No connection
-    /// is lost. Returns when it serves its share. A changed file is taken over by the way, also one
-    /// that `reload` refuses.
+    /// is lost. Returns when it serves its share. A changed file is taken over by the way, if the other
+    /// nodes have read it too (`reload`); with --all-at-once also one that `reload` refuses. As with any
+    /// start of an agent, a drain, close or power without --persist ends.
     ///
     /// With --exit the process ends instead: whoever starts the next agent must do so within --hold.
     /// Connections that nobody has taken over by then are reset by the nodes that own their buckets. A

@@ -28,8 +28,11 @@ enum Bench {
     Packet {
         #[command(flatten)]
         output: Output,
-        /// Rounds in which every path takes a turn.
-        #[arg(long, value_name = "N", default_value_t = 21, value_parser = value_parser!(u16).range(15..))]
+        /// How often the packet programs are loaded anew: of their figures the middle one counts.
+        #[arg(long, value_name = "N", default_value_t = 7, value_parser = value_parser!(u16).range(1..))]
+        loads: u16,
+        /// Rounds of each load in which every path takes a turn.
+        #[arg(long, value_name = "N", default_value_t = 9, value_parser = value_parser!(u16).range(1..))]
         rounds: u16,
         /// Rounds in which every receiver is flooded; 0 leaves the flood out.
         #[arg(long, value_name = "N", default_value_t = 7)]
@@ -94,7 +97,8 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
         bench.arg("--json").arg(file);
     }
     let options = match &args.what {
-        Bench::Packet { rounds, flood, flood_seconds, .. } => vec![
+        Bench::Packet { loads, rounds, flood, flood_seconds, .. } => vec![
+            ("--loads", loads.to_string()),
             ("--rounds", rounds.to_string()),
             ("--flood", flood.to_string()),
             ("--flood-seconds", flood_seconds.to_string()),

@@ -43,6 +43,14 @@ pub(crate) fn other_layout(workspace: &Workspace) -> Result<PathBuf> {
     Ok(copy)
 }
 
+/// Builds all test programs, with the eBPF objects, and the `vipfarm` that they run: `test` and `fuzz` share
+/// them, because what cargo compiles depends on what it is asked for.
+pub(crate) fn tests(workspace: &Workspace) -> Result<Vec<Artifact>> {
+    ebpf::build(workspace)?;
+    let args = ["test", "--locked", "--no-run", "--workspace", "--exclude", "vipfarm-ebpf"];
+    artifact::build(workspace, &args)
+}
+
 /// Builds vipfarm, with the eBPF objects, and the lab's program called `name`.
 pub(crate) fn with_lab(workspace: &Workspace, name: &str, release: bool) -> Result<Vec<Artifact>> {
     ebpf::build(workspace)?;

@@ -7,14 +7,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::artifact;
+use crate::artifact::Artifact;
+use crate::build;
 use crate::workspace::Workspace;
 
 /// What is fuzzed: a test without a clock, so that the time is kept here.
 struct Target {
     /// What it is sent, as the test says how many there were.
     what: &'static str,
-    build: &'static [&'static str],
+    /// Kind and name of the test program.
+    program: (&'static str, &'static str),
     test: &'static str,
     /// Cases of one run of the test: about a second.
     batch: u64,
@@ -22,14 +24,14 @@ struct Target {
 
 const HEARTBEATS: Target = Target {
     what: "datagrams",
-    build: &["test", "--locked", "--no-run", "--package", "vipfarm", "--lib"],
+    program: ("lib", "vipfarm"),
     test: "membership::tests::fuzz::mutated_heartbeats_do_no_harm",
     batch: 10_000,
 };
 
 const FRAMES: Target = Target {
     what: "frames",
-    build: &["test", "--locked", "--no-run", "--package", "vipfarm-lab", "--test", "owners"],
+    program: ("test", "owners"),
     test: "every_frame_is_served_once_at_most_and_keeps_all_but_its_macs",
     batch: 100_000,
 };
@@ -50,9 +52,10 @@ pub(crate) struct Args {
 
 /// Sends cases until the time is over; a failing one is in `target/fuzz/`.
 pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
+    let built = build::tests(workspace)?;
     if let Some(input) = &args.input {
         let input = input.canonicalize().with_context(|| input.display().to_string())?;
-        let output = HEARTBEATS.run(&HEARTBEATS.binary(workspace)?, |command| {
+        let output = HEARTBEATS.run(&HEARTBEATS.binary(&built)?, |command| {
             command.env("VIPFARM_FUZZ_INPUT", input);
         })?;
         print!("{output}");
@@ -60,25 +63,30 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<()> {
     }
     let first = args.seed.map_or_else(random, Ok)?;
     for target in [HEARTBEATS, FRAMES] {
-        target.fuzz(workspace, first, Duration::from_secs(args.seconds))?;
+        target.fuzz(
+            &target.binary(&built)?,
+            workspace,
+            first,
+            Duration::from_secs(args.seconds),
+        )?;
     }
     Ok(())
 }
 
 impl Target {
-    fn binary(&self, workspace: &Workspace) -> Result<PathBuf> {
-        let tests = artifact::build(workspace, self.build)?;
-        let test = tests.into_iter().find(|artifact| artifact.is_test);
-        Ok(test.context("cargo built no test")?.executable)
+    fn binary(&self, built: &[Artifact]) -> Result<PathBuf> {
+        let (kind, name) = self.program;
+        let is_it = |it: &&Artifact| it.is_test && it.kind == kind && it.name == name;
+        let found = built.iter().find(is_it);
+        Ok(found.with_context(|| format!("cargo built no test {name}"))?.executable.clone())
     }
 
-    fn fuzz(&self, workspace: &Workspace, first: u64, time: Duration) -> Result<()> {
+    fn fuzz(&self, binary: &Path, workspace: &Workspace, first: u64, time: Duration) -> Result<()> {
         let Self { what, batch, .. } = self;
-        let binary = self.binary(workspace)?;
         let started = Instant::now();
         let (mut seed, mut sent) = (first, 0);
         while started.elapsed() < time {
-            let output = self.run(&binary, |command| {
+            let output = self.run(binary, |command| {
                 command.env("VIPFARM_FUZZ_SEED", seed.to_string());
                 command.env("VIPFARM_FUZZ_CASES", batch.to_string());
                 command.env("VIPFARM_FUZZ_DIR", workspace.target().join("fuzz"));

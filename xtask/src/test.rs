@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test of the workspace, on the host, in the kernel and in the lab.
 //!
-//! The test programs are run one by one rather than by `cargo test`: so each has a time, the lab's
-//! have the machine to themselves, and skips are counted.
+//! The test programs are run one by one rather than by `cargo test`: so each has a time, what loads the
+//! machine or counts milliseconds has it to itself, and skips are counted.
 
 use std::env;
 use std::fs;
@@ -23,6 +23,22 @@ use crate::workspace::Workspace;
 mod libtest;
 mod report;
 
+/// The lab's tests with agents, by far the longest.
+const FARM: &str = "tests test farm";
+
+/// Its modules that need the machine to themselves, because they load it themselves or count milliseconds.
+const ALONE: [&str; 9] = [
+    "agreement::",
+    "failover::",
+    "flows::",
+    "handover::",
+    "hostile::",
+    "lease::",
+    "stopped::",
+    "traps::offloads::",
+    "upgraded::",
+];
+
 /// Options of `test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -40,18 +56,20 @@ pub(crate) fn verb(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         }
         eprintln!("setup: {error:#}\nsetup: the tests of the lab will be skipped");
     }
+    // First: both are built in the same place.
+    let other_layout = build::other_layout(workspace)?;
+    let built = build::tests(workspace)?;
     let runner = Runner {
         workspace,
         filter: args.filter.as_deref(),
-        // First: both are built in the same place.
-        other_layout: build::other_layout(workspace)?,
-        vipfarm: build::vipfarm(workspace, false)?,
+        other_layout,
+        vipfarm: artifact::program(&built, "vipfarm")?,
         skips: workspace.target().join("test-skips"),
     };
 
     let mut report = Report::new(strict);
-    for suite in suites(workspace)? {
-        report.add(runner.run_suite(&suite)?);
+    for suite in suites(workspace, built)? {
+        runner.run_suite(&suite, &mut report)?;
     }
     report.add(runner.run_doc_tests()?);
     print!("{report}");
@@ -68,18 +86,30 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    fn run_suite(&self, suite: &Artifact) -> Result<Suite> {
-        let mut command = Command::new(&suite.executable);
-        command.args(["-Z", "unstable-options", "--report-time", "--color=never"]);
-        command.args(self.filter);
-        if is_lab(self.workspace, suite) {
-            // A lab is many processes with deadlines of milliseconds: one at a time.
-            command.arg("--test-threads=1");
+    fn run_suite(&self, suite: &Artifact, report: &mut Report) -> Result<()> {
+        let name = suite_name(self.workspace, suite);
+        let mut run = |name: String, arguments: Vec<&str>| {
+            let mut command = Command::new(&suite.executable);
+            command.args(["-Z", "unstable-options", "--report-time", "--color=never"]);
+            command.args(arguments);
+            // Where `cargo test` would run it. `--report-time` is not stable.
+            command.current_dir(&suite.package_dir).env("RUSTC_BOOTSTRAP", "1");
+            command.env("CARGO_MANIFEST_DIR", &suite.package_dir);
+            report.add(self.run(name, command)?);
+            Ok(())
+        };
+        if !is_lab(self.workspace, suite) {
+            return run(name, self.filter.into_iter().collect());
         }
-        // Where `cargo test` would run it. `--report-time` is not stable.
-        command.current_dir(&suite.package_dir).env("RUSTC_BOOTSTRAP", "1");
-        command.env("CARGO_MANIFEST_DIR", &suite.package_dir);
-        self.run(suite_name(self.workspace, suite), command)
+        // A lab is many processes with deadlines of milliseconds.
+        let one = "--test-threads=1";
+        if name != FARM || self.filter.is_some() {
+            return run(name, self.filter.into_iter().chain([one]).collect());
+        }
+        let two = ["--test-threads=2"].into_iter();
+        let others = two.chain(ALONE.iter().flat_map(|module| ["--skip", module])).collect();
+        run(format!("{name}, two at a time"), others)?;
+        run(format!("{name}, one at a time"), ALONE.into_iter().chain([one]).collect())
     }
 
     fn run_doc_tests(&self) -> Result<Suite> {
@@ -133,9 +163,7 @@ impl Runner<'_> {
 }
 
 /// All test programs; the lab's last, because they take longest and fail when others do.
-fn suites(workspace: &Workspace) -> Result<Vec<Artifact>> {
-    let args = ["test", "--locked", "--no-run", "--workspace", "--exclude", "vipfarm-ebpf"];
-    let mut suites = artifact::build(workspace, &args)?;
+fn suites(workspace: &Workspace, mut suites: Vec<Artifact>) -> Result<Vec<Artifact>> {
     suites.retain(|artifact| artifact.is_test);
     suites.sort_by_key(|suite| (is_lab(workspace, suite), suite_name(workspace, suite)));
     if suites.is_empty() {

@@ -26,8 +26,12 @@ pub struct PacketOptions {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Rounds in which every outcome of the hot path takes a turn of about 20 ms
-    #[arg(long, value_name = "N", default_value_t = 21, value_parser = value_parser!(u16).range(15..))]
+    /// How often the packet programs are loaded anew: of their figures the middle one counts
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = value_parser!(u16).range(1..))]
+    loads: u16,
+
+    /// Rounds of each load in which every outcome of the hot path takes a turn of about 20 ms
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = value_parser!(u16).range(1..))]
     rounds: u16,
 
     /// Rounds in which every receiver is flooded; 0 leaves the flood out
@@ -44,10 +48,10 @@ pub fn packet(options: &PacketOptions) -> Result<bool> {
     skip::bpf().map_err(|reason| anyhow!(reason))?;
     let load_average = load_average();
     let mut not_measured = Vec::new();
-    let mut kernel = World::new().kernel();
+    let kernel = World::new().kernel();
     let calls = translated::calls(kernel.program_id(Entry::Filter)?)?;
     let programs = kernel.sizes()?.into_iter().map(Into::into).collect();
-    let (floor_ns, lookup_ns, paths) = paths::measure(&mut kernel, options.rounds)?;
+    let (floor_ns, lookup_ns, paths) = paths::measure(options.loads, options.rounds)?;
     let flood = match options.flood {
         0 => FloodFigures::default(),
         rounds => flood::measure(rounds, options.flood_seconds, &mut not_measured)?,
@@ -57,6 +61,7 @@ pub fn packet(options: &PacketOptions) -> Result<bool> {
         lookup_ns,
         hot_path_calls: calls.iter().filter(|call| !call.contains(translated::TAIL_CALL)).count(),
         programs,
+        loads: options.loads,
         rounds: options.rounds,
         paths,
         flood,

@@ -50,7 +50,8 @@ fn t1_t3_a_node_that_does_not_have_a_failover_vip_cannot_take_its_clients() {
     assert_eq!(refused(&farm), 0);
     // As a hook may that believes it is the master.
     node2.inject_all(&claim(node2)).expect_err("its sender is told");
-    eventually("it was refused", || refused(&farm) == 1);
+    // Its own stack may have tried as well.
+    eventually("it was refused", || refused(&farm) >= 1);
     assert_eq!(known(), Some(node1.mac()));
 
     farm.kill(1).unwrap();

@@ -108,7 +108,7 @@ async fn as_many_datagrams_as_a_kernel_can_make_change_neither_view_nor_lease() 
         thread::scope(|scope| scope.spawn(|| victim.deluge(frame, FLOOD).unwrap()).join().unwrap());
     let after = farm.status(1).unwrap();
     println!("{sent} sent; {:?}", after.heartbeats);
-    assert!(sent > 100_000, "{sent}");
+    assert!(sent > 10_000, "no flood: {sent}");
     nothing_has_changed(&mut farm, &before);
     traffic.all_served().await;
     traffic.stop().await;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpSocket;
+use tokio::{net::TcpSocket, time::timeout};
 use vipfarm_lab::{
     Farm, Lab,
     farm::{Footprint, PATIENCE},
@@ -19,7 +19,7 @@ use vipfarm_lab::{
     traffic::StreamEcho,
 };
 
-use crate::{HTTP, ONE_VIP, eventually, handover::through, lab, operated::load};
+use crate::{HTTP, ONE_VIP, eventually, handover::through, has_event, lab, operated::load};
 
 /// How long the agents wait for open connections.
 const STOP_TIMEOUT: &str = "1500ms";
@@ -45,8 +45,8 @@ async fn stops_in_time(name: &str, program: &Path, vips: &str, wait: impl Fn(&mu
         let mut asking = farm.ask_command(2, &["upgrade", "--timeout", "1s"]);
         let mut asking = asking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         wait(farm);
-        farm.agent(2).unwrap().signal(Signal::SIGTERM).unwrap();
         stopped = Some(Instant::now());
+        farm.agent(2).unwrap().signal(Signal::SIGTERM).unwrap();
         let status = farm.agent(2).unwrap().wait_timeout(PATIENCE).unwrap();
         assert!(status.success(), "{status}");
         asking.wait().unwrap();
@@ -79,6 +79,29 @@ async fn t12_an_agent_that_is_stopped_while_it_gives_way_to_the_next_waits_for_i
     .await;
 }
 
+/// There is nobody to give anything to, and silence would help no client.
+#[tokio::test(flavor = "multi_thread")]
+async fn t12_a_node_that_is_alone_serves_who_comes_while_it_is_told_to_stop() {
+    let program = require!(skip::farm());
+    let lab = lab("lonely", 1, 1);
+    let mut farm = Farm::new(&lab, &program, "test", ONE_VIP).unwrap();
+    let before = farm.footprint(1).unwrap();
+    farm.start_node(1, &["--stop-timeout", STOP_TIMEOUT]).unwrap();
+    farm.wait_converged(&[1]).unwrap();
+    let _echo = StreamEcho::start(lab.node(1), HTTP.port()).unwrap();
+    let connect = async || {
+        let socket = lab.client(1).in_ns(TcpSocket::new_v4).unwrap();
+        timeout(PATIENCE, socket.connect(HTTP.into())).await.unwrap().unwrap()
+    };
+    let open = connect().await;
+    farm.agent(1).unwrap().signal(Signal::SIGTERM).unwrap();
+    eventually("it waits", || has_event(&farm, 1, "stopping"));
+    drop((connect().await, open));
+    let status = farm.agent(1).unwrap().wait_timeout(PATIENCE).unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(farm.footprint(1).unwrap(), before);
+}
+
 /// The thread has ended, and the hooks are being told: the next agent would not know that it is to stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn t12_an_agent_that_is_stopped_just_before_it_becomes_the_next_is_not_replaced() {
@@ -96,7 +119,9 @@ async fn t12_an_agent_that_is_stopped_just_before_it_becomes_the_next_is_not_rep
 async fn t12_who_connects_while_an_idle_node_is_told_to_stop_is_served_to_the_end() {
     let program = require!(skip::farm());
     let lab = lab("rush", 2, 1);
-    let (mut farm, before) = stopping(&lab, &program, ONE_VIP);
+    // The frozen one is not to be missed meanwhile.
+    let vips = ONE_VIP.replace("vips:", "membership: { profile: relaxed }\nvips:");
+    let (mut farm, before) = stopping(&lab, &program, &vips);
     let _echoes: Vec<_> =
         lab.nodes().iter().map(|node| StreamEcho::start(node, HTTP.port()).unwrap()).collect();
     let address = lab.client(1).addresses()[0];
@@ -112,7 +137,8 @@ async fn t12_who_connects_while_an_idle_node_is_told_to_stop_is_served_to_the_en
         let socket = lab.client(1).in_ns(TcpSocket::new_v4).unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(client).unwrap();
-        streams.push(socket.connect(HTTP.into()).await.unwrap().into_std().unwrap());
+        let connected = timeout(PATIENCE, socket.connect(HTTP.into())).await.unwrap();
+        streams.push(connected.unwrap().into_std().unwrap());
     }
     farm.freeze(1, false).unwrap();
     eventually("node2 serves nothing new", || load(&farm, 1, "node2") == 0);

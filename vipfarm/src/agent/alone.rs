@@ -29,7 +29,7 @@ impl Alone {
         let permit = Arc::clone(&self.0).try_acquire_owned();
         permit
             .map(|permit| Turn { _permit: permit })
-            .map_err(|_busy| "the last look still hangs".to_owned())
+            .map_err(|_busy| "the last one has not ended yet".to_owned())
     }
 
     /// Does that; the error says what keeps it from being done.
@@ -63,7 +63,7 @@ mod tests {
         time::timeout(Duration::from_millis(50), hanging).await.expect_err("nobody frees it");
         for _ in 0..3 {
             let busy = alone.run(|| ()).await;
-            assert_eq!(busy, Err("the last look still hangs".into()));
+            assert_eq!(busy, Err("the last one has not ended yet".into()));
         }
         drop(free);
         while alone.run(|| ()).await.is_err() {

@@ -40,7 +40,7 @@ use super::{
     site,
 };
 use crate::{
-    model::{Group, NodeId, NodeSet, Vip, VipId, VlanTags},
+    model::{Group, NodeId, NodeSet, View, Vip, VipId, VlanTags},
     net::{Interface, Network},
     plan::HeldVip,
     status::NodeState,
@@ -214,7 +214,7 @@ impl Mover {
                 self.idle_since = None;
                 // Else the tables may be another configuration's than the view.
                 if snapshot.converged {
-                    self.look_after(&blocks).await;
+                    self.look_after(&config, &snapshot, &blocks).await;
                     self.follow_view(&snapshot, &blocks).await;
                     self.stay(&config, &snapshot, &blocks);
                 }
@@ -259,15 +259,23 @@ impl Mover {
     }
 
     /// Notices what somebody else has removed: it is added again, and if it does not stay, it is others'
-    /// for a while.
-    async fn look_after(&mut self, blocks: &[Block<'_>]) {
+    /// for a while, if there are any.
+    async fn look_after(
+        &mut self,
+        config: &Configuration,
+        snapshot: &Snapshot,
+        blocks: &[Block<'_>],
+    ) {
         let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
         if !is_due {
             return;
         }
         let was_told = self.looked.replace(Instant::now()).is_none();
         let Ok(found) = Network::interfaces().await else { return };
+        let others = View::clone(&snapshot.view).without(self.own);
         for block in blocks {
+            let placement = config.ports[block.place].placement();
+            let is_others = block.vip.check && placement.holder(block.number, &others).is_some();
             let is_here = |vip: &HeldVip| {
                 let holder = site::holder(&self.interfaces[block.place], vip.tags, &found);
                 let now =
@@ -281,12 +289,12 @@ impl Mover {
                 }
                 let before = self.removed.get(&vip.addr);
                 let again = before.is_some_and(|before| before.elapsed() < AGAIN);
-                if again && was_told && !block.vip.check {
+                if again && was_told && !is_others {
                     continue; // Nobody else may take it: not for ever at full speed.
                 }
                 self.present.remove(&key);
                 self.removed.insert(vip.addr, Instant::now());
-                let then = if again && block.vip.check {
+                let then = if again && is_others {
                     self.refused.insert(vip.addr, Instant::now());
                     "again: it is for other nodes to have it"
                 } else {
@@ -457,6 +465,16 @@ fn holder_of(config: &Configuration, snapshot: &Snapshot, vip: &HeldVip) -> Opti
     let has = |block: usize| vips_of(&config.farm.vips[block]).any(|it| it == *vip);
     let (number, block, _) = floating(config).find(|&(_, block, _)| has(block))?;
     holder(config, snapshot, number, config.interface_of[block])
+}
+
+/// The failover VIPs that other nodes have.
+pub(super) fn held_elsewhere(
+    config: &Configuration,
+    snapshot: &Snapshot,
+    own: NodeId,
+) -> BTreeSet<IpAddr> {
+    let others = blocks(config, snapshot).filter(|block| block.holder.is_some_and(|it| it != own));
+    others.flat_map(|block| block.vip.addresses.iter().map(|vip| vip.addr)).collect()
 }
 
 fn floating(config: &Configuration) -> impl Iterator<Item = (usize, usize, &Group)> {

@@ -16,6 +16,7 @@ use super::{
     command::{Command, Commander},
     configurations::{Configuration, Configurations},
     engine::{Latest, Snapshot},
+    failover,
     handover::{Handover, Said},
     ports::Port,
     realtime,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     datapath::{self, FlowSeen, Flows},
     membership::{BootTime, PeerStatus},
-    model::{BUCKETS, Bitmap, Group, VipAddr},
+    model::{BUCKETS, Bitmap, Group, NodeId, VipAddr},
     net::sockets::{self, Connection},
     status::HandoverStatus,
 };
@@ -173,12 +174,22 @@ impl Linger {
         Arc::clone(&self.counted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How many open connections the VIPs have.
-    pub(super) async fn open(&self) -> anyhow::Result<usize> {
-        let config = self.configurations.get(self.latest.get().digest);
-        let found = find(&config).await?.len();
+    /// How many open connections the VIPs have that this node can go on with: not those of a failover VIP
+    /// that another node has.
+    pub(super) async fn open(&self, own: NodeId) -> anyhow::Result<usize> {
+        let snapshot = self.latest.get();
+        let config = self.configurations.get(snapshot.digest);
+        let elsewhere = failover::held_elsewhere(&config, &snapshot, own);
+        let mut open = 0;
         // A list may lack one.
-        if found == 0 { Ok(find(&config).await?.len()) } else { Ok(found) }
+        for _ in 0..2 {
+            let found = find(&config).await?;
+            open = found.iter().filter(|it| !elsewhere.contains(&it.local.ip())).count();
+            if open > 0 {
+                break;
+            }
+        }
+        Ok(open)
     }
 
     /// Ends the connections that are left, so that their clients learn of it at once and connect anew

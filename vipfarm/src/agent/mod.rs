@@ -152,16 +152,29 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     let mut signals = Signals::catch()?;
     rights::hide_memory().context("cannot hide the process's memory")?;
     let history = Arc::new(History::new());
+    let mut former = None;
     loop {
         program::reap_inherited();
-        let (farm, keys) = config::load_with_keys(&options.place.config)?;
-        site::refuse_exposed(&options.place.config)?;
-        trust::refuse(&options.place.config, &farm)?;
+        let file = &options.place.config;
+        let read = reload::read_now(file).and_then(|read| {
+            rights::refuse_users(&read.0)?;
+            Ok(read)
+        });
+        let (farm, keys) = match (read, former.take()) {
+            (Ok(read), _) => read,
+            // What was left in its place is somebody's to go on with, or to take down.
+            (Err(error), Some(former)) => {
+                let message = format!("the file is not taken over: {error:#}");
+                history.push(Level::Warn, "reload_refused", message);
+                former
+            }
+            (Err(error), None) => return Err(error),
+        };
+        former = Some((farm.clone(), keys.clone()));
         // Before there is a second thread.
-        rights::refuse_users(&farm)?;
         rights::give_up_others(farm.runs_as_others())
             .context("cannot give up rights that are not needed")?;
-        let (upgrader, asked) = Upgrader::new(program.clone(), options.place.config.clone());
+        let (upgrader, asked) = Upgrader::new(program.clone(), file.clone(), farm.name.clone());
         let serving =
             serve(options, farm, keys, Arc::clone(&history), (upgrader, asked), &mut signals);
         let runtime = runtime()?;
@@ -227,6 +240,7 @@ pub fn down(options: DownOptions) -> anyhow::Result<Vec<String>> {
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .on_thread_start(signals::leave_to_the_first)
         .enable_all()
         .build()
         .context("cannot start the runtime")
@@ -335,8 +349,8 @@ async fn serve(
         hold::keep(&options.place.run_dir, &farm.name, &datapaths);
         return Ok(upgrade);
     }
-    let taken_down = take_down(&reporting, &network, datapaths).await;
-    hooking.await?;
+    let taken_down = notifier.during(take_down(&reporting, &network, datapaths)).await;
+    notifier.during(hooking).await?;
     taken_down?;
     outcome?;
     if let Some(why) = why {
@@ -469,7 +483,11 @@ fn readers(
 fn follow_traces(up: &mut Up) -> anyhow::Result<()> {
     for datapath in &mut up.datapaths {
         if let Some(trace) = datapath.take_trace()? {
-            thread::Builder::new().name("trace".into()).spawn(move || follow(trace))?;
+            let following = move || {
+                signals::leave_to_the_first();
+                follow(trace);
+            };
+            thread::Builder::new().name("trace".into()).spawn(following)?;
         }
     }
     Ok(())

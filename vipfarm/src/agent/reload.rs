@@ -5,7 +5,12 @@
 //! dropped stays closed there until the interface has lost it: the node's kernel never answers for
 //! a VIP without the filter.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{anyhow, bail};
 use tokio::sync::{oneshot, watch};
@@ -16,7 +21,7 @@ use super::{
     configurations::{Configuration, Configurations, place_of},
     health::Health,
     rights, site, trust,
-    upgrade::Upgrader,
+    upgrade::{Upgrader, refuse_other_farm},
     watch::Needs,
 };
 use crate::{
@@ -59,13 +64,15 @@ pub(super) struct Reloader {
 
 /// Reads the file of the farm and its keys, which may take seconds: names are looked up.
 pub(super) async fn read(file: PathBuf) -> anyhow::Result<(Farm, Keys)> {
-    tokio::task::spawn_blocking(move || {
-        let read = config::load_with_keys(&file)?;
-        site::refuse_exposed(&file)?;
-        trust::refuse(&file, &read.0)?;
-        Ok(read)
-    })
-    .await?
+    tokio::task::spawn_blocking(move || read_now(&file)).await?
+}
+
+/// The same on this thread.
+pub(super) fn read_now(file: &Path) -> anyhow::Result<(Farm, Keys)> {
+    let read = config::load_with_keys(file)?;
+    site::refuse_exposed(file)?;
+    trust::refuse(file, &read.0)?;
+    Ok(read)
 }
 
 impl Reloader {
@@ -278,9 +285,8 @@ impl Reloader {
                 now.nodes[own].name
             );
         }
-        let what = if now.name != next.name {
-            "another farm name".to_owned()
-        } else if now.membership != next.membership {
+        refuse_other_farm(&self.file, &now.name, &next.name)?;
+        let what = if now.membership != next.membership {
             "other timers or another port for the heartbeats".to_owned()
         } else if keys.bucket_key() != self.hash_key {
             "another key, which decides where every client goes".to_owned()

@@ -74,6 +74,8 @@ pub struct Reporter {
     reloader: Mutex<Reloader>,
     /// Held while the file is read and taken over.
     reading: Mutex<()>,
+    /// Held while this node is opened or closed by hand.
+    opening: Mutex<()>,
     upgrader: Upgrader,
     prover: Prover,
     keeping: Arc<Keeping>,
@@ -125,6 +127,7 @@ impl Reporter {
             upgrader: reloader.upgrader.clone(),
             reloader: Mutex::new(reloader),
             reading: Mutex::default(),
+            opening: Mutex::default(),
             prover: Prover::new(up.own),
             keeping,
             announcing,

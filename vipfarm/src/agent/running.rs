@@ -93,6 +93,7 @@ impl Running<'_> {
                     self.reporter.leave_what_fails().await;
                     self.reporter.count_connections().await;
                     self.reporter.tidy().await;
+                    self.reporter.heed_powers();
                     self.reporter.put_back_vips().await;
                     self.follow_http().await;
                     self.reporter.keep_neighbours().await;
@@ -122,7 +123,9 @@ impl Running<'_> {
 
     /// Leaves the farm and leaves everything in its place, unless the agent stops already.
     fn begin_upgrade(&mut self, upgrade: Upgrade) -> std::io::Result<()> {
+        self.asked.close();
         if self.stop.is_asked() || self.why.is_some() {
+            self.reporter.info("upgrade_failed", "no upgrade: the agent stops".into());
             return Ok(());
         }
         let hold = upgrade.hold;

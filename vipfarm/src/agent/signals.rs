@@ -37,8 +37,7 @@ pub(super) struct Signals {
 impl Signals {
     /// Catches them from now on, and those that a former program of this process has held back.
     ///
-    /// To be called while the process has one thread: the others are to hold nothing back either, and
-    /// programs that they start inherit it.
+    /// To be called while the process has one thread, the one that serves: the others leave them to it.
     pub(super) fn catch() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let inside = runtime.enter();
@@ -69,6 +68,8 @@ impl Signals {
         let (terminate, interrupt) = (&mut self.terminate, &mut self.interrupt);
         self.came |= self.runtime.block_on(async {
             tokio::select! {
+                // What is noted counts, however late this thread comes to look.
+                biased;
                 _ = terminate.recv() => true,
                 _ = interrupt.recv() => true,
                 () = time::sleep(SHOWS) => false,
@@ -84,6 +85,13 @@ impl Signals {
     pub(super) fn let_through() -> io::Result<()> {
         Ok(held_back().thread_unblock()?)
     }
+}
+
+/// Has none of them come to this thread: one that still works when they are held back would have its
+/// process forget them. To be let through again in what it starts.
+pub(super) fn leave_to_the_first() {
+    // It fails for numbers that are no signals.
+    let _ = held_back().thread_block();
 }
 
 fn held_back() -> SigSet {

@@ -26,6 +26,8 @@ pub(super) struct Stop {
     until: Option<Instant>,
     /// What is open was told.
     told: bool,
+    /// That they cannot be counted was told.
+    not_counted: bool,
     /// When to count again.
     next: Instant,
     /// The heartbeat thread ends by itself, and until then the kernel serves what is open.
@@ -36,7 +38,15 @@ impl Stop {
     /// Not yet.
     pub(super) fn new(timeout: Option<Duration>) -> Self {
         let next = Instant::now();
-        Self { timeout, asked: None, until: None, told: false, next, held_until: None }
+        Self {
+            timeout,
+            asked: None,
+            until: None,
+            told: false,
+            not_counted: false,
+            next,
+            held_until: None,
+        }
     }
 
     /// Whether the agent is to stop.
@@ -65,8 +75,7 @@ impl Running<'_> {
             self.stop.until = None;
             return Ok(self.leave()?);
         }
-        // Also if nothing is open: somebody may connect before the farm has agreed.
-        self.reporter.health.leave_all_to_others();
+        self.asked.close();
         let until = now + timeout;
         self.stop.until = Some(self.stop.held_until.map_or(until, |held| until.min(held)));
         self.go_on_stopping().await
@@ -105,12 +114,13 @@ impl Running<'_> {
         if until.is_none_or(|until| now >= until) {
             return true;
         }
-        let is_given_away = self.reporter.has_given_away()
+        // Also if nothing is open: somebody may connect before the farm has agreed.
+        let is_given_away = self.reporter.give_away()
             || asked.is_some_and(|asked| now.duration_since(asked) > AGREEMENT);
         if !is_given_away || now < self.stop.next {
             return false;
         }
-        let open = self.open_connections().await;
+        let Some(open) = self.open_connections().await else { return false };
         let counted = Instant::now();
         self.stop.next = counted + PAUSE * counted.duration_since(now);
         if open > 0 && !self.stop.told {
@@ -123,12 +133,16 @@ impl Running<'_> {
         open == 0
     }
 
-    async fn open_connections(&self) -> usize {
-        match self.reporter.linger.open().await {
-            Ok(open) => open,
+    /// How many there are, if that can be told.
+    async fn open_connections(&mut self) -> Option<usize> {
+        match self.reporter.open_connections().await {
+            Ok(open) => Some(open),
             Err(error) => {
-                self.reporter.warn("not_counted", format!("the open connections: {error:#}"));
-                0
+                // It is tried again until their time is over, but told once.
+                if !std::mem::replace(&mut self.stop.not_counted, true) {
+                    self.reporter.warn("not_counted", format!("the open connections: {error:#}"));
+                }
+                None
             }
         }
     }

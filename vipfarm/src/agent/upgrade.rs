@@ -20,7 +20,10 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 
-use super::{configurations::Configurations, engine::Latest, handover::LONGEST_HOLD, rights};
+use super::{
+    configurations::Configurations, engine::Latest, handover::LONGEST_HOLD, rights,
+    signals::Signals,
+};
 use crate::{
     config,
     model::NodeId,
@@ -71,6 +74,8 @@ impl Program {
     fn run(&self, command: &mut Command) -> anyhow::Result<String> {
         let refused = || format!("{}: nothing was changed", self.0.display());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // SAFETY: it calls nothing but a system call.
+        unsafe { command.pre_exec(Signals::let_through) };
         let mut child = command.spawn().with_context(refused)?;
         let ended = wait(&mut child).with_context(refused)?;
         if !ended {
@@ -103,14 +108,20 @@ fn wait(child: &mut Child) -> io::Result<bool> {
 pub(super) struct Upgrader {
     program: Program,
     file: PathBuf,
+    /// The farm's name.
+    farm: String,
     asked: mpsc::Sender<Upgrade>,
 }
 
 impl Upgrader {
-    /// For that program and file; what is asked for comes out of the channel.
-    pub(super) fn new(program: Program, file: PathBuf) -> (Self, mpsc::Receiver<Upgrade>) {
+    /// For that program and file, which is of that farm; what is asked for comes out of the channel.
+    pub(super) fn new(
+        program: Program,
+        file: PathBuf,
+        farm: String,
+    ) -> (Self, mpsc::Receiver<Upgrade>) {
         let (asked, asks) = mpsc::channel(1);
-        (Self { program, file, asked }, asks)
+        (Self { program, file, farm, asked }, asks)
     }
 
     /// Has the agent replaced, if the new one can be; `others` are nodes that serve one of those
@@ -124,7 +135,7 @@ impl Upgrader {
         if hold.is_zero() || hold > LONGEST_HOLD {
             return Err(format!("a hold is at most {LONGEST_HOLD:?}, not {hold:?}"));
         }
-        let (program, file) = (self.program.clone(), self.file.clone());
+        let Self { program, file, farm: own, .. } = self.clone();
         let checked = tokio::task::spawn_blocking(move || {
             let version = program.check(&file)?;
             // A file that only the next version understands is that one's to judge.
@@ -133,6 +144,7 @@ impl Upgrader {
                     // What this process has given up, a program that it executes has not either.
                     rights::refuse_users(&farm)?;
                 }
+                refuse_other_farm(&file, &own, &farm.name)?;
                 let digest = config::digest(&farm, &keys);
                 let others = others.filter(|_| !request.all_at_once);
                 others.map_or(Ok(()), |others| others.refuse_another(&file, digest))?;
@@ -142,9 +154,21 @@ impl Upgrader {
         let checked = checked.await.map_err(|error| error.to_string())?;
         let version = checked.map_err(|error| format!("{error:#}"))?;
         let upgrade = Upgrade { hold, exit: request.exit };
-        self.asked.try_send(upgrade).map_err(|_full| "an upgrade is under way".to_owned())?;
+        let refused = |_| "the agent is being replaced, or stops, already".to_owned();
+        self.asked.try_send(upgrade).map_err(refused)?;
         Ok(UpgradeReply { version })
     }
+}
+
+/// An agent takes over what one of its own farm has left, and nothing else.
+pub(super) fn refuse_other_farm(file: &Path, own: &str, other: &str) -> anyhow::Result<()> {
+    if own != other {
+        bail!(
+            "{}: another farm name, {other}: an agent of it takes nothing over from one of farm {own}. Stop this agent, which takes the VIPs of farm {own} off, and start it again",
+            file.display()
+        );
+    }
+    Ok(())
 }
 
 /// The nodes that serve beside one that is to be replaced.
@@ -152,7 +176,7 @@ impl Upgrader {
 pub(super) struct Others {
     /// Their names.
     pub(super) names: Vec<String>,
-    /// The configuration in force, and the one that is to be next.
+    /// The configuration in force, and the one that is to be next if they have all read it.
     pub(super) digests: Vec<[u8; 16]>,
 }
 
@@ -164,7 +188,11 @@ impl Others {
         let others = snapshot.view.alive.without(own);
         let named = farm.node_ids().zip(&farm.nodes).filter(|(id, _)| others.contains(*id));
         let names: Vec<_> = named.map(|(_, node)| node.name.clone()).collect();
-        let digests = [Some(snapshot.digest), snapshot.staged].into_iter().flatten().collect();
+        let peers = || snapshot.peers.iter().filter(|peer| others.contains(peer.node));
+        let is_read =
+            |digest| peers().all(|peer| [peer.staged, peer.digest].contains(&Some(digest)));
+        let next = snapshot.staged.filter(|&next| is_read(next));
+        let digests = [snapshot.digest].into_iter().chain(next).collect();
         (!names.is_empty()).then_some(Self { names, digests })
     }
 
@@ -213,6 +241,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_another_farm_is_refused_with_what_to_do() {
+        let file = Path::new("farm.yaml");
+        refuse_other_farm(file, "web", "web").expect("the same");
+        let words = refuse_other_farm(file, "web", "shop").expect_err("another").to_string();
+        assert!(words.contains("farm.yaml: another farm name, shop"), "{words}");
+        assert!(words.contains("Stop this agent"), "{words}");
+    }
+
+    #[test]
     fn a_request_that_asks_for_nothing_new_is_one_that_former_agents_understand() {
         let request = UpgradeRequest { hold_ms: 1, exit: true, all_at_once: false };
         let text = serde_json::to_string(&request).expect("written");
@@ -221,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hold_has_bounds() {
-        let (upgrader, _asks) = Upgrader::new(shell(), "farm.yaml".into());
+        let (upgrader, _asks) = Upgrader::new(shell(), "farm.yaml".into(), "web".into());
         for hold_ms in [0, 60_001] {
             let request = UpgradeRequest { hold_ms, exit: false, all_at_once: false };
             let refused = upgrader.begin(request, None).await;

@@ -118,11 +118,12 @@ impl Needs {
     }
 
     fn no_carrier(&self, present: &[Interface]) -> BTreeSet<String> {
-        let has = |need: &Interface| {
-            present.iter().any(|found| found.index == need.index && found.carrier)
+        let lacks = |need: &&Interface| {
+            !present.iter().any(|found| found.index == need.index && found.carrier)
         };
-        let watched = self.0.iter().flat_map(|need| [&need.interface, &need.holder]);
-        watched.filter(|need| !has(need)).map(|need| need.name.clone()).collect()
+        // What is on it lacks one for the same reason.
+        let first = |need: &Need| [&need.interface, &need.holder].into_iter().find(lacks).cloned();
+        self.0.iter().filter_map(first).map(|without| without.name).collect()
     }
 
     fn missing(&self, present: &[Interface]) -> BTreeSet<IpAddr> {

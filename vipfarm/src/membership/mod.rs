@@ -73,6 +73,9 @@
 //!   for 2^31 such jumps. (A node that has installed no view takes any epoch below 2^63.)
 //! - Nodes find each other through one node in between. A chain of four, each hearing only its
 //!   neighbours, keeps its view but cannot change it.
+//! - What lingers with a member is not told on by a node in between. If a bucket moves between two members
+//!   that do not hear each other, its old TCP connections stay in the slow path, and UDP flows of rules
+//!   with `linger` may be served by neither, until they do.
 //! - While a node hears a member that does not hear it, it serves nothing: its lease ends, because
 //!   that member might take its buckets, and nobody installs a view without the member, until that
 //!   has gone on alone. Nobody serves a bucket twice meanwhile.

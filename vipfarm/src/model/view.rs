@@ -35,6 +35,12 @@ impl View {
         self.abstentions.of(node).is_from(kernel_group)
     }
 
+    /// The same if that node was not there.
+    #[must_use]
+    pub fn without(self, node: NodeId) -> Self {
+        Self { alive: self.alive.without(node), ..self }
+    }
+
     /// The nodes that may own buckets.
     pub fn owners(&self) -> NodeSet {
         self.alive.difference(self.idle)

@@ -120,7 +120,10 @@ impl Giver {
         let node = holder_of(&config, &snapshot, vip).filter(|&node| node != self.own);
         match node.and_then(|node| config.farm.node(node)) {
             Some(node) => format!("{} has {} now", node.name, vip.addr),
-            None => format!("{} was given up", vip.addr),
+            None if snapshot.state != NodeState::Up => {
+                format!("{} was given up: this node is out of the farm", vip.addr)
+            }
+            None => format!("{} was given up: it is for no node to have it", vip.addr),
         }
     }
 

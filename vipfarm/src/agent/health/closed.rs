@@ -50,6 +50,16 @@ impl Closed {
         }
     }
 
+    /// An operator has said something else of a group, or of all: what was closed then is no close of ours.
+    pub(in crate::agent) fn forget(&mut self, group: Option<u8>) {
+        self.taken.retain(|taken, _| group.is_some() && *taken != group);
+    }
+
+    /// Forgets what somebody else has opened meanwhile, by the powers that are known.
+    pub(in crate::agent) fn heed(&mut self, known: &Overrides, own: NodeId) {
+        self.taken.retain(|&group, taken| taken.is_closed(known, own, group));
+    }
+
     /// What closes the node for those groups, by the powers that are known.
     pub(in crate::agent) fn close(
         &mut self,
@@ -143,9 +153,15 @@ impl Closed {
         own: NodeId,
         group: Option<u8>,
     ) -> Option<&mut Taken> {
-        let entry = known.entry(group, own).filter(|entry| entry.power == 0)?;
-        let taken = self.taken.get_mut(&group);
-        taken.filter(|taken| taken.persist == entry.life.is_none())
+        self.taken.get_mut(&group).filter(|taken| taken.is_closed(known, own, group))
+    }
+}
+
+impl Taken {
+    /// Whether what is there now is what the close has written.
+    fn is_closed(&self, known: &Overrides, own: NodeId, group: Option<u8>) -> bool {
+        let entry = known.entry(group, own).filter(|entry| entry.power == 0);
+        entry.is_some_and(|entry| self.persist == entry.life.is_none())
     }
 }
 
@@ -258,6 +274,35 @@ mod tests {
         assert_eq!(node.open(None), None);
         node.set(None, Some(0), false);
         assert_eq!(node.open(None), Some(Kept::Drained), "it came after the node was open again");
+    }
+
+    #[test]
+    fn a_drain_of_a_closed_node_is_no_close_any_more() {
+        for persist in [false, true] {
+            let mut node = Node::default();
+            node.close(None, persist);
+            // The same entry again, by an operator.
+            node.closed.forget(None);
+            assert_eq!(node.open(None), Some(Kept::Drained));
+
+            let mut node = Node::default();
+            node.close(None, persist);
+            node.close(Some(1), persist);
+            node.set(None, None, persist);
+            node.closed.heed(&node.known, own());
+            node.set(None, Some(0), persist);
+            assert_eq!(node.open(None), Some(Kept::Drained), "undrained and drained elsewhere");
+        }
+        let mut node = Node::default();
+        node.close(Some(0), false);
+        node.close(Some(1), false);
+        node.closed.forget(Some(1));
+        assert_eq!((node.open(None), node.powers()), (Some(Kept::NoPower(1)), [FILE, 0]));
+        node.closed.heed(&node.known, own());
+        node.close(Some(0), false);
+        node.closed.heed(&node.known, own());
+        assert_eq!(node.powers(), [0, 0]);
+        assert_eq!((node.open(None), node.powers()), (Some(Kept::NoPower(1)), [FILE, 0]));
     }
 
     #[test]

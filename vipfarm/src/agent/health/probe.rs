@@ -63,7 +63,7 @@ async fn http(probe: &HttpProbe, alone: &Alone) -> Result<(), String> {
     let stream = TcpStream::connect(found.as_slice()).await;
     let stream = stream.map_err(|error| error.to_string())?;
     let status = if probe.tls {
-        ask(probe, tls::wrap(stream, &probe.host, probe.verify).await?).await?
+        ask(probe, tls::wrap(stream, &probe.host, probe.verify, alone).await?).await?
     } else {
         ask(probe, stream).await?
     };

@@ -14,14 +14,17 @@ use tokio_rustls::{
     },
 };
 
+use crate::agent::alone::Alone;
+
 /// Wraps a connection to that host, whose certificate must be right if it is to be verified.
 pub(super) async fn wrap(
     stream: TcpStream,
     host: &str,
     verify: bool,
+    alone: &Alone,
 ) -> Result<TlsStream<TcpStream>, String> {
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let config = if verify { verifying().await? } else { trusting()? };
+    let config = if verify { verifying(alone).await? } else { trusting()? };
     connect(stream, name, config).await
 }
 
@@ -35,13 +38,13 @@ async fn connect(
 }
 
 /// Read once: a machine that is to trust another authority needs its agent started anew.
-async fn verifying() -> Result<Arc<ClientConfig>, String> {
+async fn verifying(alone: &Alone) -> Result<Arc<ClientConfig>, String> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if let Some(config) = CONFIG.get() {
         return Ok(Arc::clone(config));
     }
-    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
-    let loaded = loaded.map_err(|error| error.to_string())?;
+    // They may be on another machine, too.
+    let loaded = alone.run(rustls_native_certs::load_native_certs).await?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(loaded.certs);
     if roots.is_empty() {

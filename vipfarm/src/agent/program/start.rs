@@ -25,7 +25,10 @@ use nix::{
 use tokio::{net::unix::pipe, process::Command, sync::oneshot, task};
 
 use super::Group;
-use crate::{agent::alone::Turn, model::Run};
+use crate::{
+    agent::{alone::Turn, signals::Signals},
+    model::Run,
+};
 
 /// Where a program looks for others.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -154,6 +157,7 @@ fn execute(
     let prepare = move || {
         (&told).write_all(&getpid().as_raw().to_ne_bytes())?;
         drop_what_is_the_agents(&open)?;
+        Signals::let_through()?;
         // The agent may be spared when memory runs out; what it runs is not. Nothing fails without.
         let _ = fs::write("/proc/self/oom_score_adj", "0");
         user.as_ref().map_or(Ok(()), Identity::assume)

@@ -24,7 +24,22 @@ impl Reporter {
     pub(super) async fn change_power(&self, request: &PowerRequest) -> Result<PowerReply, String> {
         let (reply, answer) = oneshot::channel();
         let command = self.power_command(request, reply)?;
-        self.give(command, answer).await
+        let about = match &command {
+            Command::SetPower { group, node, .. } if *node == self.own => Some(*group),
+            _ => None,
+        };
+        let reply = self.give(command, answer).await?;
+        if let Some(group) = about {
+            self.health.closed().forget(group);
+        }
+        Ok(reply)
+    }
+
+    /// Forgets what was closed here and opened by another word than `open`.
+    pub(in crate::agent) fn heed_powers(&self) {
+        if let Ok(_nobody_opens) = self.opening.try_lock() {
+            self.health.closed().heed(&self.latest.get().powers, self.own);
+        }
     }
 
     /// Moves a failover VIP, likewise.
@@ -50,6 +65,8 @@ impl Reporter {
     /// by hand are what this node abstains from. What another word than `close` keeps from being served
     /// stays so, which is an error.
     pub(super) async fn open_or_close(&self, request: &OpenRequest) -> Result<PowerReply, String> {
+        // One after the other, each by the powers that the one before has left.
+        let _turn = self.opening.lock().await;
         // What is on the disk is known with the thread's first turn.
         while self.latest.get().at == BootTime::ZERO {
             sleep(FIRST_TURN).await;
@@ -78,6 +95,9 @@ impl Reporter {
             let command =
                 Command::SetPower { group, node: self.own, power, persist, reply: sender };
             reply = self.give(command, answer).await?;
+        }
+        while self.latest.get().powers.version().counter < reply.version {
+            sleep(FIRST_TURN).await;
         }
         self.health.set_open(names.iter().map(String::as_str), open);
         let node = &config.farm.nodes[self.own.index()].name;
