@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sendmsg, socket};
+use vipfarm::model::Mac;
 use vipfarm_lab::{
     Capture, Captured, Direction, Farm, Frame, Host, Lab,
     farm::PATIENCE,
@@ -16,7 +17,7 @@ use vipfarm_lab::{
     require, skip,
 };
 
-use crate::{HTTP, ONE_VIP, eventually, lab, running, vmac};
+use crate::{HTTP, ONE_VIP, all, directed, eventually, lab, running, vmac};
 
 /// A client that no kernel answers for.
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 9, 9), 4000);
@@ -26,14 +27,16 @@ const QUESTION: &[u8] = b"whose?";
 
 /// A farm of both nodes that agree, whose agents wait for nobody when they are stopped: what is half open has
 /// no client that would end it.
-fn impatient<'a>(lab: &'a Lab, program: &Path) -> Farm<'a> {
-    running(lab, program, &format!("stop_timeout: 0s\n{ONE_VIP}"))
+fn impatient<'a>(lab: &'a Lab, program: &Path, vips: &str) -> Farm<'a> {
+    running(lab, program, &format!("stop_timeout: 0s\n{vips}"))
 }
 
 /// Has one node have all buckets.
 fn give_to(farm: &Farm<'_>, node: usize) {
     let power = |it| format!("node{it}={}", u8::from(it == node));
-    farm.ask(1, &["power", "all", &power(1), &power(2)]).unwrap();
+    let powers: Vec<_> = all(farm.lab()).into_iter().map(power).collect();
+    let words = ["power", "all"].into_iter().chain(powers.iter().map(String::as_str));
+    farm.ask(1, &words.collect::<Vec<_>>()).unwrap();
 }
 
 fn listeners(lab: &Lab) -> Vec<TcpListener> {
@@ -45,8 +48,8 @@ fn listeners(lab: &Lab) -> Vec<TcpListener> {
     lab.nodes().iter().map(listen).collect()
 }
 
-/// The question of a connection that a node has accepted.
-fn asked(listener: &TcpListener) -> Vec<u8> {
+/// A connection that a node has accepted, and that the client has asked by.
+fn asked(listener: &TcpListener) -> TcpStream {
     let mut accepted = None;
     eventually("the connection is accepted", || {
         accepted = listener.accept().ok();
@@ -57,7 +60,8 @@ fn asked(listener: &TcpListener) -> Vec<u8> {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut question = [0; QUESTION.len()];
     stream.read_exact(&mut question).unwrap();
-    question.into()
+    assert_eq!(question, QUESTION);
+    stream
 }
 
 fn has_nobody(listener: &TcpListener) -> bool {
@@ -91,11 +95,13 @@ impl Segment {
 struct ByHand<'a> {
     lab: &'a Lab,
     port: u16,
+    /// The MAC that it has for the VIP.
+    to: Mac,
     answers: Capture,
 }
 
 impl<'a> ByHand<'a> {
-    fn new(lab: &'a Lab, port: u16) -> Self {
+    fn new(lab: &'a Lab, port: u16, to: Mac) -> Self {
         for node in lab.nodes() {
             node.set_neighbour((*CLIENT.ip()).into(), lab.client(1).mac()).unwrap();
         }
@@ -105,25 +111,30 @@ impl<'a> ByHand<'a> {
                 && frame.bytes.get(26..30) == Some(&VIP.octets()[..])
                 && frame.bytes.get(36..38) == Some(&port.to_be_bytes()[..])
         };
-        Self { lab, port, answers: lab.client(1).capture_if(is_answer).unwrap() }
+        Self { lab, port, to, answers: lab.client(1).capture_if(is_answer).unwrap() }
     }
 
     fn send(&self, flags: u8, sequence: u32, acknowledgement: u32, data: &[u8]) {
         let from = SocketAddrV4::new(*CLIENT.ip(), self.port);
         let segment = Frame::tcp(from, HTTP, flags).numbered(sequence, acknowledgement);
         let client = self.lab.client(1);
-        client.inject(&segment.payload(data).macs(client.mac(), vmac()).bytes()).unwrap();
+        client.inject(&segment.payload(data).macs(client.mac(), self.to).bytes()).unwrap();
     }
 
-    /// Sends a SYN: who answers it.
+    /// Sends a SYN: who takes it.
     fn begin(&self) -> Segment {
+        self.begin_at(FIRST, SYN | ACK)
+    }
+
+    /// The same with another sequence number, until it is answered by that.
+    fn begin_at(&self, sequence: u32, flags: u8) -> Segment {
         let known = self.answers.frames().len();
-        self.send(SYN, FIRST, 0, &[]);
+        self.send(SYN, sequence, 0, &[]);
         let mut answer = None;
         eventually("the SYN is answered", || {
             let frames = self.answers.frames();
-            let new = frames[known..].iter().map(|frame| Segment::of(self.lab, frame));
-            answer = new.into_iter().find(|segment| segment.flags == SYN | ACK);
+            let mut new = frames[known..].iter().map(|frame| Segment::of(self.lab, frame));
+            answer = new.find(|segment| segment.flags == flags);
             answer.is_some()
         });
         answer.unwrap()
@@ -131,8 +142,7 @@ impl<'a> ByHand<'a> {
 
     /// Ends the handshake that a SYN-ACK has begun, by a question.
     fn ask(&self, answer: Segment) {
-        assert_eq!(answer.acknowledgement, FIRST + 1);
-        self.send(ACK, FIRST + 1, answer.sequence + 1, QUESTION);
+        self.send(ACK, answer.acknowledgement, answer.sequence + 1, QUESTION);
     }
 
     /// What nodes have sent.
@@ -149,15 +159,15 @@ fn is_reset(segment: &Segment) -> bool {
 fn t26_a_handshake_whose_last_segment_was_lost_in_a_move_ends_where_it_began() {
     let program = require!(skip::farm());
     let lab = lab("lastword", 2, 1);
-    let mut farm = impatient(&lab, &program);
+    let mut farm = impatient(&lab, &program, ONE_VIP);
     let listeners = listeners(&lab);
     give_to(&farm, 1);
-    let client = ByHand::new(&lab, 4000);
+    let client = ByHand::new(&lab, 4000, vmac());
     let answer = client.begin();
     assert_eq!(answer.node, 1);
     give_to(&farm, 2);
     client.ask(answer);
-    assert_eq!(asked(&listeners[0]), QUESTION);
+    let _served = asked(&listeners[0]);
     assert!(has_nobody(&listeners[1]));
     let answers = client.answers();
     assert!(answers.iter().all(|it| it.node == 1 && !is_reset(it)), "{answers:?}");
@@ -173,17 +183,17 @@ fn t26_a_client_whose_syn_ack_was_lost_before_a_move_is_served_by_the_new_owner(
     for node in lab.nodes() {
         node.set_sysctl("net/ipv4/tcp_syncookies", "2").unwrap();
     }
-    let mut farm = impatient(&lab, &program);
+    let mut farm = impatient(&lab, &program, ONE_VIP);
     let listeners = listeners(&lab);
     give_to(&farm, 1);
-    let client = ByHand::new(&lab, 4000);
+    let client = ByHand::new(&lab, 4000, vmac());
     assert_eq!(client.begin().node, 1);
     give_to(&farm, 2);
     eventually("nothing lingers", || farm.status(1).unwrap().groups[0].handover.lingering == 0);
     let answer = client.begin();
     assert_eq!(answer.node, 2);
     client.ask(answer);
-    assert_eq!(asked(&listeners[1]), QUESTION);
+    let _served = asked(&listeners[1]);
     assert!(has_nobody(&listeners[0]));
     let answers = client.answers();
     assert!(!answers.iter().any(is_reset), "{answers:?}");
@@ -196,27 +206,55 @@ fn t26_a_client_whose_syn_ack_was_lost_before_a_move_is_served_by_the_new_owner(
 fn t26_a_client_whose_syn_ack_was_lost_before_a_move_is_served_or_told_at_once() {
     let program = require!(skip::farm());
     let lab = lab("halfopen", 2, 1);
-    let mut farm = impatient(&lab, &program);
+    let mut farm = impatient(&lab, &program, ONE_VIP);
     let listeners = listeners(&lab);
     give_to(&farm, 1);
-    let client = ByHand::new(&lab, 4000);
+    let client = ByHand::new(&lab, 4000, vmac());
     assert_eq!(client.begin().node, 1);
     give_to(&farm, 2);
     let answer = client.begin();
     assert_eq!(answer.node, 2, "one node answers what is asked again");
     client.ask(answer);
-    assert_eq!(asked(&listeners[1]), QUESTION);
+    let _served = asked(&listeners[1]);
     assert!(has_nobody(&listeners[0]));
     let refused = client.answers.wait_for(PATIENCE, |frame| is_reset(&Segment::of(&lab, frame)));
     assert!(refused.is_some_and(|frame| Segment::of(&lab, &frame).node == 1));
 
-    let anew = ByHand::new(&lab, 4001);
+    let anew = ByHand::new(&lab, 4001, vmac());
     let answer = anew.begin();
     assert_eq!(answer.node, 2);
     anew.ask(answer);
-    assert_eq!(asked(&listeners[1]), QUESTION);
+    let _served = asked(&listeners[1]);
     let answers = anew.answers();
     assert!(answers.iter().all(|it| it.node == 2 && !is_reset(it)), "{answers:?}");
+    farm.stop().unwrap();
+}
+
+/// A client that was started anew has forgotten its connection. Its SYN comes to the node that has that one
+/// still, and to no other: as on any host, it is told so, ends the connection, and asks again.
+#[test]
+fn t27_a_port_that_is_used_again_while_its_connection_lingers_is_served_where_nodes_hand_over() {
+    const NAME: &str = "t27_a_port_that_is_used_again_while_its_connection_lingers_is_served_where_nodes_hand_over";
+    const ANEW: u32 = FIRST + 100_000_000;
+    let (program, object) = require!(NAME, directed::needs());
+    let lab = directed::lab("forgotten", 1, 1, &object);
+    let mut farm = impatient(&lab, &program, &directed::directed());
+    let listeners = listeners(&lab);
+    give_to(&farm, 1);
+    let client = ByHand::new(&lab, 4000, lab.node(1).mac());
+    client.ask(client.begin());
+    let mut forgotten = asked(&listeners[0]);
+    give_to(&farm, 2);
+    let told = client.begin_at(ANEW, ACK);
+    assert_eq!(told.node, 1, "it has the connection of before");
+    client.send(RST, told.acknowledgement, 0, &[]);
+    let ended = forgotten.read(&mut [0]).unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::ConnectionReset, "{ended}");
+    let answer = client.begin_at(ANEW, SYN | ACK);
+    assert_eq!(answer.node, 2);
+    client.ask(answer);
+    let _served = asked(&listeners[1]);
+    assert!(has_nobody(&listeners[0]));
     farm.stop().unwrap();
 }
 
@@ -275,7 +313,7 @@ fn t26_data_in_a_syn_is_served_once_before_and_after_a_move() {
         host.set_sysctl("net/ipv4/tcp_fastopen", FOR_ALL).unwrap();
         host.set_sysctl("net/ipv4/tcp_fastopen_key", KEY).unwrap();
     }
-    let mut farm = impatient(&lab, &program);
+    let mut farm = impatient(&lab, &program, ONE_VIP);
     lab.nodes().iter().for_each(answer_all);
     let ask = |expected: [u64; 2]| {
         let answer = ask_fast(lab.client(1));

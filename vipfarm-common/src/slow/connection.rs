@@ -1,8 +1,8 @@
 //! Buckets in a move: new connections are the new owner's, old ones stay where their sockets are
 //! (T12, T13, T26).
 //!
-//! The former owner goes on accepting what matches a socket of its own, but no SYN, and of what has
-//! ended only the client's last word. The new one takes
+//! The former owner goes on accepting what matches a socket of its own, but no SYN that anybody else may
+//! get, and of what has ended only the client's last word. The new one takes
 //! SYNs and what matches a socket of its own; the rest it drops without a word, or hands back where
 //! nodes hand over: its stack would answer by a reset. When the former owner dies, the bucket is in a
 //! move no more, and the reset is right.
@@ -42,17 +42,21 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         let quoted = ip.proto != TCP;
         let flags = if quoted { None } else { self.packet.at::<1>(ip.transport + FLAGS) };
         let has = |flag| flags.is_some_and(|[flags]| flags & flag != 0);
-        if has(SYN) {
+        let mine = vip::is_mine(self.tables, self.now, group, bucket);
+        // A client that forgot its connection and uses the port again: who has that one answers, the client
+        // resets it (RFC 9293 section 3.5.1), and asks again.
+        let begins = has(SYN);
+        if begins && (mine || vip & VIP_DIRECTED == 0 || !self.came_here_alone()) {
             return Ok(self.owner(vip, group, bucket));
         }
         let headers = (!quoted).then_some((self.ethernet.network, ip.transport));
         let own = match self.tables.connection(&self.tuple(ip, flow, headers)) {
             Connection::None => false,
             // A port is soon used again (RFC 6191), and then it is another's.
-            Connection::Ended => has(FIN),
+            Connection::Ended => has(FIN) && !begins,
+            Connection::Begun => !begins,
             Connection::Own => true,
         };
-        let mine = vip::is_mine(self.tables, self.now, group, bucket);
         match (mine, own) {
             (true, true) => Ok(self.owner(vip, group, bucket)),
             (false, true) => {
@@ -61,7 +65,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                 self.ethernet.head.set::<0, 6>(self.tables.own_mac());
                 Err(Reason::Lingering)
             }
-            (_, false) if self.hands_back(vip, mine, group, bucket) => {
+            (_, false) if !begins && self.hands_back(vip, mine, group, bucket) => {
                 Err(self.hand_back(group, bucket))
             }
             (true, false) => {
@@ -109,12 +113,17 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
         }
     }
 
+    /// Whether no other node gets the frame, or has had it.
+    #[inline(always)]
+    fn came_here_alone(&self) -> bool {
+        self.ethernet.head.get::<0, 6>() == self.tables.own_mac() && !self.is_from_peer()
+    }
+
     /// Has a frame that is for all nodes copied to the others, where it has come to this one only;
     /// whether it has.
     #[inline(always)]
     pub(super) fn copies_to_all(&self, vip: u32) -> bool {
-        let came_here = self.ethernet.head.get::<0, 6>() == self.tables.own_mac();
-        let copies = vip & VIP_DIRECTED != 0 && came_here && !self.is_from_peer();
+        let copies = vip & VIP_DIRECTED != 0 && self.came_here_alone();
         if copies {
             self.mark_for_copies();
         }
