@@ -58,7 +58,6 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
             Connection::Own => true,
         };
         match (mine, own) {
-            (true, true) => Ok(self.owner(vip, group, bucket)),
             (false, true) => {
                 self.tables.observe(group, bucket);
                 // It may have come as a copy to all stations.
@@ -72,7 +71,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                 self.tables.observe(group, bucket);
                 Err(Reason::Inherited)
             }
-            (false, false) => Ok(self.owner(vip, group, bucket)),
+            (true, true) | (false, false) => Ok(self.owner(vip, group, bucket)),
         }
     }
 
