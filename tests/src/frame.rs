@@ -68,6 +68,8 @@ enum Transport {
         source: u16,
         target: u16,
         flags: u8,
+        /// Sequence and acknowledgement.
+        numbers: [u32; 2],
     },
     Echo(IcmpEchoHeader),
     /// Of `ICMPv6`: type, code, and the four bytes after the checksum.
@@ -86,8 +88,20 @@ impl Frame {
     /// A TCP segment without data; `flags` is a sum of [`SYN`], [`ACK`], [`FIN`], [`RST`].
     pub fn tcp(source: impl Endpoint, target: impl Endpoint, flags: u8) -> Self {
         let (source, target) = (source.endpoint(), target.endpoint());
-        let transport = Transport::Tcp { source: source.port(), target: target.port(), flags };
+        let (source_port, target_port) = (source.port(), target.port());
+        let transport =
+            Transport::Tcp { source: source_port, target: target_port, flags, numbers: [1, 0] };
         Self::of_ip(source.ip(), target.ip(), transport, &[])
+    }
+
+    /// The same segment with a sequence and an acknowledgement number.
+    #[must_use]
+    pub fn numbered(mut self, sequence: u32, acknowledgement: u32) -> Self {
+        if let Body::Ip(IpPacket { transport: Transport::Tcp { numbers, .. }, .. }) = &mut self.body
+        {
+            *numbers = [sequence, acknowledgement];
+        }
+        self
     }
 
     /// An echo request of ICMP or, between IPv6 addresses, of its IPv6 sibling.
@@ -400,8 +414,8 @@ impl Transport {
                 let header = UdpHeader::with_ipv4_checksum(source, target, ip, payload);
                 header.expect(FITS).to_bytes().to_vec()
             }
-            Self::Tcp { source, target, flags } => {
-                let mut header = tcp_header(source, target, flags);
+            Self::Tcp { source, target, flags, numbers } => {
+                let mut header = tcp_header(source, target, flags, numbers);
                 header.checksum = header.calc_checksum_ipv4(ip, payload).expect(FITS);
                 header.to_bytes().to_vec()
             }
@@ -419,8 +433,8 @@ impl Transport {
                 let header = UdpHeader::with_ipv6_checksum(source, target, ip, payload);
                 header.expect(FITS).to_bytes().to_vec()
             }
-            Self::Tcp { source, target, flags } => {
-                let mut header = tcp_header(source, target, flags);
+            Self::Tcp { source, target, flags, numbers } => {
+                let mut header = tcp_header(source, target, flags, numbers);
                 header.checksum = header.calc_checksum_ipv6(ip, payload).expect(FITS);
                 header.to_bytes().to_vec()
             }
@@ -439,8 +453,9 @@ impl Transport {
     }
 }
 
-fn tcp_header(source: u16, target: u16, flags: u8) -> TcpHeader {
-    let mut header = TcpHeader::new(source, target, 1, WINDOW);
+fn tcp_header(source: u16, target: u16, flags: u8, numbers: [u32; 2]) -> TcpHeader {
+    let mut header = TcpHeader::new(source, target, numbers[0], WINDOW);
+    header.acknowledgment_number = numbers[1];
     header.fin = flags & FIN != 0;
     header.syn = flags & SYN != 0;
     header.rst = flags & RST != 0;

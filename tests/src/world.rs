@@ -254,7 +254,8 @@ impl World {
         let mut plan = self.port.plan();
         if self.moves {
             plan.moving = vec![Bitmap([0x5555_5555_5555_5555; 4]); plan.bitmaps.len()];
-            let former = std::array::from_fn(|bucket| if bucket % 4 == 0 { SEVERAL } else { 1 });
+            let former =
+                std::array::from_fn(|bucket| [SEVERAL, 1, 1, 1, NOBODY, 1, 1, 1][bucket % 8]);
             plan.former = vec![Owners(former); plan.bitmaps.len()];
             // Node3's MAC is not known here.
             let first = std::array::from_fn(|bucket| [NOBODY, 1, NOBODY, SEVERAL][bucket % 4]);

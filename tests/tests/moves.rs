@@ -39,8 +39,8 @@ struct Case {
     former: u8,
 }
 
-/// A client whose bucket is in a move, for each kind of VIP, for buckets of this and another node, and
-/// for those that one or several have had before.
+/// A client whose bucket is in a move, for each kind of VIP, for buckets of this and another node, for
+/// those that one or several have had before, and for those that were this node's.
 fn cases(world: &World) -> Vec<Case> {
     let vips = [
         (IpAddr::from(VIP), WEB, false),
@@ -67,7 +67,7 @@ fn cases(world: &World) -> Vec<Case> {
         let client = (client.expect("some client fits"), 4000).into();
         Case { vip, group, directed, client, mine, former }
     };
-    let kinds = [(true, 1), (true, SEVERAL), (false, 1), (false, SEVERAL)];
+    let kinds = [(true, 1), (true, SEVERAL), (false, 1), (false, SEVERAL), (false, NOBODY)];
     let of = |vip| kinds.map(|(mine, former)| case(vip, mine, former));
     vips.into_iter().flat_map(of).collect()
 }
@@ -93,19 +93,24 @@ fn t12_new_connections_are_the_owners_and_old_ones_stay_where_they_are() {
             (false, false) => Reason::NotMine,
             (false, true) => Reason::Forwarded,
         };
+        // Another's with a former owner is about to be this node's.
         let of_another = match (mine, directed) {
             (true, false) => Reason::Inherited,
-            (true, true) if former == SEVERAL => Reason::CopiedBack,
-            (true, true) => Reason::HandedBack,
-            (false, _) => owner,
+            (_, true) if former == SEVERAL => Reason::CopiedBack,
+            (_, true) if former != NOBODY => Reason::HandedBack,
+            (_, _) => owner,
         };
-        for tables in [&without, &with, &after] {
+        let begun = has(Connection::Begun);
+        for tables in [&without, &begun, &after] {
             assert_eq!(judge(tables, SYN), owner, "a new connection, {here}");
         }
+        let again = if directed && !mine { Reason::Lingering } else { owner };
+        assert_eq!(judge(&with, SYN), again, "the port of one of this node, {here}");
         for flags in [ACK, ACK | FIN, RST] {
             assert_eq!(judge(&without, flags), of_another, "of another node, {here}");
             let own = if mine { Reason::Mine } else { Reason::Lingering };
             assert_eq!(judge(&with, flags), own, "of this node, {here}");
+            assert_eq!(judge(&begun, flags), own, "that begins at this node, {here}");
             let last = if flags & FIN != 0 { own } else { of_another };
             assert_eq!(judge(&after, flags), last, "after one of this node, {here}");
         }
@@ -119,11 +124,18 @@ fn t17_what_was_handed_over_is_handed_back_once_and_no_further() {
     for case in cases(&world).iter().filter(|case| case.directed) {
         let mut from_peer = frame(case, ACK);
         from_peer[6..12].copy_from_slice(&PEER.0);
+        let mut again = frame(case, SYN);
+        again[6..12].copy_from_slice(&PEER.0);
+        let has_one =
+            world.host().with_connection(case.client, (case.vip, 80).into(), Connection::Own);
+        let owners = if case.mine { Reason::Mine } else { Reason::HandedOver };
+        assert_eq!(has_one.decide(&mut again), owners, "a SYN that others have had");
         let mut marked = OWN.0;
         marked[0] |= 1;
         let (reason, to, from) = match (case.mine, case.former) {
-            (true, SEVERAL) => (Reason::CopiedBack, ALL, marked),
+            (_, SEVERAL) => (Reason::CopiedBack, ALL, marked),
             (true, _) => (Reason::HandedBack, PEER.0, OWN.0),
+            // What is about to be this node's is his still who sent it.
             (false, _) => (Reason::HandedOver, OWN.0, PEER.0),
         };
         let mut after = from_peer.clone();

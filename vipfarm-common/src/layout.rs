@@ -177,12 +177,13 @@ pub struct Group {
     /// `b >> 6`.
     pub mine: [u64; 4],
     /// The buckets in a move: given away, with connections that are still served here, or, of those
-    /// that are this node's, taken over with connections that another node still serves.
+    /// that are this node's, or are about to be where frames are handed over, taken over with connections
+    /// that another node still serves.
     pub moving: [u64; 4],
     /// The node that serves each bucket, or [`NOBODY`]: read where frames are handed over.
     pub owners: [u8; 256],
     /// The node that served each bucket before this one does, or [`NOBODY`]: read likewise, where a
-    /// bucket was taken over.
+    /// bucket was taken over, or is about to be.
     pub former: [u8; 256],
     /// The node that judges the bucket's flows before this one does, by rules that have flows linger:
     /// [`NOBODY`] = none, [`SEVERAL`] = it is not known which.

@@ -207,7 +207,9 @@ pub enum Connection {
     None,
     /// The memory of one that has ended (`TIME_WAIT`); the client may have another meanwhile, elsewhere.
     Ended,
-    /// A socket of its own, a request for one, or a valid SYN cookie.
+    /// A request for one, or a valid SYN cookie: its handshake has not ended.
+    Begun,
+    /// A socket of its own.
     Own,
 }
 

@@ -219,9 +219,10 @@ impl Tables for Kernel {
 
 /// `BPF_F_CURRENT_NETNS`.
 const OWN_NETNS: u64 = u64::MAX;
-/// `TCP_TIME_WAIT` and `TCP_LISTEN` (`net/tcp_states.h`).
+/// `TCP_TIME_WAIT`, `TCP_LISTEN` and `TCP_NEW_SYN_RECV` (`net/tcp_states.h`).
 const TIME_WAIT: u32 = 6;
 const LISTEN: u32 = 10;
+const NEW_SYN_RECV: u32 = 12;
 /// What the cookie's check reads of either family's header, and of TCP's. A frame with 40 bytes from
 /// its IPv4 header on has that of TCP, too.
 const IP: u32 = 40;
@@ -257,6 +258,7 @@ fn connection(ctx: *mut xdp_md, size: u32, network: usize, transport: usize) -> 
         match state {
             LISTEN if !has_cookie => Connection::None,
             TIME_WAIT => Connection::Ended,
+            LISTEN | NEW_SYN_RECV => Connection::Begun,
             _ => Connection::Own,
         }
     }

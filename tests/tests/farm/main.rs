@@ -18,6 +18,7 @@ mod failover;
 mod flows;
 mod guarded;
 mod handover;
+mod handshakes;
 mod heartbeats;
 mod hostile;
 mod ipv6;

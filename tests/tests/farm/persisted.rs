@@ -69,6 +69,39 @@ fn a_drain_ends_with_the_nodes_agent_and_a_persistent_one_when_it_is_taken_back(
     farm.stop().unwrap();
 }
 
+/// Also an ordered stop, of the node alone and of all: it is drained again, says so, and is taken back as it says.
+#[test]
+fn a_persistent_drain_outlasts_a_stop_of_the_agent_and_status_says_how_it_ends() {
+    let program = require!(skip::farm());
+    let lab = lab("outlasts", 2, 1);
+    let mut farm = running(&lab, &program, ONE_VIP);
+    farm.ask(2, &["drain", "--persist"]).unwrap();
+    for stopped in [&[2][..], &[1, 2]] {
+        for &node in stopped {
+            farm.stop_node(node).unwrap();
+        }
+        for &node in stopped {
+            farm.start_node(node, &[]).unwrap();
+        }
+        farm.wait_converged(&[1, 2]).unwrap();
+        assert_eq!(changed(&farm, 2), CLOSED_FOR_GOOD);
+        let words = farm.ask(2, &["status"]).unwrap();
+        let why = "! closed here: group all, until `vipfarm open` or `undrain`\n";
+        assert!(words.starts_with(why), "{words}");
+        let words = farm.ask(1, &["bitmap"]).unwrap();
+        assert!(words.contains("(file: 1, persistent)"), "{words}");
+    }
+    asks_in_vain(&farm, 2, &["open"], 1, "undrain");
+    assert_eq!(changed(&farm, 2), CLOSED_FOR_GOOD);
+    farm.ask(2, &["undrain"]).unwrap();
+    assert_eq!(changed(&farm, 2), None);
+    farm.stop_node(2).unwrap();
+    farm.start_node(2, &[]).unwrap();
+    farm.wait_converged(&[1, 2]).unwrap();
+    assert_eq!(changed(&farm, 2), None);
+    farm.stop().unwrap();
+}
+
 #[test]
 fn what_is_said_while_a_node_is_away_must_persist_and_awaits_it() {
     let program = require!(skip::farm());

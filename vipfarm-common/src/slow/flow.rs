@@ -116,7 +116,7 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
 
     /// Whether that node sent the frame.
     #[inline(always)]
-    fn is_from(&self, node: u8) -> bool {
+    pub(super) fn is_from(&self, node: u8) -> bool {
         let mac = self.tables.volatile(&self.now.peers[usize::from(node) & (MAX_PEERS - 1)]);
         usize::from(node) < MAX_PEERS && mac == mac_word(self.ethernet.head.get::<6, 6>())
     }

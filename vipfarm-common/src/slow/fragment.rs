@@ -84,10 +84,14 @@ impl<P: Packet, T: Tables> Frame<'_, P, T> {
                     return self
                         .hand_on(vip, Place { group: u32::from(group), bucket, linger_s: 0 });
                 }
+                let group = u32::from(group);
                 if fate & BACK != 0 {
-                    return Err(self.hand_back(u32::from(group), bucket));
+                    let mine = vip::is_mine(self.tables, self.now, group, bucket);
+                    if self.hands_back(vip, mine, group, bucket) {
+                        return Err(self.hand_back(group, bucket));
+                    }
                 }
-                Ok(self.owner(vip, u32::from(group), bucket))
+                Ok(self.owner(vip, group, bucket))
             }
             Some(fate) => Err(Reason::from_code(fate as usize).unwrap_or(Reason::Broken)),
             None if !self.tables.may_keep_fragment() => Err(Reason::FragmentFlood),

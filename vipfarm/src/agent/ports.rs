@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use vipfarm_common::layout::{NOBODY, SEVERAL};
 
 #[cfg(test)]
-use super::handover::Said;
+use super::handover::{Handover, Said};
 use super::share::Share;
 use crate::{
     membership::{BootTime, Membership},
@@ -27,6 +27,12 @@ pub struct Port {
     owners: Vec<Owners>,
     /// To whom they went before they were this node's, by kernel group; empty likewise.
     former: Vec<Owners>,
+    /// The buckets that may be this node's as soon as all have promised a view, by kernel group; empty
+    /// likewise: who knows before this one sends it their frames already.
+    awaited: Vec<Bitmap>,
+    /// Those that it has let go of since it installed a view, likewise: who does not know yet sends it their
+    /// frames still.
+    released: Vec<Bitmap>,
     peers: Peers,
 }
 
@@ -48,6 +54,8 @@ impl Port {
             placement,
             owners: Vec::new(),
             former: Vec::new(),
+            awaited: Vec::new(),
+            released: Vec::new(),
             peers: Peers::unknown(farm.nodes.len()),
         })
     }
@@ -66,9 +74,44 @@ impl Port {
     pub fn release(&mut self, own: NodeId, view: &View) {
         self.placement.take_powers(view);
         let tables = self.placement.tables(view);
+        let before = self.share.accept().to_vec();
         self.share.release(|group| tables[group].bitmap(own));
+        self.released.resize(before.len(), Bitmap::default());
+        for ((released, before), accept) in
+            self.released.iter_mut().zip(before).zip(self.share.accept())
+        {
+            *released = released.or(before.without(*accept));
+        }
         self.share.foresee(|group| *tables[group].owners());
         self.hand_over_released(own, &tables);
+        self.awaited = self.awaited_in(own, view, &tables);
+    }
+
+    /// What comes to this node in that view from nodes that live on, or from it cannot be told whom: old
+    /// connections stay with them.
+    fn awaited_in(&self, own: NodeId, view: &View, tables: &[Table]) -> Vec<Bitmap> {
+        let lives = |owner: u8| {
+            let others = view.alive.without(own);
+            NodeId::new(usize::from(owner)).is_some_and(|node| others.contains(node))
+        };
+        let of_group = |(group, lingers): (usize, bool)| {
+            let mut awaited = Bitmap::default();
+            let owners = self.owners.get(group).filter(|_| lingers).into_iter().flat_map(|it| it.0);
+            for (bucket, owner) in (0..=u8::MAX).zip(owners) {
+                let is_gained = tables[group].owner(bucket) == Some(own) && lives(owner);
+                if is_gained || owner == SEVERAL {
+                    awaited.add(bucket);
+                }
+            }
+            awaited.without(self.share.accept()[group])
+        };
+        self.placement.lingers().into_iter().enumerate().map(of_group).collect()
+    }
+
+    /// There is no promised view any more that is to be installed.
+    fn forget_promise(&mut self) {
+        self.awaited.clear();
+        self.released.clear();
     }
 
     /// Accepts exactly what is the node's in that view.
@@ -78,6 +121,7 @@ impl Port {
         self.share.acquire(own, view, |group| tables[group].bitmap(own));
         self.share.judge(own, view, |group| *tables[group].owners());
         self.note_former(own);
+        self.forget_promise();
         self.hand_over(&tables);
     }
 
@@ -101,6 +145,13 @@ impl Port {
         let before = std::mem::take(&mut self.owners);
         self.hand_over(tables);
         let own = Owners::index(Some(own));
+        let before = if before.is_empty() {
+            // Who comes does not know who has them.
+            let unknown = |owner| if owner == own { SEVERAL } else { owner };
+            self.owners.iter().map(|owners| Owners(owners.0.map(unknown))).collect()
+        } else {
+            before
+        };
         let groups = self.owners.iter_mut().zip(before).zip(self.share.accept());
         for ((owners, before), accept) in groups {
             for (bucket, (owner, before)) in owners.0.iter_mut().zip(before.0).enumerate() {
@@ -142,6 +193,7 @@ impl Port {
         let directed = self.services.is_directed();
         self.owners = origins.iter().filter(|_| directed).map(owners).collect();
         self.former.clear();
+        self.forget_promise();
         self.peers.clone_from(&former.peers);
     }
 
@@ -159,6 +211,7 @@ impl Port {
 
     /// Accepts nothing.
     pub fn clear(&mut self) {
+        self.forget_promise();
         self.share.clear();
     }
 
@@ -179,6 +232,7 @@ impl Port {
 
     /// Accepts nothing new, and goes on with old connections.
     pub fn keep_old_connections(&mut self) {
+        self.forget_promise();
         self.share.keep_old_connections();
     }
 
@@ -233,13 +287,45 @@ impl Port {
         &self.services
     }
 
+    /// The buckets in a move, and those that are about to come here.
+    fn moving(&self) -> Vec<Bitmap> {
+        let mut moving = self.share.moving();
+        for (moving, awaited) in moving.iter_mut().zip(&self.awaited) {
+            *moving = moving.or(*awaited);
+        }
+        moving
+    }
+
+    /// Who has old connections of what is this node's, or was or is to be while a view is not installed, if
+    /// frames are handed over; of what is to be at least who has the bucket still.
+    fn former(&self) -> Vec<Owners> {
+        if self.owners.is_empty() {
+            return Vec::new();
+        }
+        let mut former = self.share.former(&self.former);
+        for (group, former) in former.iter_mut().enumerate() {
+            let of = |bitmaps: &[Bitmap]| bitmaps.get(group).copied().unwrap_or_default();
+            let (awaited, released) = (of(&self.awaited), of(&self.released));
+            let (known, owners) = (self.share.accept()[group].or(released), &self.owners[group]);
+            for (bucket, (former, &owner)) in former.0.iter_mut().zip(&owners.0).enumerate() {
+                *former = match (awaited.has(bucket), *former) {
+                    (false, said) if known.has(bucket) => said,
+                    (false, _) => NOBODY,
+                    (true, said) if said == NOBODY || said == owner => owner,
+                    (true, _) => SEVERAL,
+                };
+            }
+        }
+        former
+    }
+
     /// What the kernel tables are to say.
     pub fn plan(&self) -> Plan {
         Plan {
             services: Arc::clone(&self.services),
             bitmaps: self.share.accept().to_vec(),
-            moving: self.share.moving(),
-            former: if self.owners.is_empty() { vec![] } else { self.share.former(&self.former) },
+            moving: self.moving(),
+            former: self.former(),
             owners: self.owners.clone(),
             turns: self.share.turns(),
             peers: self.peers.clone(),
@@ -393,6 +479,16 @@ mod tests {
             port.serve();
             port
         };
+        let mut comes = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
+        comes.release(node(0), &full);
+        let own = comes.table(1, &full).bitmap(node(0));
+        let unknown = |port: &Port| {
+            let former = port.plan().former[1].0;
+            (0..BUCKETS).all(|it| former[it] == if own.has(it) { SEVERAL } else { NOBODY })
+        };
+        assert!(unknown(&comes), "who comes does not know who has them");
+        comes.acquire(node(0), &full);
+        assert!(unknown(&comes), "until they have said so");
         let (mut winner, mut loser, mut other) = (port(0), port(1), port(2));
         let before = Owners::of(&winner.table(1, &full));
         let after = Owners::of(&winner.table(1, &changed));
@@ -403,10 +499,34 @@ mod tests {
             let to = |it| if moves(it, index) { after.0[it] } else { before.0[it] };
             assert_eq!(port.plan().owners[1], Owners(std::array::from_fn(to)), "node {index}");
         }
-        winner.acquire(node(0), &changed);
-        assert_eq!(winner.plan().owners[1], after);
         let former = |port: &Port| port.plan().former[1];
         let moved = std::array::from_fn(|it| if moves(it, 1) { 1 } else { NOBODY });
+        // Others may install the view before the winner, which hands back what they send.
+        assert_eq!(former(&winner), Owners(moved), "it is about to have them");
+        let moving = winner.plan().moving[1];
+        let comes_or_goes = |it| moves(it, 1) || moves(it, 0);
+        assert!((0..BUCKETS).all(|it| moving.has(it) == comes_or_goes(it)), "{moving:?}");
+        let moved_back = std::array::from_fn(|it| if moves(it, 0) { 0 } else { NOBODY });
+        assert_eq!(former(&loser), Owners(moved_back), "and nothing of what it has given away");
+        assert_eq!(former(&other), Owners::NONE);
+        // Who knows of a third node's connections goes on handing them back.
+        let mut theirs = Handover::of(2);
+        theirs.give_away(1, Bitmap([u64::MAX; 4]));
+        let mut heir = port(1);
+        heir.take(&[Said::of(node(2), true, &theirs.encode())], BootTime::ZERO);
+        heir.release(node(1), &changed);
+        let whose = |it: usize| match before.0[it] {
+            1 => 2,
+            _ if moves(it, 0) => SEVERAL,
+            _ => NOBODY,
+        };
+        assert_eq!(former(&heir), Owners(std::array::from_fn(whose)));
+        let without_loser = View { alive: alive(&[0, 2]).alive, ..changed.clone() };
+        winner.release(node(0), &without_loser);
+        assert_eq!(former(&winner), Owners::NONE, "who is dead has no connections");
+        winner.release(node(0), &changed);
+        winner.acquire(node(0), &changed);
+        assert_eq!(winner.plan().owners[1], after);
         assert_eq!(former(&winner), Owners(moved), "nobody has spoken yet");
         winner.take(&[nothing(node(1)), nothing(node(2))], BootTime::ZERO);
         assert_eq!(former(&winner), Owners::NONE);
@@ -416,6 +536,7 @@ mod tests {
         let mut next = Port::new(&farm, |_| true, OwnAddresses::default()).expect("it fits");
         next.follow(&winner);
         next.release(node(0), &changed);
+        assert_eq!(former(&next), Owners([SEVERAL; BUCKETS]), "whoever has them now");
         next.acquire(node(0), &changed);
         assert_eq!(next.plan().owners[1], after);
         let own = |bucket: &usize| next.accept()[1].has(*bucket);
