@@ -128,11 +128,14 @@ pub(super) async fn bring_up(
     let places = placed.iter().filter_map(|interface| place_of(&used, interface)).collect();
     let digest = config::digest(&farm, keys);
     let config = Configuration::new(digest, farm.clone(), places, &used, &interfaces)?;
-    let ports = ports_with_old_connections(&config, keys).await?;
+    let mut ports = ports_with_old_connections(&config, keys).await?;
 
+    let word = hold::take(&options.place.run_dir, &farm.name);
     // After a crash nobody was told of any.
-    let held_until = hold::take(&options.place.run_dir, &farm.name);
+    let held_until = word.as_ref().map(hold::Word::until);
     let held_until = held_until.unwrap_or_else(|| realtime::now() + LONGEST_HOLD);
+    let routes = word.map(|word| word.routes(digest)).unwrap_or_default();
+    ports.iter_mut().zip(routes).for_each(|(port, route)| port.follow_route(route));
     let mut datapaths = Vec::new();
     let done = async {
         for (interface, port) in used.iter().zip(&ports) {

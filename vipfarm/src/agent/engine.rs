@@ -30,7 +30,7 @@ use super::{
     barrier::Barrier,
     command::{Command, Commands, Servable},
     links::Links,
-    ports::Port,
+    ports::{Port, Route},
     proof, realtime,
     share::Share,
     tally::Tally,
@@ -89,7 +89,16 @@ pub struct Parts {
 }
 
 /// The kernel sides, and whether the thread could go on until it was told to stop.
-pub type Ended = (Vec<Datapath>, io::Result<()>);
+pub struct Ended {
+    /// The kernel sides, by interface.
+    pub datapaths: Vec<Datapath>,
+    /// Where frames go that are others', likewise.
+    pub routes: Vec<Route>,
+    /// Of the configuration served last.
+    pub digest: [u8; 16],
+    /// Why it ended.
+    pub outcome: io::Result<()>,
+}
 
 /// Starts the thread; gives how it ends. Without it the parts are given back.
 pub fn start(parts: Parts) -> Result<thread::JoinHandle<Ended>, (io::Error, Box<Parts>)> {
@@ -132,13 +141,19 @@ fn run(parts: Parts) -> Ended {
         lateness: Tally::default(),
         barrier: Barrier::default(),
         unowned: false,
+        began: now,
         hold: None,
         left_at: None,
         followed: None,
     };
     engine.take_over();
     let outcome = engine.turns();
-    (engine.wired.into_iter().map(|wired| wired.datapath).collect(), outcome)
+    Ended {
+        routes: engine.wired.iter().map(|wired| wired.port.route()).collect(),
+        datapaths: engine.wired.into_iter().map(|wired| wired.datapath).collect(),
+        digest: engine.digest,
+        outcome,
+    }
 }
 
 struct Engine {
@@ -163,6 +178,8 @@ struct Engine {
     /// The kernel's lease is not the machine's: it lets in what belongs to old connections of this node,
     /// whoever owns their buckets, and nothing else.
     unowned: bool,
+    /// Since when it runs.
+    began: BootTime,
     /// For how long old connections are to be served when the thread has ended.
     hold: Option<Duration>,
     /// When the machine was out of the farm.

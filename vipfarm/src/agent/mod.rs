@@ -336,23 +336,23 @@ async fn serve(
     let _ = ended.send(());
     writing.abort();
     [announcing, moving, notifying].iter().for_each(JoinHandle::abort);
-    let Ok((datapaths, outcome)) = joined else {
+    let Ok(ended) = joined else {
         notifier.during(hooking).await?;
         bail!(PANICKED);
     };
     if let Some(Upgrade { hold, .. }) = upgrade
-        && outcome.is_ok()
+        && ended.outcome.is_ok()
     {
         let told = time::timeout(hold / HOLD_FOR_HOOKS, notifier.during(hooking)).await;
         told.unwrap_or(Ok(()))?;
         reporting.health.keep_open(hold);
-        hold::keep(&options.place.run_dir, &farm.name, &datapaths);
+        hold::keep(&options.place.run_dir, &farm.name, &ended);
         return Ok(upgrade);
     }
-    let taken_down = notifier.during(take_down(&reporting, &network, datapaths)).await;
+    let taken_down = notifier.during(take_down(&reporting, &network, ended.datapaths)).await;
     notifier.during(hooking).await?;
     taken_down?;
-    outcome?;
+    ended.outcome?;
     if let Some(why) = why {
         bail!("{why}: this node has left the farm; start the agent again when that is mended");
     }

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use vipfarm_common::layout::{NOBODY, SEVERAL};
 
 #[cfg(test)]
@@ -10,7 +11,7 @@ use super::handover::{Handover, Said};
 use super::share::Share;
 use crate::{
     membership::{BootTime, Membership},
-    model::{BUCKETS, Bitmap, Farm, Mac, NodeId, Table, View},
+    model::{BUCKETS, Bitmap, Farm, Mac, NodeId, NodeSet, Table, View},
     placement::{Origin, Placement},
     plan::{HeldVip, OwnAddresses, Owners, Peers, Plan, PlanError, Services},
 };
@@ -34,6 +35,16 @@ pub struct Port {
     /// frames still.
     released: Vec<Bitmap>,
     peers: Peers,
+}
+
+/// Where frames of others' buckets go, for the next agent of that configuration: it would have to hear of the
+/// others first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// By kernel group and bucket, as in [`Owners`].
+    owners: Vec<Vec<u8>>,
+    /// By node.
+    macs: Vec<Option<[u8; 6]>>,
 }
 
 impl Port {
@@ -123,6 +134,34 @@ impl Port {
         self.note_former(own);
         self.forget_promise();
         self.hand_over(&tables);
+    }
+
+    /// Where frames of others' buckets go.
+    pub fn route(&self) -> Route {
+        Route {
+            owners: self.owners.iter().map(|owners| owners.0.to_vec()).collect(),
+            macs: self.peers.macs().iter().map(|mac| mac.map(|Mac(mac)| mac)).collect(),
+        }
+    }
+
+    /// Hands over as a former agent did.
+    pub fn follow_route(&mut self, route: Route) {
+        let macs = route.macs.into_iter().enumerate();
+        for (node, mac) in macs.filter_map(|(node, mac)| Some((node, mac?))) {
+            self.peers.learn(node, Mac(mac));
+        }
+        let owners = route.owners.into_iter().map(|owners| owners.try_into().map(Owners));
+        let owners: Result<Vec<_>, _> = owners.collect();
+        let groups = self.share.accept().len();
+        if let Some(owners) = owners.ok().filter(|it| it.len() == groups) {
+            self.owners = owners;
+        }
+    }
+
+    /// To whom frames go, as far as that is known.
+    pub fn next_hops(&self) -> NodeSet {
+        let owners = self.owners.iter().flat_map(|owners| owners.0);
+        owners.filter_map(|owner| NodeId::new(usize::from(owner))).collect()
     }
 
     /// Hands over to the owners in a view that this node is not in.
@@ -338,7 +377,7 @@ mod tests {
     use super::*;
     use crate::{
         agent::fixture,
-        model::{Mode, NodeSet, Override, Overrides},
+        model::{Mode, Override, Overrides},
     };
 
     const GROUPS: &str = "[{ name: g, powers: { node1: 1, node2: 3 }, rules: [{ port: 80, proto: tcp, filter: on_port }] }]";
@@ -544,6 +583,30 @@ mod tests {
             (0..BUCKETS).filter(own).all(|it| former(&next).0[it] == SEVERAL),
             "whoever it was"
         );
+    }
+
+    #[test]
+    fn the_next_agent_hands_over_where_the_former_one_did() {
+        let mut farm = fixture::farm(GROUPS);
+        farm.vips[0].mode = Mode::VmacDirected;
+        let new = |farm| Port::new(farm, |_| true, OwnAddresses::default()).expect("it fits");
+        let mut former = new(&farm);
+        former.learn(node(0), Mac([2, 0, 0, 0, 0, 1]));
+        former.follow_others(&alive(&[0, 2]));
+        let text = serde_json::to_string(&former.route()).expect("it can be written");
+        let route = || serde_json::from_str::<Route>(&text).expect("as it was written");
+        let mut next = new(&farm);
+        assert_eq!(next.next_hops(), NodeSet::EMPTY);
+        next.follow_route(route());
+        assert_eq!(next.next_hops(), alive(&[0, 2]).alive);
+        assert_eq!(next.plan().owners, former.plan().owners);
+        assert_eq!(next.plan().peers, former.plan().peers);
+
+        let mut fewer = route();
+        fewer.owners.pop();
+        let mut next = new(&farm);
+        next.follow_route(fewer);
+        assert_eq!(next.next_hops(), NodeSet::EMPTY, "of other groups");
     }
 
     #[test]

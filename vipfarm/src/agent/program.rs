@@ -293,7 +293,7 @@ mod tests {
         assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
         drop(stalled);
         let mut outcome = run(&program, &[], SOON, &alone).await;
-        while outcome.as_ref().is_err_and(|error| error.contains("still hangs")) {
+        while outcome.as_ref().is_err_and(|error| error.contains("has not ended yet")) {
             assert!(began.elapsed() < 2 * SOON, "its copy was not killed");
             time::sleep(Duration::from_millis(10)).await;
             outcome = run(&program, &[], SOON, &alone).await;
@@ -340,7 +340,7 @@ mod tests {
         kill(tracer, Signal::SIGKILL).expect("it is there");
         waitpid(tracer, None).expect("it was killed");
         assert_eq!(killed, Err("killed after 3s".into()));
-        assert_eq!(next, Err("the last look still hangs".into()));
+        assert_eq!(next, Err("the last one has not ended yet".into()));
         let began = Instant::now();
         while run(&shell("exit 0"), &[], SOON, &alone).await.is_err() {
             assert!(began.elapsed() < SOON, "it is gone, and the next one may come");

@@ -6,11 +6,12 @@ use super::{Engine, Port, Wired, realtime};
 use crate::{
     agent::handover::LONGEST_HOLD,
     membership::{BootTime, PeerStatus},
-    model::View,
+    model::{NodeSet, View},
     status::NodeState,
 };
 
-/// How long peers that do not acknowledge it are told that this node holds.
+/// How long peers that do not acknowledge it are told that this node holds, and those that a former agent
+/// knew are waited for.
 const UNHEARD: Duration = Duration::from_millis(500);
 
 impl Engine {
@@ -101,9 +102,16 @@ impl Engine {
                 && !peer.leaving
                 && peer.digest == Some(self.digest)
         };
-        let serving = self.membership.peers(realtime::now()).filter(serves).map(|peer| peer.node);
+        let now = realtime::now();
+        let serving = self.membership.peers(now).filter(serves).map(|peer| peer.node);
+        let serving: NodeSet = serving.collect();
+        // A former agent knew better, as long as not all are heard to whom its frames went.
+        let is_heard = |wired: &Wired| wired.port.next_hops().is_subset(serving);
+        if now < self.began + UNHEARD && !self.wired.iter().all(is_heard) {
+            return;
+        }
         let powers = Arc::clone(self.membership.overrides());
-        let view = View { powers, ..View::of(serving.collect()) };
+        let view = View { powers, ..View::of(serving) };
         if self.followed.as_ref() != Some(&view) {
             self.change(|port| port.follow_others(&view));
             self.followed = Some(view);
