@@ -27,17 +27,7 @@ mod report;
 const FARM: &str = "tests test farm";
 
 /// Its modules that need the machine to themselves, because they load it themselves or count milliseconds.
-const ALONE: [&str; 9] = [
-    "agreement::",
-    "failover::",
-    "flows::",
-    "handover::",
-    "hostile::",
-    "lease::",
-    "stopped::",
-    "traps::offloads::",
-    "upgraded::",
-];
+const ALONE: [&str; 5] = ["hostile::", "lease::", "stopped::", "traps::offloads::", "upgraded::"];
 
 /// Options of `test`.
 #[derive(clap::Args)]

@@ -17,6 +17,8 @@ pub(super) struct Figures {
     /// Calls in the translated hot path besides the tail call.
     pub(super) hot_path_calls: usize,
     pub(super) programs: Vec<ProgramFigures>,
+    /// How often all paths were measured: once more after a gate was missed. The last figures count.
+    pub(super) attempts: u16,
     /// How often the programs were loaded, and turns of each path in a load.
     pub(super) loads: u16,
     pub(super) rounds: u16,
@@ -60,8 +62,15 @@ pub(super) struct PathFigures {
 }
 
 impl PathFigures {
-    fn held(&self) -> bool {
+    pub(super) fn held(&self) -> bool {
         self.ratio_to_lookup <= self.gate
+    }
+}
+
+impl fmt::Display for PathFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, family, ratio_to_lookup, gate, .. } = self;
+        write!(f, "{name} {family} {ratio_to_lookup:.2}, not {gate:.2}")
     }
 }
 
@@ -194,6 +203,9 @@ impl fmt::Display for Figures {
         }
 
         writeln!(f, "(a load's figure is the median of {} rounds)", self.rounds)?;
+        if self.attempts > 1 {
+            writeln!(f, "(of {} attempts the last: a gate was missed before)", self.attempts)?;
+        }
 
         self.flood.fmt(f)?;
         if !self.not_measured.is_empty() {
