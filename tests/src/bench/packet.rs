@@ -19,9 +19,6 @@ use self::figures::{Figures, FloodFigures};
 use super::{load_average, thread_time};
 use crate::{skip, translated, world::World};
 
-/// How often the paths are measured at most until their gates hold: what is too slow is so each time.
-const ATTEMPTS: u16 = 3;
-
 /// What is measured, and where it goes.
 #[derive(Debug, Clone, Args)]
 pub struct PacketOptions {
@@ -54,31 +51,19 @@ pub fn packet(options: &PacketOptions) -> Result<bool> {
     let kernel = World::new().kernel();
     let calls = translated::calls(kernel.program_id(Entry::Filter)?)?;
     let programs = kernel.sizes()?.into_iter().map(Into::into).collect();
-    let mut attempts = 1;
-    let (floor_ns, lookup_ns, paths) = loop {
-        let measured = paths::measure(options.loads, options.rounds)?;
-        let missed = measured.2.iter().filter(|path| !path.held());
-        let missed: Vec<_> = missed.map(ToString::to_string).collect();
-        if missed.is_empty() || attempts == ATTEMPTS {
-            break measured;
-        }
-        attempts += 1;
-        let missed = missed.join("; ");
-        eprintln!("packet: once more, for other work on the machine only adds time: {missed}");
-    };
+    let measured = paths::measure(options.loads, options.rounds)?;
     let flood = match options.flood {
         0 => FloodFigures::default(),
         rounds => flood::measure(rounds, options.flood_seconds, &mut not_measured)?,
     };
     let figures = Figures {
-        floor_ns,
-        lookup_ns,
+        floor_ns: measured.floor_ns,
+        lookup_ns: measured.lookup_ns,
         hot_path_calls: calls.iter().filter(|call| !call.contains(translated::TAIL_CALL)).count(),
         programs,
-        attempts,
-        loads: options.loads,
+        loads: measured.loads,
         rounds: options.rounds,
-        paths,
+        paths: measured.paths,
         flood,
         not_measured,
         load_average,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -24,16 +24,21 @@ use vipfarm::{
 use vipfarm_common::Reason;
 use vipfarm_lab::{
     Capture, Captured, Direction, Farm, Frame, Host, Lab, Topology,
-    lab::{VIP, VIP_V6},
+    frame::SYN,
+    lab::{VIP, VIP_V6, beside},
     require, skip,
     traffic::{HttpLoad, HttpServer},
 };
 
 use crate::{
-    HTTP, ONE_VIP, all, eventually, packets, packets_of_all,
+    HTTP, ONE_VIP, all, eventually,
+    ipv6::{advertised, read},
+    packets, packets_of_all,
     probed::Probed,
-    running, vmac,
-    wire::{self, arp, arp_replies, node_of},
+    running,
+    serving::echoed,
+    vmac,
+    wire::{self, What, answers, arp, arp_replies, node_of},
 };
 
 pub(crate) const ECHO_V6: SocketAddr = SocketAddr::new(IpAddr::V6(VIP_V6), 7000);
@@ -150,6 +155,69 @@ fn t4_t7_requesters_are_shared_out_and_one_node_answers_each_with_its_own_mac() 
             .collect();
         let by: BTreeSet<_> = arp_replies(client, &frames).iter().map(|reply| reply.mac).collect();
         assert_eq!(by, BTreeSet::from([node.mac()]));
+    }
+}
+
+#[test]
+fn t7_solicitations_are_shared_out_and_one_node_answers_each_with_its_own_mac() {
+    const NAME: &str = "t7_solicitations_are_shared_out_and_one_node_answers_each_with_its_own_mac";
+    let (program, object) = require!(NAME, needs());
+    let lab = lab("solicit", 1, 100, &object);
+    let _farm = running(&lab, &program, &directed());
+    let client = lab.client(1);
+    let asking: Vec<_> = client.addresses().iter().map(|&address| beside(address)).collect();
+    let ask = |&source: &Ipv6Addr| Frame::solicitation(client.mac(), source, VIP_V6);
+    let answers = |frames: &[Vec<u8>]| {
+        let told = advertised(client);
+        client.inject_all(frames).unwrap();
+        thread::sleep(wire::SILENCE);
+        let told = read(told);
+        for answer in &told {
+            assert_eq!((answer.source, answer.named), (VIP_V6, Some(answer.mac)), "{answer:?}");
+            assert_eq!(answer.flags, [true, true], "{answer:?}");
+        }
+        told
+    };
+    let told = answers(&asking.iter().map(|own| ask(own).bytes()).collect::<Vec<_>>());
+    let mut answered: Vec<_> = told.iter().map(|answer| answer.to).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, asking, "exactly one answer each");
+    let shares = wire::shares(&lab, told.iter().map(|it| it.mac));
+    assert!(shares.values().all(|share| *share > 0), "{shares:?}");
+
+    // Asked by name, to see whether it lives, a node answers whoever asks.
+    for node in lab.nodes() {
+        let to_node = |own| ask(own).macs(client.mac(), node.mac()).bytes();
+        let told = answers(&asking.iter().step_by(10).map(to_node).collect::<Vec<_>>());
+        assert_eq!(told.len(), asking.len().div_ceil(10));
+        assert!(told.iter().all(|answer| answer.mac == node.mac()), "{told:?}");
+    }
+}
+
+#[test]
+fn t10_t11_a_ping_and_a_closed_port_are_answered_once_whichever_node_they_come_to() {
+    const NAME: &str =
+        "t10_t11_a_ping_and_a_closed_port_are_answered_once_whichever_node_they_come_to";
+    let (program, object) = require!(NAME, needs());
+    let lab = lab("anyone", 1, 60, &object);
+    let _farm = running(&lab, &program, &directed());
+    let client = lab.client(1);
+    for vip in [IpAddr::V4(VIP), IpAddr::V6(VIP_V6)] {
+        let own = client.addresses_like(vip);
+        let owners: Vec<_> = lab.nodes().iter().map(|node| echoed(&lab, vip, node.mac())).collect();
+        assert!(owners.iter().all(|it| *it == owners[0] && it.len() == own.len()), "{owners:?}");
+        for node in lab.nodes() {
+            let syn = |&own: &IpAddr| {
+                let frame = Frame::tcp(SocketAddr::new(own, 4000), SocketAddr::new(vip, 80), SYN);
+                frame.macs(client.mac(), node.mac()).bytes()
+            };
+            let refused = answers(client, &own.iter().map(syn).collect::<Vec<_>>(), vip);
+            let reset = What::Reset { target: 4000 };
+            assert!(refused.iter().all(|answer| answer.what == reset), "{refused:?}");
+            let asked: BTreeSet<_> = refused.iter().map(|answer| answer.target).collect();
+            assert_eq!((refused.len(), asked), (own.len(), own.iter().copied().collect()));
+            assert!(wire::shares(&lab, refused.iter().map(|it| it.mac)).values().all(|it| *it > 0));
+        }
     }
 }
 

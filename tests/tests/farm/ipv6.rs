@@ -78,7 +78,7 @@ fn set(host: &Host, sysctl: &str, value: &str) {
 }
 
 /// What a host is told of the VIP.
-fn advertised(host: &Host) -> Capture {
+pub(crate) fn advertised(host: &Host) -> Capture {
     let about_vip = |frame: &Captured| {
         frame.direction == Direction::Incoming
             && neighbour(frame).is_some_and(|it| !it.solicits && it.target == VIP_V6)
@@ -86,7 +86,7 @@ fn advertised(host: &Host) -> Capture {
     host.capture_if(about_vip).unwrap()
 }
 
-fn read(capture: Capture) -> Vec<Neighbour> {
+pub(crate) fn read(capture: Capture) -> Vec<Neighbour> {
     capture.stop().iter().filter_map(neighbour).collect()
 }
 
@@ -136,7 +136,7 @@ fn t10_an_ipv6_echo_request_is_answered_exactly_once() {
     let program = require!(skip::farm());
     let lab = lab("echo6", 3, 150);
     let _farm = running(&lab, &program, BOTH);
-    assert_eq!(echoed(&lab, VIP_V6.into()).len(), 150);
+    assert_eq!(echoed(&lab, VIP_V6.into(), vmac()).len(), 150);
 }
 
 #[test]

@@ -29,13 +29,13 @@ const WILDCARD: &str = "vips:
           - { port: 7000, proto: udp, filter: on_addr }
 ";
 
-/// Asks for an echo from each address of the first client, three times: who answered it.
-pub(crate) fn echoed(lab: &Lab, vip: IpAddr) -> BTreeMap<IpAddr, Vec<&str>> {
+/// Asks that MAC for an echo from each address of the first client, three times: who answered it.
+pub(crate) fn echoed(lab: &Lab, vip: IpAddr, mac: Mac) -> BTreeMap<IpAddr, Vec<&str>> {
     let client = lab.client(1);
     let addresses = client.addresses_like(vip);
     let ask = |(seq, &address): (u16, &IpAddr)| {
         let frame = Frame::icmp_echo(address, vip, 7, seq);
-        frame.macs(client.mac(), vmac()).bytes()
+        frame.macs(client.mac(), mac).bytes()
     };
     // They go by the address alone, not by their numbers.
     let requests = (0..3_u16).flat_map(|round| {
@@ -63,7 +63,7 @@ fn t10_an_echo_request_is_answered_exactly_once() {
     let program = require!(skip::farm());
     let lab = lab("echo", 3, 150);
     let farm = running(&lab, &program, ONE_VIP);
-    let answered = echoed(&lab, VIP.into());
+    let answered = echoed(&lab, VIP.into(), vmac());
     for client in answered.keys().step_by(10) {
         let (from, to) = (client.to_string(), VIP.to_string());
         let explained = farm.explain_offline(&[&from, &to, "--proto", "icmp"]).unwrap();

@@ -281,6 +281,11 @@ impl Health {
         known.claims.note(vip, words, Instant::now());
     }
 
+    /// Takes note of whether this node asks who claims its VIPs.
+    pub(super) fn note_asking(&self, asks: bool) {
+        self.known().claims.note_asking(asks, Instant::now());
+    }
+
     /// One look at whether others claim what that is about.
     fn look_for_claims(&self, about: &About, since: Instant) -> Result<(), String> {
         let configurations = self.configurations.all();
@@ -487,6 +492,11 @@ async fn watch(
         let claims = || health.upgrade().map_or(Ok(()), |it| it.look_for_claims(&about, since));
         let outcome = probe::look(&check, &environment, &alone, claims).await;
         let Some(health) = health.upgrade() else { return };
+        // Who has not asked has heard nothing, which is no good sign.
+        let is_deaf = || !health.known().claims.have_asked(Instant::now());
+        if check.probe == Probe::Unclaimed && outcome.is_ok() && is_deaf() {
+            continue;
+        }
         health.note(number, outcome);
     }
 }

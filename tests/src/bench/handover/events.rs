@@ -27,7 +27,7 @@ const CLIENT_ADDRESSES: u8 = 40;
 const GROUP: &str = "all";
 
 /// Talk that is watched after an event.
-const AFTERMATH: Duration = Duration::from_secs(1);
+const AFTERMATH: Duration = Duration::from_secs(4);
 
 /// How the farm is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,10 +17,8 @@ pub(super) struct Figures {
     /// Calls in the translated hot path besides the tail call.
     pub(super) hot_path_calls: usize,
     pub(super) programs: Vec<ProgramFigures>,
-    /// How often all paths were measured: once more after a gate was missed. The last figures count.
-    pub(super) attempts: u16,
     /// How often the programs were loaded, and turns of each path in a load.
-    pub(super) loads: u16,
+    pub(super) loads: usize,
     pub(super) rounds: u16,
     pub(super) paths: Vec<PathFigures>,
     pub(super) flood: FloodFigures,
@@ -203,9 +201,6 @@ impl fmt::Display for Figures {
         }
 
         writeln!(f, "(a load's figure is the median of {} rounds)", self.rounds)?;
-        if self.attempts > 1 {
-            writeln!(f, "(of {} attempts the last: a gate was missed before)", self.attempts)?;
-        }
 
         self.flood.fmt(f)?;
         if !self.not_measured.is_empty() {

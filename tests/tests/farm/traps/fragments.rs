@@ -172,7 +172,7 @@ fn orders(parts: &[Vec<u8>]) -> [Vec<Vec<u8>>; 4] {
 
 /// Sends datagrams in parts, in all orders, to the MAC that the client's host has for each VIP.
 fn send_in_parts(lab: &Lab, client: &mut Client, mac_of: impl Fn(IpAddr) -> Mac) {
-    const LENGTH: usize = 12_000;
+    const LENGTH: usize = 60_000;
     // A multiple of 8 for both families.
     const PART: usize = 1400;
     let host = lab.client(1);

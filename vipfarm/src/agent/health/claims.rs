@@ -6,12 +6,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::agent::{CONFLICT_ROUND, conflicts::PROBE_ROUND};
+
 /// For how long a claim shows after it was heard: one that nobody asked for may never be repeated.
 const SHOWS: Duration = Duration::from_secs(90);
 
-/// By VIP.
+/// How long it may take until an answer has been asked for, and read.
+const ANSWERED: Duration = PROBE_ROUND.saturating_add(CONFLICT_ROUND);
+
+/// What was heard.
 #[derive(Debug, Default)]
-pub(super) struct Claims(BTreeMap<IpAddr, Heard>);
+pub(super) struct Claims {
+    by_vip: BTreeMap<IpAddr, Heard>,
+    /// Since when this node has asked all the while.
+    asking: Option<Instant>,
+}
 
 /// What was heard of one.
 #[derive(Debug)]
@@ -24,16 +33,26 @@ struct Heard {
 }
 
 impl Claims {
+    /// Takes note of whether this node asks.
+    pub(super) fn note_asking(&mut self, asks: bool, now: Instant) {
+        self.asking = asks.then(|| self.asking.unwrap_or(now));
+    }
+
+    /// Whether it has asked for so long that who has a VIP would have been heard.
+    pub(super) fn have_asked(&self, now: Instant) -> bool {
+        self.asking.is_some_and(|since| now.saturating_duration_since(since) >= ANSWERED)
+    }
+
     /// Takes note of a claim.
     pub(super) fn note(&mut self, vip: IpAddr, words: String, now: Instant) {
-        let lasting = self.0.get(&vip).filter(|heard| heard.shows(now));
+        let lasting = self.by_vip.get(&vip).filter(|heard| heard.shows(now));
         let first = lasting.map_or(now, |heard| heard.first);
-        self.0.insert(vip, Heard { words, first, last: now });
+        self.by_vip.insert(vip, Heard { words, first, last: now });
     }
 
     /// What is told of a VIP that somebody claims, and since when.
     pub(super) fn of(&self, vip: IpAddr, now: Instant) -> Option<(&str, Instant)> {
-        let heard = self.0.get(&vip).filter(|heard| heard.shows(now))?;
+        let heard = self.by_vip.get(&vip).filter(|heard| heard.shows(now))?;
         Some((&heard.words, heard.first))
     }
 
@@ -43,7 +62,8 @@ impl Claims {
         since: Instant,
         mut vips: impl Iterator<Item = IpAddr>,
     ) -> Result<(), String> {
-        let claimed = vips.find_map(|vip| self.0.get(&vip).filter(|heard| heard.last >= since));
+        let claimed =
+            vips.find_map(|vip| self.by_vip.get(&vip).filter(|heard| heard.last >= since));
         claimed.map_or(Ok(()), |heard| Err(heard.words.clone()))
     }
 }
@@ -71,6 +91,19 @@ mod tests {
         assert_eq!(look(7, &[OTHER]), Err("his".into()), "at the moment of the look before");
         assert_eq!(look(8, &[ONE, OTHER]), Ok(()), "a look ago");
         assert_eq!(look(5, &[ONE]), Ok(()), "another VIP");
+    }
+
+    #[test]
+    fn silence_counts_when_the_node_has_asked_for_long_enough() {
+        let (mut claims, start) = (Claims::default(), Instant::now());
+        assert!(!claims.have_asked(start + ANSWERED), "it is not in the farm yet");
+        claims.note_asking(true, start);
+        claims.note_asking(true, start + ANSWERED / 2);
+        assert!(!claims.have_asked(start + ANSWERED / 2));
+        assert!(claims.have_asked(start + ANSWERED));
+        claims.note_asking(false, start + ANSWERED);
+        claims.note_asking(true, start + ANSWERED * 2);
+        assert!(!claims.have_asked(start + ANSWERED * 2), "it was without a cable meanwhile");
     }
 
     #[test]

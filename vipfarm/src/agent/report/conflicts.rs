@@ -19,6 +19,7 @@ impl Reporter {
     /// and tells of them now and then.
     pub(in crate::agent) fn note_conflicts(&self) {
         let snapshot = self.latest.get();
+        self.health.note_asking(snapshot.state == NodeState::Up);
         if snapshot.state == NodeState::Joining {
             return; // The members' MACs may not be known yet.
         }
