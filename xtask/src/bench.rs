@@ -56,7 +56,7 @@ enum Bench {
         #[arg(long)]
         floating: bool,
     },
-    /// What becomes of TCP connections when their buckets move. Takes six minutes.
+    /// What becomes of TCP connections when their buckets move. Takes eight minutes.
     Handover {
         #[command(flatten)]
         output: Output,
