@@ -75,22 +75,29 @@ fn every_command_that_people_are_told_to_type_exists() {
     assert!(count > 60, "only {count} commands were found");
 }
 
+/// A part of a file as the page goes on with the one that it has shown: with another section instead of that
+/// one's and all behind it, or at its end.
+fn continued(shown: &str, part: &str) -> String {
+    let section = part.lines().next().filter(|line| !line.starts_with(' '));
+    let kept = shown.lines().take_while(|line| Some(*line) != section);
+    kept.map(|line| format!("{line}\n")).collect::<String>() + part
+}
+
 #[test]
-fn every_file_that_is_shown_whole_loads() {
+fn every_file_that_is_shown_loads_also_if_only_a_part_is() {
     let mut count = 0;
     for (path, page) in pages() {
+        let mut shown = String::new();
         for block in blocks(&page, "yaml") {
             let is_whole = block.lines().any(|line| line.starts_with("nodes:"));
-            if !is_whole {
-                continue;
-            }
+            shown = if is_whole { block.to_owned() } else { continued(&shown, block) };
             count += 1;
             let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("shown-{count}.yaml"));
-            fs::write(&file, block).expect("writable");
+            fs::write(&file, &shown).expect("writable");
             if let Err(error) = config::load(&file) {
-                panic!("{}: {error}\n{block}", path.display());
+                panic!("{}: {error}\n{shown}", path.display());
             }
         }
     }
-    assert!(count > 4, "only {count} files were found");
+    assert!(count > 7, "only {count} files were found");
 }

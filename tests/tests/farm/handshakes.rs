@@ -155,17 +155,24 @@ fn is_reset(segment: &Segment) -> bool {
     segment.flags & RST != 0
 }
 
+/// A client by hand whose SYN the first node has answered, before all buckets went to the second one; and
+/// that answer.
+fn begun<'a>(lab: &'a Lab, farm: &Farm<'_>) -> (ByHand<'a>, Segment) {
+    give_to(farm, 1);
+    let client = ByHand::new(lab, 4000, vmac());
+    let answer = client.begin();
+    assert_eq!(answer.node, 1);
+    give_to(farm, 2);
+    (client, answer)
+}
+
 #[test]
 fn t26_a_handshake_whose_last_segment_was_lost_in_a_move_ends_where_it_began() {
     let program = require!(skip::farm());
     let lab = lab("lastword", 2, 1);
     let mut farm = impatient(&lab, &program, ONE_VIP);
     let listeners = listeners(&lab);
-    give_to(&farm, 1);
-    let client = ByHand::new(&lab, 4000, vmac());
-    let answer = client.begin();
-    assert_eq!(answer.node, 1);
-    give_to(&farm, 2);
+    let (client, answer) = begun(&lab, &farm);
     client.ask(answer);
     let _served = asked(&listeners[0]);
     assert!(has_nobody(&listeners[1]));
@@ -185,10 +192,7 @@ fn t26_a_client_whose_syn_ack_was_lost_before_a_move_is_served_by_the_new_owner(
     }
     let mut farm = impatient(&lab, &program, ONE_VIP);
     let listeners = listeners(&lab);
-    give_to(&farm, 1);
-    let client = ByHand::new(&lab, 4000, vmac());
-    assert_eq!(client.begin().node, 1);
-    give_to(&farm, 2);
+    let (client, _lost) = begun(&lab, &farm);
     eventually("nothing lingers", || farm.status(1).unwrap().groups[0].handover.lingering == 0);
     let answer = client.begin();
     assert_eq!(answer.node, 2);
@@ -208,10 +212,7 @@ fn t26_a_client_whose_syn_ack_was_lost_before_a_move_is_served_or_told_at_once()
     let lab = lab("halfopen", 2, 1);
     let mut farm = impatient(&lab, &program, ONE_VIP);
     let listeners = listeners(&lab);
-    give_to(&farm, 1);
-    let client = ByHand::new(&lab, 4000, vmac());
-    assert_eq!(client.begin().node, 1);
-    give_to(&farm, 2);
+    let (client, _lost) = begun(&lab, &farm);
     let answer = client.begin();
     assert_eq!(answer.node, 2, "one node answers what is asked again");
     client.ask(answer);

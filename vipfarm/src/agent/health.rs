@@ -287,11 +287,11 @@ impl Health {
     }
 
     /// One look at whether others claim what that is about.
-    fn look_for_claims(&self, about: &About, since: Instant) -> Result<(), String> {
+    fn look_for_claims(&self, about: &About, since: Instant) -> Option<Result<(), String>> {
         let configurations = self.configurations.all();
         let blocks = configurations.iter().flat_map(|it| it.farm.blocks(about));
         let vips = blocks.flat_map(|block| &block.addresses).map(|vip| vip.addr);
-        self.known().claims.none_since(since, vips)
+        self.known().claims.look(since, Instant::now(), vips)
     }
 
     /// Opens these groups of VIPs with `open: manual`, or closes them.
@@ -480,23 +480,18 @@ async fn watch(
 ) {
     let environment: Vec<_> = environment.iter().map(|(key, value)| (*key, &**value)).collect();
     let alone = Alone::new();
-    // What the node has to ask for first it cannot know at once.
-    let first = if check.probe == Probe::Unclaimed { check.interval } else { Duration::ZERO };
-    let mut looks = time::interval_at(time::Instant::now() + first, check.interval);
+    let mut looks = time::interval(check.interval);
     // A look that was late does not bring the next ones closer together.
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut looked = Instant::now();
     loop {
         looks.tick().await;
         let since = std::mem::replace(&mut looked, Instant::now());
-        let claims = || health.upgrade().map_or(Ok(()), |it| it.look_for_claims(&about, since));
+        let claims = || health.upgrade()?.look_for_claims(&about, since);
         let outcome = probe::look(&check, &environment, &alone, claims).await;
         let Some(health) = health.upgrade() else { return };
-        // Who has not asked has heard nothing, which is no good sign.
-        let is_deaf = || !health.known().claims.have_asked(Instant::now());
-        if check.probe == Probe::Unclaimed && outcome.is_ok() && is_deaf() {
-            continue;
+        if let Some(outcome) = outcome {
+            health.note(number, outcome);
         }
-        health.note(number, outcome);
     }
 }

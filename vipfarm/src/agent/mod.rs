@@ -15,7 +15,7 @@
 //! - [`reload`]: takes over a changed file; [`configurations`] are those that can be served.
 //! - [`keep`]: the powers that are to outlast restarts, on the disk.
 //! - [`control`], [`report`], [`history`], [`explain`]: what the agent tells, on a tokio runtime.
-//! - [`trace`]: one client's frames as they are judged.
+//! - [`trace`]: one client's frames as they are judged; [`slow_log`]: all that the slow path judges.
 //! - [`forecast`]: what a change would do, from the file alone.
 //! - [`judge`]: the kernel's decision about a frame, on the host and with names.
 //! - [`proof`]: whether all that ends in every bucket being accepted once; [`metrics`] for machines.
@@ -75,6 +75,7 @@ mod running;
 pub mod share;
 mod signals;
 pub mod site;
+mod slow_log;
 mod stop;
 mod tally;
 pub mod trace;
@@ -85,17 +86,12 @@ mod watch;
 use std::{
     collections::BTreeSet,
     convert::Infallible,
-    os::fd::AsFd,
     sync::{Arc, atomic::AtomicU64},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
 use tokio::{sync::mpsc, task::JoinHandle, time};
 
 pub use self::bring_up::{Record, distinct};
@@ -122,7 +118,7 @@ use self::{
 };
 use crate::{
     config::{self, keys::Keys},
-    datapath::{Datapath, LeftOver, Trace},
+    datapath::{Datapath, LeftOver},
     doctor::{self, Finding, Scope, Severity, facts::RealTime},
     membership::{self, OwnLink},
     model::{Farm, NodeId, Overrides, Timers},
@@ -460,7 +456,7 @@ fn readers(
     reloader: Reloader,
     keeping: Arc<Keeping>,
 ) -> anyhow::Result<(Arc<Reporter>, Announcer, Mover)> {
-    follow_traces(up)?;
+    slow_log::follow(up)?;
     let announcer = Announcer::new(keys, up, latest.clone(), Arc::clone(&history))?;
     let announcing = Arc::clone(&announcer.announcing);
     let commander = reloader.commander.clone();
@@ -477,30 +473,4 @@ fn readers(
         (announcing, Arc::clone(&mover.holding)),
     )?;
     Ok((Arc::new(reporter), announcer, mover))
-}
-
-/// Starts a reader for each interface whose slow path logs.
-fn follow_traces(up: &mut Up) -> anyhow::Result<()> {
-    for datapath in &mut up.datapaths {
-        if let Some(trace) = datapath.take_trace()? {
-            let following = move || {
-                signals::leave_to_the_first();
-                follow(trace);
-            };
-            thread::Builder::new().name("trace".into()).spawn(following)?;
-        }
-    }
-    Ok(())
-}
-
-/// Logs what the slow path says, until the agent ends.
-fn follow(mut trace: Trace) {
-    loop {
-        let mut readable = [PollFd::new(trace.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut readable, PollTimeout::NONE) {
-            Ok(_) => trace.flush(),
-            Err(Errno::EINTR) => {}
-            Err(_) => return,
-        }
-    }
 }

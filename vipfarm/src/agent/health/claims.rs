@@ -38,11 +38,6 @@ impl Claims {
         self.asking = asks.then(|| self.asking.unwrap_or(now));
     }
 
-    /// Whether it has asked for so long that who has a VIP would have been heard.
-    pub(super) fn have_asked(&self, now: Instant) -> bool {
-        self.asking.is_some_and(|since| now.saturating_duration_since(since) >= ANSWERED)
-    }
-
     /// Takes note of a claim.
     pub(super) fn note(&mut self, vip: IpAddr, words: String, now: Instant) {
         let lasting = self.by_vip.get(&vip).filter(|heard| heard.shows(now));
@@ -56,15 +51,21 @@ impl Claims {
         Some((&heard.words, heard.first))
     }
 
-    /// One look: nobody has claimed one of these VIPs since then.
-    pub(super) fn none_since(
+    /// One look: whether somebody has claimed one of these VIPs since then; `None` if nobody was heard because
+    /// this node has not asked for long enough.
+    pub(super) fn look(
         &self,
         since: Instant,
+        now: Instant,
         mut vips: impl Iterator<Item = IpAddr>,
-    ) -> Result<(), String> {
+    ) -> Option<Result<(), String>> {
         let claimed =
             vips.find_map(|vip| self.by_vip.get(&vip).filter(|heard| heard.last >= since));
-        claimed.map_or(Ok(()), |heard| Err(heard.words.clone()))
+        if let Some(heard) = claimed {
+            return Some(Err(heard.words.clone()));
+        }
+        let has_asked = |since| now.saturating_duration_since(since) >= ANSWERED;
+        self.asking.is_some_and(has_asked).then_some(Ok(()))
     }
 }
 
@@ -85,25 +86,30 @@ mod tests {
     fn a_claim_makes_one_look_bad_at_what_it_is_about() {
         let (mut claims, start) = (Claims::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
+        claims.note_asking(true, start);
         claims.note(OTHER, "his".into(), at(7));
-        let look = |since, vips: &[IpAddr]| claims.none_since(at(since), vips.iter().copied());
-        assert_eq!(look(5, &[ONE, OTHER]), Err("his".into()));
-        assert_eq!(look(7, &[OTHER]), Err("his".into()), "at the moment of the look before");
-        assert_eq!(look(8, &[ONE, OTHER]), Ok(()), "a look ago");
-        assert_eq!(look(5, &[ONE]), Ok(()), "another VIP");
+        let look = |since, vips: &[IpAddr]| claims.look(at(since), at(10), vips.iter().copied());
+        assert_eq!(look(5, &[ONE, OTHER]), Some(Err("his".into())));
+        assert_eq!(look(7, &[OTHER]), Some(Err("his".into())), "at the moment of the look before");
+        assert_eq!(look(8, &[ONE, OTHER]), Some(Ok(())), "a look ago");
+        assert_eq!(look(5, &[ONE]), Some(Ok(())), "another VIP");
     }
 
     #[test]
     fn silence_counts_when_the_node_has_asked_for_long_enough() {
         let (mut claims, start) = (Claims::default(), Instant::now());
-        assert!(!claims.have_asked(start + ANSWERED), "it is not in the farm yet");
+        let look = |claims: &Claims, now| claims.look(start, now, [ONE].into_iter());
+        assert_eq!(look(&claims, start + ANSWERED), None, "it is not in the farm yet");
         claims.note_asking(true, start);
         claims.note_asking(true, start + ANSWERED / 2);
-        assert!(!claims.have_asked(start + ANSWERED / 2));
-        assert!(claims.have_asked(start + ANSWERED));
+        assert_eq!(look(&claims, start + ANSWERED / 2), None);
+        assert_eq!(look(&claims, start + ANSWERED), Some(Ok(())));
         claims.note_asking(false, start + ANSWERED);
         claims.note_asking(true, start + ANSWERED * 2);
-        assert!(!claims.have_asked(start + ANSWERED * 2), "it was without a cable meanwhile");
+        assert_eq!(look(&claims, start + ANSWERED * 2), None, "without a cable meanwhile");
+        claims.note(ONE, "his".into(), start + ANSWERED * 2);
+        let heard = Some(Err("his".into()));
+        assert_eq!(look(&claims, start + ANSWERED * 2), heard, "who was heard was heard");
     }
 
     #[test]

@@ -26,13 +26,25 @@ use crate::{
     net::Network,
 };
 
-/// Looks once, for as long as the check allows; the error says what is wrong. Programs get that
-/// environment; what may hang goes by `alone`; `claims` says what was heard since the look before.
+/// Looks once, for as long as the check allows; the error says what is wrong, and `None` that nothing was to be
+/// seen. Programs get that environment; what may hang goes by `alone`; `claims` says what was heard since the
+/// look before.
 pub(super) async fn look(
     check: &Check,
     environment: &[(&str, &str)],
     alone: &Alone,
-    claims: impl Fn() -> Result<(), String>,
+    claims: impl Fn() -> Option<Result<(), String>>,
+) -> Option<Result<(), String>> {
+    if check.probe == Probe::Unclaimed {
+        return claims();
+    }
+    Some(look_there(check, environment, alone).await)
+}
+
+async fn look_there(
+    check: &Check,
+    environment: &[(&str, &str)],
+    alone: &Alone,
 ) -> Result<(), String> {
     let timeout = check.timeout;
     let look = async {
@@ -43,7 +55,8 @@ pub(super) async fn look(
             Probe::Exec(run) => program::run(run, environment, timeout, alone).await,
             Probe::File { path, present } => file(path, *present, alone).await,
             Probe::Interface(name) => interface(name).await,
-            Probe::Unclaimed => claims(),
+            // It is nowhere to be seen.
+            Probe::Unclaimed => Ok(()),
         }
     };
     if matches!(check.probe, Probe::Exec(_)) {
@@ -135,7 +148,7 @@ mod tests {
     async fn outcome(probe: Probe, timeout: Duration) -> Result<(), String> {
         let (rise, fall, effect) = (1, 1, Effect::Drain);
         let check = Check { probe, interval: timeout, timeout, rise, fall, effect };
-        look(&check, &[], &Alone::new(), || Ok(())).await
+        look_there(&check, &[], &Alone::new()).await
     }
 
     async fn listener() -> (TcpListener, SocketAddr) {
