@@ -1,4 +1,7 @@
-//! The networks that heartbeats run on: one socket for each address of this node.
+//! The networks that heartbeats run on: for each address of this node a socket for what its peers send, and
+//! one `aside` for everything else.
+
+mod aside;
 
 use std::{
     ffi::OsString,
@@ -18,7 +21,7 @@ use nix::{
 };
 
 use super::{
-    batch::{self, Inbox},
+    batch::{self, BATCH, Inbox},
     realtime,
     tally::Tally,
 };
@@ -43,6 +46,9 @@ pub struct Links {
 
 struct Link {
     socket: UdpSocket,
+    /// Gets what no peer has sent: of nodes that are not in this one's file, and of strangers. Nobody waits
+    /// for it.
+    aside: UdpSocket,
     peers: Vec<SockaddrStorage>,
     inbox: Inbox,
     /// Datagrams that the kernel had no room for, as it last counted them.
@@ -70,19 +76,18 @@ impl Links {
     ) -> anyhow::Result<Self> {
         let addresses = farm.node(own).map(|node| node.addresses.as_slice()).unwrap_or_default();
         let open = |(link, &address): (usize, &IpAddr)| {
-            let peers = peers(own, &farm.nodes, link, farm.membership.port).collect();
+            let peers = peers(own, &farm.nodes, link, farm.membership.port);
             // Heartbeats say that clients on a VIP's network reach this node: they must not find
             // another way when that one is broken.
             let has_vips = networks.get(link).is_some_and(|link| link.has_vips);
             let interfaces = if has_vips { interfaces } else { &[] };
-            let address = SocketAddr::new(address, farm.membership.port);
-            Ok(Link::new(bind(address, interfaces)?, peers))
+            Link::open(SocketAddr::new(address, farm.membership.port), interfaces, peers)
         };
         let links = addresses.iter().enumerate().map(open).collect::<anyhow::Result<_>>()?;
         Ok(Self { all: links, waits: Tally::default(), port: farm.membership.port })
     }
 
-    /// The sockets, to wait for.
+    /// The sockets to wait for.
     pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.all.iter().map(|link| link.socket.as_fd())
     }
@@ -104,7 +109,8 @@ impl Links {
     pub fn know(&mut self, own: NodeId, nodes: &[Node]) {
         let port = self.port;
         for (number, link) in self.all.iter_mut().enumerate() {
-            link.peers = peers(own, nodes, number, port).map(SockaddrStorage::from).collect();
+            // Whoever is taken for a stranger is heard, too.
+            let _ = link.know(peers(own, nodes, number, port));
         }
     }
 
@@ -130,20 +136,50 @@ impl Links {
 }
 
 impl Link {
-    fn new(socket: UdpSocket, peers: Vec<SocketAddr>) -> Self {
-        let peers = peers.into_iter().map(SockaddrStorage::from).collect();
-        Self { socket, peers, inbox: Inbox::new(), lost: 0, emptied: realtime::now() }
+    fn open(
+        address: SocketAddr,
+        interfaces: &[Interface],
+        peers: impl Iterator<Item = SocketAddr>,
+    ) -> anyhow::Result<Self> {
+        let (socket, aside) = bind(address, interfaces)?;
+        let (inbox, emptied) = (Inbox::new(), realtime::now());
+        let mut link = Self { socket, aside, peers: vec![], inbox, lost: 0, emptied };
+        link.know(peers).context("cannot sort the heartbeats by their sources")?;
+        Ok(link)
+    }
+
+    fn know(&mut self, peers: impl Iterator<Item = SocketAddr>) -> nix::Result<()> {
+        let peers: Vec<_> = peers.collect();
+        self.peers = peers.iter().copied().map(SockaddrStorage::from).collect();
+        aside::sort(&self.socket, peers.iter().map(SocketAddr::ip))
     }
 
     fn send(&self, datagram: &[u8]) -> bool {
         self.peers.is_empty() || batch::send(self.socket.as_fd(), datagram, &self.peers) > 0
     }
 
+    /// Reads what its peers have sent, and no more of the rest than one call takes.
     fn receive(
         &mut self,
         received: &mut Received,
         waits: &mut Tally,
         mut take: impl FnMut(IpAddr, &[u8]),
+    ) {
+        self.receive_from_peers(received, waits, &mut take);
+        if let Ok(datagrams) = self.inbox.read(self.aside.as_fd(), BATCH) {
+            for datagram in datagrams {
+                if let Some(source) = datagram.source {
+                    take(source, datagram.bytes);
+                }
+            }
+        }
+    }
+
+    fn receive_from_peers(
+        &mut self,
+        received: &mut Received,
+        waits: &mut Tally,
+        take: &mut impl FnMut(IpAddr, &[u8]),
     ) {
         let mut most = DATAGRAMS_PER_TURN;
         while most > 0 {
@@ -198,7 +234,8 @@ fn peers(
     others.filter_map(move |(_, node)| Some(SocketAddr::new(*node.addresses.get(link)?, port)))
 }
 
-fn bind(address: SocketAddr, interfaces: &[Interface]) -> anyhow::Result<UdpSocket> {
+/// The sockets of an address, for what peers send and for the rest.
+fn bind(address: SocketAddr, interfaces: &[Interface]) -> anyhow::Result<(UdpSocket, UdpSocket)> {
     let socket = UdpSocket::bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!(
             "UDP port {} is in use on {}: end the program that has it (`ss -ulpn`), or set another `membership.port` on every node",
@@ -212,11 +249,14 @@ fn bind(address: SocketAddr, interfaces: &[Interface]) -> anyhow::Result<UdpSock
     setsockopt(&socket, ReceiveTimestampns, &true).context("the heartbeat socket")?;
     let has_address =
         |interface: &&Interface| interface.addresses.iter().any(|net| net.addr() == address.ip());
-    if let Some(interface) = interfaces.iter().find(has_address) {
-        setsockopt(&socket, BindToDevice, &OsString::from(&interface.name))
-            .with_context(|| format!("cannot bind the heartbeats to {}", interface.name))?;
+    let interface = interfaces.iter().find(has_address).map(|it| OsString::from(&it.name));
+    if let Some(name) = &interface {
+        setsockopt(&socket, BindToDevice, name)
+            .with_context(|| format!("cannot bind the heartbeats to {}", name.display()))?;
     }
-    Ok(socket)
+    let aside = aside::open(&socket, interface.as_deref())
+        .with_context(|| format!("cannot open the second heartbeat socket {address}"))?;
+    Ok((socket, aside))
 }
 
 #[cfg(test)]
@@ -230,7 +270,12 @@ mod tests {
 
     fn link(peers: Vec<SocketAddr>) -> Link {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Link::new(bind(any, &[]).expect("the loopback"), peers)
+        Link::open(any, &[], peers.into_iter()).expect("the loopback")
+    }
+
+    /// One that hears that peer.
+    fn link_to(peer: &UdpSocket) -> Link {
+        link(vec![address(peer)])
     }
 
     fn address(socket: &UdpSocket) -> SocketAddr {
@@ -299,7 +344,8 @@ mod tests {
 
     #[test]
     fn a_burst_is_read_whole_and_in_order() {
-        let (mut link, sender) = (link(vec![]), peer());
+        let sender = peer();
+        let mut link = link_to(&sender);
         let sent: Vec<_> = (0..u8::try_from(2 * BATCH + 7).expect("few")).map(|n| [n]).collect();
         for datagram in &sent {
             sender.send_to(datagram, address(&link.socket)).expect("sent");
@@ -312,7 +358,8 @@ mod tests {
 
     #[test]
     fn a_datagram_that_is_too_long_is_seen_to_be() {
-        let (mut link, sender) = (link(vec![]), peer());
+        let sender = peer();
+        let mut link = link_to(&sender);
         for length in [0, MAX_DATAGRAM, MAX_DATAGRAM + 1, 2 * MAX_DATAGRAM, 3] {
             sender.send_to(&vec![7; length], address(&link.socket)).expect("sent");
         }
@@ -322,7 +369,8 @@ mod tests {
 
     #[test]
     fn a_loss_is_seen_once_also_after_turns_without() {
-        let (mut link, sender) = (link(vec![]), peer());
+        let sender = peer();
+        let mut link = link_to(&sender);
         let to = address(&link.socket);
         setsockopt(&link.socket, RcvBuf, &2048).expect("a small one");
         sender.send_to(b"before", to).expect("sent");
@@ -339,6 +387,30 @@ mod tests {
     }
 
     #[test]
+    fn what_others_send_takes_no_room_from_peers() {
+        let (sender, stranger) = (peer(), UdpSocket::bind("127.0.0.2:0").expect("the loopback"));
+        let mut link = link_to(&sender);
+        // Many times what a socket holds.
+        let to = address(&link.socket);
+        for _ in 0..4096 {
+            stranger.send_to(&[0; 512], to).expect("sent");
+        }
+        sender.send_to(b"alive", to).expect("sent");
+        let (mut received, mut from_others) = (Received::default(), 0);
+        let mut from_peers = vec![];
+        link.receive(&mut received, &mut Tally::default(), |source, datagram| {
+            if source == IpAddr::from([127, 0, 0, 2]) {
+                from_others += 1;
+            } else {
+                from_peers.push(datagram.to_vec());
+            }
+        });
+        assert_eq!(received, Received { any: true, lost: false });
+        assert_eq!(from_peers, [b"alive"]);
+        assert_eq!(from_others, BATCH, "some are read each time, not all");
+    }
+
+    #[test]
     fn an_icmp_error_hides_no_datagram() {
         let (mut link, sender) = (link(vec![address(&peer())]), peer());
         // The heartbeat socket does not ask for them; this one does.
@@ -351,7 +423,8 @@ mod tests {
 
     #[test]
     fn the_wait_in_the_socket_is_measured() {
-        let (mut link, sender) = (link(vec![]), peer());
+        let sender = peer();
+        let mut link = link_to(&sender);
         receive(&mut link);
         let pause = Duration::from_millis(30);
         // The kernel stamps from a moment after it was asked to; what it has not stamped has not
