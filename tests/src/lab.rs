@@ -11,11 +11,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::Ebpf;
-use nix::mount::{MsFlags, mount};
 use vipfarm::model::Mac;
 
 pub use crate::switch::FdbEntry;
 use crate::{
+    bpffs,
     host::{Host, INTERFACE},
     iproute::ip_batch,
     ns::Namespace,
@@ -287,12 +287,9 @@ fn nth<'a>(hosts: &'a [Host], i: usize, kind: &str) -> &'a Host {
 
 /// Makes a lab's directory with its bpffs and the place for logs, which is returned.
 fn make_directory(directory: &Path) -> Result<PathBuf> {
-    let (bpf, logs) = (directory.join(BPF), directory.join(LOGS));
-    for made in [&bpf, &logs] {
-        fs::create_dir_all(made).with_context(|| format!("make {}", made.display()))?;
-    }
-    mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-        .with_context(|| format!("mount a bpffs on {}", bpf.display()))?;
+    bpffs::mount_in(directory)?;
+    let logs = directory.join(LOGS);
+    fs::create_dir_all(&logs).with_context(|| format!("make {}", logs.display()))?;
     Ok(logs)
 }
 

@@ -29,6 +29,7 @@
 //! - [`demo`]: the guided tour that `cargo xtask demo` shows.
 
 pub mod bench;
+mod bpffs;
 pub mod capture;
 pub mod demo;
 pub mod elsewhere;

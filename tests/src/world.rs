@@ -17,6 +17,8 @@ use vipfarm_common::{
     layout::{NOBODY, SEVERAL},
 };
 
+use crate::bpffs::Bpffs;
+
 /// The file.
 const FARM: &str = "
 farm: paper
@@ -322,7 +324,10 @@ impl World {
     }
 
     fn load(&self, options: &Options) -> Manual {
-        let loaded = Datapath::load(options).unwrap_or_else(|error| panic!("{error}"));
+        // Only for as long as it takes to load them.
+        let bpffs = Bpffs::new().unwrap_or_else(|error| panic!("{error:#}"));
+        let options = Options { bpf_dir: bpffs.path(), ..options.clone() };
+        let loaded = Datapath::load(&options).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(loaded.has_frags(), options.buffers == Buffers::Several, "the flavour");
         loaded.by_hand(self.plan()).unwrap_or_else(|error| panic!("{error}"))
     }

@@ -46,7 +46,7 @@ pub fn filter<P: Packet, T: Tables>(packet: &P, tables: &T) -> Step {
 fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Head<14>>) -> Step {
     // The IPv4 header and both ports. A shorter frame may still be an ICMP one for a VIP.
     let Some(ip) = packet.head::<24>(ethernet.network) else { return Step::Slow };
-    let Some(state) = tables.state() else { return done(Reason::Broken) };
+    let state = tables.state();
     let (now, active) = vip::active(tables, state);
     let key = key_v4(u32::from_ne_bytes(ip.get::<16, 4>()), ethernet.vlans);
     let mixed = mix(key, multiplier(active));
@@ -80,7 +80,7 @@ fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Hea
 fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T, ethernet: &Ethernet<P::Head<14>>) -> Step {
     // The IPv6 header and both ports.
     let Some(ip) = packet.head::<44>(ethernet.network) else { return Step::Slow };
-    let Some(state) = tables.state() else { return done(Reason::Broken) };
+    let state = tables.state();
     let (now, active) = vip::active(tables, state);
     let addr = [u64::from_ne_bytes(ip.get::<24, 8>()), u64::from_ne_bytes(ip.get::<32, 8>())];
     let mixed = mix_v6(addr, ethernet.vlans, multiplier(active));

@@ -68,7 +68,7 @@ pub fn guard<P: Packet, T: Tables>(packet: &P, tables: &T) -> Guarded {
     if source == own && !resolves {
         return Guarded::Clean;
     }
-    let Some(state) = tables.state() else { return Guarded::Clean };
+    let state = tables.state();
     let (now, active) = vip::active(tables, state);
     let mut guarded = Guarded::Clean;
     if source != own && vip::is_vmac(now, mac_word(source)) {

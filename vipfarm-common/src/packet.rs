@@ -56,9 +56,8 @@ pub trait Head {
 
 /// What the decision reads beside the frame.
 pub trait Tables {
-    /// The shared map value. `None` cannot happen in a loaded program; it becomes
-    /// [`crate::Reason::Broken`].
-    fn state(&self) -> Option<&State>;
+    /// What programs and agent share.
+    fn state(&self) -> &State;
 
     /// Reads a word that the agent may change at any moment.
     fn volatile<T: Copy>(&self, word: &T) -> T;

@@ -206,7 +206,7 @@ impl<'a, P: Packet, T: Tables> Frame<'a, P, T> {
     #[inline(always)]
     fn of(packet: &'a P, tables: &'a T) -> Result<Self, Reason> {
         let ethernet = vip::ethernet_tagged_twice(packet)?;
-        let state = tables.state().ok_or(Reason::Broken)?;
+        let state = tables.state();
         let (now, active) = vip::active(tables, state);
         Ok(Self { packet, tables, state, now, active, ethernet })
     }

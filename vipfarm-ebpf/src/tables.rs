@@ -1,6 +1,6 @@
 //! The maps, the constants set before loading, and the clocks.
 
-use core::ptr;
+use core::{cell::UnsafeCell, mem, ptr};
 
 use aya_ebpf::{
     Global,
@@ -23,11 +23,21 @@ use vipfarm_common::{
 
 use crate::frame::Frame;
 
-/// `BPF_F_MMAPABLE`: the agent writes leases and bitmaps without a system call.
-const MMAPABLE: u32 = 1 << 10;
+/// What the agent writes and programs read, in a section of its own: programs have its address, which a
+/// lookup in an array would cost each of them a nanosecond. The loader makes the section's map, so that the
+/// agent can write it without a system call. Under its own name, so that the compiler does not take it for
+/// something that nobody writes.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.state")]
+static STATE: Shared = Shared(UnsafeCell::new(
+    // SAFETY: it consists of numbers, for which zeroes are valid.
+    unsafe { mem::zeroed() },
+));
 
-#[map]
-static STATE: Array<State> = Array::with_max_entries(1, MMAPABLE);
+struct Shared(UnsafeCell<State>);
+
+// SAFETY: programs only read it; what changes meanwhile changes by words.
+unsafe impl Sync for Shared {}
 
 /// Packets by [`Outcome::code`]. The second entry is the agent's: what former programs have counted.
 #[map]
@@ -106,8 +116,9 @@ pub(crate) const TC: Kernel = Kernel(ptr::null_mut());
 
 impl Tables for Kernel {
     #[inline(always)]
-    fn state(&self) -> Option<&State> {
-        STATE.get(0)
+    fn state(&self) -> &State {
+        // SAFETY: it is initialised, and no program writes it.
+        unsafe { &*STATE.0.get() }
     }
 
     #[inline(always)]

@@ -184,8 +184,8 @@ impl HostTables {
 }
 
 impl Tables for HostTables {
-    fn state(&self) -> Option<&State> {
-        Some(&self.state)
+    fn state(&self) -> &State {
+        &self.state
     }
 
     fn volatile<T: Copy>(&self, word: &T) -> T {

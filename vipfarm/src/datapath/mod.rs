@@ -25,7 +25,12 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use thiserror::Error;
 
-use self::{clock::TickClock, manual::Manual, pins::Pins, shared::SharedState};
+use self::{
+    clock::TickClock,
+    manual::Manual,
+    pins::{Passing, Pins},
+    shared::SharedState,
+};
 use crate::{
     model::{Bitmap, Mac},
     plan::{Change, Plan, PlanError},
@@ -217,10 +222,18 @@ impl Datapath {
     ///
     /// Nothing is visible to packets before [`Datapath::attach`].
     pub fn load(options: &Options) -> Result<Loaded, Error> {
-        let (ebpf, frags) = object::load(options)?;
-        let state = SharedState::map(object::map(&ebpf, "STATE")?)?;
+        let state = object::create_state()?;
+        let pin = Passing::pin(&options.bpf_dir, &state)?;
+        let (ebpf, frags) = object::load(options, Some(pin.path()))?;
+        let state = SharedState::map(&state)?;
         let clock = TickClock::new()?;
         Ok(Loaded { options: options.clone(), ebpf, frags, state, clock })
+    }
+
+    /// Has the kernel verify the programs, and forgets them. Says whether they take frames in several
+    /// buffers.
+    pub fn verify(options: &Options) -> Result<bool, Error> {
+        object::load(options, None).map(|(_, frags)| frags)
     }
 
     /// Brings the tables from what they say to what the plan says.

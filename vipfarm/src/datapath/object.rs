@@ -1,16 +1,26 @@
 //! The embedded objects and what is in them.
 
+use std::path::Path;
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapData, MapError, ProgramArray},
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 
-use super::{Buffers, Error, Options};
+use aya_obj::generated::bpf_map_type;
 use vipfarm_common::{
+    State,
     hash::{Start, key_words},
     layout::mac_word,
 };
+
+use super::{Buffers, Error, Options};
+
+/// The section of what the agent writes and programs read.
+const STATE: &str = ".bss.state";
+/// `BPF_F_MMAPABLE` (linux/bpf.h).
+const MMAPABLE: u32 = 1 << 10;
 
 /// The eBPF object that `cargo xtask build` made: a built agent needs no toolchain.
 static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_BPF_OBJECT"));
@@ -21,25 +31,40 @@ const JUMPS: [&str; 3] = ["slow", "slow_v6", "trace"];
 /// The same for frames in several buffers.
 static FRAGS: &[u8] = aya::include_bytes_aligned!(env!("VIPFARM_FRAGS_BPF_OBJECT"));
 
+/// Makes the map of the section [`STATE`]: aya would make one that cannot be mapped.
+pub(super) fn create_state() -> Result<MapData, Error> {
+    let (kind, key, value) =
+        (bpf_map_type::BPF_MAP_TYPE_ARRAY, size_of::<u32>(), size_of::<State>());
+    let [key, value] = [key, value].map(|size| u32::try_from(size).expect("below 4 GB"));
+    let map = aya_obj::Map::new_from_params(kind as u32, key, value, 1, MMAPABLE);
+    MapData::create(map, "STATE", None).map_err(|error| map_error(&error))
+}
+
 /// Loads the programs with their maps: for frames in several buffers, unless the kernel refuses or
-/// others are wanted. The second value says whether it did.
-pub(super) fn load(options: &Options) -> Result<(Ebpf, bool), Error> {
+/// others are wanted. The second value says whether it did. The state is the map that is pinned at that
+/// path, or one that nobody can write.
+pub(super) fn load(options: &Options, state: Option<&Path>) -> Result<(Ebpf, bool), Error> {
     if options.buffers == Buffers::Several {
-        match load_object(FRAGS, options) {
+        match load_object(FRAGS, options, state) {
             // Before Linux 5.18 there is no such program.
             Err(Error::Kernel { .. }) => {}
             loaded => return loaded.map(|ebpf| (ebpf, true)),
         }
     }
-    Ok((load_object(PLAIN, options)?, false))
+    Ok((load_object(PLAIN, options, state)?, false))
 }
 
 /// Loads an object's maps and programs with the interface's constants.
-fn load_object(object: &[u8], options: &Options) -> Result<Ebpf, Error> {
+fn load_object(object: &[u8], options: &Options, state: Option<&Path>) -> Result<Ebpf, Error> {
     let Start([hash0, hash1, hash2, hash3]) = key_words(options.hash_key).into();
     let own_mac = mac_word(options.mac.0);
     let trace = u8::from(options.trace);
-    let mut ebpf = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    if let Some(path) = state {
+        // The only way to give aya a map.
+        loader.map_pin_path(STATE, path);
+    }
+    let mut ebpf = loader
         .override_global("HASH0", &hash0, true)
         .override_global("HASH1", &hash1, true)
         .override_global("HASH2", &hash2, true)
@@ -81,14 +106,6 @@ pub(super) fn classifier<'e>(
 ) -> Result<&'e mut SchedClassifier, Error> {
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
     program.try_into().map_err(|error| program_error(name, &error))
-}
-
-/// The array map of that name.
-pub(super) fn map<'e>(ebpf: &'e Ebpf, name: &'static str) -> Result<&'e MapData, Error> {
-    match ebpf.map(name) {
-        Some(Map::Array(map)) => Ok(map),
-        _ => Err(missing(name)),
-    }
 }
 
 /// The map of that name, for good.

@@ -3,16 +3,18 @@
 //! `<bpf_dir>/<device>/{filter-native,filter-generic,vipfarm_fixup,vipfarm_guard,jump,packets,guard}`.
 //! The device is named by its network namespace and index: names are given again, and change. No
 //! layout is part of a name, for no map is ever taken over: an agent fills its own before it puts its
-//! programs in the place of others.
+//! programs in the place of others. `vipfarm-<pid>-<n>` is there while an agent starts.
 
 use std::{
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use aya::pin::PinError;
+use aya::{maps::MapData, pin::PinError};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Error;
@@ -115,6 +117,36 @@ impl Pins {
         }
         let fresh = entries(&dir)?.is_empty();
         Ok(Self { bpf_dir: bpf_dir.into(), dir, fresh, _lock: lock })
+    }
+}
+
+/// A pin that is there for as long as this lives, to pass a map on by its path.
+pub(super) struct Passing(PathBuf);
+
+impl Passing {
+    /// Pins the map under `bpf_dir`, or above it as long as that does not exist.
+    pub(super) fn pin(bpf_dir: &Path, map: &MapData) -> Result<Self, Error> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let place = bpf_dir.ancestors().find(|place| place.is_dir() && on_bpffs(place));
+        let place = place.ok_or_else(|| Error::NoBpffs { path: bpf_dir.into() })?;
+        let path = place.join(format!("vipfarm-{}-{counter}", process::id()));
+        // Of a process that had that number, and was killed within the same moment.
+        remove_file(&path)?;
+        map.pin(&path)
+            .map_err(|error| Error::Kernel { what: "a pin", reason: error.to_string() })?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        let _ = remove_file(&self.0);
     }
 }
 

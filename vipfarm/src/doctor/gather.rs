@@ -102,8 +102,7 @@ fn try_programs() -> Result<bool, String> {
         clsact: false,
         trace: false,
     };
-    let loaded = Datapath::load(&options).map_err(|error| error.to_string())?;
-    Ok(loaded.has_frags())
+    Datapath::verify(&options).map_err(|error| error.to_string())
 }
 
 /// Whether somebody listens at the farm's control socket.
