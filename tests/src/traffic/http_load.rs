@@ -22,6 +22,9 @@ use crate::{host::Host, ns::Namespace};
 /// Sockets made at a time, since entering a namespace costs a thread.
 const BATCH: usize = 32;
 
+/// How long a number of requests may take, by far.
+const LONGEST: Duration = Duration::from_secs(30);
+
 /// What a request came to.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -110,6 +113,20 @@ impl HttpLoad {
     /// How many requests have ended so far.
     pub fn count(&self) -> usize {
         lock(&self.log.done).len()
+    }
+
+    /// Goes on until so many requests have ended, on a busy machine for longer, and stops.
+    pub async fn stop_after(self, count: usize) -> Result<Vec<Request>> {
+        let deadline = Instant::now() + LONGEST;
+        while self.count() < count {
+            ensure!(
+                Instant::now() < deadline,
+                "{} of {count} requests in {LONGEST:?}",
+                self.count()
+            );
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.stop().await
     }
 
     /// Ends the load, waits for what is under way, and returns all requests.

@@ -104,13 +104,12 @@ async fn both_families_are_served_once_each_and_by_power() {
     let patience = Duration::from_millis(900);
     let start = |target: SocketAddr| HttpLoad::start(lab.clients(), target, 250, patience).unwrap();
     let loads = [start(HTTP.into()), start(HTTP_V6)];
-    sleep(Duration::from_millis(1500)).await;
 
     let buckets = farm.status(1).unwrap().groups[0].load.clone();
     for load in loads {
-        let requests = load.stop().await.unwrap();
+        let requests = load.stop_after(300).await.unwrap();
         let failed: Vec<_> = requests.iter().filter(|request| request.outcome.is_err()).collect();
-        assert!(requests.len() > 200 && failed.is_empty(), "{failed:?}");
+        assert!(failed.is_empty(), "{failed:?}");
         let mut shares: BTreeMap<_, _> = lab.nodes().iter().map(|node| (node.name(), 0)).collect();
         for node in requests.iter().filter_map(|request| request.outcome.as_ref().ok()) {
             *shares.get_mut(node.as_str()).expect("a node's name") += 1;
