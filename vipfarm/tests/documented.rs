@@ -80,7 +80,7 @@ fn every_command_that_people_are_told_to_type_exists() {
 fn continued(shown: &str, part: &str) -> String {
     let section = part.lines().next().filter(|line| !line.starts_with(' '));
     let kept = shown.lines().take_while(|line| Some(*line) != section);
-    kept.map(|line| format!("{line}\n")).collect::<String>() + part
+    kept.flat_map(|line| [line, "\n"]).chain([part]).collect()
 }
 
 #[test]

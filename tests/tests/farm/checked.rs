@@ -168,6 +168,28 @@ fn a_page_that_tells_of_an_error_drains_its_node() {
 }
 
 #[test]
+fn an_interface_that_goes_down_or_loses_its_carrier_drains_its_node() {
+    let program = require!(skip::farm());
+    let lab = lab("uplink", 2, 1);
+    for node in lab.nodes() {
+        node.run("ip link add up0 type veth peer name up1").unwrap();
+        node.run("ip link set up0 up").unwrap();
+        node.run("ip link set up1 up").unwrap();
+    }
+    let mut farm = serving(&lab, &program, &with_checks(&format!("{{ interface: up0, {FAST} }}")));
+    for (end, words) in [("up0", "it is down"), ("up1", "it has no carrier")] {
+        lab.node(1).run(&format!("ip link set {end} down")).unwrap();
+        eventually("node1 is drained", || load(&farm, 2, "node1") == 0);
+        assert_eq!(load(&farm, 2, "node2"), 256);
+        let failing = check(&farm, 1);
+        assert!(failing.last_error.as_deref().unwrap().contains(words), "{failing:?}");
+        lab.node(1).run(&format!("ip link set {end} up")).unwrap();
+        eventually("node1 serves again", || load(&farm, 2, "node1") > 0);
+    }
+    farm.stop().unwrap();
+}
+
+#[test]
 fn a_program_that_hangs_is_killed_and_harms_nothing_but_its_check() {
     let program = require!(skip::farm());
     let lab = lab("hang", 2, 1);

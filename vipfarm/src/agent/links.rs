@@ -148,7 +148,7 @@ impl Link {
         Ok(link)
     }
 
-    fn know(&mut self, peers: impl Iterator<Item = SocketAddr>) -> nix::Result<()> {
+    fn know(&mut self, peers: impl Iterator<Item = SocketAddr>) -> io::Result<()> {
         let peers: Vec<_> = peers.collect();
         self.peers = peers.iter().copied().map(SockaddrStorage::from).collect();
         aside::sort(&self.socket, peers.iter().map(SocketAddr::ip))

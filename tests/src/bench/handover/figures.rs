@@ -45,6 +45,8 @@ pub(super) struct EventFigures {
     pub(super) lost: usize,
     /// Those that were reset because their node had died.
     pub(super) died: usize,
+    /// Those whose node had died in the middle of an answer: who has nothing to send is told nothing.
+    pub(super) untold: usize,
     /// The longest wait for a block on those that were kept, in milliseconds.
     pub(super) longest_gap_ms: f64,
     /// New connections meanwhile, with one request each, and those that failed.
@@ -76,6 +78,7 @@ impl EventFigures {
             corrupted: 0,
             lost: 0,
             died: 0,
+            untold: 0,
             longest_gap_ms: 0.0,
             short: fates.short.len(),
             short_failed: failed(|_| true),
@@ -92,7 +95,7 @@ impl EventFigures {
             } else if fate.is_corrupted() {
                 &mut figures.corrupted
             } else if !fate.is_reset() {
-                &mut figures.lost
+                if of_dead { &mut figures.untold } else { &mut figures.lost }
             } else if of_dead {
                 &mut figures.died
             } else {
@@ -133,12 +136,15 @@ impl Figures {
 impl fmt::Display for EventFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, mode, xdp, family, connections, kept, resets, corrupted, .. } = self;
-        let Self { lost, died, longest_gap_ms, short, short_failed, .. } = self;
+        let Self { lost, died, untold, longest_gap_ms, short, short_failed, .. } = self;
         let Self { short_resets, short_timeouts, duplicates, .. } = self;
         let faults = self.faults();
         let verdict = if faults.is_empty() { "ok".to_owned() } else { faults.join(", ") };
         write!(f, "{mode:9} {xdp:7} {family} {name:20} {connections:>11} {kept:>5} {resets:>6} ")?;
-        write!(f, "{corrupted:>9} {lost:>5} {died:>5} {longest_gap_ms:>8.1} {short:>6} ")?;
+        write!(
+            f,
+            "{corrupted:>9} {lost:>5} {died:>5} {untold:>6} {longest_gap_ms:>8.1} {short:>6} "
+        )?;
         write!(
             f,
             "{short_failed:>6} {short_resets:>5} {short_timeouts:>7} {duplicates:>5}  {verdict}"
@@ -148,7 +154,7 @@ impl fmt::Display for EventFigures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:44}connections  kept  reset corrupted  lost  died   gap ms", "")?;
+        write!(f, "{:44}connections  kept  reset corrupted  lost  died untold   gap ms", "")?;
         writeln!(f, "  short failed reset timeout twice")?;
         self.events.iter().try_for_each(|event| writeln!(f, "{event}"))?;
         let Lookup { over_ns, ratio } = self.lookup;
@@ -224,6 +230,8 @@ mod tests {
         let death = figures(Event::DeathOfALingering, [None, None, RESET]);
         assert_eq!((death.kept, death.resets, death.died), (2, 0, 1));
         assert!(death.faults().is_empty(), "{death}");
+        let death = figures(Event::DeathOfALingering, [None, None, Some("timed out")]);
+        assert_eq!((death.lost, death.untold, death.faults()), (0, 1, vec!["NONE DIED"]));
         let death = figures(Event::DeathOfALingering, [None, RESET, RESET]);
         assert_eq!(death.faults(), ["RESETS"]);
         let death = figures(Event::DeathOfALingering, [None, None, None]);

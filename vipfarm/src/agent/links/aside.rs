@@ -7,12 +7,12 @@
 
 use std::{
     ffi::OsStr,
+    io,
     net::{IpAddr, UdpSocket},
     os::fd::AsRawFd,
 };
 
 use nix::{
-    errno::Errno,
     libc::{self, sock_filter, sock_fprog},
     sys::socket::{
         AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
@@ -32,8 +32,8 @@ const SOURCE_V6: u32 = libc::SKF_NET_OFF.cast_unsigned() + 8;
 /// some of everything until the kernel is told who the peers are.
 ///
 /// The first one was bound as the only one, so that a port that another program has is found to be in use.
-pub(super) fn open(first: &UdpSocket, interface: Option<&OsStr>) -> nix::Result<UdpSocket> {
-    let address = first.local_addr().map_err(|_| Errno::last())?;
+pub(super) fn open(first: &UdpSocket, interface: Option<&OsStr>) -> io::Result<UdpSocket> {
+    let address = first.local_addr()?;
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let second = socket(family, SockType::Datagram, flags, None)?;
@@ -48,11 +48,12 @@ pub(super) fn open(first: &UdpSocket, interface: Option<&OsStr>) -> nix::Result<
 
 /// Has the kernel give the datagrams from those peers to the first socket of the group, and all others to the
 /// second one.
-pub(super) fn sort(first: &UdpSocket, peers: impl Iterator<Item = IpAddr>) -> nix::Result<()> {
+pub(super) fn sort(first: &UdpSocket, peers: impl Iterator<Item = IpAddr>) -> io::Result<()> {
     let mut program: Vec<_> = peers.flat_map(from).collect();
     program.push(give_to(OTHERS));
-    let len = program.len().try_into().map_err(|_| Errno::E2BIG)?;
-    setsockopt(first, AttachReusePortCbpf, &sock_fprog { len, filter: program.as_mut_ptr() })
+    let len = program.len().try_into().map_err(io::Error::other)?;
+    setsockopt(first, AttachReusePortCbpf, &sock_fprog { len, filter: program.as_mut_ptr() })?;
+    Ok(())
 }
 
 /// Gives what comes from that peer to the peers' socket, and leaves everything else to what follows.
@@ -132,6 +133,6 @@ mod tests {
         let first = UdpSocket::bind(("127.0.0.1", 0)).expect("the loopback");
         let _second = open(&first, None).expect("a second one");
         let third = UdpSocket::bind(first.local_addr().expect("it is bound"));
-        assert_eq!(third.expect_err("in use").kind(), std::io::ErrorKind::AddrInUse);
+        assert_eq!(third.expect_err("in use").kind(), io::ErrorKind::AddrInUse);
     }
 }

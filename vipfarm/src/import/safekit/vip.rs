@@ -146,6 +146,20 @@ impl Reader<'_> {
         Some(on)
     }
 
+    /// What it does about an address that is gone, vipfarm does too; about one that somebody else has, only if
+    /// it is told to.
+    fn check_of_address(&mut self, element: Element<'_>) -> Option<bool> {
+        let (attribute, on) = element.switch("check", self.notes)?;
+        if on {
+            let why = "one that another machine has, too, is told; nodes leave it only by a check with `claimed: false`";
+            let into = "check: true, the default";
+            self.notes.approximated(attribute.at, &attribute.shown, into, why);
+        } else {
+            self.notes.translated(attribute.at, &attribute.shown, "check: false");
+        }
+        Some(on)
+    }
+
     /// What is said of a MAC that several nodes would have.
     fn floating_interface(&mut self, element: Element<'_>) {
         element.attributes(&["type", "addr"], self.notes);
@@ -207,7 +221,7 @@ impl Reader<'_> {
                 self.notes.translated(place.at, &place.shown, into);
             }
         }
-        let check = self.check(element).unwrap_or(block.check);
+        let check = self.check_of_address(element).unwrap_or(block.check);
         let connections = match element.switch("connections", self.notes) {
             Some((attribute, true)) => {
                 self.notes.translated(attribute.at, &attribute.shown, "connections: true");
