@@ -225,6 +225,7 @@ impl Datapath {
         let state = object::create_state()?;
         let pin = Passing::pin(&options.bpf_dir, &state)?;
         let (ebpf, frags) = object::load(options, Some(pin.path()))?;
+        object::ensure_state(&ebpf, &state)?;
         let state = SharedState::map(&state)?;
         let clock = TickClock::new()?;
         Ok(Loaded { options: options.clone(), ebpf, frags, state, clock })

@@ -40,6 +40,18 @@ pub(super) fn create_state() -> Result<MapData, Error> {
     MapData::create(map, "STATE", None).map_err(|error| map_error(&error))
 }
 
+/// Whether the programs have that state, and not one that aya made because it found no pin: they would be fenced
+/// for ever, whatever the agent writes.
+pub(super) fn ensure_state(ebpf: &Ebpf, state: &MapData) -> Result<(), Error> {
+    let Some(Map::Array(theirs)) = ebpf.map(STATE) else { return Err(missing(STATE)) };
+    let id = |map: &MapData| map.info().map(|info| info.id()).map_err(|error| map_error(&error));
+    if id(theirs)? != id(state)? {
+        let reason = "its pin was gone before the programs were loaded".into();
+        return Err(Error::Kernel { what: "the map of the state", reason });
+    }
+    Ok(())
+}
+
 /// Loads the programs with their maps: for frames in several buffers, unless the kernel refuses or
 /// others are wanted. The second value says whether it did. The state is the map that is pinned at that
 /// path, or one that nobody can write.

@@ -3,7 +3,8 @@
 //! `<bpf_dir>/<device>/{filter-native,filter-generic,vipfarm_fixup,vipfarm_guard,jump,packets,guard}`.
 //! The device is named by its network namespace and index: names are given again, and change. No
 //! layout is part of a name, for no map is ever taken over: an agent fills its own before it puts its
-//! programs in the place of others. `vipfarm-<pid>-<n>` is there while an agent starts.
+//! programs in the place of others. `vipfarm-<pid>-<time>` is there for a moment
+//! while an agent starts.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -11,11 +12,16 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use aya::{maps::MapData, pin::PinError};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::{
+    sys::{
+        statfs::{BPF_FS_MAGIC, statfs},
+        time::TimeValLike,
+    },
+    time::{ClockId, clock_gettime},
+};
 
 use super::Error;
 
@@ -126,13 +132,13 @@ pub(super) struct Passing(PathBuf);
 impl Passing {
     /// Pins the map under `bpf_dir`, or above it as long as that does not exist.
     pub(super) fn pin(bpf_dir: &Path, map: &MapData) -> Result<Self, Error> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
         let place = bpf_dir.ancestors().find(|place| place.is_dir() && on_bpffs(place));
         let place = place.ok_or_else(|| Error::NoBpffs { path: bpf_dir.into() })?;
-        let path = place.join(format!("vipfarm-{}-{counter}", process::id()));
-        // Of a process that had that number, and was killed within the same moment.
-        remove_file(&path)?;
+        // The same file system may be mounted where process numbers are others'.
+        let moment = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_err(|error| Error::Memory { call: "clock_gettime", error: error.into() })?
+            .num_nanoseconds();
+        let path = place.join(format!("vipfarm-{}-{moment}", process::id()));
         map.pin(&path)
             .map_err(|error| Error::Kernel { what: "a pin", reason: error.to_string() })?;
         Ok(Self(path))
