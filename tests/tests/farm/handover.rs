@@ -171,6 +171,7 @@ async fn t26_handshakes_by_cookie_outlive_moves_of_their_buckets() {
         farm.ask(1, &["power", "all", &format!("node1={power}")]).unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    assert!(load.count() > 50, "{} while buckets moved", load.count());
     let requests = load.stop_after(250).await.unwrap();
     let failed: Vec<_> = requests.iter().filter(|request| request.outcome.is_err()).collect();
     assert!(failed.is_empty(), "{} {failed:?}", requests.len());

@@ -143,6 +143,7 @@ async fn a_syn_flood_on_the_vip_changes_neither_view_nor_lease_and_clients_are_s
         let flood = scope.spawn(|| {
             let (mut bursts, mut sent) = (frames.chunks(100).cycle(), 0);
             while Instant::now() < until || sent < MANY {
+                assert!(Instant::now() < until + 10 * FLOOD, "{sent} sent");
                 // With pauses: all nodes share the machine's processors, and who gets them is not the
                 // question.
                 thread::sleep(BURST);

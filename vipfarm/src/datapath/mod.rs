@@ -25,12 +25,7 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use thiserror::Error;
 
-use self::{
-    clock::TickClock,
-    manual::Manual,
-    pins::{Passing, Pins},
-    shared::SharedState,
-};
+use self::{clock::TickClock, manual::Manual, pins::Pins, shared::SharedState};
 use crate::{
     model::{Bitmap, Mac},
     plan::{Change, Plan, PlanError},
@@ -223,8 +218,7 @@ impl Datapath {
     /// Nothing is visible to packets before [`Datapath::attach`].
     pub fn load(options: &Options) -> Result<Loaded, Error> {
         let state = object::create_state()?;
-        let pin = Passing::pin(&options.bpf_dir, &state)?;
-        let (ebpf, frags) = object::load(options, Some(pin.path()))?;
+        let (ebpf, frags) = object::load(options, Some(&state))?;
         object::ensure_state(&ebpf, &state)?;
         let state = SharedState::map(&state)?;
         let clock = TickClock::new()?;

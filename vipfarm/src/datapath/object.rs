@@ -1,7 +1,5 @@
 //! The embedded objects and what is in them.
 
-use std::path::Path;
-
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapData, MapError, ProgramArray},
@@ -15,7 +13,7 @@ use vipfarm_common::{
     layout::mac_word,
 };
 
-use super::{Buffers, Error, Options};
+use super::{Buffers, Error, Options, pins::Passing};
 
 /// The section of what the agent writes and programs read.
 const STATE: &str = ".bss.state";
@@ -53,9 +51,9 @@ pub(super) fn ensure_state(ebpf: &Ebpf, state: &MapData) -> Result<(), Error> {
 }
 
 /// Loads the programs with their maps: for frames in several buffers, unless the kernel refuses or
-/// others are wanted. The second value says whether it did. The state is the map that is pinned at that
-/// path, or one that nobody can write.
-pub(super) fn load(options: &Options, state: Option<&Path>) -> Result<(Ebpf, bool), Error> {
+/// others are wanted. The second value says whether it did. Without that state they have one that nobody
+/// can write.
+pub(super) fn load(options: &Options, state: Option<&MapData>) -> Result<(Ebpf, bool), Error> {
     if options.buffers == Buffers::Several {
         match load_object(FRAGS, options, state) {
             // Before Linux 5.18 there is no such program.
@@ -67,14 +65,15 @@ pub(super) fn load(options: &Options, state: Option<&Path>) -> Result<(Ebpf, boo
 }
 
 /// Loads an object's maps and programs with the interface's constants.
-fn load_object(object: &[u8], options: &Options, state: Option<&Path>) -> Result<Ebpf, Error> {
+fn load_object(object: &[u8], options: &Options, state: Option<&MapData>) -> Result<Ebpf, Error> {
     let Start([hash0, hash1, hash2, hash3]) = key_words(options.hash_key).into();
     let own_mac = mac_word(options.mac.0);
     let trace = u8::from(options.trace);
     let mut loader = EbpfLoader::new();
-    if let Some(path) = state {
-        // The only way to give aya a map.
-        loader.map_pin_path(STATE, path);
+    // The only way to give aya a map.
+    let pin = state.map(|state| Passing::pin(&options.bpf_dir, state)).transpose()?;
+    if let Some(pin) = &pin {
+        loader.map_pin_path(STATE, pin.path());
     }
     let mut ebpf = loader
         .override_global("HASH0", &hash0, true)
@@ -85,6 +84,7 @@ fn load_object(object: &[u8], options: &Options, state: Option<&Path>) -> Result
         .override_global("TRACE", &trace, true)
         .load(object)
         .map_err(ebpf_error)?;
+    drop(pin);
     for name in ["filter"].into_iter().chain(JUMPS) {
         let program = xdp(&mut ebpf, name)?;
         program.load().map_err(|error| program_error("an XDP program", &error))?;

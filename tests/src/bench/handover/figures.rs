@@ -115,6 +115,7 @@ impl EventFigures {
             (self.corrupted > 0, "CORRUPTED"),
             (self.lost > 0, "LOST"),
             (may_die && self.died == 0, "NONE DIED"),
+            (self.untold * 10 > self.died, "UNTOLD"),
             (self.short_failed > 0 && !may_die, "SHORT ONES FAILED"),
             (self.duplicates > 0, "SERVED TWICE"),
         ]
@@ -231,7 +232,7 @@ mod tests {
         assert_eq!((death.kept, death.resets, death.died), (2, 0, 1));
         assert!(death.faults().is_empty(), "{death}");
         let death = figures(Event::DeathOfALingering, [None, None, Some("timed out")]);
-        assert_eq!((death.lost, death.untold, death.faults()), (0, 1, vec!["NONE DIED"]));
+        assert_eq!((death.lost, death.untold, death.faults()), (0, 1, vec!["NONE DIED", "UNTOLD"]));
         let death = figures(Event::DeathOfALingering, [None, RESET, RESET]);
         assert_eq!(death.faults(), ["RESETS"]);
         let death = figures(Event::DeathOfALingering, [None, None, None]);
