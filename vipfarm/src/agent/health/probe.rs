@@ -35,35 +35,23 @@ pub(super) async fn look(
     alone: &Alone,
     claims: impl Fn() -> Option<Result<(), String>>,
 ) -> Option<Result<(), String>> {
-    if check.probe == Probe::Unclaimed {
-        return claims();
-    }
-    Some(look_there(check, environment, alone).await)
-}
-
-async fn look_there(
-    check: &Check,
-    environment: &[(&str, &str)],
-    alone: &Alone,
-) -> Result<(), String> {
     let timeout = check.timeout;
     let look = async {
-        match &check.probe {
+        Some(match &check.probe {
             Probe::Tcp(address) => tcp(*address).await,
             Probe::Http(probe) => http(probe, alone).await,
             // It has to be killed when the time is over.
             Probe::Exec(run) => program::run(run, environment, timeout, alone).await,
             Probe::File { path, present } => file(path, *present, alone).await,
             Probe::Interface(name) => interface(name).await,
-            // It is nowhere to be seen.
-            Probe::Unclaimed => Ok(()),
-        }
+            Probe::Unclaimed => return claims(),
+        })
     };
     if matches!(check.probe, Probe::Exec(_)) {
         return look.await;
     }
     let looked = time::timeout(timeout, look).await;
-    looked.unwrap_or_else(|_elapsed| Err(format!("no answer within {timeout:?}")))
+    looked.unwrap_or_else(|_elapsed| Some(Err(format!("no answer within {timeout:?}"))))
 }
 
 async fn tcp(address: SocketAddr) -> Result<(), String> {
@@ -148,7 +136,7 @@ mod tests {
     async fn outcome(probe: Probe, timeout: Duration) -> Result<(), String> {
         let (rise, fall, effect) = (1, 1, Effect::Drain);
         let check = Check { probe, interval: timeout, timeout, rise, fall, effect };
-        look_there(&check, &[], &Alone::new()).await
+        look(&check, &[], &Alone::new(), || None).await.expect("it is looked at")
     }
 
     async fn listener() -> (TcpListener, SocketAddr) {
